@@ -1,0 +1,162 @@
+//! Mint and end. One file per kind of downstream; each states its [`Promises`] and is held to them
+//! by one conformance suite.
+
+use crate::ids::LeaseId;
+use crate::policy::Grant;
+use crate::secret::Secret;
+use async_trait::async_trait;
+use serde::{Deserialize, Serialize};
+use std::fmt;
+use std::time::Duration;
+use time::OffsetDateTime;
+
+/// How a credential can be ended before its time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RevocationClass {
+    /// The broker's word decides at use time.
+    Broker,
+    /// The downstream ends this one credential and confirms.
+    Native,
+    /// A deny rule for this one session is put downstream.
+    Deny,
+    /// Cannot be ended; the lifetime is capped hard.
+    Expiry,
+}
+
+/// What a connector can be held to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Promises {
+    pub min_ttl: Duration,
+    pub max_ttl: Duration,
+    pub class: RevocationClass,
+    /// Worst case from "revoke" to dead; `None`: not before the credential expires.
+    pub dead_within: Option<Duration>,
+    /// Mints without a downstream call: reserve and activate are one commit.
+    pub local: bool,
+    /// The lease id names the credential downstream, so an orphan can be ended unseen.
+    pub named_by_lease: bool,
+    /// `authorization_details[].type`.
+    pub detail_type: &'static str,
+}
+
+/// What `end` needs later and the lease keeps sealed.
+pub type Handle = Secret<Vec<u8>>;
+
+/// A fresh credential, on its way to the one who asked.
+#[derive(Debug)]
+pub struct Minted {
+    /// The bearer string, where the credential is one.
+    pub token: Option<Secret<String>>,
+    /// Where it is not: its fields, e.g. `access_key_id`. Secret values included.
+    pub credential: Option<Secret<String>>,
+    pub issued_token_type: &'static str,
+    pub handle: Option<Handle>,
+    /// Public names it is seen by downstream (AKIA key id, session name), for `dayfly find`.
+    pub names: Vec<String>,
+    /// The downstream's own expiry: never later than the grant allows.
+    pub expires_at: OffsetDateTime,
+    /// SHA-256 of the credential string; the string itself is never kept.
+    pub token_sha256: Option<[u8; 32]>,
+    /// The id of the key that signed it, where we signed.
+    pub signing_key: Option<String>,
+}
+
+/// What `end` found out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ended {
+    /// The downstream confirmed: no access left.
+    Dead,
+    /// No access left, rubbish remains to be collected.
+    DeadUncollected,
+    /// It cannot be ended and lives until it expires.
+    LivesUntilExpiry,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum ConnectorError {
+    /// Nothing was made; the same request will fail again.
+    #[error("the target refused: {0}")]
+    Refused(String),
+    /// Nothing was made; later may go better.
+    #[error("the target cannot be reached: {0}")]
+    Unavailable(String),
+    /// The answer was lost: a credential may exist that nobody holds.
+    #[error("the target's answer was lost: {0}")]
+    Unknown(String),
+    /// The grant cannot be expressed downstream without widening it.
+    #[error("the grant cannot be put in the target's terms: {0}")]
+    Inexpressible(String),
+}
+
+/// Everything a connector is told about the lease it mints for.
+#[derive(Debug, Clone, Copy)]
+pub struct MintContext<'a> {
+    pub lease: &'a LeaseId,
+    /// When the lease ends, whatever the downstream says.
+    pub expires_at: OffsetDateTime,
+    /// No mint is sent after this.
+    pub mint_by: OffsetDateTime,
+    pub now: OffsetDateTime,
+}
+
+/// The connection part of `[target.NAME]`, by `kind`.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
+pub enum ConnectorSettings {
+    /// RFC 9068 JWT signed by the broker.
+    AccessToken {},
+    /// Opaque key with a checksum, stored hashed.
+    ApiKey {},
+    Aws(AwsSettings),
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AwsSettings {
+    /// The role's ARN.
+    pub role: String,
+    /// STS region, e.g. `eu-west-1`.
+    #[serde(default = "default_region")]
+    pub region: String,
+    /// Another STS endpoint: VPC endpoints, tests.
+    #[serde(default)]
+    pub endpoint: Option<String>,
+    #[serde(default)]
+    pub method: AwsMethod,
+    #[serde(default)]
+    pub external_id: Option<String>,
+    /// Secret references (`env:`, `file:`, `cmd:`) for `assume_role`; absent: the ambient chain.
+    #[serde(default)]
+    pub access_key_id: Option<String>,
+    #[serde(default)]
+    pub secret_access_key: Option<String>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum AwsMethod {
+    /// AssumeRoleWithWebIdentity with the broker's own federation token: no AWS key at rest.
+    #[default]
+    WebIdentity,
+    AssumeRole,
+}
+
+fn default_region() -> String {
+    "us-east-1".to_owned()
+}
+
+#[async_trait]
+pub trait Connector: fmt::Debug + Send + Sync {
+    fn promises(&self) -> Promises;
+
+    async fn mint(&self, grant: &Grant, context: MintContext<'_>)
+    -> Result<Minted, ConnectorError>;
+
+    /// Idempotent; ending what is gone succeeds. Works from the lease id alone wherever the
+    /// downstream can be named by it.
+    async fn end(&self, lease: &LeaseId, handle: Option<&Handle>) -> Result<Ended, ConnectorError>;
+
+    /// Is the downstream there, and are we allowed what we need? Names what to change.
+    async fn check(&self) -> Result<(), ConnectorError>;
+}

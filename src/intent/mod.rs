@@ -1,0 +1,98 @@
+//! What for? In: a verified caller and the signed intent. Out: an [`Intent`].
+
+use crate::authority::AuthorizationDetail;
+use crate::ids::MissionId;
+use crate::replay::ReplayMark;
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+use time::OffsetDateTime;
+
+/// Whose signature stands under the intent. It proves who asked for what, never that it is allowed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum SignerClass {
+    Agent,
+    Orchestrator,
+    Approver,
+    /// The platform's own token serves as the intent: for stock clients that can send nothing else.
+    Platform,
+}
+
+/// What the door read beside the proof: may only narrow the intent.
+#[derive(Debug, Clone, Default)]
+pub struct Asked {
+    /// The compact JWS of the `intent` parameter. Unverified.
+    pub unverified_intent: Option<String>,
+    /// `audience` values, then `resource` values.
+    pub targets: Vec<String>,
+    /// `authorization_details`, parsed and closed.
+    pub authorization_details: Vec<AuthorizationDetail>,
+    /// `scope`, split at spaces, without `mission:NAME`.
+    pub scope: Vec<String>,
+    /// From scope `mission:NAME`.
+    pub mission: Option<MissionId>,
+}
+
+/// A verified intent. Only this room makes one.
+#[derive(Debug, Clone)]
+pub struct Intent {
+    pub(in crate::intent) signer: SignerClass,
+    pub(in crate::intent) mission: Option<MissionId>,
+    /// Signed authority, narrowed by nothing yet. Empty only for `SignerClass::Platform`.
+    pub(in crate::intent) authorization_details: Vec<AuthorizationDetail>,
+    pub(in crate::intent) asked: Asked,
+    pub(in crate::intent) client_id: Option<String>,
+    pub(in crate::intent) goal: String,
+    pub(in crate::intent) task: Option<String>,
+    pub(in crate::intent) instance: Option<String>,
+    pub(in crate::intent) declared: Map<String, Value>,
+    /// RFC 7638 thumbprint of the key that signed it; `None` for `Platform`.
+    pub(in crate::intent) signing_key: Option<String>,
+    pub(in crate::intent) sha256: [u8; 32],
+    pub(in crate::intent) expires_at: OffsetDateTime,
+    pub(in crate::intent) replay: Option<ReplayMark>,
+}
+
+impl Intent {
+    pub fn signer(&self) -> SignerClass {
+        self.signer
+    }
+    pub fn mission(&self) -> Option<&MissionId> {
+        self.mission.as_ref()
+    }
+    pub fn authorization_details(&self) -> &[AuthorizationDetail] {
+        &self.authorization_details
+    }
+    pub fn asked(&self) -> &Asked {
+        &self.asked
+    }
+    pub fn client_id(&self) -> Option<&str> {
+        self.client_id.as_deref()
+    }
+    /// Prose, for people and the audit. It never decides.
+    pub fn goal(&self) -> &str {
+        &self.goal
+    }
+    pub fn task(&self) -> Option<&str> {
+        self.task.as_deref()
+    }
+    pub fn instance(&self) -> Option<&str> {
+        self.instance.as_deref()
+    }
+    /// Declared facts, for display. They never decide.
+    pub fn declared(&self) -> &Map<String, Value> {
+        &self.declared
+    }
+    pub fn signing_key(&self) -> Option<&str> {
+        self.signing_key.as_deref()
+    }
+    pub fn sha256(&self) -> &[u8; 32] {
+        &self.sha256
+    }
+    pub fn expires_at(&self) -> OffsetDateTime {
+        self.expires_at
+    }
+    pub fn replay(&self) -> Option<&ReplayMark> {
+        self.replay.as_ref()
+    }
+}

@@ -1,0 +1,297 @@
+//! The store: bytes, guards, logs. It knows no lease and no agent.
+//!
+//! In: a [`Transaction`] on one shard. Out: applied as a whole, or the guard that refused it.
+//! Two back ends, [`embedded`] and [`redis`], pass one conformance suite.
+
+pub mod conformance;
+pub mod embedded;
+pub mod redis;
+
+use crate::ids::{self, ShardId};
+use async_trait::async_trait;
+use std::fmt;
+use std::ops::RangeInclusive;
+use std::time::Duration;
+use time::OffsetDateTime;
+
+/// A record's place: its shard and its bytes within the shard.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Key {
+    pub shard: ShardId,
+    pub name: Vec<u8>,
+}
+
+/// A sorted set of members with a rank (a number, usually a time in milliseconds).
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Index {
+    pub shard: ShardId,
+    pub name: &'static str,
+}
+
+/// An append-only, hash-linked sequence of entries.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Log {
+    pub shard: ShardId,
+    pub name: &'static str,
+}
+
+/// Names one commit for ever. The version of a record *is* the id of the commit that wrote it:
+/// a number would repeat after a failover.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub struct CommitId(pub [u8; 16]);
+
+impl CommitId {
+    pub fn draw() -> Self {
+        Self(ids::random())
+    }
+}
+
+impl fmt::Debug for CommitId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Record {
+    pub value: Vec<u8>,
+    pub version: CommitId,
+}
+
+/// A member of an index with its rank.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Ranked {
+    pub member: Vec<u8>,
+    pub rank: i64,
+}
+
+/// SHA-1 over the previous link and the entry's bytes. It finds a lost tail, it is no signature:
+/// what must not be forged carries a MAC or is sealed in the audit chain.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Link(pub [u8; 20]);
+
+impl fmt::Debug for Link {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+/// A place on a log: how many entries lie up to here, and the hash of all of them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Position {
+    pub sequence: u64,
+    pub link: Link,
+}
+
+impl Position {
+    /// Before the first entry.
+    pub const ORIGIN: Self = Self {
+        sequence: 0,
+        link: Link([0; 20]),
+    };
+}
+
+/// The link of an entry: SHA-1(previous link, entry). Every back end computes exactly this.
+pub fn link(previous: &Link, entry: &[u8]) -> Link {
+    let mut context = ring::digest::Context::new(&ring::digest::SHA1_FOR_LEGACY_USE_ONLY);
+    context.update(&previous.0);
+    context.update(entry);
+    let digest = context.finish();
+    let mut bytes = [0; 20];
+    bytes
+        .iter_mut()
+        .zip(digest.as_ref())
+        .for_each(|(to, from)| *to = *from);
+    Link(bytes)
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LogEntry {
+    pub position: Position,
+    pub value: Vec<u8>,
+}
+
+/// What lies behind a position of a log.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Tail {
+    /// Entries after the position asked, oldest first, and the head of the log at that moment.
+    Entries {
+        entries: Vec<LogEntry>,
+        head: Position,
+        store_now: OffsetDateTime,
+    },
+    /// The position asked is not on this log: entries were lost, or another history was written.
+    Forked { head: Position },
+    /// The position asked lies before the oldest entry kept.
+    Trimmed { oldest: Position },
+}
+
+/// Checked before the first write of a commit.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Guard {
+    /// Nothing is stored under the key (a record past `expires_at` counts as nothing).
+    Absent(Key),
+    /// The record is still the one that this commit wrote.
+    Unchanged(Key, CommitId),
+    /// Fewer than `than` members of the index rank above `above_rank`.
+    Fewer {
+        index: Index,
+        above_rank: i64,
+        than: u64,
+    },
+    /// The marker (an 8-byte big-endian sequence number written by `Put`) is absent or not past
+    /// `position`.
+    NotPast { marker: Key, position: u64 },
+    /// The head of the log is exactly this position.
+    HeadIs(Log, Position),
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Write {
+    /// `expires_at` only reclaims space; rooms compare with `now` themselves.
+    Put {
+        key: Key,
+        value: Vec<u8>,
+        expires_at: Option<OffsetDateTime>,
+    },
+    Delete(Key),
+    Rank {
+        index: Index,
+        member: Vec<u8>,
+        rank: i64,
+    },
+    Unrank {
+        index: Index,
+        member: Vec<u8>,
+    },
+    Append {
+        log: Log,
+        value: Vec<u8>,
+    },
+    /// Drops entries up to and including this sequence; the head's position is kept for ever.
+    Trim {
+        log: Log,
+        through: u64,
+    },
+}
+
+/// What a commit waits for before it is answered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Durability {
+    /// Acknowledged by `min_replicas`: whatever lets a credential leave, and every fence.
+    Replicated,
+    /// The primary's own word is enough: housekeeping.
+    Local,
+}
+
+/// All or nothing, on one shard.
+#[derive(Debug, Clone)]
+pub struct Transaction {
+    pub shard: ShardId,
+    pub id: CommitId,
+    /// In store time: past it the commit is refused, so that a late retry cannot surprise.
+    pub deadline: OffsetDateTime,
+    pub durability: Durability,
+    pub guards: Vec<Guard>,
+    pub writes: Vec<Write>,
+}
+
+impl Transaction {
+    pub fn new(shard: ShardId, deadline: OffsetDateTime) -> Self {
+        Self {
+            shard,
+            id: CommitId::draw(),
+            deadline,
+            durability: Durability::Replicated,
+            guards: Vec::new(),
+            writes: Vec::new(),
+        }
+    }
+
+    #[must_use]
+    pub fn local(mut self) -> Self {
+        self.durability = Durability::Local;
+        self
+    }
+
+    #[must_use]
+    pub fn guard(mut self, guard: Guard) -> Self {
+        self.guards.push(guard);
+        self
+    }
+
+    #[must_use]
+    pub fn write(mut self, write: Write) -> Self {
+        self.writes.push(write);
+        self
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Outcome {
+    /// Written. `appended` holds the position of each `Append`, in order. A commit that finds that
+    /// it was applied before (same id) answers `Applied` again.
+    Applied { appended: Vec<Position> },
+    /// This guard (by its place in `guards`) does not hold; nothing was written.
+    Conflict { guard: usize },
+    /// The deadline had passed in store time; nothing was written.
+    TooLate,
+    /// In force on the primary, not acknowledged by `min_replicas` in time.
+    Unreplicated { appended: Vec<Position> },
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    #[error("the store cannot be reached: {0}")]
+    Unavailable(String),
+    #[error("the store did not answer in time; whether it applied the commit is unknown")]
+    Unknown,
+    #[error("the store is full: minting stops, revocation goes on")]
+    Full,
+    #[error("shard {0} came back without its data; it is refused until `dayfly recover`")]
+    Lost(u8),
+    #[error("the store is not fit for use: {0}")]
+    Unfit(String),
+    #[error("the store holds what Dayfly did not write: {0}")]
+    Corrupt(String),
+}
+
+/// Identifies the data set a shard was born with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Generation(pub [u8; 16]);
+
+/// Back ends keep bytes; every rule about leases lives above them.
+#[async_trait]
+pub trait Store: fmt::Debug + Send + Sync {
+    /// One answer per key, in order. A record past its `expires_at` may or may not be returned.
+    async fn get(&self, keys: &[Key]) -> Result<Vec<Option<Record>>, StoreError>;
+
+    /// Checks every guard, then writes everything or nothing. Sending the same transaction again
+    /// is safe.
+    async fn commit(&self, transaction: Transaction) -> Result<Outcome, StoreError>;
+
+    /// Members by rank, lowest first.
+    async fn range(
+        &self,
+        index: &Index,
+        ranks: RangeInclusive<i64>,
+        limit: usize,
+    ) -> Result<Vec<Ranked>, StoreError>;
+
+    /// Entries after a position; waits up to `wait` when there are none. The answer proves
+    /// freshness: it follows a heartbeat acknowledged by `min_replicas`.
+    async fn tail(
+        &self,
+        log: &Log,
+        after: Position,
+        limit: usize,
+        wait: Duration,
+    ) -> Result<Tail, StoreError>;
+
+    /// Is this still the same data? `None`: the shard was never born or came back empty.
+    async fn generation(&self, shard: ShardId) -> Result<Option<Generation>, StoreError>;
+
+    /// Names everything that makes this store unfit (eviction, no persistence, not the primary),
+    /// in words that say what to change. Empty: fit.
+    async fn check(&self) -> Result<Vec<String>, StoreError>;
+}
