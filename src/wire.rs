@@ -1,1 +1,275 @@
+//! The JSON that crosses the wire, shared by the doors and by the client. No logic.
 
+use crate::authority::AuthorizationDetail;
+use crate::connectors::RevocationClass;
+use crate::ids::{AgentId, LeaseId, MissionId, TargetId};
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+use std::collections::BTreeMap;
+use time::OffsetDateTime;
+
+pub const TOKEN_EXCHANGE: &str = "urn:ietf:params:oauth:grant-type:token-exchange";
+pub const CLIENT_CREDENTIALS: &str = "client_credentials";
+pub const ASSERTION_JWT_BEARER: &str = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer";
+
+/// RFC 8693 section 2.2.1, with RFC 9396 section 7 and what Dayfly adds.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct TokenResponse {
+    pub access_token: String,
+    pub issued_token_type: String,
+    /// `Bearer`, `DPoP` or `N_A`.
+    pub token_type: String,
+    /// Seconds.
+    pub expires_in: u64,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub scope: Option<String>,
+    pub authorization_details: Vec<AuthorizationDetail>,
+    pub lease_id: LeaseId,
+    pub mission: MissionId,
+    pub revocation: Revocation,
+    /// The structured secret, where the credential is not one bearer string.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub credential: Option<Value>,
+}
+
+/// What "revoked" means for this credential.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Revocation {
+    pub class: RevocationClass,
+    /// Worst-case seconds from revoke to dead.
+    pub within_seconds: u64,
+}
+
+/// RFC 6749 section 5.2, with what Dayfly adds.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ErrorBody {
+    pub error: String,
+    pub error_description: String,
+    /// The stable reason code. Exact only once caller, agent and its own mission are established.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dayfly_reason: Option<String>,
+    /// Which part of the request, e.g. `authorization_details[0].locations[1]`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub at: Option<String>,
+    pub refusal_id: String,
+    pub retry: Retry,
+}
+
+/// What the caller should do next.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Retry {
+    /// The same request will never work.
+    Never,
+    /// Ask for less.
+    Narrow,
+    /// With a fresh token, assertion or intent.
+    Refresh,
+    /// The same request, after `Retry-After` seconds.
+    After,
+    /// Someone has to approve it first.
+    Approve,
+}
+
+/// RFC 7662 section 2.2. Inactive: `active` and nothing else.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Introspection {
+    pub active: bool,
+    #[serde(flatten)]
+    pub members: Map<String, Value>,
+}
+
+/// What a revocation covers. Exactly one member.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub enum Selector {
+    Lease(LeaseId),
+    Agent(AgentId),
+    Mission(MissionId),
+    Target(TargetId),
+    Owner(String),
+    Issuer(String),
+    Subject {
+        issuer: String,
+        subject: String,
+    },
+    Task(String),
+    Delegation(LeaseId),
+    /// `kind` as in `pipeline`; `issuer` is the one that proved it.
+    Context {
+        issuer: String,
+        kind: String,
+        id: String,
+    },
+    Label {
+        name: String,
+        value: String,
+    },
+    SigningKey(String),
+    All,
+}
+
+/// `POST /admin/v1/revocations`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RevocationRequest {
+    pub selector: Selector,
+    pub reason: String,
+    /// End what is there and go on minting. Every selector but `lease` holds by default.
+    #[serde(default)]
+    pub kill_only: bool,
+}
+
+/// Answer of `POST /admin/v1/revocations` and `GET /admin/v1/revocations/{id}`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RevocationReceipt {
+    /// The fence's id. Absent in a dry run.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub id: Option<uuid::Uuid>,
+    pub selector: Selector,
+    /// Position on the fence log.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub position: Option<u64>,
+    pub state: RevocationState,
+    /// Live leases covered, by how they can die.
+    pub leases: BTreeMap<String, u64>,
+    /// Whether new credentials for the selector are refused until lifted.
+    pub holds: bool,
+    /// Downstream credentials not yet confirmed dead.
+    pub outstanding: u64,
+    pub agents: Vec<AgentId>,
+    pub targets: Vec<TargetId>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RevocationState {
+    /// Nothing was done: this is the blast radius.
+    DryRun,
+    /// In force here, not yet acknowledged by enough replicas.
+    NotYetReplicated,
+    /// Dead at every broker; downstreams are being ended.
+    Revoking,
+    /// Every downstream confirmed.
+    Confirmed,
+    /// Dead at every broker; some credentials cannot be ended downstream and live until they expire.
+    ConfirmedExceptExpiry,
+}
+
+/// One lease as operators see it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct LeaseView {
+    pub id: LeaseId,
+    pub state: String,
+    /// Whether the broker would vouch for it now.
+    pub alive: bool,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub why_ended: Option<String>,
+    pub agent: AgentId,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub instance: Option<String>,
+    pub owner: String,
+    pub mission: MissionId,
+    pub target: TargetId,
+    pub goal: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub task: Option<String>,
+    pub issuer: String,
+    pub subject: String,
+    pub authorization_details: Vec<AuthorizationDetail>,
+    pub revocation: Revocation,
+    pub names: Vec<String>,
+    #[serde(with = "time::serde::rfc3339")]
+    pub created_at: OffsetDateTime,
+    #[serde(with = "time::serde::rfc3339")]
+    pub expires_at: OffsetDateTime,
+    pub config_hash: String,
+}
+
+/// One agent as operators see it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct AgentView {
+    pub id: AgentId,
+    pub owner: String,
+    pub purpose: String,
+    pub ends: String,
+    /// `active`, `suspended` or `ended`.
+    pub state: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub why: Option<String>,
+    pub missions: Vec<MissionId>,
+    pub live_leases: u64,
+}
+
+/// `POST /admin/v1/explain`: a request as its claims, without signatures.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ExplainRequest {
+    pub agent: AgentId,
+    #[serde(default)]
+    pub mission: Option<MissionId>,
+    pub authorization_details: Vec<AuthorizationDetail>,
+    #[serde(default)]
+    pub facts: BTreeMap<String, Value>,
+    #[serde(default)]
+    pub signer: Option<crate::intent::SignerClass>,
+}
+
+/// Why a request was or would be granted or refused.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ExplainAnswer {
+    pub granted: bool,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub at: Option<String>,
+    /// One sentence for a person.
+    pub summary: String,
+    pub checks: Vec<ExplainedCheck>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ExplainedCheck {
+    pub name: String,
+    pub passed: bool,
+    pub detail: String,
+}
+
+/// `POST /admin/v1/keys/rotate`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RotateRequest {
+    /// `access_token`, `checkpoint`, `introspection`, or `federation/TARGET`.
+    pub purpose: String,
+    /// Removes the old key at once and ends every lease it signed.
+    #[serde(default)]
+    pub compromised: bool,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RotateAnswer {
+    pub new_key: String,
+    #[serde(with = "time::serde::rfc3339")]
+    pub signs_from: OffsetDateTime,
+    pub removed: Vec<String>,
+}
+
+/// `POST /admin/v1/contexts/end`: something outside is over.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct EndContextRequest {
+    pub issuer: String,
+    pub kind: String,
+    pub id: String,
+    #[serde(default)]
+    pub reason: Option<String>,
+}
+
+/// A page of something.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Page<T> {
+    pub items: Vec<T>,
+    /// More may follow: pass it as `after`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next: Option<String>,
+}

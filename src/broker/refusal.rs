@@ -1,0 +1,185 @@
+//! One failure, three faces: this is the face the audit, the metrics and the operators see.
+//! `http/error.rs` alone turns it into a status and an OAuth error.
+
+use crate::wire::Retry;
+use std::fmt;
+
+macro_rules! reasons {
+    ($($(#[doc = $doc:literal])+ $variant:ident = $code:literal, $retry:ident;)+) => {
+        /// Why nothing was issued. The codes are stable: they are in audits, metrics and scripts.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+        pub enum Reason {
+            $($(#[doc = $doc])+ $variant,)+
+        }
+
+        impl Reason {
+            pub const ALL: &[Self] = &[$(Self::$variant,)+];
+
+            pub fn code(self) -> &'static str {
+                match self { $(Self::$variant => $code,)+ }
+            }
+
+            /// What whoever asked should do next.
+            pub fn retry(self) -> Retry {
+                match self { $(Self::$variant => Retry::$retry,)+ }
+            }
+
+            /// What happened and what to change, for `docs/errors.md` and `dayfly explain`.
+            pub fn meaning(self) -> &'static str {
+                match self { $(Self::$variant => concat!($($doc),+).trim_ascii(),)+ }
+            }
+        }
+    };
+}
+
+reasons! {
+    // The request itself.
+    /// The request is not a well-formed form, or a parameter is missing, repeated or out of bounds.
+    MalformedRequest = "malformed_request", Never;
+    /// This grant type is not offered: use token exchange or client credentials.
+    UnsupportedGrantType = "unsupported_grant_type", Never;
+    /// The request body is larger than 64 KiB.
+    RequestTooLarge = "request_too_large", Never;
+
+    // Who.
+    /// No proof of identity came with the request.
+    NoProof = "no_proof", Refresh;
+    /// The client could not be authenticated: unknown client, bad signature, wrong audience, expired or spent assertion.
+    InvalidClient = "invalid_client", Refresh;
+    /// The bootstrap token was not accepted: unknown issuer, bad signature, wrong audience, expired, or barred by the issuer's settings.
+    InvalidToken = "invalid_token", Refresh;
+    /// The bootstrap token is single use and was used before.
+    TokenSpent = "token_spent", Refresh;
+    /// No registered agent matches this identity.
+    UnknownAgent = "unknown_agent", Never;
+    /// The agent is suspended, retired, or past its end date.
+    AgentNotInStanding = "agent_not_in_standing", Never;
+
+    // What for.
+    /// The intent was not accepted: malformed, bad signature, wrong audience, expired, or not bound to this request.
+    InvalidIntent = "invalid_intent", Refresh;
+    /// The intent was used before: sign a new one.
+    IntentSpent = "intent_spent", Refresh;
+
+    // How far.
+    /// The mission does not exist or does not name this agent.
+    UnknownMission = "unknown_mission", Never;
+    /// Several missions fit: name one in the intent or with scope `mission:NAME`.
+    AmbiguousMission = "ambiguous_mission", Narrow;
+    /// The mission is past its end date.
+    MissionEnded = "mission_ended", Never;
+    /// The mission does not accept an intent signed by this class of signer.
+    SignerNotAccepted = "signer_not_accepted", Never;
+    /// The target does not exist, or the agent has no mission for it.
+    UnknownTarget = "unknown_target", Never;
+    /// `authorization_details` is malformed, too large, or has unknown fields.
+    InvalidAuthorizationDetails = "invalid_authorization_details", Narrow;
+    /// The outer parameters ask for more than the signed intent.
+    ExceedsIntent = "exceeds_intent", Narrow;
+    /// More was asked than the mission allows.
+    ExceedsMission = "exceeds_mission", Narrow;
+    /// More was asked than the agent's ceiling.
+    ExceedsAgentCeiling = "exceeds_agent_ceiling", Narrow;
+    /// More was asked than the target's ceiling.
+    ExceedsTargetCeiling = "exceeds_target_ceiling", Narrow;
+    /// A pattern that was asked for cannot be compared with what is allowed.
+    Undecidable = "undecidable", Narrow;
+    /// The lifetime asked for is shorter than the target can give, or longer than allowed.
+    LifetimeOutOfRange = "lifetime_out_of_range", Narrow;
+    /// A verified fact that the mission requires is absent or has another value.
+    RequirementUnmet = "requirement_unmet", Never;
+    /// The mission's `when` condition does not hold.
+    ConditionUnmet = "condition_unmet", Never;
+    /// An organisation-wide policy forbids it.
+    ForbiddenByPolicy = "forbidden_by_policy", Never;
+    /// The fact that the lease would hang on is not proved by this request.
+    TetherMissing = "tether_missing", Refresh;
+    /// A hold stands on something this request names: its mission, target, task, context, or another dimension.
+    Held = "held", Never;
+
+    // Limits.
+    /// The agent holds as many live leases as it may.
+    TooManyLeases = "too_many_leases", After;
+    /// The agent asks more often than it may.
+    TooManyRequests = "too_many_requests", After;
+
+    // Ours and downstream.
+    /// The lease was revoked while it was being made; nothing was handed out.
+    RevokedMeanwhile = "revoked_meanwhile", Never;
+    /// The target refused to mint.
+    TargetRefused = "target_refused", Never;
+    /// The grant cannot be put in the target's own terms without widening it.
+    TargetInexpressible = "target_inexpressible", Narrow;
+    /// The target cannot be reached; nothing was minted.
+    TargetUnavailable = "target_unavailable", After;
+    /// The issuer's keys cannot be had.
+    IssuerUnavailable = "issuer_unavailable", After;
+    /// The store cannot be reached or refuses to be trusted; nothing was minted.
+    StoreUnavailable = "store_unavailable", After;
+    /// This replica's view of revocations is too old to vouch for anything.
+    StaleView = "stale_view", After;
+    /// The broker is shutting down or overloaded.
+    Overloaded = "overloaded", After;
+    /// A fault of the broker's own. The cause is in its log under the refusal id.
+    Internal = "internal", After;
+
+    // Other doors.
+    /// The caller of this endpoint is not who it may be, or presented nothing.
+    NotAuthenticated = "not_authenticated", Refresh;
+    /// The caller is known and may not do this.
+    NotPermitted = "not_permitted", Never;
+    /// There is nothing under this name.
+    NotFound = "not_found", Never;
+}
+
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.code())
+    }
+}
+
+/// A refusal on its way out: the reason, what the caller may be told, what the log keeps.
+#[derive(Debug)]
+pub struct Refusal {
+    pub id: uuid::Uuid,
+    pub reason: Reason,
+    /// Caller, agent and its own mission were established: the exact reason may be told.
+    pub exact: bool,
+    /// Which part of the request.
+    pub at: Option<String>,
+    /// The condition that failed, for the audit and `explain`. Never on the wire.
+    pub detail: String,
+    /// Seconds, where waiting helps.
+    pub retry_after: Option<u32>,
+}
+
+impl Refusal {
+    pub fn new(reason: Reason, detail: impl Into<String>) -> Self {
+        Self {
+            id: crate::ids::draw_uuid(),
+            reason,
+            exact: false,
+            at: None,
+            detail: detail.into(),
+            retry_after: None,
+        }
+    }
+
+    #[must_use]
+    pub fn exact(mut self) -> Self {
+        self.exact = true;
+        self
+    }
+
+    #[must_use]
+    pub fn at(mut self, at: Option<String>) -> Self {
+        self.at = at;
+        self
+    }
+
+    #[must_use]
+    pub fn after(mut self, seconds: u32) -> Self {
+        self.retry_after = Some(seconds);
+        self
+    }
+}
