@@ -1,1 +1,1 @@
-fn main() {}
+//! Integration tests: one binary, modules named after rooms and faults.
