@@ -8,27 +8,27 @@ pub mod secret;
 pub mod telemetry;
 
 // Cellar: knows no domain noun.
-pub mod audit;
-pub mod jose;
-pub mod replay;
 pub mod store;
+pub mod replay;
+pub mod jose;
+pub mod audit;
 
 // Rooms, in walking order.
-pub mod agents; // in standing?  -> AdmittedAgent
 pub mod authority; // what can be asked, what contains what
-pub mod connectors; // mint, end     -> Minted
 pub mod fences; // what has been ended? -> View
-pub mod identity; // who?          -> Caller
-pub mod intent; // what for?     -> Intent
-pub mod leases;
-pub mod policy; // how far?      -> Grant // remember      -> Reserved, Issued
+pub mod identity; // who?              -> Caller
+pub mod intent; // what for?         -> Intent
+pub mod agents; // in standing?      -> AdmittedAgent
+pub mod policy; // how far?          -> Grant
+pub mod connectors; // mint, end         -> Minted
+pub mod leases; // remember          -> Reserved, Issued
+pub mod wire; // what is told
 
 // Corridor: the only place that knows the order.
 pub mod broker;
 
 // Doors.
-pub mod cli;
+pub mod http;
 pub mod client;
 pub mod config;
-pub mod http;
-pub mod wire;
+pub mod cli;
