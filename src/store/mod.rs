@@ -9,6 +9,7 @@ pub mod redis;
 
 use crate::ids::{self, ShardId};
 use async_trait::async_trait;
+use std::borrow::Cow;
 use std::fmt;
 use std::ops::RangeInclusive;
 use std::time::Duration;
@@ -21,11 +22,12 @@ pub struct Key {
     pub name: Vec<u8>,
 }
 
-/// A sorted set of members with a rank (a number, usually a time in milliseconds).
+/// A sorted set of members with a rank (a number, usually a time in milliseconds). The name may be
+/// built at run time: a quota is counted in an index of its agent's own.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Index {
     pub shard: ShardId,
-    pub name: &'static str,
+    pub name: Cow<'static, str>,
 }
 
 /// An append-only, hash-linked sequence of entries.
