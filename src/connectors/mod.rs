@@ -1,6 +1,14 @@
-//! Mint and end. One file per kind of downstream; each states its [`Promises`] and is held to them
-//! by one conformance suite.
+//! Mint and end. In: a grant and the lease reserved for it. Out: [`Minted`], or why nothing was (or
+//! may have been) made.
+//!
+//! One file per kind of downstream. Each states its [`Promises`] and is held to them twice: by one
+//! conformance suite, and at run time by [`Connectors`], which checks every mint against them.
 
+pub mod api_key;
+pub mod handle;
+mod opaque;
+
+use crate::authority::Vocabulary;
 use crate::ids::LeaseId;
 use crate::policy::Grant;
 use crate::secret::Secret;
@@ -24,6 +32,23 @@ pub enum RevocationClass {
     Expiry,
 }
 
+impl RevocationClass {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Broker => "broker",
+            Self::Native => "native",
+            Self::Deny => "deny",
+            Self::Expiry => "expiry",
+        }
+    }
+}
+
+/// RFC 8693 section 3: usable as a bearer token, whatever it looks like inside.
+pub const ACCESS_TOKEN_TYPE: &str = "urn:ietf:params:oauth:token-type:access_token";
+
+/// Our own: temporary AWS credentials, in the answer's `credential`.
+pub const AWS_SESSION_TYPE: &str = "urn:dayfly:params:token-type:aws-session";
+
 /// What a connector can be held to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Promises {
@@ -46,17 +71,20 @@ pub type Handle = Secret<Vec<u8>>;
 /// A fresh credential, on its way to the one who asked.
 #[derive(Debug)]
 pub struct Minted {
-    /// The bearer string, where the credential is one.
+    /// What the answer carries as `access_token`: the credential, where it is one bearer string;
+    /// else a [`handle`] of the lease. Always set by our connectors.
     pub token: Option<Secret<String>>,
-    /// Where it is not: its fields, e.g. `access_key_id`. Secret values included.
+    /// Where the credential is not one string: its fields as a JSON object, secret values
+    /// included. The answer's `token_type` is then `N_A`.
     pub credential: Option<Secret<String>>,
+    /// [`ACCESS_TOKEN_TYPE`] or [`AWS_SESSION_TYPE`].
     pub issued_token_type: &'static str,
     pub handle: Option<Handle>,
     /// Public names it is seen by downstream (AKIA key id, session name), for `dayfly find`.
     pub names: Vec<String>,
     /// The downstream's own expiry: never later than the grant allows.
     pub expires_at: OffsetDateTime,
-    /// SHA-256 of the credential string; the string itself is never kept.
+    /// SHA-256 of `token`; the string itself is never kept.
     pub token_sha256: Option<[u8; 32]>,
     /// The id of the key that signed it, where we signed.
     pub signing_key: Option<String>,
@@ -109,6 +137,51 @@ pub enum ConnectorSettings {
     /// Opaque key with a checksum, stored hashed.
     ApiKey {},
     Aws(AwsSettings),
+}
+
+impl ConnectorSettings {
+    /// What authority on this target is written in.
+    pub fn vocabulary(&self) -> Vocabulary {
+        match self {
+            Self::AccessToken {} | Self::ApiKey {} => Vocabulary::Scopes,
+            Self::Aws(_) => Vocabulary::Aws,
+        }
+    }
+
+    /// The same as the built connector's, without building it: what `dayfly check` and policy
+    /// know of a target. `fence_view_max_age` is the installation's bound on a broker-side death.
+    pub fn promises(&self, fence_view_max_age: Duration) -> Promises {
+        match self {
+            Self::AccessToken {} => broker_side(fence_view_max_age, "access_token"),
+            Self::ApiKey {} => broker_side(fence_view_max_age, "api_key"),
+            Self::Aws(_) => Promises {
+                // INVARIANT: below the 900 s that STS issues at least. The session policy ends the
+                // authority on the second, whatever the session's own expiry says.
+                min_ttl: Duration::from_secs(60),
+                max_ttl: LONGEST,
+                class: RevocationClass::Expiry,
+                dead_within: None,
+                local: false,
+                named_by_lease: true,
+                detail_type: "aws_session",
+            },
+        }
+    }
+}
+
+/// No connector promises a longer life than this.
+const LONGEST: Duration = Duration::from_secs(3600);
+
+fn broker_side(fence_view_max_age: Duration, detail_type: &'static str) -> Promises {
+    Promises {
+        min_ttl: Duration::from_secs(1),
+        max_ttl: LONGEST,
+        class: RevocationClass::Broker,
+        dead_within: Some(fence_view_max_age),
+        local: true,
+        named_by_lease: true,
+        detail_type,
+    }
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
