@@ -1,5 +1,7 @@
 //! Who? In: what the door was presented with. Out: a [`Caller`], or why not.
 
+mod stated;
+
 use crate::ids::{AgentId, IssuerId};
 use crate::jose::{Algorithm, KeySet};
 use crate::replay::ReplayMark;

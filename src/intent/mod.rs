@@ -1,5 +1,7 @@
 //! What for? In: a verified caller and the signed intent. Out: an [`Intent`].
 
+mod stated;
+
 use crate::authority::AuthorizationDetail;
 use crate::ids::MissionId;
 use crate::replay::ReplayMark;
