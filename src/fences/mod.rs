@@ -4,9 +4,19 @@
 //! refuses new ones until lifted. Each replica tails the log and folds it into a [`View`]; the
 //! corridor takes the view on its first line and everything below decides on that one view.
 
-use crate::store::Position;
+mod follow;
+mod fork;
+mod snapshot;
+mod view;
+
+pub use follow::{Fences, Raised, Stale};
+pub use view::{EndedBy, HeldBy, Place, View};
+
+use crate::ids::ShardId;
+use crate::store::{Log, StoreError};
 use serde::{Deserialize, Serialize};
 use std::fmt;
+use std::time::Duration;
 use time::OffsetDateTime;
 
 /// What a fence can stand on and a lease is covered by.
@@ -120,14 +130,50 @@ pub struct Fence {
     pub until: Option<OffsetDateTime>,
 }
 
-/// The fold of the log up to one position. Immutable; a decision is made on one view.
-#[derive(Debug, Clone)]
-pub struct View {
-    pub(in crate::fences) position: Position,
+/// What a caller of [`Fences::raise`] decides; the id and the time are the room's own.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NewFence {
+    pub kind: FenceKind,
+    pub dimension: Dimension,
+    pub reason: String,
+    pub author: String,
+    /// For a kill, the last expiry of what it can cover (absent: [`LONGEST_LIFETIME`] from now).
+    /// For a hold, when it ends by itself (absent: it stands until lifted).
+    pub until: Option<OffsetDateTime>,
 }
 
-impl View {
-    pub fn position(&self) -> Position {
-        self.position
+/// No lease lives longer than this. What a kill covers is gone by then, so the fold forgets the kill.
+pub const LONGEST_LIFETIME: Duration = Duration::from_secs(24 * 3600);
+
+/// What clocks may disagree by before the fold forgets something.
+pub(in crate::fences) const MARGIN: Duration = Duration::from_secs(3600);
+
+/// The one log of the installation.
+pub(in crate::fences) fn log() -> Log {
+    Log {
+        shard: ShardId::INSTALLATION,
+        name: "fences",
     }
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum FenceError {
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error(
+        "entry {0} of the fence log cannot be read: it was written by a newer version, or damaged"
+    )]
+    Unreadable(u64),
+    #[error(
+        "the fence log does not follow from what was read before: entry {0} carries a foreign link"
+    )]
+    Broken(u64),
+    #[error(
+        "the store lost fences from {0} on, which no replica that is running holds: check what was held and run `dayfly recover`"
+    )]
+    LostForGood(u64),
+    #[error("the fence was not written: its deadline had passed; raise it again")]
+    TooLate,
+    #[error("the fence cannot be written down: {0}")]
+    Unwritable(String),
 }

@@ -6,6 +6,9 @@
 pub mod conformance;
 pub mod embedded;
 pub mod redis;
+mod settle;
+
+pub use settle::settle;
 
 use crate::ids::{self, ShardId};
 use async_trait::async_trait;

@@ -1,0 +1,329 @@
+//! Follows the fence log, says how fresh the view is, and raises fences.
+
+use super::{Fence, FenceError, NewFence, View, fork, log, snapshot};
+use crate::clock::Clock;
+use crate::ids::{self, ShardId};
+use crate::store::{
+    LogEntry, Outcome, Position, Store, StoreError, Tail, Transaction, Write, settle,
+};
+use arc_swap::ArcSwap;
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+use time::OffsetDateTime;
+use tokio::sync::watch;
+
+/// Entries read in one go.
+pub(super) const PAGE: usize = 512;
+/// How long a fence may take to be written, in store time.
+const DEADLINE: Duration = Duration::from_secs(30);
+/// How often kills and links that nothing can need any more are looked for.
+const FORGET_EVERY: Duration = Duration::from_secs(60);
+const NEVER: u64 = u64::MAX;
+
+/// This replica's reading of the fence log.
+#[derive(Debug)]
+pub struct Fences {
+    pub(super) store: Arc<dyn Store>,
+    pub(super) clock: Arc<dyn Clock>,
+    max_age: Duration,
+    view: ArcSwap<View>,
+    /// Held, never across an await, while one view is made out of another.
+    folding: Mutex<()>,
+    /// Boot time, in microseconds, at which the last tail cycle that reached the head was sent.
+    proven: AtomicU64,
+    forgot: AtomicU64,
+    /// Store time minus ours, in milliseconds.
+    skew: AtomicI64,
+    sequence: watch::Sender<u64>,
+    pub(super) snapshot: Mutex<snapshot::Last>,
+}
+
+/// The view is older than the bound: nothing may be decided or answered on it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("what has been revoked is not known freshly enough; try again")]
+pub struct Stale;
+
+/// A fence that is on the log and in force here.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Raised {
+    pub fence: Fence,
+    pub position: Position,
+    /// `false`: in force, but not yet on `min_replicas`; a failover right now could lose it.
+    pub replicated: bool,
+}
+
+impl Fences {
+    /// Loads the log and follows it in the background for as long as the result is held. Stale
+    /// until the head was reached once. Needs a running tokio runtime.
+    pub fn start(store: Arc<dyn Store>, clock: Arc<dyn Clock>, max_age: Duration) -> Arc<Self> {
+        let fences = Arc::new(Self::idle(store, clock, max_age));
+        let follower = Arc::downgrade(&fences);
+        tokio::spawn(async move {
+            let wait = max_age / 4;
+            let mut healthy = true;
+            // Once the last holder is gone there is nobody to follow the log for.
+            while let Some(fences) = follower.upgrade() {
+                let went = fences.follow(wait).await;
+                keep_snapshot(fences);
+                match went {
+                    Ok(()) => healthy = true,
+                    Err(error) => {
+                        if std::mem::replace(&mut healthy, false) {
+                            tracing::error!(%error, "the fence log cannot be followed; nothing is issued until it can");
+                        }
+                        tokio::time::sleep(wait.min(Duration::from_millis(100))).await;
+                    }
+                }
+            }
+        });
+        fences
+    }
+
+    /// Follows nothing by itself: the caller drives [`Self::follow`].
+    pub fn idle(store: Arc<dyn Store>, clock: Arc<dyn Clock>, max_age: Duration) -> Self {
+        Self {
+            store,
+            clock,
+            max_age,
+            view: ArcSwap::from_pointee(View::origin()),
+            folding: Mutex::new(()),
+            proven: AtomicU64::new(NEVER),
+            forgot: AtomicU64::new(0),
+            skew: AtomicI64::new(0),
+            sequence: watch::Sender::new(0),
+            snapshot: Mutex::default(),
+        }
+    }
+
+    /// The view to decide on, or nothing: the bound is hard.
+    pub fn fresh(&self) -> Result<Arc<View>, Stale> {
+        // INVARIANT: freshness is read before the view. The other way round, a view could be read,
+        // replaced, and the newer one's proof taken for it.
+        match self.age() {
+            Some(age) if age <= self.max_age => Ok(self.view.load_full()),
+            _ => Err(Stale),
+        }
+    }
+
+    /// Time since the last tail cycle that reached the head was *sent*. `None`: there was none.
+    pub fn age(&self) -> Option<Duration> {
+        let proven = self.proven.load(Ordering::Acquire);
+        (proven != NEVER).then(|| {
+            self.clock
+                .since_boot()
+                .saturating_sub(Duration::from_micros(proven))
+        })
+    }
+
+    /// The last view, however old: for showing, never for deciding.
+    pub fn last(&self) -> Arc<View> {
+        self.view.load_full()
+    }
+
+    /// Store time minus ours at the last tail cycle, in milliseconds.
+    pub fn skew_ms(&self) -> i64 {
+        self.skew.load(Ordering::Relaxed)
+    }
+
+    /// A fresh view that has read at least as far as a lease was decided: another replica may have
+    /// been ahead of this one. Waits for as long as a view may be old.
+    pub async fn reach(&self, sequence: u64) -> Result<Arc<View>, Stale> {
+        let mut moved = self.sequence.subscribe();
+        let arrived = moved.wait_for(|at| *at >= sequence);
+        let _ = tokio::time::timeout(self.max_age, arrived).await;
+        let view = self.fresh()?;
+        (view.position().sequence >= sequence)
+            .then_some(view)
+            .ok_or(Stale)
+    }
+
+    /// Puts a fence on the log. On return it is in force at this replica: no later
+    /// [`Self::fresh`] answers a view without it.
+    pub async fn raise(&self, new: NewFence, now: OffsetDateTime) -> Result<Raised, FenceError> {
+        let fence = Fence {
+            id: ids::draw_uuid(),
+            kind: new.kind,
+            dimension: new.dimension,
+            reason: new.reason,
+            author: new.author,
+            at: now,
+            until: new.until,
+        };
+        let value = rmp_serde::to_vec_named(&fence)
+            .map_err(|error| FenceError::Unwritable(error.to_string()))?;
+        let transaction =
+            Transaction::new(ShardId::INSTALLATION, now + DEADLINE).write(Write::Append {
+                log: log(),
+                value: value.clone(),
+            });
+        let (appended, replicated) = match settle(self.store.as_ref(), transaction).await? {
+            Outcome::Applied { appended } => (appended, true),
+            Outcome::Unreplicated { appended } => (appended, false),
+            Outcome::TooLate | Outcome::Conflict { .. } => return Err(FenceError::TooLate),
+        };
+        let position = appended
+            .first()
+            .copied()
+            .ok_or_else(|| StoreError::Corrupt("an append without a position".to_owned()))?;
+        self.enforce(LogEntry { position, value }).await;
+        Ok(Raised {
+            fence,
+            position,
+            replicated,
+        })
+    }
+
+    /// Takes this replica's own entry into its view before anything is answered.
+    async fn enforce(&self, entry: LogEntry) {
+        let position = entry.position;
+        let next = self.view.load().position().sequence + 1 == position.sequence;
+        if next && self.absorb(&[entry]).is_ok() {
+            return;
+        }
+        while self.view.load().position().sequence < position.sequence {
+            if let Err(error) = self.follow(Duration::ZERO).await {
+                // SECURITY: a fence that was raised here and is not in the view here: this replica
+                // may answer nothing until it has read it.
+                self.doubt();
+                tracing::error!(%error, "a fence was raised and cannot be read back; nothing is issued until it can");
+                return;
+            }
+        }
+    }
+
+    /// One cycle: reads what is new, and proves freshness if that reached the head.
+    pub async fn follow(&self, wait: Duration) -> Result<(), FenceError> {
+        // INVARIANT: taken before sending. The answer says what the log was like at some moment
+        // after this one; anything later would claim more than it proves.
+        let sent = self.clock.since_boot();
+        let view = self.view.load_full();
+        if view.position() == Position::ORIGIN && self.age().is_none() {
+            self.load().await?;
+            return Ok(());
+        }
+        match self.store.tail(&log(), view.position(), PAGE, wait).await? {
+            Tail::Entries {
+                entries,
+                head,
+                store_now,
+            } => {
+                self.absorb(&entries)?;
+                self.note_time(store_now);
+                self.prove(sent, head);
+                Ok(())
+            }
+            Tail::Forked { head } => {
+                self.doubt();
+                fork::mend(self, &view, head).await
+            }
+            Tail::Trimmed { .. } => {
+                self.doubt();
+                self.load().await
+            }
+        }
+    }
+
+    /// Starts again from the stored snapshot.
+    async fn load(&self) -> Result<(), FenceError> {
+        let loaded = snapshot::load(self).await?;
+        self.replace(|_| Ok(loaded))?;
+        let sent = self.clock.since_boot();
+        let mut after = self.view.load().position();
+        loop {
+            match self.store.tail(&log(), after, PAGE, Duration::ZERO).await? {
+                Tail::Entries {
+                    entries,
+                    head,
+                    store_now,
+                } => {
+                    self.absorb(&entries)?;
+                    self.note_time(store_now);
+                    after = self.view.load().position();
+                    if after.sequence >= head.sequence {
+                        self.prove(sent, head);
+                        return Ok(());
+                    }
+                }
+                Tail::Forked { head } => return Err(FenceError::LostForGood(head.sequence)),
+                Tail::Trimmed { oldest } => return Err(FenceError::LostForGood(oldest.sequence)),
+            }
+        }
+    }
+
+    /// Folds entries that follow the view; what it has folded already must be the same entry.
+    pub(super) fn absorb(&self, entries: &[LogEntry]) -> Result<(), FenceError> {
+        if entries.is_empty() {
+            return Ok(());
+        }
+        self.replace(|mut view| {
+            for entry in entries {
+                let sequence = entry.position.sequence;
+                if sequence > view.position().sequence {
+                    view.fold(entry)?;
+                } else if view.link_at(sequence) != Some(entry.position.link) {
+                    return Err(FenceError::Broken(sequence));
+                }
+            }
+            Ok(view)
+        })
+    }
+
+    pub(super) fn replace(
+        &self,
+        change: impl FnOnce(View) -> Result<View, FenceError>,
+    ) -> Result<(), FenceError> {
+        let _alone = self.folding.lock().unwrap_or_else(PoisonError::into_inner);
+        let view = change(View::clone(&self.view.load()))?;
+        let sequence = view.position().sequence;
+        self.view.store(Arc::new(view));
+        self.sequence.send_replace(sequence);
+        Ok(())
+    }
+
+    fn prove(&self, sent: Duration, head: Position) {
+        // A view that went further meanwhile holds fences raised here; the head read is on its chain.
+        if self.view.load().knows(head) {
+            let micros = u64::try_from(sent.as_micros()).unwrap_or(NEVER);
+            self.proven.store(micros, Ordering::Release);
+        }
+    }
+
+    fn doubt(&self) {
+        self.proven.store(NEVER, Ordering::Release);
+    }
+
+    /// Ends holds whose time has come and forgets what nothing needs, by the slower of two clocks.
+    fn note_time(&self, store_now: OffsetDateTime) {
+        let ours = self.clock.now();
+        let skew = (store_now - ours).whole_milliseconds();
+        self.skew
+            .store(i64::try_from(skew).unwrap_or(i64::MAX), Ordering::Relaxed);
+        let now = ours.min(store_now);
+        let boot = self.clock.since_boot().as_secs();
+        let forget = boot >= self.forgot.load(Ordering::Relaxed) + FORGET_EVERY.as_secs();
+        if forget {
+            self.forgot.store(boot, Ordering::Relaxed);
+        }
+        if forget || self.view.load().has_ended_holds(now) {
+            let _ = self.replace(|mut view| {
+                view.drop_ended_holds(now);
+                if forget {
+                    view.forget(now);
+                }
+                Ok(view)
+            });
+        }
+    }
+}
+
+/// Beside the following, never in its way: a large fold takes a while to write.
+fn keep_snapshot(fences: Arc<Fences>) {
+    if snapshot::is_due(&fences) {
+        tokio::spawn(async move {
+            if let Err(error) = snapshot::keep(&fences).await {
+                tracing::warn!(%error, "the snapshot of the fences was not written; it is tried again");
+            }
+        });
+    }
+}

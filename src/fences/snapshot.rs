@@ -1,0 +1,195 @@
+//! The fold, stored now and then, so that a start reads a snapshot and a tail, whatever the history.
+
+use super::view::{Kept, Kill, Known};
+use super::{Fence, FenceError, Fences, View, log};
+use crate::ids::ShardId;
+use crate::store::{
+    CommitId, Guard, Key, Link, Outcome, Position, Record, StoreError, Transaction, Write, settle,
+};
+use serde::{Deserialize, Serialize};
+use std::sync::{Arc, PoisonError};
+use std::time::Duration;
+use time::OffsetDateTime;
+
+const DEADLINE: Duration = Duration::from_secs(30);
+/// Fewer new entries than this are not worth a snapshot.
+const LEAST: u64 = 2048;
+
+/// What this replica knows of the stored snapshot.
+#[derive(Debug, Default, Clone, Copy)]
+pub(super) struct Last {
+    sequence: u64,
+    writing: bool,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Stored {
+    position: (u64, [u8; 20]),
+    base: (u64, [u8; 20]),
+    /// Link and time of every entry after `base`.
+    known: Vec<([u8; 20], i64)>,
+    /// Sequence, last expiry covered (milliseconds), the fence.
+    kills: Vec<(u64, i64, Fence)>,
+    holds: Vec<(u64, Fence)>,
+}
+
+fn key() -> Key {
+    Key {
+        shard: ShardId::INSTALLATION,
+        name: b"fences/snapshot".to_vec(),
+    }
+}
+
+/// The stored fold, or the origin. The tail comes after.
+pub(super) async fn load(fences: &Fences) -> Result<View, FenceError> {
+    let Some(record) = read(fences).await? else {
+        return Ok(View::origin());
+    };
+    let stored = parse(&record)?;
+    remember(fences, |last| last.sequence = stored.position.0);
+    Ok(unfold(stored))
+}
+
+/// Whether enough was folded since the last snapshot; the caller then spawns [`keep`].
+pub(super) fn is_due(fences: &Fences) -> bool {
+    let view = fences.last();
+    let last = *fences
+        .snapshot
+        .lock()
+        .unwrap_or_else(PoisonError::into_inner);
+    // A large fold is written more rarely, so that the cost per entry stays the same.
+    let enough = LEAST.max(view.kill_count() / 2);
+    !last.writing && view.position().sequence >= last.sequence + enough
+}
+
+/// Stores the fold and trims the log behind it. Whoever comes second leaves it at that.
+pub(super) async fn keep(fences: &Fences) -> Result<(), FenceError> {
+    remember(fences, |last| last.writing = true);
+    let attempted = fences.last().position().sequence;
+    let written = write(fences).await;
+    remember(fences, |last| {
+        last.writing = false;
+        // After a failure too, the next attempt comes with the next few thousand entries.
+        last.sequence = *written.as_ref().unwrap_or(&attempted);
+    });
+    written.map(|_| ())
+}
+
+/// The sequence that a stored snapshot stands at afterwards, whoever wrote it.
+async fn write(fences: &Fences) -> Result<u64, FenceError> {
+    let view = fences.last();
+    let record = read(fences).await?;
+    if let Some(record) = &record {
+        let sequence = parse(record)?.position.0;
+        if sequence + LEAST > view.position().sequence {
+            return Ok(sequence);
+        }
+    }
+    let value = rmp_serde::to_vec(&fold_up(&view))
+        .map_err(|error| FenceError::Unwritable(error.to_string()))?;
+    let transaction = Transaction::new(ShardId::INSTALLATION, fences.clock.now() + DEADLINE)
+        .guard(unchanged(record.map(|record| record.version)))
+        .write(Write::Put {
+            key: key(),
+            value,
+            expires_at: None,
+        })
+        // Only behind what a living lease can have been decided on: a replica that slept for less
+        // still finds its place on the log.
+        .write(Write::Trim {
+            log: log(),
+            through: view.base.sequence,
+        });
+    match settle(fences.store.as_ref(), transaction).await? {
+        Outcome::Applied { .. } | Outcome::Unreplicated { .. } => Ok(view.position().sequence),
+        Outcome::Conflict { .. } | Outcome::TooLate => Err(FenceError::TooLate),
+    }
+}
+
+fn unchanged(version: Option<CommitId>) -> Guard {
+    version.map_or_else(
+        || Guard::Absent(key()),
+        |version| Guard::Unchanged(key(), version),
+    )
+}
+
+async fn read(fences: &Fences) -> Result<Option<Record>, FenceError> {
+    let records = fences.store.get(&[key()]).await?;
+    Ok(records.into_iter().next().flatten())
+}
+
+fn parse(record: &Record) -> Result<Stored, FenceError> {
+    rmp_serde::from_slice(&record.value)
+        .map_err(|_| StoreError::Corrupt("the snapshot of the fences".to_owned()).into())
+}
+
+fn remember(fences: &Fences, change: impl FnOnce(&mut Last)) {
+    change(
+        &mut fences
+            .snapshot
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner),
+    );
+}
+
+fn fold_up(view: &View) -> Stored {
+    let flat = |position: Position| (position.sequence, position.link.0);
+    Stored {
+        position: flat(view.position()),
+        base: flat(view.base),
+        known: view
+            .blocks
+            .iter()
+            .flat_map(|block| block.iter())
+            .map(|known| (known.link.0, known.at))
+            .collect(),
+        kills: view
+            .kills()
+            .map(|(_, kill)| {
+                let until = kill.until.unix_timestamp_nanos() / 1_000_000;
+                let until = i64::try_from(until).unwrap_or(i64::MAX);
+                (kill.sequence, until, Fence::clone(&kill.fence))
+            })
+            .collect(),
+        holds: view
+            .holds
+            .values()
+            .map(|kept| (kept.sequence, Fence::clone(&kept.fence)))
+            .collect(),
+    }
+}
+
+fn unfold(stored: Stored) -> View {
+    let whole = |(sequence, link): (u64, [u8; 20])| Position {
+        sequence,
+        link: Link(link),
+    };
+    let mut view = View::at(whole(stored.base));
+    view.position = whole(stored.position);
+    for (link, at) in stored.known {
+        view.push(Known {
+            link: Link(link),
+            at,
+            entry: None,
+        });
+    }
+    for (sequence, until, fence) in stored.kills {
+        let until = OffsetDateTime::from_unix_timestamp_nanos(i128::from(until) * 1_000_000)
+            .unwrap_or(fence.at + super::LONGEST_LIFETIME);
+        let dimension = fence.dimension.hash();
+        view.insert_kill(
+            dimension,
+            Kill {
+                sequence,
+                until,
+                fence: Arc::new(fence),
+            },
+        );
+    }
+    let holds = stored.holds.into_iter().map(|(sequence, fence)| {
+        let fence = Arc::new(fence);
+        (fence.dimension.hash(), Kept { sequence, fence })
+    });
+    view.holds = Arc::new(holds.collect());
+    view
+}

@@ -1,0 +1,385 @@
+//! The fold of the fence log up to one position: immutable, shared, cheap to copy and extend.
+//!
+//! A copy shares everything with its original; folding an entry copies one slot of the kills (a
+//! 256th of them) and one block of the links. Nothing grows without bound: a kill is forgotten when
+//! nothing it covers can be alive, a link when no lease can have been decided on it.
+
+use super::{Dimension, DimensionHash, Fence, FenceError, FenceKind, LONGEST_LIFETIME, MARGIN};
+use crate::store::{self, Link, LogEntry, Position};
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+use time::OffsetDateTime;
+
+const SLOTS: usize = 256;
+const BLOCK: usize = 1024;
+
+/// What a decision is made on. Take it once, on the first line, and use that one throughout.
+#[derive(Debug, Clone)]
+pub struct View {
+    pub(in crate::fences) position: Position,
+    /// The oldest position that a living lease can have been decided on.
+    pub(in crate::fences) base: Position,
+    /// The entries after `base`, in blocks of [`BLOCK`]: every block but the last is full.
+    pub(in crate::fences) blocks: Vec<Arc<Vec<Known>>>,
+    /// The newest kill on each dimension, in [`SLOTS`] by the first byte of its hash.
+    pub(in crate::fences) kills: Vec<Arc<HashMap<DimensionHash, Kill>>>,
+    pub(in crate::fences) holds: Arc<BTreeMap<DimensionHash, Kept>>,
+}
+
+/// A fence with its place on the log.
+#[derive(Debug, Clone)]
+pub(in crate::fences) struct Kept {
+    pub sequence: u64,
+    pub fence: Arc<Fence>,
+}
+
+/// The end of everything on one dimension that was decided before `sequence`.
+#[derive(Debug, Clone)]
+pub(in crate::fences) struct Kill {
+    pub sequence: u64,
+    pub until: OffsetDateTime,
+    pub fence: Arc<Fence>,
+}
+
+#[derive(Debug, Clone)]
+pub(in crate::fences) struct Known {
+    pub link: Link,
+    /// When the entry was raised, in seconds.
+    pub at: i64,
+    /// `None` for what came out of a snapshot.
+    pub entry: Option<Arc<Entry>>,
+}
+
+/// An entry as it stood on the log, byte for byte, and as it reads.
+#[derive(Debug)]
+pub(in crate::fences) struct Entry {
+    pub raw: Vec<u8>,
+    pub fence: Arc<Fence>,
+}
+
+/// The hold that refuses a new decision.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HeldBy {
+    pub fence_id: uuid::Uuid,
+    pub dimension: Dimension,
+    pub reason: String,
+    pub author: String,
+    pub at: OffsetDateTime,
+    pub until: Option<OffsetDateTime>,
+}
+
+/// Why a lease is dead.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum EndedBy {
+    Fence(Arc<Fence>),
+    /// The position of its decision is not on the log: a failover lost what it was decided on.
+    Lost,
+    /// It was decided further on than this view has read: wait with [`super::Fences::reach`] and
+    /// ask again. Until then nobody can say, which means dead.
+    Ahead,
+}
+
+/// Where a position lies, seen from a view.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Place {
+    Known,
+    /// Not on the log, or older than anything that can be alive.
+    Lost,
+    Ahead,
+}
+
+impl View {
+    /// Before the first entry: nothing is held, nothing was ended.
+    pub fn origin() -> Self {
+        Self::at(Position::ORIGIN)
+    }
+
+    pub(in crate::fences) fn at(position: Position) -> Self {
+        Self {
+            position,
+            base: position,
+            blocks: Vec::new(),
+            kills: vec![Arc::default(); SLOTS],
+            holds: Arc::default(),
+        }
+    }
+
+    pub fn position(&self) -> Position {
+        self.position
+    }
+
+    /// Whether the position is on the log and a living lease can have been decided on it.
+    pub fn knows(&self, position: Position) -> bool {
+        self.place(position) == Place::Known
+    }
+
+    pub fn place(&self, position: Position) -> Place {
+        if position.sequence > self.position.sequence {
+            return Place::Ahead;
+        }
+        // INVARIANT: the link is compared, not only the number: after a failover the same number
+        // may stand for another entry.
+        if self.link_at(position.sequence) == Some(position.link) {
+            Place::Known
+        } else {
+            Place::Lost
+        }
+    }
+
+    /// The hold on any of these dimensions, if there is one.
+    pub fn held(&self, dimensions: &[DimensionHash]) -> Option<HeldBy> {
+        dimensions
+            .iter()
+            .find_map(|dimension| self.holds.get(dimension))
+            .map(|kept| HeldBy::of(&kept.fence))
+    }
+
+    /// What ended a lease with these dimensions that was decided on at this position. Checks the
+    /// position too: a decision made on lost entries is dead.
+    pub fn ended_by(&self, dimensions: &[DimensionHash], decided_at: Position) -> Option<EndedBy> {
+        match self.place(decided_at) {
+            Place::Lost => return Some(EndedBy::Lost),
+            Place::Ahead => return Some(EndedBy::Ahead),
+            Place::Known => {}
+        }
+        dimensions
+            .iter()
+            .filter_map(|dimension| self.kill_on(dimension))
+            .filter(|kill| kill.sequence > decided_at.sequence)
+            .max_by_key(|kill| kill.sequence)
+            .map(|kill| EndedBy::Fence(Arc::clone(&kill.fence)))
+    }
+
+    /// Every hold that stands, for operators.
+    pub fn holds(&self) -> Vec<HeldBy> {
+        self.holds
+            .values()
+            .map(|kept| HeldBy::of(&kept.fence))
+            .collect()
+    }
+
+    /// The fences after this sequence, oldest first, if the view still has them all.
+    pub fn since(&self, sequence: u64) -> Option<Vec<Arc<Fence>>> {
+        (sequence + 1..=self.position.sequence)
+            .map(|at| Some(Arc::clone(&self.entry_at(at)?.fence)))
+            .collect()
+    }
+
+    pub(in crate::fences) fn kill_on(&self, dimension: &DimensionHash) -> Option<&Kill> {
+        self.kills.get(slot(dimension))?.get(dimension)
+    }
+
+    pub(in crate::fences) fn link_at(&self, sequence: u64) -> Option<Link> {
+        if sequence == self.base.sequence {
+            return Some(self.base.link);
+        }
+        self.known_at(sequence).map(|known| known.link)
+    }
+
+    pub(in crate::fences) fn entry_at(&self, sequence: u64) -> Option<&Arc<Entry>> {
+        self.known_at(sequence)?.entry.as_ref()
+    }
+
+    fn known_at(&self, sequence: u64) -> Option<&Known> {
+        let place = usize::try_from(sequence.checked_sub(self.base.sequence + 1)?).ok()?;
+        self.blocks.get(place / BLOCK)?.get(place % BLOCK)
+    }
+
+    /// Takes in the next entry of the log.
+    pub(in crate::fences) fn fold(&mut self, next: &LogEntry) -> Result<(), FenceError> {
+        let sequence = next.position.sequence;
+        let link = store::link(&self.position.link, &next.value);
+        if sequence != self.position.sequence + 1 || link != next.position.link {
+            return Err(FenceError::Broken(sequence));
+        }
+        let fence: Fence =
+            rmp_serde::from_slice(&next.value).map_err(|_| FenceError::Unreadable(sequence))?;
+        let fence = Arc::new(fence);
+        self.take(sequence, &fence);
+        self.push(Known {
+            link,
+            at: fence.at.unix_timestamp(),
+            entry: Some(Arc::new(Entry {
+                raw: next.value.clone(),
+                fence,
+            })),
+        });
+        self.position = next.position;
+        Ok(())
+    }
+
+    fn take(&mut self, sequence: u64, fence: &Arc<Fence>) {
+        let dimension = fence.dimension.hash();
+        let kept = Kept {
+            sequence,
+            fence: Arc::clone(fence),
+        };
+        match fence.kind {
+            FenceKind::Kill => self.kill(dimension, kept),
+            FenceKind::Hold => {
+                self.kill(dimension, kept.clone());
+                Arc::make_mut(&mut self.holds).insert(dimension, kept);
+            }
+            // INVARIANT: lifting a hold lets new decisions in; what the hold ended stays dead.
+            FenceKind::Lift => {
+                if self.holds.contains_key(&dimension) {
+                    Arc::make_mut(&mut self.holds).remove(&dimension);
+                }
+            }
+        }
+    }
+
+    fn kill(&mut self, dimension: DimensionHash, kept: Kept) {
+        let until = covers_until(&kept.fence);
+        let new = Kill {
+            sequence: kept.sequence,
+            until,
+            fence: kept.fence,
+        };
+        self.insert_kill(dimension, new);
+    }
+
+    /// INVARIANT: a kill never makes an older one weaker: the later sequence and the later `until`
+    /// of the two stand.
+    pub(in crate::fences) fn insert_kill(&mut self, dimension: DimensionHash, new: Kill) {
+        let Some(slot) = self.kills.get_mut(slot(&dimension)) else {
+            return;
+        };
+        Arc::make_mut(slot)
+            .entry(dimension)
+            .and_modify(|old| {
+                old.sequence = old.sequence.max(new.sequence);
+                old.until = old.until.max(new.until);
+                old.fence = Arc::clone(&new.fence);
+            })
+            .or_insert(new);
+    }
+
+    pub(in crate::fences) fn push(&mut self, known: Known) {
+        match self.blocks.last_mut() {
+            Some(block) if block.len() < BLOCK => Arc::make_mut(block).push(known),
+            _ => self.blocks.push(Arc::new(vec![known])),
+        }
+    }
+
+    /// Back to a position that it knows, before folding another continuation of the log on top.
+    /// What the lost entries said stays in force: the caller has put them on the log again.
+    pub(in crate::fences) fn rewind(&mut self, to: Position) {
+        let keep = usize::try_from(to.sequence.saturating_sub(self.base.sequence)).unwrap_or(0);
+        self.blocks.truncate(keep.div_ceil(BLOCK));
+        if let Some(last) = self.blocks.last_mut() {
+            let kept = keep - (keep - 1) / BLOCK * BLOCK;
+            Arc::make_mut(last).truncate(kept);
+        }
+        self.position = to;
+    }
+
+    /// Whether a hold that ends by itself has ended.
+    pub(in crate::fences) fn has_ended_holds(&self, now: OffsetDateTime) -> bool {
+        self.holds.values().any(|kept| is_past(kept, now))
+    }
+
+    pub(in crate::fences) fn drop_ended_holds(&mut self, now: OffsetDateTime) {
+        if self.has_ended_holds(now) {
+            Arc::make_mut(&mut self.holds).retain(|_, kept| !is_past(kept, now));
+        }
+    }
+
+    /// Forgets kills that cover nothing alive and links that no living lease can have been decided on.
+    pub(in crate::fences) fn forget(&mut self, now: OffsetDateTime) {
+        for slot in &mut self.kills {
+            if slot.values().any(|kill| kill.until + MARGIN < now) {
+                Arc::make_mut(slot).retain(|_, kill| kill.until + MARGIN >= now);
+            }
+        }
+        let horizon = (now - LONGEST_LIFETIME - MARGIN).unix_timestamp();
+        while let Some(first) = self.blocks.first() {
+            // A position was the head until the entry after it: what matters is when that came.
+            let superseded = self
+                .blocks
+                .get(1)
+                .and_then(|block| block.first())
+                .is_some_and(|next| next.at < horizon);
+            let Some(last) = first.last().filter(|_| superseded) else {
+                break;
+            };
+            self.base = Position {
+                sequence: self.base.sequence + first.len() as u64,
+                link: last.link,
+            };
+            self.blocks.remove(0);
+        }
+    }
+
+    pub(in crate::fences) fn kill_count(&self) -> u64 {
+        self.kills.iter().map(|slot| slot.len() as u64).sum()
+    }
+
+    pub(in crate::fences) fn kills(&self) -> impl Iterator<Item = (&DimensionHash, &Kill)> {
+        self.kills.iter().flat_map(|slot| slot.iter())
+    }
+}
+
+#[cfg(test)]
+impl View {
+    /// The fold of these fences, for the tests of other rooms.
+    pub fn of(fences: impl IntoIterator<Item = Fence>) -> Self {
+        let mut view = Self::origin();
+        for fence in fences {
+            let value = rmp_serde::to_vec_named(&fence).unwrap();
+            let position = Position {
+                sequence: view.position.sequence + 1,
+                link: store::link(&view.position.link, &value),
+            };
+            view.fold(&LogEntry { position, value }).unwrap();
+        }
+        view
+    }
+
+    pub fn empty_for_tests() -> Self {
+        Self::origin()
+    }
+}
+
+/// The last expiry of what a fence ends. A hold's own end says nothing about the leases that it
+/// ended, so they count as long-lived.
+fn covers_until(fence: &Fence) -> OffsetDateTime {
+    let longest = fence.at + LONGEST_LIFETIME;
+    match (fence.kind, fence.until) {
+        (FenceKind::Kill, Some(until)) => until,
+        (_, Some(until)) => until.max(longest),
+        (_, None) => longest,
+    }
+}
+
+fn is_past(kept: &Kept, now: OffsetDateTime) -> bool {
+    kept.fence.until.is_some_and(|until| until < now)
+}
+
+fn slot(dimension: &DimensionHash) -> usize {
+    dimension.0.first().copied().map_or(0, usize::from)
+}
+
+impl HeldBy {
+    fn of(fence: &Fence) -> Self {
+        Self {
+            fence_id: fence.id,
+            dimension: fence.dimension.clone(),
+            reason: fence.reason.clone(),
+            author: fence.author.clone(),
+            at: fence.at,
+            until: fence.until,
+        }
+    }
+}
+
+impl EndedBy {
+    /// For the audit and for operators.
+    pub fn reason(&self) -> &str {
+        match self {
+            Self::Fence(fence) => &fence.reason,
+            Self::Lost => "the store lost what it was decided on",
+            Self::Ahead => "decided further on than this replica has read",
+        }
+    }
+}
