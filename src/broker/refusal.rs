@@ -34,8 +34,14 @@ macro_rules! reasons {
 
 reasons! {
     // The request itself.
-    /// The request is not a well-formed form, or a parameter is missing, repeated or out of bounds.
+    /// The request is not well formed, or a parameter is missing, repeated, out of bounds or not accepted.
     MalformedRequest = "malformed_request", Never;
+    /// The content type, or the content encoding, is not the one this endpoint takes.
+    UnsupportedMediaType = "unsupported_media_type", Never;
+    /// This path answers other methods.
+    MethodNotAllowed = "method_not_allowed", Never;
+    /// The request did not arrive in time.
+    RequestTimeout = "request_timeout", After;
     /// This grant type is not offered: use token exchange or client credentials.
     UnsupportedGrantType = "unsupported_grant_type", Never;
     /// The request body is larger than 64 KiB.
@@ -48,6 +54,8 @@ reasons! {
     InvalidClient = "invalid_client", Refresh;
     /// The bootstrap token was not accepted: unknown issuer, bad signature, wrong audience, expired, or barred by the issuer's settings.
     InvalidToken = "invalid_token", Refresh;
+    /// A DPoP proof was sent and cannot be honoured: an answer is never quietly a bearer token instead.
+    InvalidDpopProof = "invalid_dpop_proof", Never;
     /// The bootstrap token is single use and was used before.
     TokenSpent = "token_spent", Refresh;
     /// No registered agent matches this identity.
@@ -72,6 +80,10 @@ reasons! {
     SignerNotAccepted = "signer_not_accepted", Never;
     /// The target does not exist, or the agent has no mission for it.
     UnknownTarget = "unknown_target", Never;
+    /// `resource` is not an absolute URI without a fragment, or too many targets are named.
+    InvalidTarget = "invalid_target", Never;
+    /// `scope` is malformed, or names several missions.
+    InvalidScope = "invalid_scope", Narrow;
     /// `authorization_details` is malformed, too large, or has unknown fields.
     InvalidAuthorizationDetails = "invalid_authorization_details", Narrow;
     /// The outer parameters ask for more than the signed intent.
