@@ -1,1 +1,213 @@
+//! Logs and metrics: how they are set up, and every name in them.
+//!
+//! In: a format, a filter. Out: one subscriber for the process, one recorder whose text the health
+//! listener serves. Names are constants so that dashboards and alarms can rely on them. Values are
+//! of small closed sets: nothing that a caller chose becomes a label, no secret a field.
 
+use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
+use std::time::Duration;
+use tracing_subscriber::EnvFilter;
+
+/// Names of log fields.
+pub mod field {
+    pub const REFUSAL_ID: &str = "refusal_id";
+    pub const REASON: &str = "reason";
+    pub const DETAIL: &str = "detail";
+    pub const PEER: &str = "peer";
+}
+
+/// Names of metrics, and of their labels.
+pub mod metric {
+    /// Requests answered; labels `method`, `route`, `status`.
+    pub const HTTP_REQUESTS: &str = "dayfly_http_requests_total";
+    /// Seconds from a request's head to its answer; labels `method`, `route`.
+    pub const HTTP_SECONDS: &str = "dayfly_http_request_seconds";
+    /// Connections open now.
+    pub const HTTP_CONNECTIONS: &str = "dayfly_http_connections";
+    /// Decisions at the token endpoint; labels `decision` (`issued`, `refused`), `reason`.
+    pub const MINTS: &str = "dayfly_mint_total";
+    /// Refusals at any door; label `reason`.
+    pub const REFUSALS: &str = "dayfly_refusals_total";
+    /// Handlers that panicked.
+    pub const PANICS: &str = "dayfly_panics_total";
+}
+
+/// How log lines are written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum LogFormat {
+    #[default]
+    Human,
+    Json,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum TelemetryError {
+    #[error("the log filter `{filter}` is not understood: {why}")]
+    Filter { filter: String, why: String },
+    #[error("logging is already set up in this process")]
+    LogTaken,
+    #[error("metrics cannot be set up: {0}")]
+    Metrics(String),
+}
+
+/// Sets up logging for the process, to standard error. `filter` is a level, or directives such as
+/// `info,dayfly::leases=debug`.
+pub fn init_log(format: LogFormat, filter: &str) -> Result<(), TelemetryError> {
+    let filter = EnvFilter::try_new(filter).map_err(|why| TelemetryError::Filter {
+        filter: filter.to_owned(),
+        why: why.to_string(),
+    })?;
+    let builder = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr);
+    let installed = match format {
+        LogFormat::Human => builder.try_init(),
+        LogFormat::Json => builder.json().flatten_event(true).try_init(),
+    };
+    installed.map_err(|_| TelemetryError::LogTaken)?;
+    // SECURITY: a panic's message may quote what a caller sent; its place is enough to find it.
+    std::panic::set_hook(Box::new(|panic| {
+        let place = panic.location().map(ToString::to_string);
+        tracing::error!(place = place.as_deref().unwrap_or("unknown"), "a panic");
+    }));
+    Ok(())
+}
+
+/// The process's metrics, as the health listener shows them.
+#[derive(Clone)]
+pub struct Metrics {
+    handle: PrometheusHandle,
+}
+
+impl std::fmt::Debug for Metrics {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Metrics")
+    }
+}
+
+/// Seconds. Half a millisecond is a local mint, ten seconds a cloud in trouble.
+const LATENCY_BUCKETS: &[f64] = &[
+    0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0,
+];
+
+impl Metrics {
+    /// Becomes the process's recorder. At most once.
+    pub fn install() -> Result<Self, TelemetryError> {
+        let handle = builder()?
+            .install_recorder()
+            .map_err(|error| TelemetryError::Metrics(error.to_string()))?;
+        describe();
+        Ok(Self { handle })
+    }
+
+    /// Records nothing of the process: for a router without one.
+    pub fn detached() -> Result<Self, TelemetryError> {
+        let handle = builder()?.build_recorder().handle();
+        Ok(Self { handle })
+    }
+
+    /// The Prometheus text format.
+    pub fn render(&self) -> String {
+        self.handle.run_upkeep();
+        self.handle.render()
+    }
+}
+
+fn builder() -> Result<PrometheusBuilder, TelemetryError> {
+    PrometheusBuilder::new()
+        .set_buckets_for_metric(Matcher::Suffix("_seconds".to_owned()), LATENCY_BUCKETS)
+        .map_err(|error| TelemetryError::Metrics(error.to_string()))
+}
+
+fn describe() {
+    metrics::describe_counter!(metric::HTTP_REQUESTS, "Requests answered");
+    metrics::describe_histogram!(
+        metric::HTTP_SECONDS,
+        metrics::Unit::Seconds,
+        "From a request's head to its answer"
+    );
+    metrics::describe_gauge!(metric::HTTP_CONNECTIONS, "Connections open now");
+    metrics::describe_counter!(metric::MINTS, "Decisions at the token endpoint");
+    metrics::describe_counter!(metric::REFUSALS, "Refusals at any door");
+    metrics::describe_counter!(metric::PANICS, "Handlers that panicked");
+}
+
+/// One request was answered. `route` is the table's path, never the caller's.
+pub fn answered(method: &'static str, route: &str, status: u16, took: Duration) {
+    let route = route.to_owned();
+    metrics::counter!(
+        metric::HTTP_REQUESTS,
+        "method" => method,
+        "route" => route.clone(),
+        "status" => status.to_string()
+    )
+    .increment(1);
+    metrics::histogram!(metric::HTTP_SECONDS, "method" => method, "route" => route)
+        .record(took.as_secs_f64());
+}
+
+/// The token endpoint decided. `reason` is a reason code, `None` when it issued.
+pub fn decided(reason: Option<&'static str>) {
+    let decision = if reason.is_none() {
+        "issued"
+    } else {
+        "refused"
+    };
+    metrics::counter!(
+        metric::MINTS,
+        "decision" => decision,
+        "reason" => reason.unwrap_or("none")
+    )
+    .increment(1);
+}
+
+/// Something was refused at a door.
+pub fn refused(reason: &'static str) {
+    metrics::counter!(metric::REFUSALS, "reason" => reason).increment(1);
+}
+
+/// A handler panicked.
+pub fn panicked() {
+    metrics::counter!(metric::PANICS).increment(1);
+}
+
+/// A connection was opened (`1.0`) or closed (`-1.0`).
+pub fn connections(change: f64) {
+    metrics::gauge!(metric::HTTP_CONNECTIONS).increment(change);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_bad_filter_is_named() {
+        let error = init_log(LogFormat::Human, "dayfly=loudest").unwrap_err();
+        assert!(error.to_string().contains("dayfly=loudest"), "{error}");
+    }
+
+    #[test]
+    fn decisions_are_counted_by_reason() {
+        let recorder = builder().unwrap().build_recorder();
+        let handle = recorder.handle();
+        metrics::with_local_recorder(&recorder, || {
+            decided(None);
+            decided(Some("exceeds_mission"));
+            decided(Some("exceeds_mission"));
+            answered("POST", "/token", 200, Duration::from_millis(3));
+        });
+        let text = handle.render();
+        assert!(
+            text.contains(r#"dayfly_mint_total{decision="issued",reason="none"} 1"#),
+            "{text}"
+        );
+        assert!(
+            text.contains(r#"dayfly_mint_total{decision="refused",reason="exceeds_mission"} 2"#),
+            "{text}"
+        );
+        assert!(
+            text.contains("dayfly_http_request_seconds_bucket"),
+            "{text}"
+        );
+    }
+}
