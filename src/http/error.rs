@@ -1,0 +1,330 @@
+//! From a [`Reason`] to the wire: status, OAuth error, one fixed sentence. The only place.
+//!
+//! RFC 6749 section 5.2 in shape, RFC 8693 section 2.2.2 and RFC 9396 section 5 in codes. Until
+//! the caller is matched to an agent in standing and to its own mission, every refusal that would
+//! tell what exists wears one generic face. A refusal is logged here, once, under its id.
+
+use crate::broker::Reason;
+use crate::broker::Refusal;
+use crate::telemetry;
+use crate::telemetry::field;
+use crate::wire::ErrorBody;
+use crate::wire::Retry;
+use axum::Json;
+use axum::http::{HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+
+/// Who may see a face of its own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Shown {
+    /// Anyone: it tells of the request itself, or of the broker's health.
+    Always,
+    /// Whoever was found to be an agent in standing, asking within a mission of its own.
+    WhenExact,
+    /// Nobody: it would tell which agents and missions exist.
+    Never,
+}
+
+/// What the wire shows of a reason.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Face {
+    pub status: StatusCode,
+    /// The `error` member.
+    pub error: &'static str,
+    /// The `error_description` member. ASCII without `"` and `\` (RFC 6749 section 5.2).
+    pub description: &'static str,
+    pub shown: Shown,
+}
+
+/// The face of everything that may not be told apart.
+const GENERIC: Face = Face {
+    status: StatusCode::BAD_REQUEST,
+    error: "invalid_request",
+    description: "The request was refused. Its owner or an operator can have it explained by its refusal_id.",
+    shown: Shown::Always,
+};
+
+/// Seconds to wait where nothing better is known.
+const RETRY_AFTER: u32 = 2;
+
+/// What the wire shows of this reason to those who may see it.
+pub fn face(reason: Reason) -> Face {
+    let (status, error, shown) = code(reason);
+    Face {
+        status,
+        error,
+        description: description(reason),
+        shown,
+    }
+}
+
+#[expect(
+    clippy::too_many_lines,
+    reason = "one line per reason, and no reason may be left out"
+)]
+fn code(reason: Reason) -> (StatusCode, &'static str, Shown) {
+    use Shown::{Always, Never, WhenExact};
+    const REQUEST: &str = "invalid_request";
+    const AUTHORITY: &str = "invalid_authorization_details";
+    const TARGET: &str = "invalid_target";
+    const CLIENT: &str = "invalid_client";
+    const LATER: &str = "temporarily_unavailable";
+    let bad = StatusCode::BAD_REQUEST;
+    match reason {
+        Reason::MalformedRequest => (bad, REQUEST, Always),
+        Reason::UnsupportedMediaType => (StatusCode::UNSUPPORTED_MEDIA_TYPE, REQUEST, Always),
+        Reason::MethodNotAllowed => (StatusCode::METHOD_NOT_ALLOWED, REQUEST, Always),
+        Reason::RequestTimeout => (StatusCode::REQUEST_TIMEOUT, LATER, Always),
+        Reason::UnsupportedGrantType => (bad, "unsupported_grant_type", Always),
+        Reason::RequestTooLarge => (StatusCode::PAYLOAD_TOO_LARGE, REQUEST, Always),
+
+        Reason::NoProof | Reason::InvalidClient => (StatusCode::UNAUTHORIZED, CLIENT, Always),
+        // RFC 8693 section 2.2.2: `invalid_request`, for whatever reason; not `invalid_grant`.
+        Reason::InvalidToken | Reason::TokenSpent => (bad, REQUEST, Always),
+        Reason::InvalidDpopProof => (bad, "invalid_dpop_proof", Always),
+        Reason::UnknownAgent | Reason::AgentNotInStanding => (bad, REQUEST, Never),
+
+        Reason::InvalidIntent | Reason::IntentSpent => (bad, REQUEST, Always),
+
+        Reason::UnknownMission => (bad, REQUEST, Never),
+        Reason::AmbiguousMission | Reason::MissionEnded | Reason::SignerNotAccepted => {
+            (bad, REQUEST, WhenExact)
+        }
+        Reason::UnknownTarget => (bad, TARGET, WhenExact),
+        Reason::InvalidTarget => (bad, TARGET, Always),
+        Reason::InvalidScope => (bad, "invalid_scope", Always),
+        Reason::InvalidAuthorizationDetails => (bad, AUTHORITY, Always),
+        Reason::ExceedsIntent
+        | Reason::ExceedsMission
+        | Reason::ExceedsAgentCeiling
+        | Reason::ExceedsTargetCeiling
+        | Reason::Undecidable
+        | Reason::LifetimeOutOfRange
+        | Reason::TargetInexpressible
+        | Reason::ForbiddenByPolicy => (bad, AUTHORITY, WhenExact),
+        Reason::RequirementUnmet
+        | Reason::ConditionUnmet
+        | Reason::TetherMissing
+        | Reason::Held
+        | Reason::RevokedMeanwhile => (bad, REQUEST, WhenExact),
+
+        Reason::TooManyLeases | Reason::TooManyRequests => {
+            (StatusCode::TOO_MANY_REQUESTS, LATER, Always)
+        }
+
+        Reason::TargetRefused => (bad, TARGET, WhenExact),
+        Reason::TargetUnavailable
+        | Reason::IssuerUnavailable
+        | Reason::StoreUnavailable
+        | Reason::StaleView
+        | Reason::Overloaded => (StatusCode::SERVICE_UNAVAILABLE, LATER, Always),
+        Reason::Internal => (StatusCode::INTERNAL_SERVER_ERROR, "server_error", Always),
+
+        Reason::NotAuthenticated => (StatusCode::UNAUTHORIZED, CLIENT, Always),
+        Reason::NotPermitted => (StatusCode::FORBIDDEN, "access_denied", Always),
+        Reason::NotFound => (StatusCode::NOT_FOUND, "not_found", Always),
+    }
+}
+
+#[expect(
+    clippy::too_many_lines,
+    reason = "one line per reason, and no reason may be left out"
+)]
+fn description(reason: Reason) -> &'static str {
+    match reason {
+        Reason::MalformedRequest => {
+            "The request is not well formed, or the parameter named in at is missing, repeated, out of bounds or not accepted."
+        }
+        Reason::UnsupportedMediaType => {
+            "Send application/x-www-form-urlencoded to the OAuth endpoints, application/json to the administration, neither compressed."
+        }
+        Reason::MethodNotAllowed => "This path answers other methods: see the Allow header.",
+        Reason::RequestTimeout => "The request did not arrive in time.",
+        Reason::UnsupportedGrantType => "Use token exchange (RFC 8693) or client_credentials.",
+        Reason::RequestTooLarge => "The request body is larger than 64 KiB.",
+        Reason::NoProof => {
+            "No proof of identity came with the request: send a subject_token or a client_assertion."
+        }
+        Reason::InvalidClient => "The client could not be authenticated.",
+        Reason::InvalidToken => "The subject_token was not accepted.",
+        Reason::TokenSpent => "The subject_token is single use and was used before.",
+        Reason::InvalidDpopProof => {
+            "DPoP is not offered here, and an answer is never quietly a bearer token instead: send no DPoP header."
+        }
+        Reason::UnknownAgent | Reason::AgentNotInStanding | Reason::UnknownMission => {
+            GENERIC.description
+        }
+        Reason::InvalidIntent => "The intent was not accepted.",
+        Reason::IntentSpent => "The intent was used before: sign a new one.",
+        Reason::AmbiguousMission => {
+            "Several missions fit: name one in the intent or with scope mission:NAME."
+        }
+        Reason::MissionEnded => "The mission is past its end date.",
+        Reason::SignerNotAccepted => {
+            "The mission does not accept an intent signed by this class of signer."
+        }
+        Reason::UnknownTarget => "None of the agent's missions has this target.",
+        Reason::InvalidTarget => {
+            "resource must be an absolute URI without a fragment, and one target is named in all."
+        }
+        Reason::InvalidScope => "The scope is malformed, or names several missions.",
+        Reason::InvalidAuthorizationDetails => {
+            "authorization_details is malformed, too large, or has unknown fields."
+        }
+        Reason::ExceedsIntent => "The request asks for more than the signed intent.",
+        Reason::ExceedsMission => "The request asks for more than the mission allows.",
+        Reason::ExceedsAgentCeiling => "The request asks for more than the agent's ceiling.",
+        Reason::ExceedsTargetCeiling => "The request asks for more than the target's ceiling.",
+        Reason::Undecidable => "A pattern in the request cannot be compared with what is allowed.",
+        Reason::LifetimeOutOfRange => {
+            "The lifetime asked for is shorter than the target can give, or longer than allowed."
+        }
+        Reason::RequirementUnmet => {
+            "A verified fact that the mission requires is absent or has another value."
+        }
+        Reason::ConditionUnmet => "The mission's condition does not hold.",
+        Reason::ForbiddenByPolicy => "An organisation-wide policy forbids it.",
+        Reason::TetherMissing => {
+            "The fact that the credential would hang on is not proved by this request."
+        }
+        Reason::Held => "A hold stands on something that this request names.",
+        Reason::TooManyLeases => "The agent holds as many live credentials as it may.",
+        Reason::TooManyRequests => "Too many requests: wait as long as Retry-After says.",
+        Reason::RevokedMeanwhile => "Revoked while it was being made; nothing was handed out.",
+        Reason::TargetRefused => "The target refused to mint.",
+        Reason::TargetInexpressible => {
+            "The grant cannot be put in the target's own terms without widening it: ask for less."
+        }
+        Reason::TargetUnavailable => "The target cannot be reached; nothing was minted.",
+        Reason::IssuerUnavailable => "The keys of the token's issuer cannot be had now.",
+        Reason::StoreUnavailable | Reason::StaleView | Reason::Overloaded => {
+            "The broker cannot vouch for anything now; nothing was handed out."
+        }
+        Reason::Internal => {
+            "A fault of the broker's own; its log has the cause under the refusal_id."
+        }
+        Reason::NotAuthenticated => "Authentication is missing or was not accepted.",
+        Reason::NotPermitted => "The caller may not do this.",
+        Reason::NotFound => "There is nothing under this name.",
+    }
+}
+
+/// How a 401 asks for authentication (RFC 9110 section 11.6.1).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Challenge {
+    /// The `Authorization` header was not used: RFC 6749 asks for no challenge.
+    #[default]
+    None,
+    Basic,
+    /// RFC 6750 section 3. `true`: a bearer token was sent and was no good.
+    Bearer(bool),
+}
+
+/// A refusal at a door, on its way to being an answer.
+#[derive(Debug)]
+pub struct Refused {
+    refusal: Box<Refusal>,
+    challenge: Challenge,
+}
+
+impl Refused {
+    pub fn new(refusal: Refusal, challenge: Challenge) -> Self {
+        Self {
+            refusal: Box::new(refusal),
+            challenge,
+        }
+    }
+
+    pub fn reason(&self) -> Reason {
+        self.refusal.reason
+    }
+}
+
+impl From<Refusal> for Refused {
+    fn from(refusal: Refusal) -> Self {
+        Self::new(refusal, Challenge::None)
+    }
+}
+
+impl IntoResponse for Refused {
+    fn into_response(self) -> Response {
+        let Self { refusal, challenge } = self;
+        log(&refusal);
+        telemetry::refused(refusal.reason.code());
+        let (face, body) = told(&refusal);
+        let mut response = (face.status, Json(&body)).into_response();
+        let headers = response.headers_mut();
+        headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+        headers.insert(header::PRAGMA, HeaderValue::from_static("no-cache"));
+        if body.retry == Retry::After {
+            let seconds = refusal.retry_after.unwrap_or(RETRY_AFTER);
+            headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds));
+        }
+        if face.status == StatusCode::UNAUTHORIZED
+            && let Some(asked) = challenge_text(challenge)
+        {
+            headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static(asked));
+        }
+        response
+    }
+}
+
+/// What whoever asked is told.
+pub(super) fn told(refusal: &Refusal) -> (Face, ErrorBody) {
+    let own = face(refusal.reason);
+    // SECURITY: everything not shown has one face, `retry` included.
+    let shown = match own.shown {
+        Shown::Always => true,
+        Shown::WhenExact => refusal.exact,
+        Shown::Never => false,
+    };
+    let face = if shown { own } else { GENERIC };
+    let exact = shown && refusal.exact;
+    let body = ErrorBody {
+        error: face.error.to_owned(),
+        error_description: face.description.to_owned(),
+        dayfly_reason: exact.then(|| refusal.reason.code().to_owned()),
+        at: refusal.at.clone().filter(|_| exact),
+        refusal_id: refusal.id.to_string(),
+        retry: if shown {
+            refusal.reason.retry()
+        } else {
+            Retry::Never
+        },
+    };
+    (face, body)
+}
+
+fn challenge_text(challenge: Challenge) -> Option<&'static str> {
+    match challenge {
+        Challenge::None => None,
+        Challenge::Basic => Some(r#"Basic realm="dayfly", charset="UTF-8""#),
+        Challenge::Bearer(false) => Some(r#"Bearer realm="dayfly""#),
+        Challenge::Bearer(true) => Some(r#"Bearer realm="dayfly", error="invalid_token""#),
+    }
+}
+
+/// Once per refusal. `detail` may quote the caller, so it is written escaped.
+fn log(refusal: &Refusal) {
+    let status = face(refusal.reason).status;
+    if status.is_server_error() {
+        tracing::warn!(
+            { field::REFUSAL_ID } = %refusal.id,
+            { field::REASON } = refusal.reason.code(),
+            { field::DETAIL } = ?refusal.detail,
+            at = refusal.at.as_deref(),
+            "refused"
+        );
+    } else {
+        tracing::info!(
+            { field::REFUSAL_ID } = %refusal.id,
+            { field::REASON } = refusal.reason.code(),
+            { field::DETAIL } = ?refusal.detail,
+            at = refusal.at.as_deref(),
+            "refused"
+        );
+    }
+}
+
+#[cfg(test)]
+mod tests;
