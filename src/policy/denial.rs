@@ -1,0 +1,70 @@
+//! Why a request is denied: one closed list, in the words of the wire.
+
+use crate::ids::MissionId;
+
+macro_rules! denials {
+    ($($(#[doc = $doc:literal])+ $variant:ident = $code:literal;)+) => {
+        /// The condition that failed.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+        pub enum Denial {
+            $($(#[doc = $doc])+ $variant,)+
+        }
+
+        impl Denial {
+            pub const ALL: &[Self] = &[$(Self::$variant,)+];
+
+            pub fn code(self) -> &'static str {
+                match self { $(Self::$variant => $code,)+ }
+            }
+        }
+    };
+}
+
+denials! {
+    /// The mission does not exist or does not name this agent: one face for both.
+    UnknownMission = "unknown_mission";
+    /// Several missions of the agent fit the target, and the request names none.
+    AmbiguousMission = "ambiguous_mission";
+    /// The mission is past its last day.
+    MissionEnded = "mission_ended";
+    /// The mission, or the target, does not accept this class of signer.
+    SignerNotAccepted = "signer_not_accepted";
+    /// The target does not exist, or the mission allows nothing on it: one face for both.
+    UnknownTarget = "unknown_target";
+    /// The details are empty, of another type than the target's, or name several targets.
+    InvalidAuthorizationDetails = "invalid_authorization_details";
+    /// What stands beside the intent asks for more than the intent.
+    ExceedsIntent = "exceeds_intent";
+    /// More than the mission allows.
+    ExceedsMission = "exceeds_mission";
+    /// More than the agent's ceiling.
+    ExceedsAgentCeiling = "exceeds_agent_ceiling";
+    /// More than the target's ceiling.
+    ExceedsTargetCeiling = "exceeds_target_ceiling";
+    /// A pattern that cannot be compared.
+    Undecidable = "undecidable";
+    /// The lifetime that is left is shorter than the target can give.
+    LifetimeOutOfRange = "lifetime_out_of_range";
+    /// A required verified fact is absent or has another value.
+    RequirementUnmet = "requirement_unmet";
+    /// The mission's `when` does not hold.
+    ConditionUnmet = "condition_unmet";
+    /// An organisation-wide `forbid` matched, or could not be evaluated.
+    ForbiddenByPolicy = "forbidden_by_policy";
+    /// A fact that the lease would hang on is not proved.
+    TetherMissing = "tether_missing";
+    /// A hold stands on something that the lease would be covered by.
+    Held = "held";
+}
+
+/// Why there is no grant.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Denied {
+    pub reason: Denial,
+    /// Set as soon as the mission is known to be one of the agent's own.
+    pub mission: Option<MissionId>,
+    /// Which part of the request, e.g. `authorization_details[0].actions[1]`.
+    pub at: Option<String>,
+    /// One line for the mission's owner and operators. Never for the wire.
+    pub detail: String,
+}

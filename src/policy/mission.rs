@@ -1,0 +1,53 @@
+//! What the configuration says of missions and targets.
+
+use crate::authority::{Authority, Vocabulary};
+use crate::ids::{AgentId, MissionId, TargetId};
+use crate::intent::SignerClass;
+use serde_json::Value;
+use std::collections::BTreeMap;
+use std::time::Duration;
+use time::Date;
+
+/// `[mission.NAME]`: the approved purpose.
+#[derive(Debug, Clone)]
+pub struct Mission {
+    pub id: MissionId,
+    /// The mission's owner admits agents, never the agent's owner.
+    pub agents: Vec<AgentId>,
+    pub owner: String,
+    pub purpose: String,
+    pub ends: Option<Date>,
+    /// Sets (`@name`) are expanded.
+    pub allow: BTreeMap<TargetId, Authority>,
+    /// Verified facts that must hold with this value; absent means refused.
+    pub require: BTreeMap<String, Value>,
+    /// A Cedar condition, for what `require` cannot say.
+    pub when: Option<String>,
+    pub ttl: Duration,
+    /// Names of the facts whose end ends the lease, e.g. `pipeline`.
+    pub tether: Vec<String>,
+    /// The class of signer it needs. `Platform` also accepts an intent that the agent signed.
+    pub signer: SignerClass,
+    /// Live leases of one agent at once. Required where `signer` is `Platform`.
+    pub max_active: Option<u64>,
+    pub labels: BTreeMap<String, String>,
+}
+
+/// What policy knows of `[target.NAME]`; the connection is the connector's.
+#[derive(Debug, Clone)]
+pub struct Target {
+    pub id: TargetId,
+    pub vocabulary: Vocabulary,
+    /// `authorization_details[].type`, as its connector promises it.
+    pub detail_type: &'static str,
+    pub ceiling: Authority,
+    /// URLs that mean this target (MCP clients send only `resource`).
+    pub resources: Vec<String>,
+    pub labels: BTreeMap<String, String>,
+    pub min_ttl: Duration,
+    pub max_ttl: Duration,
+    /// Revocation class, as policy sees it: `broker`, `native`, `deny`, `expiry`.
+    pub class: &'static str,
+    /// Accepts intents signed by a platform although it is labelled `env = prod`.
+    pub allow_platform_signer: bool,
+}
