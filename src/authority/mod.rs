@@ -113,15 +113,23 @@ impl Authority {
             .collect()
     }
 
-    /// Every action once, in order, separated by spaces (RFC 6749 section 3.3).
-    pub fn scope(&self) -> String {
+    /// Every action once, in order, separated by spaces (RFC 6749 section 3.3), where that says no
+    /// more than this authority does.
+    ///
+    /// SECURITY: a scope has no location. {A on x} and {B on y} joined would read as A on y, so
+    /// there is no scope for them and `authorization_details` alone speaks.
+    pub fn scope(&self) -> Option<String> {
+        let (first, rest) = self.0.split_first()?;
+        if rest.iter().any(|other| other.locations != first.locations) {
+            return None;
+        }
         let mut seen = Vec::new();
         for action in self.0.iter().flat_map(|permission| &permission.actions) {
             if !seen.contains(&action.as_str()) {
                 seen.push(action.as_str());
             }
         }
-        seen.join(" ")
+        Some(seen.join(" "))
     }
 
     pub fn is_empty(&self) -> bool {

@@ -130,9 +130,11 @@ impl Grant {
         self.authority
             .to_details(self.detail_type, &self.target, Some(seconds))
     }
-    /// The granted scope, where the target speaks OAuth scopes.
+    /// The granted scope, where the target speaks OAuth scopes and one says it all.
     pub fn scope(&self) -> Option<String> {
-        (self.vocabulary == Vocabulary::Scopes).then(|| self.authority.scope())
+        (self.vocabulary == Vocabulary::Scopes)
+            .then(|| self.authority.scope())
+            .flatten()
     }
 }
 
