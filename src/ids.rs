@@ -76,6 +76,14 @@ name!(
     IssuerId
 );
 
+impl IssuerId {
+    /// The broker itself, for agents that authenticate with a key registered here. No
+    /// `[issuer.NAME]` may have this name.
+    pub fn client() -> Self {
+        Self("client".to_owned())
+    }
+}
+
 fn is_name(text: &str) -> bool {
     let bytes = text.as_bytes();
     matches!(bytes.first(), Some(b'a'..=b'z' | b'0'..=b'9'))

@@ -1,12 +1,24 @@
 //! In standing? In: a caller and its intent. Out: an [`AdmittedAgent`], or one answer for all.
+//!
+//! The registry is what the configuration says; whether an agent is suspended or retired is a
+//! hold in the fence log and has no second copy here. Outside this process every
+//! [`AgentError`] but [`AgentError::TooMany`] looks the same.
+
+mod index;
+
+pub use index::RegistryError;
 
 use crate::authority::Authority;
-use crate::identity::Caller;
+use crate::fences::{Dimension, DimensionKind, HeldBy, View};
+use crate::identity::{Caller, Proof};
 use crate::ids::{AgentId, IssuerId, TargetId};
+use crate::intent::Intent;
+use governor::clock::{Clock as _, DefaultClock};
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use time::Date;
+use std::time::Duration;
+use time::{Date, OffsetDateTime};
 
 /// `[agent.NAME]`.
 #[derive(Debug, Clone)]
@@ -26,12 +38,14 @@ pub struct Agent {
     pub labels: BTreeMap<String, String>,
 }
 
-/// Matches callers to an agent: every condition must hold.
+/// Matches callers to an agent: every condition must hold. An agent with a key of its own needs
+/// none: its client id is its name.
 #[derive(Debug, Clone, PartialEq)]
 pub struct IdentityMatch {
     pub issuer: IssuerId,
     pub subject: Option<String>,
-    /// Verified claims that must be present with exactly this value.
+    /// Verified claims, by their dotted path, that must be present with exactly this value. There
+    /// are no patterns: a pattern that is slightly too wide admits a stranger.
     pub claims: BTreeMap<String, Value>,
 }
 
@@ -57,4 +71,170 @@ impl AdmittedAgent {
     pub fn caller(&self) -> &Caller {
         &self.caller
     }
+}
+
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+pub enum AgentError {
+    #[error("no registered agent, or more than one, has this identity")]
+    Unknown,
+    #[error("the request authenticates or names client `{named}`, its proof is agent `{agent}`'s")]
+    OtherClient { agent: AgentId, named: String },
+    #[error("the intent was signed for `{named}`, the caller is agent `{agent}`")]
+    OtherIntent { agent: AgentId, named: String },
+    #[error("agent `{agent}` is held: {}", by.reason)]
+    Held { agent: AgentId, by: Box<HeldBy> },
+    #[error("agent `{agent}` ended with {on}")]
+    Ended { agent: AgentId, on: Date },
+    /// 429. The caller is known, so it may be told.
+    #[error("agent `{agent}` asks more often than it may")]
+    TooMany {
+        agent: AgentId,
+        retry_after: Duration,
+    },
+}
+
+impl AgentError {
+    /// The agent that it is about, where one was found: for the audit and for its owner.
+    pub fn agent(&self) -> Option<&AgentId> {
+        match self {
+            Self::Unknown => None,
+            Self::OtherClient { agent, .. }
+            | Self::OtherIntent { agent, .. }
+            | Self::Held { agent, .. }
+            | Self::Ended { agent, .. }
+            | Self::TooMany { agent, .. } => Some(agent),
+        }
+    }
+}
+
+/// Every registered agent. Immutable but for the counting of requests: a reload builds another
+/// one, whose counts start anew.
+#[derive(Debug)]
+pub struct Registry {
+    entries: BTreeMap<AgentId, index::Entry>,
+    index: index::Index,
+}
+
+impl Registry {
+    pub fn new(agents: Vec<Agent>) -> Result<Self, RegistryError> {
+        let mut entries = BTreeMap::new();
+        let mut index = index::Index::default();
+        for agent in agents {
+            let agent = Arc::new(agent);
+            index.add(&agent)?;
+            let entry = index::Entry::new(Arc::clone(&agent))?;
+            if entries.insert(agent.id.clone(), entry).is_some() {
+                return Err(RegistryError::SameName(agent.id.clone()));
+            }
+        }
+        Ok(Self { entries, index })
+    }
+
+    pub fn get(&self, id: &AgentId) -> Option<Arc<Agent>> {
+        self.entries.get(id).map(|entry| Arc::clone(&entry.agent))
+    }
+
+    pub fn iter(&self) -> impl Iterator<Item = &Arc<Agent>> {
+        self.entries.values().map(|entry| &entry.agent)
+    }
+
+    /// The one agent that the caller is. `None` where there is none or where several claim it: who
+    /// is meant cannot be guessed, so nobody is.
+    pub fn find(&self, caller: &Caller) -> Option<Arc<Agent>> {
+        if caller.proof() == Proof::ClientAssertion {
+            return caller.client().and_then(|client| self.get(client));
+        }
+        let found = self.index.find(caller);
+        if found.len() > 1 {
+            tracing::warn!(
+                issuer = %caller.issuer(),
+                agents = ?found.iter().map(|agent| agent.id.as_str()).collect::<Vec<_>>(),
+                "several agents claim the same identity: none of them gets anything"
+            );
+            return None;
+        }
+        found.into_iter().next()
+    }
+
+    /// Whether a key (by its RFC 7638 thumbprint) is registered for signing this caller's intents.
+    pub fn signs_with(&self, caller: &Caller, thumbprint: &str) -> bool {
+        self.find(caller)
+            .is_some_and(|agent| agent.intent_keys.iter().any(|key| key == thumbprint))
+    }
+
+    /// Every proof of the request must be the same agent's, and that agent in standing.
+    pub fn admit(
+        &self,
+        caller: Caller,
+        intent: &Intent,
+        view: &View,
+        now: OffsetDateTime,
+    ) -> Result<AdmittedAgent, AgentError> {
+        let agent = self.find(&caller).ok_or(AgentError::Unknown)?;
+        check_client(&agent, &caller)?;
+        if let Some(named) = intent.client_id()
+            && named != agent.id.as_str()
+        {
+            return Err(AgentError::OtherIntent {
+                agent: agent.id.clone(),
+                named: named.to_owned(),
+            });
+        }
+        check_standing(&agent, view, now)?;
+        self.count(&agent)?;
+        Ok(AdmittedAgent {
+            agent,
+            caller: Arc::new(caller),
+        })
+    }
+
+    /// Last, so that only an agent in standing uses up its own allowance.
+    fn count(&self, agent: &Agent) -> Result<(), AgentError> {
+        let Some(entry) = self.entries.get(&agent.id) else {
+            return Err(AgentError::Unknown);
+        };
+        entry
+            .requests
+            .check()
+            .map_err(|not_until| AgentError::TooMany {
+                agent: agent.id.clone(),
+                retry_after: not_until.wait_time_from(DefaultClock::default().now()),
+            })
+    }
+}
+
+fn check_client(agent: &Agent, caller: &Caller) -> Result<(), AgentError> {
+    // INVARIANT: a client assertion beside a subject token never lends one agent's standing to
+    // another's token.
+    let named = caller
+        .client()
+        .map(AgentId::as_str)
+        .or_else(|| caller.named_client());
+    match named {
+        Some(named) if named != agent.id.as_str() => Err(AgentError::OtherClient {
+            agent: agent.id.clone(),
+            named: named.to_owned(),
+        }),
+        _ => Ok(()),
+    }
+}
+
+fn check_standing(agent: &Agent, view: &View, now: OffsetDateTime) -> Result<(), AgentError> {
+    let dimensions = [
+        Dimension::new(DimensionKind::Agent, agent.id.as_str()).hash(),
+        Dimension::new(DimensionKind::Owner, agent.owner.as_str()).hash(),
+    ];
+    if let Some(by) = view.held(&dimensions) {
+        return Err(AgentError::Held {
+            agent: agent.id.clone(),
+            by: Box::new(by),
+        });
+    }
+    if now.to_offset(time::UtcOffset::UTC).date() > agent.ends {
+        return Err(AgentError::Ended {
+            agent: agent.id.clone(),
+            on: agent.ends,
+        });
+    }
+    Ok(())
 }

@@ -1,14 +1,27 @@
 //! Who? In: what the door was presented with. Out: a [`Caller`], or why not.
+//!
+//! Two kinds of proof, each with a validator of its own: [`workload`] verifies a token that the
+//! platform issued (issuers are data, [`presets`] know the common ones), [`client`] verifies
+//! `private_key_jwt` (RFC 7523 with the audience rule of 7523bis). Keys of one issuer are never
+//! tried on a token of another; nothing in a token chooses where keys come from.
+
+mod audience;
+pub mod claims;
+pub mod presets;
+mod settings;
+
+pub use audience::{is_thumbprint, sole as sole_audience};
+pub use settings::{ClientSettings, IssuerSettings, KeySource, SettingsError};
 
 mod stated;
 
 use crate::ids::{AgentId, IssuerId};
-use crate::jose::{Algorithm, KeySet};
+use crate::jose::KeySet;
 use crate::replay::ReplayMark;
 use crate::secret::Secret;
 use serde_json::{Map, Value};
 use std::collections::BTreeMap;
-use std::time::Duration;
+use std::sync::Arc;
 use time::OffsetDateTime;
 
 /// A token as it came in, with the type its sender gave it (RFC 8693 section 3). Unverified.
@@ -19,36 +32,64 @@ pub struct PresentedToken {
 }
 
 /// RFC 8693 section 3, the part that Dayfly accepts.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum TokenType {
     Jwt,
     IdToken,
     AccessToken,
-    /// Transaction Tokens' `self_signed`: an alias for `intent`.
+    /// Transaction Tokens' `self_signed`: an alias for the `intent` parameter, never a proof.
     SelfSigned,
 }
 
-/// How the client says who it is (RFC 6749 section 2.3, RFC 7521 section 4.2). At most one.
-#[derive(Debug, Clone, Default)]
-pub enum ClientAuthentication {
-    #[default]
-    None,
-    /// The raw user and password of the `Authorization` header. Some clients form-encode them
-    /// first, some do not: both readings are tried.
-    Basic { id: String, secret: Secret<String> },
-    /// `client_assertion` of type `...:jwt-bearer`.
-    Assertion(Secret<String>),
+impl TokenType {
+    /// From `urn:ietf:params:oauth:token-type:...`.
+    pub fn parse(urn: &str) -> Option<Self> {
+        match urn.strip_prefix("urn:ietf:params:oauth:token-type:")? {
+            "jwt" => Some(Self::Jwt),
+            "id_token" => Some(Self::IdToken),
+            "access_token" => Some(Self::AccessToken),
+            "self_signed" => Some(Self::SelfSigned),
+            _ => None,
+        }
+    }
+}
+
+/// The user and the password of an `Authorization: Basic` header, as sent. Some clients form-encode
+/// them first, some do not.
+#[derive(Debug, Clone)]
+pub struct Basic {
+    pub id: String,
+    pub secret: Secret<String>,
 }
 
 /// Everything a request offers as proof of who sent it. Unverified.
 #[derive(Debug, Clone, Default)]
 pub struct Presented {
     pub subject_token: Option<PresentedToken>,
-    pub client: ClientAuthentication,
+    pub basic: Option<Basic>,
+    /// `client_assertion` of type `...:jwt-bearer` (RFC 7521 section 4.2).
+    pub client_assertion: Option<Secret<String>>,
     pub client_id: Option<String>,
 }
 
-/// A value of a verified fact or claim.
+impl Presented {
+    /// The subject token, where it is one: not the alias of the intent.
+    fn proof_token(&self) -> Option<&PresentedToken> {
+        self.subject_token
+            .as_ref()
+            .filter(|token| token.token_type != TokenType::SelfSigned)
+    }
+
+    /// The intent, where it was sent as a `self_signed` subject token.
+    pub fn unverified_self_signed(&self) -> Option<&Secret<String>> {
+        self.subject_token
+            .as_ref()
+            .filter(|token| token.token_type == TokenType::SelfSigned)
+            .map(|token| &token.unverified)
+    }
+}
+
+/// Verified facts by their configured names.
 pub type Facts = BTreeMap<String, Value>;
 
 /// What proved the caller.
@@ -67,22 +108,31 @@ pub struct Caller {
     pub(in crate::identity) issuer_url: String,
     pub(in crate::identity) subject: String,
     pub(in crate::identity) proof: Proof,
-    /// The id of the key that signed the proof.
     pub(in crate::identity) issuer_key: String,
     pub(in crate::identity) claims: Map<String, Value>,
     pub(in crate::identity) facts: Facts,
-    /// RFC 7638 thumbprint of the key the proof is bound to (`cnf.jkt`, `aud = ...#jkt=...`).
+    pub(in crate::identity) barred: BTreeMap<String, Value>,
     pub(in crate::identity) bound_key: Option<String>,
     pub(in crate::identity) token_sha256: [u8; 32],
     pub(in crate::identity) expires_at: OffsetDateTime,
-    /// Set where the proof may be used once only.
-    pub(in crate::identity) replay: Option<ReplayMark>,
+    pub(in crate::identity) client: Option<AuthenticatedClient>,
+    pub(in crate::identity) named_client: Option<String>,
+    pub(in crate::identity) replay: Vec<ReplayMark>,
+}
+
+/// Who signed the client assertion of this request.
+#[derive(Debug, Clone)]
+pub(in crate::identity) struct AuthenticatedClient {
+    agent: AgentId,
+    keys: Arc<KeySet>,
 }
 
 impl Caller {
+    /// The issuer's name in the configuration; `client` for [`Proof::ClientAssertion`].
     pub fn issuer(&self) -> &IssuerId {
         &self.issuer
     }
+    /// The broker's own URL for [`Proof::ClientAssertion`]: it is the broker who registered the key.
     pub fn issuer_url(&self) -> &str {
         &self.issuer_url
     }
@@ -92,16 +142,29 @@ impl Caller {
     pub fn proof(&self) -> Proof {
         self.proof
     }
+    /// RFC 7638 thumbprint of the key that signed the proof. Not its `kid`: two issuers may both
+    /// call theirs `1`.
     pub fn issuer_key(&self) -> &str {
         &self.issuer_key
     }
     pub fn claims(&self) -> &Map<String, Value> {
         &self.claims
     }
+    /// A verified claim by its dotted path (see [`claims::find`]).
+    pub fn claim(&self, path: &str) -> Option<&Value> {
+        claims::find(&self.claims, path)
+    }
     /// Facts that the platform's own signature proves, by their configured names.
     pub fn facts(&self) -> &Facts {
         &self.facts
     }
+    /// Claims with a value that the issuer's settings refuse. Whoever is matched by them must name
+    /// each with exactly this value.
+    pub fn barred(&self) -> &BTreeMap<String, Value> {
+        &self.barred
+    }
+    /// RFC 7638 thumbprint of the key the proof is bound to (`cnf.jkt`, `aud = ...#jkt=...`). The
+    /// proof alone does not show possession of it.
     pub fn bound_key(&self) -> Option<&str> {
         self.bound_key.as_deref()
     }
@@ -111,49 +174,21 @@ impl Caller {
     pub fn expires_at(&self) -> OffsetDateTime {
         self.expires_at
     }
-    pub fn replay(&self) -> Option<&ReplayMark> {
-        self.replay.as_ref()
+    /// The registered client that signed this request's assertion: the agent must be this one.
+    pub fn client(&self) -> Option<&AgentId> {
+        self.client.as_ref().map(|client| &client.agent)
     }
-}
-
-/// `[issuer.NAME]`: platforms differ in data, not in code.
-#[derive(Debug, Clone)]
-pub struct IssuerSettings {
-    pub id: IssuerId,
-    /// Compared byte for byte with the token's `iss` and with the discovery document.
-    pub url: String,
-    /// Any one of them must be in the token's `aud`; a suffix `#jkt=THUMBPRINT` binds a key.
-    pub audiences: Vec<String>,
-    pub algorithms: Vec<Algorithm>,
-    pub keys: KeySource,
-    /// Each token once only. Off for platforms that re-send theirs (Kubernetes, GitLab, SPIRE).
-    pub single_use: bool,
-    /// Longest accepted exp - iat.
-    pub max_lifetime: Duration,
-    /// Fact name -> claim name (dots walk into objects), e.g. `pipeline.run_id` -> `run_id`.
-    pub facts: BTreeMap<String, String>,
-    /// Claims that must be present with one of these values. A multi-tenant issuer needs one.
-    pub tenant: BTreeMap<String, Vec<Value>>,
-    /// Claim values that are refused unless an agent's identity names them, e.g. GitHub's
-    /// `event_name = pull_request_target`.
-    pub refused: BTreeMap<String, Vec<Value>>,
-}
-
-/// Where an issuer's keys come from.
-#[derive(Debug, Clone)]
-pub enum KeySource {
-    /// `<url>/.well-known/openid-configuration`, then its `jwks_uri`.
-    Discovery,
-    JwksUrl(String),
-    Fixed(KeySet),
-}
-
-/// An agent that authenticates with its own key (`private_key_jwt`). Its client id is its name,
-/// its [`Caller::issuer`] is `client`.
-#[derive(Debug, Clone)]
-pub struct ClientSettings {
-    pub agent: AgentId,
-    pub keys: KeySet,
-    /// Also accept the token endpoint's URL as `aud` (RFC 7523 before 7523bis). Logged.
-    pub legacy_audience: bool,
+    /// The keys registered for [`Caller::client`].
+    pub fn client_keys(&self) -> Option<&KeySet> {
+        self.client.as_ref().map(|client| client.keys.as_ref())
+    }
+    /// The `client_id` parameter, where it was sent without a client assertion. A statement, not a
+    /// proof: it can only turn a request down.
+    pub fn named_client(&self) -> Option<&str> {
+        self.named_client.as_deref()
+    }
+    /// What this request spends when its lease is reserved.
+    pub fn replay(&self) -> &[ReplayMark] {
+        &self.replay
+    }
 }

@@ -3,6 +3,7 @@
 use super::{Caller, Facts, Proof};
 use crate::ids::IssuerId;
 use serde_json::{Map, Value};
+use std::collections::BTreeMap;
 use time::{Duration, OffsetDateTime};
 
 impl Caller {
@@ -25,10 +26,13 @@ impl Caller {
             issuer_key: String::new(),
             claims,
             facts,
+            barred: BTreeMap::new(),
             bound_key: None,
             token_sha256: [0; 32],
             expires_at: now.saturating_add(Duration::minutes(5)),
-            replay: None,
+            client: None,
+            named_client: None,
+            replay: Vec::new(),
         }
     }
 }

@@ -34,6 +34,7 @@ impl Intent {
             asked,
             client_id: None,
             goal: "stated, not signed".to_owned(),
+            goal_ends: None,
             task: None,
             instance: None,
             declared: Map::new(),
