@@ -5,10 +5,13 @@
 
 pub mod conformance;
 pub mod embedded;
+mod log;
 pub mod redis;
 mod settle;
 
 pub use settle::settle;
+
+pub use log::{Link, LogEntry, Position, Tail, link};
 
 use crate::ids::{self, ShardId};
 use async_trait::async_trait;
@@ -70,67 +73,6 @@ pub struct Ranked {
     pub rank: i64,
 }
 
-/// SHA-1 over the previous link and the entry's bytes. It finds a lost tail, it is no signature:
-/// what must not be forged carries a MAC or is sealed in the audit chain.
-#[derive(Clone, Copy, PartialEq, Eq, Hash)]
-pub struct Link(pub [u8; 20]);
-
-impl fmt::Debug for Link {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
-    }
-}
-
-/// A place on a log: how many entries lie up to here, and the hash of all of them.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct Position {
-    pub sequence: u64,
-    pub link: Link,
-}
-
-impl Position {
-    /// Before the first entry.
-    pub const ORIGIN: Self = Self {
-        sequence: 0,
-        link: Link([0; 20]),
-    };
-}
-
-/// The link of an entry: SHA-1(previous link, entry). Every back end computes exactly this.
-pub fn link(previous: &Link, entry: &[u8]) -> Link {
-    let mut context = ring::digest::Context::new(&ring::digest::SHA1_FOR_LEGACY_USE_ONLY);
-    context.update(&previous.0);
-    context.update(entry);
-    let digest = context.finish();
-    let mut bytes = [0; 20];
-    bytes
-        .iter_mut()
-        .zip(digest.as_ref())
-        .for_each(|(to, from)| *to = *from);
-    Link(bytes)
-}
-
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct LogEntry {
-    pub position: Position,
-    pub value: Vec<u8>,
-}
-
-/// What lies behind a position of a log.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Tail {
-    /// Entries after the position asked, oldest first, and the head of the log at that moment.
-    Entries {
-        entries: Vec<LogEntry>,
-        head: Position,
-        store_now: OffsetDateTime,
-    },
-    /// The position asked is not on this log: entries were lost, or another history was written.
-    Forked { head: Position },
-    /// The position asked lies before the oldest entry kept.
-    Trimmed { oldest: Position },
-}
-
 /// Checked before the first write of a commit.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Guard {
@@ -189,25 +131,49 @@ pub enum Durability {
     Local,
 }
 
+/// Who may use the last fifth of the store.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Priority {
+    /// Stops with [`StoreError::Full`] when the store is 80 % full.
+    Mint,
+    /// Revocation, its audit, housekeeping that frees space: goes on to the last byte.
+    Revoke,
+}
+
 /// All or nothing, on one shard.
 #[derive(Debug, Clone)]
 pub struct Transaction {
     pub shard: ShardId,
     pub id: CommitId,
-    /// In store time: past it the commit is refused, so that a late retry cannot surprise.
+    /// In store time: past it the commit is refused, so that a late retry cannot surprise. The
+    /// same transaction may be sent again until [`REMEMBERED`] after the deadline, not later.
     pub deadline: OffsetDateTime,
     pub durability: Durability,
+    pub priority: Priority,
     pub guards: Vec<Guard>,
     pub writes: Vec<Write>,
 }
 
+/// How long past its deadline a commit is known by its id, so that sending it again answers what
+/// it did the first time.
+pub const REMEMBERED: Duration = Duration::from_secs(600);
+
+/// The largest rank, either way: the numbers that every back end keeps exactly.
+pub const MAX_RANK: i64 = 1 << 53;
+
 impl Transaction {
+    /// A replicated commit that stops when the store is nearly full; say [`revoking`] for what
+    /// must go on, [`local`] for what may be lost with the primary.
+    ///
+    /// [`revoking`]: Self::revoking
+    /// [`local`]: Self::local
     pub fn new(shard: ShardId, deadline: OffsetDateTime) -> Self {
         Self {
             shard,
             id: CommitId::draw(),
             deadline,
             durability: Durability::Replicated,
+            priority: Priority::Mint,
             guards: Vec::new(),
             writes: Vec::new(),
         }
@@ -216,6 +182,12 @@ impl Transaction {
     #[must_use]
     pub fn local(mut self) -> Self {
         self.durability = Durability::Local;
+        self
+    }
+
+    #[must_use]
+    pub fn revoking(mut self) -> Self {
+        self.priority = Priority::Revoke;
         self
     }
 
@@ -230,6 +202,59 @@ impl Transaction {
         self.writes.push(write);
         self
     }
+}
+
+impl Guard {
+    pub fn shard(&self) -> ShardId {
+        match self {
+            Self::Absent(key) | Self::Unchanged(key, _) => key.shard,
+            Self::Fewer { index, .. } => index.shard,
+            Self::NotPast { marker, .. } => marker.shard,
+            Self::HeadIs(log, _) => log.shard,
+        }
+    }
+}
+
+impl Write {
+    pub fn shard(&self) -> ShardId {
+        match self {
+            Self::Put { key, .. } | Self::Delete(key) => key.shard,
+            Self::Rank { index, .. } | Self::Unrank { index, .. } => index.shard,
+            Self::Append { log, .. } | Self::Trim { log, .. } => log.shard,
+        }
+    }
+}
+
+/// What no back end can apply is refused before it is sent, and by all of them alike.
+pub(crate) fn well_formed(transaction: &Transaction) -> Result<(), StoreError> {
+    let shard = transaction.shard;
+    let foreign = transaction
+        .guards
+        .iter()
+        .any(|guard| guard.shard() != shard)
+        || transaction
+            .writes
+            .iter()
+            .any(|write| write.shard() != shard);
+    if foreign {
+        return Err(StoreError::Misuse(
+            "it names more than one shard".to_owned(),
+        ));
+    }
+    let unranked = transaction.writes.iter().any(
+        |write| matches!(write, Write::Rank { rank, .. } if !(-MAX_RANK..=MAX_RANK).contains(rank)),
+    );
+    if unranked {
+        return Err(StoreError::Misuse(format!("a rank lies beyond {MAX_RANK}")));
+    }
+    Ok(())
+}
+
+/// Milliseconds since 1970, the unit of expiry in every back end; never below one.
+pub(crate) fn milliseconds(moment: OffsetDateTime) -> i64 {
+    i64::try_from(moment.unix_timestamp_nanos() / 1_000_000)
+        .unwrap_or(i64::MAX)
+        .max(1)
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -259,6 +284,8 @@ pub enum StoreError {
     Unfit(String),
     #[error("the store holds what Dayfly did not write: {0}")]
     Corrupt(String),
+    #[error("this commit can never be applied: {0}")]
+    Misuse(String),
 }
 
 /// Identifies the data set a shard was born with.

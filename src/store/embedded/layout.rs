@@ -1,0 +1,140 @@
+//! What lies where in the file: eight tables of bytes to bytes.
+
+use crate::ids::ShardId;
+use crate::store::{CommitId, Index, Key, Link, Log, Position};
+use redb::TableDefinition;
+
+type Table = TableDefinition<'static, &'static [u8], &'static [u8]>;
+
+/// shard, name -> version, expiry, value
+pub(super) const RECORDS: Table = TableDefinition::new("records");
+/// expiry, shard, name -> nothing
+pub(super) const RECORD_EXPIRIES: Table = TableDefinition::new("record_expiries");
+/// index, member -> rank
+pub(super) const MEMBERS: Table = TableDefinition::new("members");
+/// index, rank, member -> nothing
+pub(super) const RANKS: Table = TableDefinition::new("ranks");
+/// log, sequence -> link, value
+pub(super) const ENTRIES: Table = TableDefinition::new("entries");
+/// log -> head, base
+pub(super) const HEADS: Table = TableDefinition::new("heads");
+/// shard, commit id -> positions appended
+pub(super) const COMMITS: Table = TableDefinition::new("commits");
+/// expiry, shard, commit id -> nothing
+pub(super) const COMMIT_EXPIRIES: Table = TableDefinition::new("commit_expiries");
+/// shard -> generation
+pub(super) const BIRTHS: Table = TableDefinition::new("births");
+
+/// No expiry.
+pub(super) const FOREVER: i64 = i64::MAX;
+
+pub(super) fn record_key(key: &Key) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(1 + key.name.len());
+    bytes.push(key.shard.number());
+    bytes.extend_from_slice(&key.name);
+    bytes
+}
+
+fn named(shard: ShardId, name: &str) -> Vec<u8> {
+    let length = u32::try_from(name.len()).unwrap_or(u32::MAX);
+    let mut bytes = Vec::with_capacity(5 + name.len());
+    bytes.push(shard.number());
+    bytes.extend_from_slice(&length.to_be_bytes());
+    bytes.extend_from_slice(name.as_bytes());
+    bytes
+}
+
+pub(super) fn index_key(index: &Index) -> Vec<u8> {
+    named(index.shard, &index.name)
+}
+
+pub(super) fn log_key(log: &Log) -> Vec<u8> {
+    named(log.shard, log.name)
+}
+
+pub(super) fn joined(parts: &[&[u8]]) -> Vec<u8> {
+    parts.concat()
+}
+
+/// Numbers in an order that bytes keep: the sign bit is flipped.
+pub(super) fn ordered(number: i64) -> [u8; 8] {
+    (number.cast_unsigned() ^ (1 << 63)).to_be_bytes()
+}
+
+pub(super) fn from_ordered(bytes: [u8; 8]) -> i64 {
+    (u64::from_be_bytes(bytes) ^ (1 << 63)).cast_signed()
+}
+
+/// A record as it lies in the file.
+pub(super) struct Stored {
+    pub version: CommitId,
+    pub expires: i64,
+    pub value: Vec<u8>,
+}
+
+impl Stored {
+    pub(super) fn encode(version: CommitId, expires: i64, value: &[u8]) -> Vec<u8> {
+        joined(&[&version.0, &ordered(expires), value])
+    }
+
+    pub(super) fn decode(bytes: &[u8]) -> Option<Self> {
+        let (version, rest) = bytes.split_first_chunk::<16>()?;
+        let (expires, value) = rest.split_first_chunk::<8>()?;
+        Some(Self {
+            version: CommitId(*version),
+            expires: from_ordered(*expires),
+            value: value.to_vec(),
+        })
+    }
+}
+
+/// Both ends of a log.
+#[derive(Clone, Copy)]
+pub(super) struct Ends {
+    pub head: Position,
+    pub base: Position,
+}
+
+impl Ends {
+    pub(super) const NEW: Self = Self {
+        head: Position::ORIGIN,
+        base: Position::ORIGIN,
+    };
+
+    pub(super) fn encode(&self) -> Vec<u8> {
+        encode_positions(&[self.head, self.base])
+    }
+
+    pub(super) fn decode(bytes: &[u8]) -> Option<Self> {
+        match decode_positions(bytes)?.as_slice() {
+            [head, base] => Some(Self {
+                head: *head,
+                base: *base,
+            }),
+            _ => None,
+        }
+    }
+}
+
+pub(super) fn encode_positions(positions: &[Position]) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(positions.len() * 28);
+    for position in positions {
+        bytes.extend_from_slice(&position.sequence.to_be_bytes());
+        bytes.extend_from_slice(&position.link.0);
+    }
+    bytes
+}
+
+pub(super) fn decode_positions(mut bytes: &[u8]) -> Option<Vec<Position>> {
+    let mut positions = Vec::new();
+    while !bytes.is_empty() {
+        let (sequence, rest) = bytes.split_first_chunk::<8>()?;
+        let (link, rest) = rest.split_first_chunk::<20>()?;
+        positions.push(Position {
+            sequence: u64::from_be_bytes(*sequence),
+            link: Link(*link),
+        });
+        bytes = rest;
+    }
+    Some(positions)
+}

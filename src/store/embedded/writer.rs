@@ -1,0 +1,423 @@
+//! The one thread that writes. Commits that arrive while it waits for the disk share the next
+//! wait.
+
+use super::layout::{
+    BIRTHS, COMMIT_EXPIRIES, COMMITS, ENTRIES, Ends, FOREVER, HEADS, MEMBERS, RANKS,
+    RECORD_EXPIRIES, RECORDS, Stored, decode_positions, encode_positions, index_key, joined,
+    log_key, ordered, record_key,
+};
+use super::space::Space;
+use crate::clock::{Clock, SystemClock};
+use crate::ids::{self, ShardId};
+use crate::store::{
+    self, CommitId, Guard, Index, Key, Link, Log, Outcome, Position, Priority, REMEMBERED,
+    StoreError, Transaction, Write,
+};
+use redb::{Database, ReadableTable, Table, WriteTransaction};
+use std::collections::HashMap;
+use std::sync::Arc;
+use tokio::sync::{mpsc, oneshot, watch};
+
+/// How many commits share one wait for the disk, at most.
+const BATCH: usize = 256;
+/// How many expired rows one batch clears away, at most.
+const RECLAIM: usize = 512;
+
+pub(super) struct Job {
+    pub transaction: Transaction,
+    pub answer: oneshot::Sender<Result<Outcome, StoreError>>,
+}
+
+pub(super) fn run(
+    database: &Database,
+    jobs: &mut mpsc::Receiver<Job>,
+    appended: &watch::Sender<u64>,
+    space: &Space,
+) {
+    while let Some(first) = jobs.blocking_recv() {
+        let mut batch = vec![first];
+        while batch.len() < BATCH {
+            match jobs.try_recv() {
+                Ok(job) => batch.push(job),
+                Err(_) => break,
+            }
+        }
+        let (transactions, answers): (Vec<_>, Vec<_>) = batch
+            .into_iter()
+            .map(|job| (job.transaction, job.answer))
+            .unzip();
+        match write(database, &transactions, space.is_short()) {
+            Ok(outcomes) => {
+                // INVARIANT: readers wake after the commit is durable, never before.
+                if outcomes.iter().any(has_appended) {
+                    appended.send_modify(|batches| *batches = batches.wrapping_add(1));
+                }
+                for (answer, outcome) in answers.into_iter().zip(outcomes) {
+                    // Nobody waits for the answer any more: the commit stands all the same.
+                    let _ = answer.send(outcome);
+                }
+            }
+            Err(failure) => {
+                for answer in answers {
+                    let _ = answer.send(Err(failure.error()));
+                }
+            }
+        }
+    }
+}
+
+fn has_appended(outcome: &Result<Outcome, StoreError>) -> bool {
+    matches!(outcome, Ok(Outcome::Applied { appended }) if !appended.is_empty())
+}
+
+/// Why a whole batch failed.
+enum Failure {
+    /// Before the commit: nothing was written.
+    NotWritten(redb::Error),
+    /// In the commit: the file knows, we do not.
+    Unknown,
+}
+
+impl<E: Into<redb::Error>> From<E> for Failure {
+    fn from(error: E) -> Self {
+        Self::NotWritten(error.into())
+    }
+}
+
+impl Failure {
+    fn error(&self) -> StoreError {
+        match self {
+            Self::NotWritten(error) => super::unavailable(error),
+            Self::Unknown => StoreError::Unknown,
+        }
+    }
+}
+
+type Answers = Vec<Result<Outcome, StoreError>>;
+
+fn write(
+    database: &Database,
+    transactions: &[Transaction],
+    short: bool,
+) -> Result<Answers, Failure> {
+    let now = store::milliseconds(SystemClock::new().now());
+    let transaction = database.begin_write()?;
+    let mut answers = Vec::with_capacity(transactions.len());
+    {
+        let mut tables = Tables::open(&transaction)?;
+        for one in transactions {
+            answers.push(if short && one.priority == Priority::Mint {
+                Err(StoreError::Full)
+            } else {
+                tables.apply(one, now)?
+            });
+        }
+        tables.reclaim(now)?;
+    }
+    transaction.commit().map_err(|_| Failure::Unknown)?;
+    Ok(answers)
+}
+
+/// Gives every shard its birth record, once in the life of the file.
+pub(super) fn give_birth(database: &Database) -> Result<(), redb::Error> {
+    let transaction = database.begin_write()?;
+    {
+        Tables::open(&transaction)?;
+        let mut births = transaction.open_table(BIRTHS)?;
+        for shard in ShardId::all().chain([ShardId::INSTALLATION]) {
+            let key = [shard.number()];
+            if births.get(key.as_slice())?.is_none() {
+                let generation: [u8; 16] = ids::random();
+                births.insert(key.as_slice(), generation.as_slice())?;
+            }
+        }
+    }
+    transaction.commit()?;
+    Ok(())
+}
+
+type Bytes<'a> = Table<'a, &'static [u8], &'static [u8]>;
+
+struct Tables<'a> {
+    records: Bytes<'a>,
+    record_expiries: Bytes<'a>,
+    members: Bytes<'a>,
+    ranks: Bytes<'a>,
+    entries: Bytes<'a>,
+    heads: Bytes<'a>,
+    commits: Bytes<'a>,
+    commit_expiries: Bytes<'a>,
+}
+
+impl<'a> Tables<'a> {
+    fn open(transaction: &'a WriteTransaction) -> Result<Self, redb::Error> {
+        Ok(Self {
+            records: transaction.open_table(RECORDS)?,
+            record_expiries: transaction.open_table(RECORD_EXPIRIES)?,
+            members: transaction.open_table(MEMBERS)?,
+            ranks: transaction.open_table(RANKS)?,
+            entries: transaction.open_table(ENTRIES)?,
+            heads: transaction.open_table(HEADS)?,
+            commits: transaction.open_table(COMMITS)?,
+            commit_expiries: transaction.open_table(COMMIT_EXPIRIES)?,
+        })
+    }
+
+    /// The outer error ends the batch; the inner answer is this commit's own.
+    fn apply(
+        &mut self,
+        transaction: &Transaction,
+        now: i64,
+    ) -> Result<Result<Outcome, StoreError>, redb::Error> {
+        let shard = transaction.shard.number();
+        let own = joined(&[&[shard], &transaction.id.0]);
+        if let Some(before) = self.commits.get(own.as_slice())? {
+            return Ok(match decode_positions(before.value()) {
+                Some(appended) => Ok(Outcome::Applied { appended }),
+                None => Err(corrupt("a commit's own record")),
+            });
+        }
+        if store::milliseconds(transaction.deadline) < now {
+            return Ok(Ok(Outcome::TooLate));
+        }
+        // INVARIANT: everything is checked before the first write; commits of one batch share a
+        // file transaction, so a commit that wrote half could not be taken back alone.
+        for (place, guard) in transaction.guards.iter().enumerate() {
+            match self.holds(guard, now)? {
+                Ok(true) => {}
+                Ok(false) => return Ok(Ok(Outcome::Conflict { guard: place })),
+                Err(error) => return Ok(Err(error)),
+            }
+        }
+        let mut heads = HashMap::new();
+        for write in &transaction.writes {
+            if let Write::Append { log, .. } | Write::Trim { log, .. } = write {
+                match self.ends(log)? {
+                    Ok(ends) => heads.insert(log_key(log), ends),
+                    Err(error) => return Ok(Err(error)),
+                };
+            }
+        }
+        let mut appended = Vec::new();
+        for write in &transaction.writes {
+            self.write(write, transaction.id, &mut heads, &mut appended)?;
+        }
+        for (log, ends) in &heads {
+            self.heads
+                .insert(log.as_slice(), ends.encode().as_slice())?;
+        }
+        let remembered = i64::try_from(REMEMBERED.as_millis()).unwrap_or(i64::MAX);
+        let until = store::milliseconds(transaction.deadline).saturating_add(remembered);
+        self.commits
+            .insert(own.as_slice(), encode_positions(&appended).as_slice())?;
+        let expiry = joined(&[&ordered(until), &own]);
+        self.commit_expiries
+            .insert(expiry.as_slice(), [].as_slice())?;
+        Ok(Ok(Outcome::Applied { appended }))
+    }
+
+    fn holds(&self, guard: &Guard, now: i64) -> Result<Result<bool, StoreError>, redb::Error> {
+        Ok(match guard {
+            Guard::Absent(key) => self
+                .stored(key)?
+                .map(|found| found.is_none_or(|record| record.expires <= now)),
+            Guard::Unchanged(key, version) => self.stored(key)?.map(|found| {
+                found.is_some_and(|record| record.expires > now && record.version == *version)
+            }),
+            Guard::Fewer {
+                index,
+                above_rank,
+                than,
+            } => Ok(self.count_above(index, *above_rank, *than)? < *than),
+            Guard::NotPast { marker, position } => match self.stored(marker)? {
+                Err(error) => Err(error),
+                Ok(None) => Ok(true),
+                Ok(Some(record)) => match <[u8; 8]>::try_from(record.value.as_slice()) {
+                    Ok(bytes) => Ok(u64::from_be_bytes(bytes) <= *position),
+                    Err(_) => Err(corrupt("a marker")),
+                },
+            },
+            Guard::HeadIs(log, position) => self.ends(log)?.map(|ends| ends.head == *position),
+        })
+    }
+
+    fn stored(&self, key: &Key) -> Result<Result<Option<Stored>, StoreError>, redb::Error> {
+        Ok(match self.records.get(record_key(key).as_slice())? {
+            None => Ok(None),
+            Some(bytes) => Stored::decode(bytes.value())
+                .map(Some)
+                .ok_or_else(|| corrupt("a record")),
+        })
+    }
+
+    fn ends(&self, log: &Log) -> Result<Result<Ends, StoreError>, redb::Error> {
+        Ok(match self.heads.get(log_key(log).as_slice())? {
+            None => Ok(Ends::NEW),
+            Some(bytes) => Ends::decode(bytes.value()).ok_or_else(|| corrupt("the head of a log")),
+        })
+    }
+
+    /// Counts up to `enough`; more does not matter to any guard.
+    fn count_above(&self, index: &Index, above: i64, enough: u64) -> Result<u64, redb::Error> {
+        let Some(lowest) = above.checked_add(1) else {
+            return Ok(0);
+        };
+        let prefix = index_key(index);
+        let start = joined(&[&prefix, &ordered(lowest)]);
+        let mut count = 0;
+        for row in self.ranks.range(start.as_slice()..)? {
+            if count >= enough || !row?.0.value().starts_with(&prefix) {
+                break;
+            }
+            count += 1;
+        }
+        Ok(count)
+    }
+
+    fn write(
+        &mut self,
+        write: &Write,
+        id: CommitId,
+        heads: &mut HashMap<Vec<u8>, Ends>,
+        appended: &mut Vec<Position>,
+    ) -> Result<(), redb::Error> {
+        match write {
+            Write::Put {
+                key,
+                value,
+                expires_at,
+            } => {
+                let expires = expires_at.map_or(FOREVER, store::milliseconds);
+                let key = record_key(key);
+                self.remove(&key)?;
+                let record = Stored::encode(id, expires, value);
+                self.records.insert(key.as_slice(), record.as_slice())?;
+                if expires != FOREVER {
+                    let expiry = joined(&[&ordered(expires), &key]);
+                    self.record_expiries
+                        .insert(expiry.as_slice(), [].as_slice())?;
+                }
+            }
+            Write::Delete(key) => self.remove(&record_key(key))?,
+            Write::Rank {
+                index,
+                member,
+                rank,
+            } => self.rank(index, member, Some(*rank))?,
+            Write::Unrank { index, member } => self.rank(index, member, None)?,
+            Write::Append { log, value } => {
+                let name = log_key(log);
+                let ends = heads.entry(name.clone()).or_insert(Ends::NEW);
+                ends.head = ends.head.next(value);
+                let key = joined(&[&name, &ends.head.sequence.to_be_bytes()]);
+                let entry = joined(&[&ends.head.link.0, value]);
+                self.entries.insert(key.as_slice(), entry.as_slice())?;
+                appended.push(ends.head);
+            }
+            Write::Trim { log, through } => {
+                let name = log_key(log);
+                let ends = heads.entry(name.clone()).or_insert(Ends::NEW);
+                self.trim(&name, ends, *through)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn remove(&mut self, key: &[u8]) -> Result<(), redb::Error> {
+        let expires = self
+            .records
+            .remove(key)?
+            .and_then(|old| Stored::decode(old.value()))
+            .map_or(FOREVER, |old| old.expires);
+        if expires != FOREVER {
+            let expiry = joined(&[&ordered(expires), key]);
+            self.record_expiries.remove(expiry.as_slice())?;
+        }
+        Ok(())
+    }
+
+    fn rank(&mut self, index: &Index, member: &[u8], rank: Option<i64>) -> Result<(), redb::Error> {
+        let prefix = index_key(index);
+        let key = joined(&[&prefix, member]);
+        let old = match self.members.remove(key.as_slice())? {
+            Some(old) => <[u8; 8]>::try_from(old.value()).ok(),
+            None => None,
+        };
+        if let Some(old) = old {
+            let row = joined(&[&prefix, &old, member]);
+            self.ranks.remove(row.as_slice())?;
+        }
+        if let Some(rank) = rank {
+            let rank = ordered(rank);
+            self.members.insert(key.as_slice(), rank.as_slice())?;
+            let row = joined(&[&prefix, &rank, member]);
+            self.ranks.insert(row.as_slice(), [].as_slice())?;
+        }
+        Ok(())
+    }
+
+    fn trim(&mut self, name: &[u8], ends: &mut Ends, through: u64) -> Result<(), redb::Error> {
+        let through = through.min(ends.head.sequence);
+        for sequence in ends.base.sequence.saturating_add(1)..=through {
+            let key = joined(&[name, &sequence.to_be_bytes()]);
+            let removed = self.entries.remove(key.as_slice())?;
+            let link = removed.and_then(|entry| {
+                let (link, _) = entry.value().split_first_chunk::<20>()?;
+                Some(Link(*link))
+            });
+            if let Some(link) = link {
+                ends.base = Position { sequence, link };
+            }
+        }
+        Ok(())
+    }
+
+    /// Clears away what has expired, a little with every batch.
+    fn reclaim(&mut self, now: i64) -> Result<(), redb::Error> {
+        for (_, key) in expired(&self.record_expiries, now)? {
+            self.remove(&key)?;
+        }
+        for (expiry, key) in expired(&self.commit_expiries, now)? {
+            self.commits.remove(key.as_slice())?;
+            self.commit_expiries.remove(expiry.as_slice())?;
+        }
+        Ok(())
+    }
+}
+
+/// The first rows that have expired: the row, and the key in it.
+fn expired(table: &Bytes<'_>, now: i64) -> Result<Vec<(Vec<u8>, Vec<u8>)>, redb::Error> {
+    let end = ordered(now);
+    let mut found = Vec::new();
+    for row in table.range(..end.as_slice())?.take(RECLAIM) {
+        let row = row?.0;
+        if let Some((_, key)) = row.value().split_first_chunk::<8>() {
+            found.push((row.value().to_vec(), key.to_vec()));
+        }
+    }
+    Ok(found)
+}
+
+fn corrupt(what: &str) -> StoreError {
+    StoreError::Corrupt(format!("{what} in the embedded store does not parse"))
+}
+
+/// Starts the thread. It ends when the last sender of jobs is gone.
+pub(super) fn start(
+    database: Arc<Database>,
+    space: Space,
+) -> Result<
+    (
+        mpsc::Sender<Job>,
+        watch::Receiver<u64>,
+        std::thread::JoinHandle<()>,
+    ),
+    std::io::Error,
+> {
+    let (sender, mut jobs) = mpsc::channel(BATCH * 4);
+    let (appended, wakes) = watch::channel(0);
+    let thread = std::thread::Builder::new()
+        .name("store writer".to_owned())
+        .spawn(move || run(&database, &mut jobs, &appended, &space))?;
+    Ok((sender, wakes, thread))
+}
