@@ -2,7 +2,17 @@
 //!
 //! An [`Authority`] is a list of [`Permission`]s on one target; `covers` compares two of them in
 //! the target's own [`Vocabulary`]. Exact and total: what cannot be decided is [`Undecidable`],
-//! and undecidable means refused.
+//! and undecidable means refused. In: `authorization_details` (RFC 9396 section 2) and the
+//! configuration. Out: yes, or the first (action, location) pair that lies outside.
+
+mod aws;
+mod compare;
+mod details;
+mod glob;
+mod scopes;
+
+pub use compare::Outside;
+pub use details::DetailsError;
 
 use crate::ids::TargetId;
 use serde::{Deserialize, Serialize};
@@ -41,7 +51,8 @@ pub struct Authority(pub Vec<Permission>);
 
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum Undecidable {
-    /// `place` is a JSON path within the authority, e.g. `[0].locations[1]`.
+    /// `place` is a JSON path within what was asked, e.g. `[0].locations[1]`, or within the
+    /// ceiling, e.g. `ceiling[0].actions[2]`.
     #[error("`{pattern}` ({place}) cannot be compared: {why}")]
     Pattern {
         place: String,
@@ -68,16 +79,52 @@ impl Vocabulary {
         }
     }
 
-    /// Whether everything asked lies within the ceiling.
+    /// Whether everything asked lies within the ceiling. Exact for patterns, too: an asked pattern
+    /// is covered if everything it could ever match is.
     pub fn covers(self, ceiling: &Authority, asked: &Authority) -> Result<bool, Undecidable> {
-        let _ = (ceiling, asked);
-        Ok(false)
+        Ok(self.outside(ceiling, asked)?.is_none())
     }
 
-    /// Whether the authority can be compared at all.
+    /// The first thing asked that the ceiling does not cover.
+    pub fn outside(
+        self,
+        ceiling: &Authority,
+        asked: &Authority,
+    ) -> Result<Option<Outside>, Undecidable> {
+        match self {
+            Self::Aws => compare::outside::<aws::Aws>(ceiling, asked),
+            Self::Scopes => compare::outside::<scopes::Scopes>(ceiling, asked),
+        }
+    }
+
+    /// Whether anything at all lies within both. A mission whose `allow` does not overlap its
+    /// agent's ceiling is unreachable.
+    pub fn overlap(self, one: &Authority, other: &Authority) -> Result<bool, Undecidable> {
+        match self {
+            Self::Aws => compare::overlap::<aws::Aws>(one, other),
+            Self::Scopes => compare::overlap::<scopes::Scopes>(one, other),
+        }
+    }
+
+    /// Whether every pattern of the authority can be compared.
     pub fn check(self, authority: &Authority) -> Result<(), Undecidable> {
-        let _ = authority;
-        Ok(())
+        match self {
+            Self::Aws => compare::check::<aws::Aws>(authority),
+            Self::Scopes => compare::check::<scopes::Scopes>(authority),
+        }
+    }
+
+    /// What is left of the authority when only these actions are wanted, or the first of them that
+    /// no permission covers. Each action keeps the locations it had, so nothing is added.
+    pub fn narrow(
+        self,
+        authority: &Authority,
+        actions: &[String],
+    ) -> Result<Result<Authority, Outside>, Undecidable> {
+        match self {
+            Self::Aws => compare::narrow::<aws::Aws>(authority, actions),
+            Self::Scopes => compare::narrow::<scopes::Scopes>(authority, actions),
+        }
     }
 }
 
@@ -137,26 +184,5 @@ impl Authority {
     }
 }
 
-/// Why `authorization_details` was refused, with the place as a JSON path.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{at}: {why}")]
-pub struct DetailsError {
-    /// `authorization_details[0].locations[1]`.
-    pub at: String,
-    pub why: String,
-}
-
-impl AuthorizationDetail {
-    /// The `authorization_details` parameter (RFC 9396 section 2): closed, bounded, no member twice.
-    pub fn parse_list(text: &str) -> Result<Vec<Self>, DetailsError> {
-        serde_json::from_str(text).map_err(|error| DetailsError {
-            at: "authorization_details".to_owned(),
-            why: error.to_string(),
-        })
-    }
-
-    /// The same from JSON that was parsed already, duplicates refused (an intent's claims).
-    pub fn from_value(value: &serde_json::Value) -> Result<Vec<Self>, DetailsError> {
-        Self::parse_list(&value.to_string())
-    }
-}
+#[cfg(test)]
+mod tests;
