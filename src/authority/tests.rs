@@ -406,8 +406,17 @@ fn narrowing_by_scope_keeps_each_action_where_it_was() {
 
 #[test]
 fn a_scope_lists_each_action_once() {
-    let own = authority(&[(&["b", "a"], &[]), (&["a", "c"], &["*"])]);
-    assert_eq!(own.scope(), "b a c");
+    let own = authority(&[(&["b", "a"], &["*"]), (&["a", "c"], &["*"])]);
+    assert_eq!(own.scope().as_deref(), Some("b a c"));
+}
+
+#[test]
+fn actions_on_different_locations_have_no_scope() {
+    let own = authority(&[
+        (&["a"], &["https://x.example"]),
+        (&["b"], &["https://y.example"]),
+    ]);
+    assert_eq!(own.scope(), None);
 }
 
 fn aws_action() -> impl Strategy<Value = String> {
