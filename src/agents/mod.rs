@@ -5,6 +5,7 @@
 //! [`AgentError`] but [`AgentError::TooMany`] looks the same.
 
 mod index;
+mod stated;
 
 pub use index::RegistryError;
 
