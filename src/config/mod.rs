@@ -1,1 +1,43 @@
+//! The configuration: one folder of TOML tables and Cedar policies, read as a whole.
+//!
+//! In: a folder, or files from elsewhere. Out: [`Settings`], the domain values that the other rooms
+//! are built from, or [`Problems`]: every one of them at once, with file, line and column, and what
+//! to write instead. Unknown keys are errors, secrets are references, nothing is asked of a network.
 
+mod document;
+mod problem;
+mod reader;
+mod secrets;
+mod settings;
+mod source;
+mod tree;
+mod values;
+
+pub use document::Document;
+pub use problem::{Code, Problem, Problems, Severity};
+pub use secrets::{SecretError, sealing_key, secret_reference};
+pub use settings::{
+    BrokerLimits, BrokerSettings, Case, Expectation, OperatorsTable, ResourceServerProof,
+    ResourceServerTable, RoleTable, Settings, SourceTable, StoreSettings, TlsSettings,
+};
+
+use std::path::{Path, PathBuf};
+
+/// Reads a folder: every `*.toml` below it, and `policies/*.cedar`.
+pub fn load(dir: &Path) -> Result<Document, Problems> {
+    whole(Document::read(dir))
+}
+
+/// The same from files that are already in memory, as (name, text). Relative paths in them start
+/// at `base`.
+pub fn load_with(files: Vec<(String, String)>, base: PathBuf) -> Result<Document, Problems> {
+    whole(Document::gather(files, base, &[]))
+}
+
+/// A file that does not parse must not hide what is wrong in the others.
+fn whole(document: Document) -> Result<Document, Problems> {
+    if !document.early.has_errors() {
+        return Ok(document);
+    }
+    Err(document.early)
+}

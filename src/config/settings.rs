@@ -1,0 +1,163 @@
+//! What every other room is built from: the configuration as domain values.
+
+use super::problem::Problems;
+use crate::agents::Agent;
+use crate::authority::AuthorizationDetail;
+use crate::connectors::ConnectorSettings;
+use crate::identity::{ClientSettings, IssuerSettings};
+use crate::ids::{AgentId, MissionId};
+use crate::intent::{IntentIssuer, SignerClass};
+use crate::jose::KeySet;
+use crate::policy::{Mission, Target};
+use serde_json::Value;
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+use std::time::Duration;
+use time::OffsetDateTime;
+
+/// A whole configuration without an error in it.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    pub broker: BrokerSettings,
+    pub issuers: Vec<IssuerSettings>,
+    pub clients: Vec<ClientSettings>,
+    pub intent_issuers: Vec<IntentIssuer>,
+    pub agents: Vec<Agent>,
+    pub missions: Vec<Mission>,
+    pub targets: Vec<(Target, ConnectorSettings)>,
+    /// Name of the file and its text, for each of `policies/*.cedar`.
+    pub forbids: Vec<(String, String)>,
+    pub resource_servers: Vec<ResourceServerTable>,
+    pub operators: Option<OperatorsTable>,
+    pub sources: Vec<SourceTable>,
+    pub cases: Vec<Case>,
+    /// SHA-256, in hex, of the names and bytes of every file and of every key set they refer to.
+    pub hash: String,
+    /// What is not wrong and should be looked at.
+    pub warnings: Problems,
+}
+
+/// `[broker]`.
+#[derive(Debug, Clone, PartialEq)]
+pub struct BrokerSettings {
+    /// The issuer identifier, without a trailing slash.
+    pub url: String,
+    pub listen: SocketAddr,
+    /// `/livez`, `/readyz`, `/metrics`.
+    pub health_listen: SocketAddr,
+    pub tls: Option<TlsSettings>,
+    pub store: StoreSettings,
+    /// A view older than this decides nothing.
+    pub fence_view_max_age: Duration,
+    /// References to the sealing keys, base64 of 32 bytes each: the first seals, every one opens.
+    pub sealing_keys: Vec<String>,
+    /// Where the audit is exported to, as JSON Lines.
+    pub audit_path: Option<PathBuf>,
+    pub limits: BrokerLimits,
+    /// The broker itself is on loopback without TLS, so issuers may be, too.
+    pub allow_loopback: bool,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TlsSettings {
+    /// PEM, the leaf first.
+    pub certificate: PathBuf,
+    pub key: PathBuf,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum StoreSettings {
+    Embedded {
+        path: PathBuf,
+    },
+    Redis {
+        /// Reference to the URL, which may hold a password.
+        url: String,
+        /// How many replicas have to acknowledge a commit that lets a credential leave.
+        min_replicas: u32,
+    },
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BrokerLimits {
+    /// Requests of one peer address before anything is verified.
+    pub per_address_per_minute: u32,
+    /// Peers whose `X-Forwarded-For` is believed.
+    pub trusted_proxies: Vec<IpAddr>,
+}
+
+/// `[resource_server.NAME]`.
+#[derive(Debug, Clone)]
+pub struct ResourceServerTable {
+    pub name: String,
+    /// How it authenticates.
+    pub proof: ResourceServerProof,
+    /// Tokens for these audiences it may introspect.
+    pub audiences: Vec<String>,
+}
+
+#[derive(Debug, Clone)]
+pub enum ResourceServerProof {
+    /// Reference to the secret it sends with HTTP Basic.
+    Secret(String),
+    /// `private_key_jwt`.
+    Keys(KeySet),
+}
+
+/// `[operators]`.
+#[derive(Debug, Clone)]
+pub struct OperatorsTable {
+    pub issuer: IssuerSettings,
+    /// The public client that `dayfly login` is to the issuer.
+    pub client_id: Option<String>,
+    pub roles: Vec<RoleTable>,
+}
+
+/// Whoever's token carries all of these claims has the role.
+#[derive(Debug, Clone, PartialEq)]
+pub struct RoleTable {
+    /// `viewer`, `reviewer`, `operator` or `admin`.
+    pub role: String,
+    pub claims: BTreeMap<String, Value>,
+}
+
+/// `[source.NAME]`: who may say that a context has ended, and which.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SourceTable {
+    pub name: String,
+    /// `github`, `gitlab` or `generic`.
+    pub kind: String,
+    /// Reference to the secret that its messages are signed with.
+    pub secret: String,
+    /// The issuer whose facts it speaks about.
+    pub issuer_url: String,
+    /// Repository or project ids whose runs it may end; for `generic`, kinds of context.
+    pub may_end: Vec<String>,
+}
+
+/// `[[case]]`: a request, and what should come of it.
+#[derive(Debug, Clone)]
+pub struct Case {
+    pub name: String,
+    /// `FILE:LINE` of the case.
+    pub at: String,
+    pub agent: AgentId,
+    pub mission: Option<MissionId>,
+    pub asked: Vec<AuthorizationDetail>,
+    /// Verified facts, by name.
+    pub facts: BTreeMap<String, Value>,
+    pub signer: SignerClass,
+    /// Absent: the time at which `check` runs.
+    pub now: Option<OffsetDateTime>,
+    pub expect: Expectation,
+    pub(in crate::config) place: super::source::Place,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Expectation {
+    /// By this mission, where one is named.
+    Granted(Option<MissionId>),
+    /// With this reason.
+    Refused(String),
+}
