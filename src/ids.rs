@@ -146,6 +146,12 @@ impl LeaseId {
     pub fn as_bytes(&self) -> &[u8; 16] {
         &self.0
     }
+
+    /// From the form that the store keeps; `None` when it names no shard.
+    pub fn from_bytes(bytes: [u8; 16]) -> Option<Self> {
+        let id = Self(bytes);
+        (id.shard().0 < SHARDS).then_some(id)
+    }
 }
 
 impl fmt::Display for LeaseId {

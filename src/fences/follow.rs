@@ -126,6 +126,11 @@ impl Fences {
         self.skew.load(Ordering::Relaxed)
     }
 
+    /// Tells when the view has moved on, for whoever acts on fences.
+    pub fn moved(&self) -> watch::Receiver<u64> {
+        self.sequence.subscribe()
+    }
+
     /// A fresh view that has read at least as far as a lease was decided: another replica may have
     /// been ahead of this one. Waits for as long as a view may be old.
     pub async fn reach(&self, sequence: u64) -> Result<Arc<View>, Stale> {

@@ -1,1 +1,138 @@
+//! Remembers every credential that may exist, from before it is minted until it is proved dead.
+//!
+//! In: a [`Grant`](crate::policy::Grant). Out: a [`Reserved`] to mint for, then an [`Issued`] to
+//! answer with. A lease is written before any downstream call; what ends one is written before it
+//! is said. See `docs/leases.md` for the states, the indexes and the sweeper.
 
+mod close;
+mod keys;
+mod look;
+mod open;
+mod record;
+mod state;
+mod sweep;
+
+pub use look::{Blast, Cursor, Filter, Page};
+pub use open::{Draft, Issued, Reserved};
+pub use record::{Closing, Lease, Record};
+pub use state::{Event, State, Why};
+pub use sweep::{Connectors, Sweeper, Swept};
+
+use crate::clock::Clock;
+use crate::fences::{EndedBy, FenceError, Stale, View};
+use crate::ids::LeaseId;
+use crate::secret::{SealError, Sealer};
+use crate::store::{Store, StoreError};
+use std::sync::Arc;
+use std::time::Duration;
+use time::OffsetDateTime;
+
+/// From the reservation until no mint may be sent any more.
+pub const MINT_WITHIN: Duration = Duration::from_secs(10);
+
+/// After `mint_by`, how long a request that was on its way may still be obeyed downstream.
+pub const TOLERANCE: Duration = Duration::from_secs(60);
+
+/// How long a closed lease can still be looked up.
+pub const KEPT: Duration = Duration::from_secs(7 * 24 * 3600);
+
+/// How late a commit may be applied, in store time: longer than two clocks may differ.
+const DEADLINE: Duration = Duration::from_secs(45);
+
+/// The leases of the installation.
+#[derive(Debug, Clone)]
+pub struct Leases {
+    store: Arc<dyn Store>,
+    sealer: Sealer,
+    clock: Arc<dyn Clock>,
+}
+
+/// What a lease is worth at one moment, on one view.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Standing {
+    Live,
+    Ended(Why),
+    /// A fence covers it, or its decision was lost.
+    Fenced(EndedBy),
+    Expired,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum LeaseError {
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error(transparent)]
+    Fences(#[from] FenceError),
+    #[error(transparent)]
+    Stale(#[from] Stale),
+    #[error("the proof or the intent was used before: sign a new one")]
+    Replayed,
+    #[error("the agent holds {0} live leases, its limit: release some or wait")]
+    TooMany(u64),
+    #[error("the decision was made on a view that is older than what was swept: decide again")]
+    DecideAgain,
+    #[error("not replicated in time: nothing was issued")]
+    Unreplicated,
+    #[error("the store would not take the commit in time: nothing was issued")]
+    TooLate,
+    #[error("the lease was ended while its credential was being made")]
+    Fenced(Box<Lease>),
+    #[error("lease {0} is already closed")]
+    Closed(LeaseId),
+    #[error("lease {0} is changing too fast to be closed: try again")]
+    Contended(LeaseId),
+    #[error("the record of lease {0} was not written by this installation, or was changed since")]
+    Forged(LeaseId),
+    #[error("the record of lease {0} does not fit in the store: {1}")]
+    Unwritable(LeaseId, String),
+    #[error("the target `{0}` does not mint locally: reserve first")]
+    NotLocal(String),
+    #[error(transparent)]
+    Seal(#[from] SealError),
+}
+
+impl Leases {
+    pub fn new(store: Arc<dyn Store>, sealer: Sealer, clock: Arc<dyn Clock>) -> Self {
+        Self {
+            store,
+            sealer,
+            clock,
+        }
+    }
+
+    /// The lease, if there is or was one, its MAC checked.
+    pub async fn get(&self, id: &LeaseId) -> Result<Option<Lease>, LeaseError> {
+        Ok(self.get_all(&[*id]).await?.into_iter().next().flatten())
+    }
+
+    /// One answer per id, in order.
+    pub async fn get_all(&self, ids: &[LeaseId]) -> Result<Vec<Option<Lease>>, LeaseError> {
+        let keys: Vec<_> = ids.iter().map(keys::lease).collect();
+        let records = self.store.get(&keys).await?;
+        ids.iter()
+            .zip(records)
+            .map(|(id, record)| {
+                record
+                    .map(|record| Lease::open(&self.sealer, id, &record))
+                    .transpose()
+            })
+            .collect()
+    }
+
+    /// Whether the lease is alive. The record may be a cached one: what ends a lease is a fence, a
+    /// time, or the loss of its decision, and this looks at all three.
+    pub fn standing(lease: &Lease, view: &View, now: OffsetDateTime) -> Standing {
+        if now >= lease.expires_at {
+            return Standing::Expired;
+        }
+        if let Some(ended) = view.ended_by(lease.hashes(), lease.position()) {
+            return Standing::Fenced(ended);
+        }
+        match (lease.state, &lease.closing) {
+            (State::Active, _) => Standing::Live,
+            (_, Some(closing)) => Standing::Ended(closing.why),
+            // SECURITY: neither handed out nor ended: nobody may use it.
+            (_, None) => Standing::Ended(Why::NeverHandedOut),
+        }
+    }
+}

@@ -1,0 +1,338 @@
+//! Ending: what is written when a lease must die, is dead, or cannot live any more.
+
+use super::open::name_keys;
+use super::record::{Closing, Lease, Record};
+use super::state::{Event, State, Why};
+use super::{DEADLINE, KEPT, LeaseError, Leases, TOLERANCE, keys};
+use crate::connectors::{Handle, RevocationClass};
+use crate::fences::{Dimension, DimensionKind, EndedBy, FenceKind, Fences, NewFence, Raised};
+use crate::ids::LeaseId;
+use crate::store::{Guard, Outcome, Transaction, Write, settle};
+use time::OffsetDateTime;
+
+/// Tells a release from a revocation in a fence on one lease.
+const RELEASE: &str = "released by its holder";
+const TRIES: usize = 8;
+
+/// What kind of end a fence, or the loss of a decision, is for the lease.
+pub(super) fn why_of(ended: &EndedBy) -> Why {
+    match ended {
+        EndedBy::Fence(fence) if fence.dimension.kind == DimensionKind::Lease => {
+            if fence.reason == RELEASE {
+                Why::Released
+            } else {
+                Why::Revoked
+            }
+        }
+        EndedBy::Fence(_) => Why::Fenced,
+        EndedBy::Lost | EndedBy::Ahead => Why::DecisionLost,
+    }
+}
+
+impl Closing {
+    pub(super) fn new(why: Why, by: &str, reason: &str, now: OffsetDateTime) -> Self {
+        Self {
+            why,
+            by: by.to_owned(),
+            reason: reason.to_owned(),
+            since: now,
+            closed: None,
+        }
+    }
+
+    pub(super) fn because(ended: &EndedBy, now: OffsetDateTime) -> Self {
+        let by = match ended {
+            EndedBy::Fence(fence) => fence.author.as_str(),
+            EndedBy::Lost | EndedBy::Ahead => "dayfly",
+        };
+        Self::new(why_of(ended), by, ended.reason(), now)
+    }
+}
+
+impl Record {
+    /// Takes one step of the table in `state`; `false`: it does not exist from here. The first
+    /// reason to die is kept.
+    pub(super) fn advance(
+        &mut self,
+        event: Event,
+        closing: Option<Closing>,
+        now: OffsetDateTime,
+    ) -> bool {
+        let Some(next) = self.state.after(event) else {
+            return false;
+        };
+        self.state = next;
+        if self.closing.is_none() {
+            self.closing = closing;
+        }
+        if !next.is_open() {
+            let closing = self.closing.get_or_insert_with(|| {
+                Closing::new(Why::Expired, "dayfly", "its time was up", now)
+            });
+            closing.closed = Some(now);
+        }
+        true
+    }
+
+    /// A credential turned up for a lease that was thought closed or closing.
+    pub(super) fn reopen(&mut self, why: Why, reason: &str, now: OffsetDateTime) {
+        self.attempts = 0;
+        self.uncollected = false;
+        let closing = self
+            .closing
+            .get_or_insert_with(|| Closing::new(why, "dayfly", reason, now));
+        closing.closed = None;
+    }
+
+    /// Whether the broker's word alone ends it: nothing downstream needs to be told.
+    pub(super) fn ends_here(&self) -> bool {
+        self.class == RevocationClass::Broker
+    }
+
+    /// Whether there is anything that a downstream could be told to end.
+    pub(super) fn can_be_named(&self) -> bool {
+        self.handle.is_some() || self.named_by_lease
+    }
+
+    /// When something has to be done next, if ever. `retry_at` is for what is being ended.
+    fn due(&self, retry_at: OffsetDateTime) -> Option<OffsetDateTime> {
+        match self.state {
+            State::Reserved => Some(self.mint_by + TOLERANCE),
+            State::Active => Some(self.expires_at),
+            State::Revoking if self.can_be_named() => Some(retry_at),
+            // Its credential may still turn up; until then there is nothing to tell anyone.
+            State::Revoking => Some(self.mint_by + TOLERANCE),
+            State::Unclaimed => Some(self.lives_until + TOLERANCE),
+            _ => self.uncollected.then_some(retry_at),
+        }
+    }
+}
+
+impl Leases {
+    /// The holder, or the context it hangs on, is done with it. In force at every replica with the
+    /// fence: introspection reads no store for a lease that it has seen, so even a single end is a
+    /// fence on the lease's own dimension.
+    pub async fn release(
+        &self,
+        lease: &Lease,
+        fences: &Fences,
+        by: &str,
+        now: OffsetDateTime,
+    ) -> Result<Raised, LeaseError> {
+        let closing = Closing::new(Why::Released, by, RELEASE, now);
+        self.close(lease, fences, closing, now).await
+    }
+
+    /// Someone says that this one lease must die.
+    pub async fn revoke(
+        &self,
+        lease: &Lease,
+        fences: &Fences,
+        (by, reason): (&str, &str),
+        now: OffsetDateTime,
+    ) -> Result<Raised, LeaseError> {
+        let closing = Closing::new(Why::Revoked, by, reason, now);
+        self.close(lease, fences, closing, now).await
+    }
+
+    async fn close(
+        &self,
+        lease: &Lease,
+        fences: &Fences,
+        closing: Closing,
+        now: OffsetDateTime,
+    ) -> Result<Raised, LeaseError> {
+        let fence = NewFence {
+            kind: FenceKind::Kill,
+            dimension: Dimension::new(DimensionKind::Lease, lease.id.to_string()),
+            reason: closing.reason.clone(),
+            author: closing.by.clone(),
+            until: Some(lease.expires_at.max(lease.lives_until)),
+        };
+        let raised = fences.raise(fence, now).await?;
+        // It is dead now. If the record cannot follow, the sweep finds the fence.
+        if let Err(error) = self.mark(&lease.id, closing, now).await {
+            tracing::warn!(lease = %lease.id, %error, "the fence stands; the record follows with the sweep");
+        }
+        Ok(raised)
+    }
+
+    /// Writes that an open lease must die: closed at once where the broker's word is enough.
+    pub(super) async fn mark(
+        &self,
+        id: &LeaseId,
+        closing: Closing,
+        now: OffsetDateTime,
+    ) -> Result<(), LeaseError> {
+        for _ in 0..TRIES {
+            let Some(lease) = self.get(id).await? else {
+                return Ok(());
+            };
+            let event = end_event(&lease, closing.why);
+            if lease.state.after(event).is_none() {
+                return Ok(());
+            }
+            let closing = closing.clone();
+            let changed = self
+                .step(&lease, now, |record| {
+                    record.advance(event, Some(closing), now)
+                })
+                .await?;
+            if changed.is_some() {
+                return Ok(());
+            }
+        }
+        Err(LeaseError::Contended(*id))
+    }
+
+    /// A credential that is recorded, and that nobody may be given.
+    pub(super) async fn withhold(&self, lease: &Lease, now: OffsetDateTime) {
+        let closing = Closing::new(Why::NeverHandedOut, "dayfly", "not replicated in time", now);
+        if let Err(error) = self.mark(&lease.id, closing, now).await {
+            tracing::error!(lease = %lease.id, %error, "a credential that was not handed out stays until it expires");
+        }
+    }
+
+    /// One guarded write over a record. `None`: someone else changed it first, or the change does
+    /// not apply to it.
+    pub(super) async fn step(
+        &self,
+        lease: &Lease,
+        retry_at: OffsetDateTime,
+        change: impl FnOnce(&mut Record) -> bool,
+    ) -> Result<Option<Lease>, LeaseError> {
+        let mut record = lease.record().clone();
+        if !change(&mut record) {
+            return Ok(None);
+        }
+        let changed = self
+            .step_all(vec![(lease.clone(), record)], retry_at)
+            .await?;
+        Ok(changed.and_then(|leases| leases.into_iter().next()))
+    }
+
+    /// The same over several records of one shard: all or none.
+    pub(super) async fn step_all(
+        &self,
+        changes: Vec<(Lease, Record)>,
+        retry_at: OffsetDateTime,
+    ) -> Result<Option<Vec<Lease>>, LeaseError> {
+        let Some((first, _)) = changes.first() else {
+            return Ok(Some(Vec::new()));
+        };
+        let mut transaction =
+            Transaction::new(first.id.shard(), self.clock.now() + DEADLINE).local();
+        for (lease, record) in &changes {
+            transaction =
+                transaction.guard(Guard::Unchanged(keys::lease(&lease.id), lease.version()));
+            transaction = self.put(transaction, record, retry_at)?;
+        }
+        let version = transaction.id;
+        match settle(self.store.as_ref(), transaction).await? {
+            Outcome::Applied { .. } | Outcome::Unreplicated { .. } => Ok(Some(
+                changes
+                    .into_iter()
+                    .map(|(_, record)| Lease::new(record, version))
+                    .collect(),
+            )),
+            Outcome::Conflict { .. } | Outcome::TooLate => Ok(None),
+        }
+    }
+
+    /// Puts the record and everything that is looked up by.
+    pub(super) fn put(
+        &self,
+        transaction: Transaction,
+        record: &Record,
+        retry_at: OffsetDateTime,
+    ) -> Result<Transaction, LeaseError> {
+        let shard = record.id.shard();
+        let member = keys::member(&record.id);
+        let closed = record
+            .closing
+            .as_ref()
+            .and_then(|closing| closing.closed)
+            .filter(|_| !record.state.is_open());
+        let ranks = [
+            (
+                keys::open(shard),
+                member.clone(),
+                record
+                    .state
+                    .is_open()
+                    .then_some(keys::rank(record.lives_until)),
+            ),
+            (
+                keys::due(shard),
+                member.clone(),
+                record.due(retry_at).map(keys::rank),
+            ),
+            // What nobody can use any more does not use up the agent's quota.
+            (
+                keys::quota(&record.agent),
+                member.clone(),
+                matches!(record.state, State::Reserved | State::Active)
+                    .then_some(keys::rank(record.expires_at)),
+            ),
+            // A target whose class is `expiry` has no backlog: nothing there waits to be done.
+            (
+                keys::ending(shard),
+                keys::ending_member(&record.id, &record.target),
+                record
+                    .closing
+                    .as_ref()
+                    .filter(|_| {
+                        record.state == State::Revoking
+                            && record.can_be_named()
+                            && record.class != RevocationClass::Expiry
+                    })
+                    .map(|closing| keys::rank(closing.since)),
+            ),
+            (keys::closed(shard), member, closed.map(keys::rank)),
+        ];
+        let mut transaction = transaction.write(Write::Put {
+            key: keys::lease(&record.id),
+            value: record.bytes(&self.sealer)?,
+            // INVARIANT: a lease that is open is never reclaimed.
+            expires_at: closed.filter(|_| !record.uncollected).map(|at| at + KEPT),
+        });
+        for (index, member, rank) in ranks {
+            let write = match rank {
+                Some(rank) => Write::Rank {
+                    index,
+                    member,
+                    rank,
+                },
+                // What never ended was in none of the others.
+                None if record.closing.is_none() => continue,
+                None => Write::Unrank { index, member },
+            };
+            transaction = transaction.write(write);
+        }
+        for key in name_keys(record) {
+            transaction = transaction.write(Write::Put {
+                key,
+                value: record.id.as_bytes().to_vec(),
+                expires_at: Some(record.lives_until + KEPT),
+            });
+        }
+        Ok(transaction)
+    }
+
+    pub(super) fn handle(&self, lease: &Lease) -> Result<Option<Handle>, LeaseError> {
+        lease
+            .handle
+            .as_ref()
+            .map(|sealed| Ok(self.sealer.open(lease.id.as_bytes(), sealed)?))
+            .transpose()
+    }
+}
+
+/// How this lease ends.
+pub(super) fn end_event(lease: &Lease, why: Why) -> Event {
+    if lease.ends_here() && lease.state == State::Active {
+        Event::EndHere(why)
+    } else {
+        Event::End
+    }
+}

@@ -1,0 +1,105 @@
+//! Where leases lie in the store.
+
+use crate::ids::{AgentId, LeaseId, ShardId, TargetId};
+use crate::replay::ReplayMark;
+use crate::store::{Index, Key};
+use ring::digest::{SHA256, digest};
+use std::borrow::Cow;
+use time::OffsetDateTime;
+
+/// The shard of all of an agent's leases.
+///
+/// SECURITY: of the agent alone, not of its instance. A commit reaches one shard, and two guards
+/// must see everything they are about: the replay marks of a proof (which always leads to the same
+/// agent, or is refused) and of an intent (which names its agent), whatever instance the request
+/// claims; and the limit on the agent's live leases.
+pub(super) fn shard(agent: &AgentId) -> ShardId {
+    ShardId::of(agent, None)
+}
+
+pub(super) fn lease(id: &LeaseId) -> Key {
+    key(id.shard(), b"lease/", id.as_bytes())
+}
+
+pub(super) fn replay(shard: ShardId, mark: &ReplayMark) -> Key {
+    key(shard, b"replay/", &mark.hash)
+}
+
+/// From SHA-256 of a public name or of the credential itself to the lease.
+pub(super) fn name(shard: ShardId, sha256: &[u8]) -> Key {
+    key(shard, b"lease-name/", sha256)
+}
+
+/// No lease of the shard that was decided before this sequence can be added any more.
+pub(super) fn swept(shard: ShardId) -> Key {
+    key(shard, b"lease-swept", b"")
+}
+
+/// How far the open leases were in fact matched, and who is at it.
+pub(super) fn claim(shard: ShardId) -> Key {
+    key(shard, b"lease-claim", b"")
+}
+
+fn key(shard: ShardId, prefix: &[u8], name: &[u8]) -> Key {
+    Key {
+        shard,
+        name: [prefix, name].concat(),
+    }
+}
+
+/// Open leases by the longest they can live.
+pub(super) fn open(shard: ShardId) -> Index {
+    index(shard, "lease-open")
+}
+
+/// Leases by when something has to be done about them.
+pub(super) fn due(shard: ShardId) -> Index {
+    index(shard, "lease-due")
+}
+
+/// Leases that a downstream still has to end, by since when. The member carries the target.
+pub(super) fn ending(shard: ShardId) -> Index {
+    index(shard, "lease-ending")
+}
+
+/// Closed leases by when.
+pub(super) fn closed(shard: ShardId) -> Index {
+    index(shard, "lease-closed")
+}
+
+/// An agent's live leases by expiry.
+pub(super) fn quota(agent: &AgentId) -> Index {
+    Index {
+        shard: shard(agent),
+        name: Cow::Owned(format!("lease-quota/{agent}")),
+    }
+}
+
+fn index(shard: ShardId, name: &'static str) -> Index {
+    Index {
+        shard,
+        name: Cow::Borrowed(name),
+    }
+}
+
+pub(super) fn member(id: &LeaseId) -> Vec<u8> {
+    id.as_bytes().to_vec()
+}
+
+pub(super) fn ending_member(id: &LeaseId, target: &TargetId) -> Vec<u8> {
+    [id.as_bytes().as_slice(), target.as_str().as_bytes()].concat()
+}
+
+/// The lease that a member names, and what follows its id.
+pub(super) fn split_member(member: &[u8]) -> Option<(LeaseId, &[u8])> {
+    let (id, rest) = member.split_first_chunk::<16>()?;
+    Some((LeaseId::from_bytes(*id)?, rest))
+}
+
+pub(super) fn rank(at: OffsetDateTime) -> i64 {
+    i64::try_from(at.unix_timestamp_nanos().div_euclid(1_000_000)).unwrap_or(i64::MAX)
+}
+
+pub(super) fn sha256(bytes: &[u8]) -> Vec<u8> {
+    digest(&SHA256, bytes).as_ref().to_vec()
+}

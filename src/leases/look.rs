@@ -1,0 +1,269 @@
+//! Finding leases: by id, by a name seen elsewhere, by what they have in common.
+
+use super::record::Lease;
+use super::state::State;
+use super::{LeaseError, Leases, keys};
+use crate::fences::{Dimension, DimensionHash, DimensionKind};
+use crate::ids::{AgentId, LeaseId, MissionId, ShardId, TargetId};
+use crate::store::{Index, Ranked};
+use std::collections::BTreeMap;
+use std::fmt;
+use std::str::FromStr;
+
+/// Records read in one go.
+pub(super) const PAGE: usize = 256;
+/// Records looked at for one page of a listing, however few of them fit the filter.
+const LOOKED_AT: usize = 4096;
+
+/// Which leases to list. Everything that is given must fit.
+#[derive(Debug, Clone, Default)]
+pub struct Filter {
+    /// Leases that closed within the last days, instead of open ones.
+    pub closed: bool,
+    pub state: Option<State>,
+    pub agent: Option<AgentId>,
+    pub mission: Option<MissionId>,
+    pub target: Option<TargetId>,
+    pub owner: Option<String>,
+    pub task: Option<String>,
+    pub dimension: Option<DimensionHash>,
+}
+
+/// Where a listing goes on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Cursor {
+    rank: i64,
+    id: LeaseId,
+}
+
+#[derive(Debug, Clone, Default)]
+pub struct Page {
+    pub leases: Vec<Lease>,
+    /// `None`: that was all. A page may be empty and have a next one.
+    pub next: Option<Cursor>,
+}
+
+/// What a fence would hit.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Blast {
+    pub leases: u64,
+    pub agents: BTreeMap<AgentId, u64>,
+    pub targets: BTreeMap<TargetId, u64>,
+}
+
+impl fmt::Display for Cursor {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}.{}", self.rank, self.id)
+    }
+}
+
+impl FromStr for Cursor {
+    type Err = &'static str;
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let wrong = "not a cursor of a lease listing: start without one";
+        let (rank, id) = text.split_once('.').ok_or(wrong)?;
+        Ok(Self {
+            rank: rank.parse().map_err(|_| wrong)?,
+            id: id.parse().map_err(|_| wrong)?,
+        })
+    }
+}
+
+impl Filter {
+    fn fits(&self, lease: &Lease) -> bool {
+        fn is<T: PartialEq>(wanted: Option<&T>, found: &T) -> bool {
+            wanted.is_none_or(|wanted| wanted == found)
+        }
+        is(self.state.as_ref(), &lease.state)
+            && is(self.agent.as_ref(), &lease.agent)
+            && is(self.mission.as_ref(), &lease.mission)
+            && is(self.target.as_ref(), &lease.target)
+            && is(self.owner.as_ref(), &lease.owner)
+            && (self.task.is_none() || self.task == lease.task)
+            && self
+                .dimension
+                .is_none_or(|dimension| lease.hashes().contains(&dimension))
+    }
+
+    fn shards(&self) -> Vec<ShardId> {
+        match &self.agent {
+            Some(agent) => vec![keys::shard(agent)],
+            None => ShardId::all().collect(),
+        }
+    }
+}
+
+impl Leases {
+    /// Up to `limit` leases, from where the last page ended.
+    pub async fn list(
+        &self,
+        filter: &Filter,
+        from: Option<&Cursor>,
+        limit: usize,
+    ) -> Result<Page, LeaseError> {
+        let mut page = Page::default();
+        let mut looked_at = 0;
+        for shard in filter.shards() {
+            let mut after = match from {
+                Some(cursor) if shard < cursor.id.shard() => continue,
+                Some(cursor) if shard == cursor.id.shard() => {
+                    Some((cursor.rank, keys::member(&cursor.id)))
+                }
+                _ => None,
+            };
+            let index = if filter.closed {
+                keys::closed(shard)
+            } else {
+                keys::open(shard)
+            };
+            loop {
+                let members = self.members(&index, after.as_ref(), PAGE).await?;
+                let Some(last) = members.last() else { break };
+                after = Some((last.rank, last.member.clone()));
+                looked_at += members.len();
+                for (rank, lease) in self.leases_of(&members).await? {
+                    if !filter.fits(&lease) {
+                        continue;
+                    }
+                    let id = lease.id;
+                    page.leases.push(lease);
+                    if page.leases.len() >= limit {
+                        page.next = Some(Cursor { rank, id });
+                        return Ok(page);
+                    }
+                }
+                if looked_at >= LOOKED_AT
+                    && let Some((rank, member)) = &after
+                    && let Some((id, _)) = keys::split_member(member)
+                {
+                    page.next = Some(Cursor { rank: *rank, id });
+                    return Ok(page);
+                }
+            }
+        }
+        Ok(page)
+    }
+
+    /// How many open leases a fence on this dimension would end, and whose.
+    pub async fn count_matching(&self, dimension: &Dimension) -> Result<Blast, LeaseError> {
+        let mut blast = Blast::default();
+        let mut filter = Filter {
+            dimension: Some(dimension.hash()),
+            ..Filter::default()
+        };
+        match dimension.kind {
+            DimensionKind::Lease => {
+                if let Ok(id) = dimension.value.parse::<LeaseId>()
+                    && let Some(lease) = self.get(&id).await?
+                    && lease.state.is_open()
+                {
+                    blast.add(&lease);
+                }
+                return Ok(blast);
+            }
+            DimensionKind::Agent => filter.agent = dimension.value.parse().ok(),
+            _ => {}
+        }
+        let mut from = None;
+        loop {
+            let page = self.list(&filter, from.as_ref(), PAGE).await?;
+            page.leases.iter().for_each(|lease| blast.add(lease));
+            from = page.next;
+            if from.is_none() {
+                return Ok(blast);
+            }
+        }
+    }
+
+    /// The lease behind a lease id, a name that it is seen by downstream (an AWS key id or session
+    /// name), the credential itself, or its SHA-256 in hex.
+    pub async fn find(&self, query: &str) -> Result<Option<Lease>, LeaseError> {
+        let query = query.trim();
+        if let Ok(id) = query.parse::<LeaseId>() {
+            return self.get(&id).await;
+        }
+        let mut hashes = vec![keys::sha256(query.as_bytes())];
+        hashes.extend(parse_hex(query));
+        let places: Vec<_> = hashes
+            .iter()
+            .flat_map(|hash| ShardId::all().map(move |shard| keys::name(shard, hash)))
+            .collect();
+        let found = self.store.get(&places).await?;
+        for record in found.into_iter().flatten() {
+            if let Some((id, _)) = keys::split_member(&record.value)
+                && let Some(lease) = self.get(&id).await?
+            {
+                return Ok(Some(lease));
+            }
+        }
+        Ok(None)
+    }
+
+    /// The next members of an index, in its order, after one that was seen.
+    pub(super) async fn members(
+        &self,
+        index: &Index,
+        after: Option<&(i64, Vec<u8>)>,
+        limit: usize,
+    ) -> Result<Vec<Ranked>, LeaseError> {
+        let from = after.map_or(i64::MIN, |(rank, _)| *rank);
+        // Members of equal rank come again and are skipped; a page of nothing else is widened.
+        let mut asked = limit + 1;
+        loop {
+            let mut found = self.store.range(index, from..=i64::MAX, asked).await?;
+            let all = found.len() < asked;
+            if let Some(seen) = after {
+                found.retain(|next| (next.rank, &next.member) > (seen.0, &seen.1));
+            }
+            if all || !found.is_empty() {
+                found.truncate(limit);
+                return Ok(found);
+            }
+            asked *= 2;
+        }
+    }
+
+    /// The leases of these members, with their ranks. One that was forged is reported and left out:
+    /// it must not hide the others.
+    pub(super) async fn leases_of(
+        &self,
+        members: &[Ranked],
+    ) -> Result<Vec<(i64, Lease)>, LeaseError> {
+        let named: Vec<(i64, LeaseId)> = members
+            .iter()
+            .filter_map(|ranked| Some((ranked.rank, keys::split_member(&ranked.member)?.0)))
+            .collect();
+        let places: Vec<_> = named.iter().map(|(_, id)| keys::lease(id)).collect();
+        let records = self.store.get(&places).await?;
+        let mut leases = Vec::with_capacity(named.len());
+        for ((rank, id), record) in named.into_iter().zip(records) {
+            match record.map(|record| Lease::open(&self.sealer, &id, &record)) {
+                Some(Ok(lease)) => leases.push((rank, lease)),
+                Some(Err(error)) => tracing::error!(lease = %id, %error, "left out"),
+                None => {}
+            }
+        }
+        Ok(leases)
+    }
+}
+
+impl Blast {
+    fn add(&mut self, lease: &Lease) {
+        self.leases += 1;
+        *self.agents.entry(lease.agent.clone()).or_default() += 1;
+        *self.targets.entry(lease.target.clone()).or_default() += 1;
+    }
+}
+
+fn parse_hex(text: &str) -> Option<Vec<u8>> {
+    if text.len() != 64 {
+        return None;
+    }
+    text.as_bytes()
+        .chunks(2)
+        .map(|pair| {
+            let pair = std::str::from_utf8(pair).ok()?;
+            u8::from_str_radix(pair, 16).ok()
+        })
+        .collect()
+}

@@ -1,0 +1,177 @@
+//! What a lease remembers, and its form at rest: MessagePack behind a MAC.
+
+use super::LeaseError;
+use super::state::{State, Why};
+use crate::authority::Authority;
+use crate::connectors::RevocationClass;
+use crate::fences::{Dimension, DimensionHash};
+use crate::ids::{AgentId, LeaseId, MissionId, TargetId};
+use crate::intent::SignerClass;
+use crate::secret::Sealer;
+use crate::store::{self, CommitId, Link, Position};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::ops::Deref;
+use time::OffsetDateTime;
+use time::serde::timestamp::milliseconds;
+
+const MAC_LENGTH: usize = 32;
+const MAC_PURPOSE: &str = "lease";
+
+/// Every field of a lease. To read one, hold a [`Lease`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Record {
+    pub id: LeaseId,
+    pub state: State,
+    pub agent: AgentId,
+    pub instance: Option<String>,
+    pub owner: String,
+    pub mission: MissionId,
+    pub target: TargetId,
+    /// `authorization_details[].type`.
+    pub detail_type: String,
+    pub authority: Authority,
+    pub audience: String,
+    pub issuer_url: String,
+    pub subject: String,
+    pub task: Option<String>,
+    pub goal: String,
+    pub signer: SignerClass,
+    /// RFC 7638 thumbprint that the credential is bound to.
+    pub bound_key: Option<String>,
+    pub labels: BTreeMap<String, String>,
+    #[serde(with = "serde_bytes")]
+    pub intent_sha256: [u8; 32],
+    pub config_hash: String,
+    pub decided_by: Vec<String>,
+    /// Everything that a fence can stand on and this lease is covered by, in words.
+    pub dimensions: Vec<Dimension>,
+    pub(in crate::leases) decided_at: (u64, serde_bytes::ByteArray<20>),
+
+    #[serde(with = "milliseconds")]
+    pub created: OffsetDateTime,
+    #[serde(with = "milliseconds")]
+    pub mint_by: OffsetDateTime,
+    /// When the lease ends, whatever the downstream says.
+    #[serde(with = "milliseconds")]
+    pub expires_at: OffsetDateTime,
+    /// The longest that a credential made for this lease can live by itself.
+    #[serde(with = "milliseconds")]
+    pub lives_until: OffsetDateTime,
+    #[serde(with = "milliseconds::option")]
+    pub activated_at: Option<OffsetDateTime>,
+
+    pub class: RevocationClass,
+    /// Worst case from "revoke" to dead, in seconds; `None`: not before it expires.
+    pub dead_within: Option<u64>,
+    pub named_by_lease: bool,
+    /// What `end` needs, sealed for this lease alone.
+    #[serde(with = "serde_bytes")]
+    pub(in crate::leases) handle: Option<Vec<u8>>,
+    pub names: Vec<String>,
+    #[serde(with = "serde_bytes")]
+    pub token_sha256: Option<[u8; 32]>,
+    pub signing_key: Option<String>,
+
+    pub closing: Option<Closing>,
+    /// How often ending it was tried.
+    pub attempts: u32,
+    /// No access left, but rubbish remains downstream.
+    pub uncollected: bool,
+}
+
+/// Why a lease ends or ended, and how far that is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Closing {
+    pub why: Why,
+    /// Who said so: an operator, the holder, or `dayfly`.
+    pub by: String,
+    pub reason: String,
+    #[serde(with = "milliseconds")]
+    pub since: OffsetDateTime,
+    #[serde(with = "milliseconds::option")]
+    pub closed: Option<OffsetDateTime>,
+}
+
+/// A lease as the store holds it: its MAC was right. Only this room makes one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Lease {
+    record: Record,
+    hashes: Vec<DimensionHash>,
+    version: CommitId,
+}
+
+impl Deref for Lease {
+    type Target = Record;
+    fn deref(&self) -> &Record {
+        &self.record
+    }
+}
+
+impl Lease {
+    pub(in crate::leases) fn new(record: Record, version: CommitId) -> Self {
+        Self {
+            hashes: record.dimensions.iter().map(Dimension::hash).collect(),
+            record,
+            version,
+        }
+    }
+
+    /// SECURITY: whoever can write to the store must not be able to make a lease.
+    pub(in crate::leases) fn open(
+        sealer: &Sealer,
+        id: &LeaseId,
+        stored: &store::Record,
+    ) -> Result<Self, LeaseError> {
+        let forged = || LeaseError::Forged(*id);
+        let (mac, body) = stored
+            .value
+            .split_at_checked(MAC_LENGTH)
+            .ok_or_else(forged)?;
+        if !sealer.mac_holds(MAC_PURPOSE, body, mac) {
+            return Err(forged());
+        }
+        let record: Record = rmp_serde::from_slice(body).map_err(|_| forged())?;
+        // A whole record copied under another key has a good MAC.
+        if record.id != *id {
+            return Err(forged());
+        }
+        Ok(Self::new(record, stored.version))
+    }
+
+    pub fn record(&self) -> &Record {
+        &self.record
+    }
+
+    /// The hashes of [`Record::dimensions`].
+    pub fn hashes(&self) -> &[DimensionHash] {
+        &self.hashes
+    }
+
+    /// Where the fence log stood when it was decided.
+    pub fn position(&self) -> Position {
+        self.record.position()
+    }
+
+    pub(in crate::leases) fn version(&self) -> CommitId {
+        self.version
+    }
+}
+
+impl Record {
+    pub(in crate::leases) fn bytes(&self, sealer: &Sealer) -> Result<Vec<u8>, LeaseError> {
+        let body = rmp_serde::to_vec_named(self)
+            .map_err(|error| LeaseError::Unwritable(self.id, error.to_string()))?;
+        let mut bytes = sealer.mac(MAC_PURPOSE, &body)?.to_vec();
+        bytes.extend_from_slice(&body);
+        Ok(bytes)
+    }
+
+    fn position(&self) -> Position {
+        let (sequence, link) = &self.decided_at;
+        Position {
+            sequence: *sequence,
+            link: Link(link.into_array()),
+        }
+    }
+}

@@ -1,0 +1,141 @@
+//! Ends one credential downstream: tried with growing pauses, and never for the last time while it
+//! may be alive.
+
+use super::{Sweeper, Swept};
+use crate::connectors::{Connector, ConnectorError, Ended};
+use crate::ids;
+use crate::leases::state::{Event, State, Why};
+use crate::leases::{Lease, LeaseError, TOLERANCE};
+use std::time::Duration;
+use time::OffsetDateTime;
+
+const FIRST_PAUSE: Duration = Duration::from_secs(1);
+const LONGEST_PAUSE: Duration = Duration::from_secs(300);
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// How an attempt went.
+enum Attempt {
+    Dead,
+    DeadUncollected,
+    /// Nothing can be done about it, or nothing certain can be said before this moment.
+    Wait(OffsetDateTime),
+    /// The claim has set when the next attempt is due.
+    Failed(String),
+}
+
+impl Sweeper {
+    pub(super) async fn end(
+        &self,
+        lease: &Lease,
+        now: OffsetDateTime,
+    ) -> Result<Swept, LeaseError> {
+        // The claim: whoever writes the next attempt's time may make this one.
+        let retry_at = now + pause(lease.attempts);
+        let claimed = self
+            .leases
+            .step(lease, retry_at, |record| {
+                record.attempts = record.attempts.saturating_add(1);
+                true
+            })
+            .await?;
+        let Some(lease) = claimed else {
+            return Ok(Swept::default());
+        };
+        let attempt = if lease.ends_here() {
+            Attempt::Dead
+        } else {
+            match (self.connectors)(&lease.target) {
+                Some(connector) => self.attempt(connector.as_ref(), &lease, now).await,
+                None => Attempt::Failed("no target of this name is configured".to_owned()),
+            }
+        };
+        self.record(&lease, attempt, retry_at, now).await
+    }
+
+    async fn attempt(
+        &self,
+        connector: &dyn Connector,
+        lease: &Lease,
+        now: OffsetDateTime,
+    ) -> Attempt {
+        let handle = match self.leases.handle(lease) {
+            Ok(handle) => handle,
+            Err(error) => return Attempt::Failed(error.to_string()),
+        };
+        let ending = connector.end(&lease.record().id, handle.as_ref());
+        let ended = tokio::time::timeout(PATIENCE, ending)
+            .await
+            .unwrap_or_else(|_| Err(ConnectorError::Unknown("no answer in time".to_owned())));
+        // INVARIANT: without a handle, "there is nothing of that name" says something only once no
+        // mint can still be on its way.
+        let settled = lease.mint_by + TOLERANCE;
+        let too_early = handle.is_none() && now < settled;
+        match ended {
+            Ok(Ended::Dead | Ended::DeadUncollected) if too_early => Attempt::Wait(settled),
+            Ok(Ended::Dead) => Attempt::Dead,
+            Ok(Ended::DeadUncollected) => Attempt::DeadUncollected,
+            Ok(Ended::LivesUntilExpiry) => Attempt::Wait(lease.lives_until + TOLERANCE),
+            Err(error) => Attempt::Failed(error.to_string()),
+        }
+    }
+
+    async fn record(
+        &self,
+        lease: &Lease,
+        attempt: Attempt,
+        retry_at: OffsetDateTime,
+        now: OffsetDateTime,
+    ) -> Result<Swept, LeaseError> {
+        let mut swept = Swept::default();
+        let why = lease
+            .closing
+            .as_ref()
+            .map_or(Why::Revoked, |closing| closing.why);
+        let outlived = now >= lease.lives_until + TOLERANCE;
+        match attempt {
+            Attempt::Dead => {
+                let closed = self
+                    .leases
+                    .step(lease, now, |record| {
+                        record.uncollected = false;
+                        record.state != State::Revoking
+                            || record.advance(Event::Confirmed(why), None, now)
+                    })
+                    .await?;
+                swept.closed += u64::from(closed.is_some());
+            }
+            Attempt::DeadUncollected => {
+                let closed = self
+                    .leases
+                    .step(lease, retry_at, |record| {
+                        record.uncollected = true;
+                        record.state != State::Revoking
+                            || record.advance(Event::Confirmed(why), None, now)
+                    })
+                    .await?;
+                swept.closed += u64::from(closed.is_some());
+            }
+            Attempt::Wait(_) | Attempt::Failed(_) if outlived && lease.state.is_open() => {
+                swept.lapsed += u64::from(self.lapse(lease, now).await?);
+            }
+            Attempt::Wait(until) => {
+                self.leases.step(lease, until, |_| true).await?;
+                swept.alive += 1;
+            }
+            Attempt::Failed(error) => {
+                tracing::warn!(lease = %lease.id, target = %lease.target, attempts = lease.attempts, %error, "a credential could not be ended; it is tried again");
+                swept.alive += 1;
+            }
+        }
+        Ok(swept)
+    }
+}
+
+/// Doubles, up to a bound, and spreads by a quarter so that a target that comes back is not hit by
+/// everything at once.
+fn pause(attempts: u32) -> Duration {
+    let doubled = FIRST_PAUSE.saturating_mul(1_u32.checked_shl(attempts.min(16)).unwrap_or(1));
+    let base = doubled.min(LONGEST_PAUSE);
+    let [spread]: [u8; 1] = ids::random();
+    base.mul_f64(0.75 + f64::from(spread) / 512.0)
+}

@@ -1,0 +1,263 @@
+//! Matches open leases against fences.
+//!
+//! Each shard keeps `swept`: no lease decided before that sequence can be added any more. It is
+//! moved first, then the open leases are matched, then the claim says that they were: so a lease
+//! is either in the shard when it is matched, or refused. A fence on one lease needs none of that:
+//! ids are drawn anew, so it can only hit a lease that is there.
+
+use super::Sweeper;
+use crate::fences::{DimensionKind, EndedBy, Fence, FenceKind, Place, View};
+use crate::ids::{LeaseId, ShardId};
+use crate::leases::close::end_event;
+use crate::leases::look::PAGE;
+use crate::leases::record::Record;
+use crate::leases::state::State;
+use crate::leases::{Closing, DEADLINE, Lease, LeaseError, keys};
+use crate::store::{CommitId, Guard, Link, Outcome, Position, Transaction, Write, settle};
+use serde::{Deserialize, Serialize};
+use serde_bytes::ByteArray;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+use time::OffsetDateTime;
+
+/// A claim that was not finished by then may be taken over.
+const CLAIM: Duration = Duration::from_secs(60);
+/// Records written in one commit.
+const MARKED: usize = 32;
+/// Fences on single leases move a shard's mark only this often.
+const NARROW: u64 = 1024;
+
+/// How far the open leases of a shard were matched.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+struct Claim {
+    sequence: u64,
+    link: ByteArray<20>,
+    by: ByteArray<16>,
+    /// Milliseconds; 0: finished.
+    until: i64,
+}
+
+/// A claim as stored.
+struct Found {
+    claim: Claim,
+    version: Option<CommitId>,
+}
+
+impl Claim {
+    fn at(&self) -> Position {
+        Position {
+            sequence: self.sequence,
+            link: Link(self.link.into_array()),
+        }
+    }
+}
+
+impl Sweeper {
+    /// How many leases were found dead.
+    pub(super) async fn match_fences(&self, now: OffsetDateTime) -> Result<u64, LeaseError> {
+        let view = self.fences.fresh()?;
+        let mut matched = self.follow_single(&view, now).await?;
+        let shards: Vec<ShardId> = ShardId::all().collect();
+        let places: Vec<_> = shards.iter().map(|shard| keys::claim(*shard)).collect();
+        let records = self.leases.store.get(&places).await?;
+        let mut found = Vec::with_capacity(shards.len());
+        for (shard, record) in shards.into_iter().zip(records) {
+            let version = record.as_ref().map(|record| record.version);
+            let claim = record
+                .and_then(|record| rmp_serde::from_slice(&record.value).ok())
+                .unwrap_or_default();
+            found.push((shard, Found { claim, version }));
+        }
+        let furthest = found.iter().map(|(_, found)| found.claim.sequence).max();
+        let view = match furthest {
+            // Another replica has read further, or the log became shorter: waiting tells which.
+            Some(furthest) if furthest > view.position().sequence => {
+                match self.fences.reach(furthest).await {
+                    Ok(view) => view,
+                    Err(_) => self.fences.fresh()?,
+                }
+            }
+            _ => view,
+        };
+        let mut failed = None;
+        for (shard, found) in found {
+            if !is_behind(&view, &found.claim) || is_taken(&found.claim, self.me, now) {
+                continue;
+            }
+            match self.match_shard(shard, &view, found, now).await {
+                Ok(hits) => matched += hits,
+                Err(error) => failed = Some(error),
+            }
+        }
+        failed.map_or(Ok(matched), Err)
+    }
+
+    /// Fences on single leases: straight to the record, whatever the number of open leases.
+    async fn follow_single(&self, view: &View, now: OffsetDateTime) -> Result<u64, LeaseError> {
+        let seen = self.seen.load(Ordering::Relaxed);
+        let mut hits = 0;
+        // What a snapshot swallowed is found by matching whole shards.
+        for fence in view.since(seen).unwrap_or_default() {
+            if !is_single(&fence) || fence.kind == FenceKind::Lift {
+                continue;
+            }
+            if let Ok(id) = fence.dimension.value.parse::<LeaseId>()
+                && let Ok(Some(lease)) = self.leases.get(&id).await
+                && matches!(lease.state, State::Reserved | State::Active)
+            {
+                let ended = EndedBy::Fence(Arc::clone(&fence));
+                self.leases
+                    .mark(&id, Closing::because(&ended, now), now)
+                    .await?;
+                hits += 1;
+            }
+        }
+        self.seen.store(view.position().sequence, Ordering::Relaxed);
+        Ok(hits)
+    }
+
+    async fn match_shard(
+        &self,
+        shard: ShardId,
+        view: &View,
+        found: Found,
+        now: OffsetDateTime,
+    ) -> Result<u64, LeaseError> {
+        let position = view.position();
+        let mut claim = Claim {
+            by: ByteArray::new(self.me),
+            until: keys::rank(now + CLAIM),
+            ..found.claim
+        };
+        // INVARIANT: `swept` moves before the leases are read. The other way round, a lease could
+        // be added after the reading and before the move, and nobody would match it.
+        let Some(version) = self
+            .write_claim(shard, &claim, found.version, Some(position.sequence))
+            .await?
+        else {
+            return Ok(0);
+        };
+        let hits = self.match_open(shard, view, now).await?;
+        claim.sequence = position.sequence;
+        claim.link = ByteArray::new(position.link.0);
+        claim.until = 0;
+        self.write_claim(shard, &claim, Some(version), None).await?;
+        Ok(hits)
+    }
+
+    async fn write_claim(
+        &self,
+        shard: ShardId,
+        claim: &Claim,
+        version: Option<CommitId>,
+        swept: Option<u64>,
+    ) -> Result<Option<CommitId>, LeaseError> {
+        let key = keys::claim(shard);
+        let value = rmp_serde::to_vec(claim)
+            .map_err(|error| crate::store::StoreError::Corrupt(error.to_string()))?;
+        let deadline = self.leases.clock.now() + DEADLINE;
+        let mut transaction = Transaction::new(shard, deadline)
+            .local()
+            .guard(match version {
+                Some(version) => Guard::Unchanged(key.clone(), version),
+                None => Guard::Absent(key.clone()),
+            })
+            .write(Write::Put {
+                key,
+                value,
+                expires_at: None,
+            });
+        if let Some(sequence) = swept {
+            transaction = transaction.write(Write::Put {
+                key: keys::swept(shard),
+                value: sequence.to_be_bytes().to_vec(),
+                expires_at: None,
+            });
+        }
+        let id = transaction.id;
+        Ok(
+            match settle(self.leases.store.as_ref(), transaction).await? {
+                Outcome::Applied { .. } | Outcome::Unreplicated { .. } => Some(id),
+                Outcome::Conflict { .. } | Outcome::TooLate => None,
+            },
+        )
+    }
+
+    async fn match_open(
+        &self,
+        shard: ShardId,
+        view: &View,
+        now: OffsetDateTime,
+    ) -> Result<u64, LeaseError> {
+        let index = keys::open(shard);
+        let mut after = None;
+        let mut hits = 0;
+        loop {
+            let members = self.leases.members(&index, after.as_ref(), PAGE).await?;
+            let Some(last) = members.last() else {
+                return Ok(hits);
+            };
+            after = Some((last.rank, last.member.clone()));
+            let mut changes: Vec<(Lease, Record)> = Vec::new();
+            for (_, lease) in self.leases.leases_of(&members).await? {
+                changes.extend(doomed(view, lease, now));
+            }
+            hits += changes.len() as u64;
+            for batch in changes.chunks(MARKED) {
+                if self.leases.step_all(batch.to_vec(), now).await?.is_none() {
+                    // One of them was changed meanwhile: each on its own.
+                    for (lease, record) in batch {
+                        if let Some(closing) = &record.closing {
+                            self.leases.mark(&lease.id, closing.clone(), now).await?;
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// The lease as it must be written, if the view ended it.
+fn doomed(view: &View, lease: Lease, now: OffsetDateTime) -> Option<(Lease, Record)> {
+    if !matches!(lease.state, State::Reserved | State::Active) {
+        return None;
+    }
+    let ended = view.ended_by(lease.hashes(), lease.position())?;
+    // Decided further on than this view: the next round's view will know.
+    if ended == EndedBy::Ahead {
+        return None;
+    }
+    let closing = Closing::because(&ended, now);
+    let event = end_event(&lease, closing.why);
+    let mut record = lease.record().clone();
+    record
+        .advance(event, Some(closing), now)
+        .then_some((lease, record))
+}
+
+/// Whether something on the log after the claim may end leases of the shard.
+fn is_behind(view: &View, claim: &Claim) -> bool {
+    let unfinished = claim.until != 0;
+    match view.place(claim.at()) {
+        // Matched on a history that is no more: everything again.
+        Place::Lost | Place::Ahead => true,
+        Place::Known => {
+            unfinished
+                || view.since(claim.sequence).is_none_or(|fences| {
+                    fences.len() as u64 >= NARROW
+                        || fences
+                            .iter()
+                            .any(|fence| !is_single(fence) && fence.kind != FenceKind::Lift)
+                })
+        }
+    }
+}
+
+fn is_taken(claim: &Claim, me: [u8; 16], now: OffsetDateTime) -> bool {
+    claim.until > keys::rank(now) && claim.by.into_array() != me
+}
+
+fn is_single(fence: &Fence) -> bool {
+    fence.dimension.kind == DimensionKind::Lease
+}

@@ -1,0 +1,311 @@
+//! The sweeper: runs on every replica, does what is due, and ends what must die until it is dead.
+//!
+//! Two replicas may find the same work. Whoever's guarded claim is written does it; ending a
+//! credential twice is harmless, not ending it is not.
+
+mod end;
+mod matching;
+
+use super::record::Lease;
+use super::state::{Event, State, Why};
+use super::{Closing, KEPT, LeaseError, Leases, TOLERANCE, keys};
+use crate::clock::Clock;
+use crate::connectors::{Connector, RevocationClass};
+use crate::fences::Fences;
+use crate::ids::{self, LeaseId, ShardId, TargetId};
+use crate::store::{Transaction, Write};
+use arc_swap::ArcSwap;
+use futures_util::StreamExt;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::time::Duration;
+use time::OffsetDateTime;
+
+/// The connector behind a target, if the configuration still has one.
+pub type Connectors = Arc<dyn Fn(&TargetId) -> Option<Arc<dyn Connector>> + Send + Sync>;
+
+/// Due leases taken from one shard in one round.
+const BATCH: usize = 128;
+/// Shards worked on at once.
+const ABREAST: usize = 8;
+/// Entries of a shard's backlog that are looked at for the oldest of each target.
+const BACKLOG: usize = 512;
+const ROUND: Duration = Duration::from_secs(1);
+
+pub struct Sweeper {
+    leases: Arc<Leases>,
+    fences: Arc<Fences>,
+    connectors: Connectors,
+    /// Tells this replica's claims from others'.
+    me: [u8; 16],
+    /// How far fences on single leases were followed here.
+    seen: AtomicU64,
+    /// Since when the oldest credential of each target is overdue.
+    backlog: ArcSwap<BTreeMap<TargetId, OffsetDateTime>>,
+}
+
+/// What one round did.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Swept {
+    /// Leases that a fence, or a lost decision, ended.
+    pub matched: u64,
+    /// Confirmed dead downstream, or dead by the broker's word.
+    pub closed: u64,
+    /// Tried and still alive; tried again later.
+    pub alive: u64,
+    /// Reservations that nobody came back for.
+    pub stale: u64,
+    /// Credentials that died of age without having been ended.
+    pub lapsed: u64,
+}
+
+impl std::fmt::Debug for Sweeper {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Sweeper").finish_non_exhaustive()
+    }
+}
+
+impl Sweeper {
+    pub fn new(leases: Arc<Leases>, fences: Arc<Fences>, connectors: Connectors) -> Self {
+        Self {
+            leases,
+            fences,
+            connectors,
+            me: ids::random(),
+            seen: AtomicU64::new(0),
+            backlog: ArcSwap::default(),
+        }
+    }
+
+    /// Sweeps in the background for as long as the result is held.
+    pub fn start(self, clock: Arc<dyn Clock>) -> Arc<Self> {
+        let sweeper = Arc::new(self);
+        let worker = Arc::downgrade(&sweeper);
+        let mut moved = sweeper.fences.moved();
+        tokio::spawn(async move {
+            while let Some(sweeper) = worker.upgrade() {
+                if let Err(error) = sweeper.run_once(clock.now()).await {
+                    tracing::warn!(%error, "a sweep did not get through; the next one starts over");
+                }
+                drop(sweeper);
+                // A new fence is followed at once, but a stream of them in rounds.
+                tokio::time::sleep(ROUND / 10).await;
+                let _ = tokio::time::timeout(ROUND, moved.changed()).await;
+            }
+        });
+        sweeper
+    }
+
+    /// One round over every shard. A shard that fails does not keep the others waiting.
+    pub async fn run_once(&self, now: OffsetDateTime) -> Result<Swept, LeaseError> {
+        let mut swept = Swept::default();
+        let mut failed = None;
+        match self.match_fences(now).await {
+            Ok(matched) => swept.matched = matched,
+            Err(error) => failed = Some(error),
+        }
+        let rounds: Vec<_> = futures_util::stream::iter(ShardId::all())
+            .map(|shard| self.work_off(shard, now))
+            .buffer_unordered(ABREAST)
+            .collect()
+            .await;
+        let mut backlog: BTreeMap<TargetId, OffsetDateTime> = BTreeMap::new();
+        for round in rounds {
+            match round {
+                Ok((done, oldest)) => {
+                    swept.add(done);
+                    for (target, since) in oldest {
+                        let entry = backlog.entry(target).or_insert(since);
+                        *entry = since.min(*entry);
+                    }
+                }
+                Err(error) => failed = Some(error),
+            }
+        }
+        match failed {
+            // INVARIANT: half a picture must not close a breaker; the last whole one stands.
+            Some(error) => Err(error),
+            None => {
+                self.backlog.store(Arc::new(backlog));
+                Ok(swept)
+            }
+        }
+    }
+
+    /// Since when the oldest credential of this target that must be dead is not. A target that is
+    /// overdue must not mint.
+    pub fn backlog(&self, target: &TargetId) -> Option<OffsetDateTime> {
+        self.backlog.load().get(target).copied()
+    }
+
+    /// Ends a lease that must die without waiting for the next round, and says how far that got.
+    pub async fn end_now(
+        &self,
+        id: &LeaseId,
+        now: OffsetDateTime,
+    ) -> Result<Option<State>, LeaseError> {
+        let Some(lease) = self.leases.get(id).await? else {
+            return Ok(None);
+        };
+        if lease.state == State::Revoking {
+            self.work_on(&lease, now).await?;
+        }
+        Ok(self.leases.get(id).await?.map(|lease| lease.state))
+    }
+
+    async fn work_off(
+        &self,
+        shard: ShardId,
+        now: OffsetDateTime,
+    ) -> Result<(Swept, Vec<(TargetId, OffsetDateTime)>), LeaseError> {
+        let mut swept = Swept::default();
+        let store = &self.leases.store;
+        let due = store
+            .range(&keys::due(shard), i64::MIN..=keys::rank(now), BATCH)
+            .await?;
+        for (_, lease) in self.leases.leases_of(&due).await? {
+            swept.add(self.work_on(&lease, now).await?);
+        }
+        self.forget_closed(shard, now).await?;
+        let ending = store
+            .range(&keys::ending(shard), i64::MIN..=i64::MAX, BACKLOG)
+            .await?;
+        let oldest = ending
+            .iter()
+            .filter_map(|ranked| {
+                let (_, target) = keys::split_member(&ranked.member)?;
+                let target = std::str::from_utf8(target).ok()?.parse().ok()?;
+                let nanos = i128::from(ranked.rank) * 1_000_000;
+                let since = OffsetDateTime::from_unix_timestamp_nanos(nanos).ok()?;
+                Some((target, since))
+            })
+            .collect();
+        Ok((swept, oldest))
+    }
+
+    /// Does what is due about one lease.
+    async fn work_on(&self, lease: &Lease, now: OffsetDateTime) -> Result<Swept, LeaseError> {
+        let mut swept = Swept::default();
+        match lease.state {
+            State::Reserved => {
+                if now >= lease.mint_by + TOLERANCE {
+                    self.give_up_reservation(lease, now).await?;
+                    swept.stale += 1;
+                }
+            }
+            State::Active => {
+                if now >= lease.expires_at {
+                    let closed = self.expire(lease, now).await?;
+                    swept.closed += u64::from(closed);
+                }
+            }
+            State::Revoking if lease.can_be_named() || lease.ends_here() => {
+                swept.add(self.end(lease, now).await?);
+            }
+            State::Revoking => {
+                if now >= lease.mint_by + TOLERANCE {
+                    self.leases
+                        .step(lease, now, |record| {
+                            record.advance(Event::LostUnnamed, None, now)
+                        })
+                        .await?;
+                    swept.stale += 1;
+                }
+            }
+            State::Unclaimed => {
+                if now >= lease.lives_until + TOLERANCE {
+                    swept.lapsed += u64::from(self.lapse(lease, now).await?);
+                }
+            }
+            _ if lease.uncollected => swept.add(self.end(lease, now).await?),
+            _ => {}
+        }
+        Ok(swept)
+    }
+
+    /// No mint can still be on its way, and nobody came back.
+    async fn give_up_reservation(
+        &self,
+        lease: &Lease,
+        now: OffsetDateTime,
+    ) -> Result<(), LeaseError> {
+        let event = if lease.named_by_lease {
+            Event::LostNamed
+        } else {
+            Event::LostUnnamed
+        };
+        let closing = Closing::new(
+            Why::NeverHandedOut,
+            "dayfly",
+            "nobody came back for the reservation",
+            now,
+        );
+        self.leases
+            .step(lease, now, |record| {
+                record.advance(event, Some(closing), now)
+            })
+            .await?;
+        Ok(())
+    }
+
+    /// `true`: closed by time alone. Otherwise a downstream has to be told, or outlives our word.
+    async fn expire(&self, lease: &Lease, now: OffsetDateTime) -> Result<bool, LeaseError> {
+        let by_itself = match lease.class {
+            RevocationClass::Broker => true,
+            RevocationClass::Deny | RevocationClass::Expiry => now >= lease.lives_until,
+            // What expired by itself may still have to be cleared away, and not all of it expires.
+            RevocationClass::Native => false,
+        };
+        let event = if by_itself { Event::TimeUp } else { Event::End };
+        let closing = Closing::new(Why::Expired, "dayfly", "its time was up", now);
+        let changed = self
+            .leases
+            .step(lease, now, |record| {
+                record.advance(event, Some(closing), now)
+            })
+            .await?;
+        Ok(by_itself && changed.is_some())
+    }
+
+    async fn lapse(&self, lease: &Lease, now: OffsetDateTime) -> Result<bool, LeaseError> {
+        let changed = self
+            .leases
+            .step(lease, now, |record| {
+                record.advance(Event::Outlived, None, now)
+            })
+            .await?;
+        Ok(changed.is_some())
+    }
+
+    async fn forget_closed(&self, shard: ShardId, now: OffsetDateTime) -> Result<(), LeaseError> {
+        let index = keys::closed(shard);
+        let old = self
+            .leases
+            .store
+            .range(&index, i64::MIN..=keys::rank(now - KEPT), BATCH)
+            .await?;
+        if old.is_empty() {
+            return Ok(());
+        }
+        let mut transaction = Transaction::new(shard, now + super::DEADLINE).local();
+        for ranked in old {
+            transaction = transaction.write(Write::Unrank {
+                index: index.clone(),
+                member: ranked.member,
+            });
+        }
+        self.leases.store.commit(transaction).await?;
+        Ok(())
+    }
+}
+
+impl Swept {
+    fn add(&mut self, other: Self) {
+        self.matched += other.matched;
+        self.closed += other.closed;
+        self.alive += other.alive;
+        self.stale += other.stale;
+        self.lapsed += other.lapsed;
+    }
+}
