@@ -120,6 +120,21 @@ pub struct RevocationRequest {
     pub kill_only: bool,
 }
 
+/// `POST /admin/v1/revocations/lift`: ends a hold. What was killed stays dead.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LiftRequest {
+    pub selector: Selector,
+    pub reason: String,
+}
+
+/// `POST /admin/v1/find`. In a body, because it may be a credential.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct FindRequest {
+    pub query: String,
+}
+
 /// Answer of `POST /admin/v1/revocations` and `GET /admin/v1/revocations/{id}`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RevocationReceipt {
