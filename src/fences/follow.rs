@@ -36,6 +36,8 @@ pub struct Fences {
     /// Store time minus ours, in milliseconds.
     skew: AtomicI64,
     sequence: watch::Sender<u64>,
+    /// Counts cycles that proved something.
+    cycles: watch::Sender<u64>,
     pub(super) snapshot: Mutex<snapshot::Last>,
 }
 
@@ -92,6 +94,7 @@ impl Fences {
             forgot: AtomicU64::new(0),
             skew: AtomicI64::new(0),
             sequence: watch::Sender::new(0),
+            cycles: watch::Sender::new(0),
             snapshot: Mutex::default(),
         }
     }
@@ -134,13 +137,20 @@ impl Fences {
     /// A fresh view that has read at least as far as a lease was decided: another replica may have
     /// been ahead of this one. Waits for as long as a view may be old.
     pub async fn reach(&self, sequence: u64) -> Result<Arc<View>, Stale> {
-        let mut moved = self.sequence.subscribe();
-        let arrived = moved.wait_for(|at| *at >= sequence);
-        let _ = tokio::time::timeout(self.max_age, arrived).await;
-        let view = self.fresh()?;
-        (view.position().sequence >= sequence)
-            .then_some(view)
-            .ok_or(Stale)
+        let mut cycles = self.cycles.subscribe();
+        let arrival = async {
+            loop {
+                if let Ok(view) = self.fresh()
+                    && view.position().sequence >= sequence
+                {
+                    return Ok(view);
+                }
+                cycles.changed().await.map_err(|_| Stale)?;
+            }
+        };
+        tokio::time::timeout(self.max_age, arrival)
+            .await
+            .unwrap_or(Err(Stale))
     }
 
     /// Puts a fence on the log. On return it is in force at this replica: no later
@@ -157,8 +167,9 @@ impl Fences {
         };
         let value = rmp_serde::to_vec_named(&fence)
             .map_err(|error| FenceError::Unwritable(error.to_string()))?;
-        let transaction =
-            Transaction::new(ShardId::INSTALLATION, now + DEADLINE).write(Write::Append {
+        let transaction = Transaction::new(ShardId::INSTALLATION, now + DEADLINE)
+            .revoking()
+            .write(Write::Append {
                 log: log(),
                 value: value.clone(),
             });
@@ -282,7 +293,8 @@ impl Fences {
         let view = change(View::clone(&self.view.load()))?;
         let sequence = view.position().sequence;
         self.view.store(Arc::new(view));
-        self.sequence.send_replace(sequence);
+        self.sequence
+            .send_if_modified(|seen| std::mem::replace(seen, sequence) != sequence);
         Ok(())
     }
 
@@ -291,6 +303,8 @@ impl Fences {
         if self.view.load().knows(head) {
             let micros = u64::try_from(sent.as_micros()).unwrap_or(NEVER);
             self.proven.store(micros, Ordering::Release);
+            self.cycles
+                .send_modify(|count| *count = count.wrapping_add(1));
         }
     }
 

@@ -137,8 +137,9 @@ async fn put_back(
         let deadline = fences.clock.now() + DEADLINE;
         // INVARIANT: only at the head that was read. Another replica may be mending the same loss,
         // and its entries must be seen before ours are added.
-        let mut transaction =
-            Transaction::new(ShardId::INSTALLATION, deadline).guard(Guard::HeadIs(log(), head));
+        let mut transaction = Transaction::new(ShardId::INSTALLATION, deadline)
+            .revoking()
+            .guard(Guard::HeadIs(log(), head));
         for value in batch {
             transaction = transaction.write(Write::Append {
                 log: log(),

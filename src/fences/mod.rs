@@ -9,6 +9,9 @@ mod fork;
 mod snapshot;
 mod view;
 
+#[cfg(test)]
+pub(crate) mod tests;
+
 pub use follow::{Fences, Raised, Stale};
 pub use view::{EndedBy, HeldBy, Place, View};
 

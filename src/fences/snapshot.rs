@@ -88,6 +88,7 @@ async fn write(fences: &Fences) -> Result<u64, FenceError> {
     let value = rmp_serde::to_vec(&fold_up(&view))
         .map_err(|error| FenceError::Unwritable(error.to_string()))?;
     let transaction = Transaction::new(ShardId::INSTALLATION, fences.clock.now() + DEADLINE)
+        .revoking()
         .guard(unchanged(record.map(|record| record.version)))
         .write(Write::Put {
             key: key(),
@@ -192,4 +193,10 @@ fn unfold(stored: Stored) -> View {
     });
     view.holds = Arc::new(holds.collect());
     view
+}
+
+#[cfg(test)]
+pub(super) fn through_the_store(view: &View) -> View {
+    let bytes = rmp_serde::to_vec(&fold_up(view)).unwrap();
+    unfold(rmp_serde::from_slice(&bytes).unwrap())
 }

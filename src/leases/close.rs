@@ -220,8 +220,9 @@ impl Leases {
         let Some((first, _)) = changes.first() else {
             return Ok(Some(Vec::new()));
         };
-        let mut transaction =
-            Transaction::new(first.id.shard(), self.clock.now() + DEADLINE).local();
+        let mut transaction = Transaction::new(first.id.shard(), self.clock.now() + DEADLINE)
+            .local()
+            .revoking();
         for (lease, record) in &changes {
             transaction =
                 transaction.guard(Guard::Unchanged(keys::lease(&lease.id), lease.version()));

@@ -2,7 +2,7 @@
 
 use crate::ids::{AgentId, LeaseId, ShardId, TargetId};
 use crate::replay::ReplayMark;
-use crate::store::{Index, Key};
+use crate::store::{Index, Key, MAX_RANK};
 use ring::digest::{SHA256, digest};
 use std::borrow::Cow;
 use time::OffsetDateTime;
@@ -97,7 +97,9 @@ pub(super) fn split_member(member: &[u8]) -> Option<(LeaseId, &[u8])> {
 }
 
 pub(super) fn rank(at: OffsetDateTime) -> i64 {
-    i64::try_from(at.unix_timestamp_nanos().div_euclid(1_000_000)).unwrap_or(i64::MAX)
+    i64::try_from(at.unix_timestamp_nanos().div_euclid(1_000_000))
+        .unwrap_or(MAX_RANK)
+        .clamp(-MAX_RANK, MAX_RANK)
 }
 
 pub(super) fn sha256(bytes: &[u8]) -> Vec<u8> {

@@ -5,7 +5,7 @@ use super::state::State;
 use super::{LeaseError, Leases, keys};
 use crate::fences::{Dimension, DimensionHash, DimensionKind};
 use crate::ids::{AgentId, LeaseId, MissionId, ShardId, TargetId};
-use crate::store::{Index, Ranked};
+use crate::store::{Index, MAX_RANK, Ranked};
 use std::collections::BTreeMap;
 use std::fmt;
 use std::str::FromStr;
@@ -206,11 +206,11 @@ impl Leases {
         after: Option<&(i64, Vec<u8>)>,
         limit: usize,
     ) -> Result<Vec<Ranked>, LeaseError> {
-        let from = after.map_or(i64::MIN, |(rank, _)| *rank);
+        let from = after.map_or(-MAX_RANK, |(rank, _)| *rank);
         // Members of equal rank come again and are skipped; a page of nothing else is widened.
         let mut asked = limit + 1;
         loop {
-            let mut found = self.store.range(index, from..=i64::MAX, asked).await?;
+            let mut found = self.store.range(index, from..=MAX_RANK, asked).await?;
             let all = found.len() < asked;
             if let Some(seen) = after {
                 found.retain(|next| (next.rank, &next.member) > (seen.0, &seen.1));

@@ -208,7 +208,9 @@ impl Leases {
                 || Guard::Absent(keys::lease(&reserved.lease.id)),
                 |lease| Guard::Unchanged(keys::lease(&lease.id), lease.version()),
             );
-            let transaction = Transaction::new(record.id.shard(), now + DEADLINE).guard(guard);
+            let transaction = Transaction::new(record.id.shard(), now + DEADLINE)
+                .revoking()
+                .guard(guard);
             let transaction = self.put(transaction, &record, now)?;
             let version = transaction.id;
             match settle(self.store.as_ref(), transaction).await? {

@@ -159,6 +159,7 @@ impl Sweeper {
         let deadline = self.leases.clock.now() + DEADLINE;
         let mut transaction = Transaction::new(shard, deadline)
             .local()
+            .revoking()
             .guard(match version {
                 Some(version) => Guard::Unchanged(key.clone(), version),
                 None => Guard::Absent(key.clone()),

@@ -13,7 +13,7 @@ use crate::clock::Clock;
 use crate::connectors::{Connector, RevocationClass};
 use crate::fences::Fences;
 use crate::ids::{self, LeaseId, ShardId, TargetId};
-use crate::store::{Transaction, Write};
+use crate::store::{MAX_RANK, Transaction, Write};
 use arc_swap::ArcSwap;
 use futures_util::StreamExt;
 use std::collections::BTreeMap;
@@ -162,14 +162,14 @@ impl Sweeper {
         let mut swept = Swept::default();
         let store = &self.leases.store;
         let due = store
-            .range(&keys::due(shard), i64::MIN..=keys::rank(now), BATCH)
+            .range(&keys::due(shard), -MAX_RANK..=keys::rank(now), BATCH)
             .await?;
         for (_, lease) in self.leases.leases_of(&due).await? {
             swept.add(self.work_on(&lease, now).await?);
         }
         self.forget_closed(shard, now).await?;
         let ending = store
-            .range(&keys::ending(shard), i64::MIN..=i64::MAX, BACKLOG)
+            .range(&keys::ending(shard), -MAX_RANK..=MAX_RANK, BACKLOG)
             .await?;
         let oldest = ending
             .iter()
@@ -283,12 +283,14 @@ impl Sweeper {
         let old = self
             .leases
             .store
-            .range(&index, i64::MIN..=keys::rank(now - KEPT), BATCH)
+            .range(&index, -MAX_RANK..=keys::rank(now - KEPT), BATCH)
             .await?;
         if old.is_empty() {
             return Ok(());
         }
-        let mut transaction = Transaction::new(shard, now + super::DEADLINE).local();
+        let mut transaction = Transaction::new(shard, now + super::DEADLINE)
+            .local()
+            .revoking();
         for ranked in old {
             transaction = transaction.write(Write::Unrank {
                 index: index.clone(),

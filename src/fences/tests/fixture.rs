@@ -1,0 +1,182 @@
+//! A clock that is moved by hand and a store that fails where a test says, around real ones.
+
+use crate::clock::{Clock, SystemClock};
+use crate::ids::ShardId;
+use crate::store::{
+    Generation, Index, Key, Log, Outcome, Position, Ranked, Record, Store, StoreError, Tail,
+    Transaction,
+};
+use arc_swap::ArcSwap;
+use async_trait::async_trait;
+use std::ops::RangeInclusive;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
+use std::time::Duration;
+use time::OffsetDateTime;
+
+/// The machine's clocks, and what was added to them.
+#[derive(Debug, Default)]
+pub(crate) struct Advanced {
+    by_ms: AtomicU64,
+}
+
+impl Advanced {
+    pub(crate) fn new() -> Arc<Self> {
+        Arc::default()
+    }
+
+    pub(crate) fn advance(&self, by: Duration) {
+        self.by_ms
+            .fetch_add(u64::try_from(by.as_millis()).unwrap(), Ordering::SeqCst);
+    }
+
+    fn by(&self) -> Duration {
+        Duration::from_millis(self.by_ms.load(Ordering::SeqCst))
+    }
+}
+
+impl Clock for Advanced {
+    fn now(&self) -> OffsetDateTime {
+        SystemClock::new().now() + self.by()
+    }
+
+    fn since_boot(&self) -> Duration {
+        SystemClock::new().since_boot() + self.by()
+    }
+}
+
+/// How the process dies at a commit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Death {
+    /// The commit never leaves.
+    Before,
+    /// The commit is applied, and nobody hears of it.
+    After,
+}
+
+/// A real store on the far end of a line that can break, and that can be pointed elsewhere.
+#[derive(Debug)]
+pub(crate) struct Line {
+    store: ArcSwap<Arc<dyn Store>>,
+    commits: AtomicI64,
+    /// The commit, counted from 1, at which everything ends. 0: never.
+    last: AtomicI64,
+    after: AtomicI64,
+    dead: AtomicBool,
+    /// Answers that come but say that replicas did not acknowledge.
+    pub(crate) unreplicated: AtomicI64,
+    /// Answers to commits that are lost although the commit was applied.
+    pub(crate) lose_answers: AtomicI64,
+}
+
+impl Line {
+    pub(crate) fn to(store: Arc<dyn Store>) -> Arc<Self> {
+        Arc::new(Self {
+            store: ArcSwap::from_pointee(store),
+            commits: AtomicI64::new(0),
+            last: AtomicI64::new(0),
+            after: AtomicI64::new(0),
+            dead: AtomicBool::new(false),
+            unreplicated: AtomicI64::new(0),
+            lose_answers: AtomicI64::new(0),
+        })
+    }
+
+    pub(crate) fn die_at(&self, commit: i64, death: Death) {
+        self.after
+            .store(i64::from(death == Death::After), Ordering::SeqCst);
+        self.last.store(
+            self.commits.load(Ordering::SeqCst) + commit,
+            Ordering::SeqCst,
+        );
+    }
+
+    pub(crate) fn cut(&self) {
+        self.dead.store(true, Ordering::SeqCst);
+    }
+
+    pub(crate) fn mend(&self) {
+        self.last.store(0, Ordering::SeqCst);
+        self.dead.store(false, Ordering::SeqCst);
+    }
+
+    pub(crate) fn commits(&self) -> i64 {
+        self.commits.load(Ordering::SeqCst)
+    }
+
+    /// A failover: from now on another store answers.
+    pub(crate) fn point_to(&self, store: Arc<dyn Store>) {
+        self.store.store(Arc::new(store));
+    }
+
+    fn line(&self) -> Result<Arc<dyn Store>, StoreError> {
+        if self.dead.load(Ordering::SeqCst) {
+            return Err(StoreError::Unavailable("the line is cut".to_owned()));
+        }
+        Ok(Arc::clone(&self.store.load()))
+    }
+}
+
+fn take(counter: &AtomicI64) -> bool {
+    counter
+        .fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| {
+            (left > 0).then_some(left - 1)
+        })
+        .is_ok()
+}
+
+#[async_trait]
+impl Store for Line {
+    async fn get(&self, keys: &[Key]) -> Result<Vec<Option<Record>>, StoreError> {
+        self.line()?.get(keys).await
+    }
+
+    async fn commit(&self, transaction: Transaction) -> Result<Outcome, StoreError> {
+        let store = self.line()?;
+        let number = self.commits.fetch_add(1, Ordering::SeqCst) + 1;
+        if number == self.last.load(Ordering::SeqCst) {
+            self.dead.store(true, Ordering::SeqCst);
+            if self.after.load(Ordering::SeqCst) == 1 {
+                store.commit(transaction).await?;
+            }
+            return Err(StoreError::Unavailable("the process is dead".to_owned()));
+        }
+        let outcome = store.commit(transaction).await?;
+        if take(&self.lose_answers) {
+            return Err(StoreError::Unknown);
+        }
+        match outcome {
+            Outcome::Applied { appended } if take(&self.unreplicated) => {
+                Ok(Outcome::Unreplicated { appended })
+            }
+            outcome => Ok(outcome),
+        }
+    }
+
+    async fn range(
+        &self,
+        index: &Index,
+        ranks: RangeInclusive<i64>,
+        limit: usize,
+    ) -> Result<Vec<Ranked>, StoreError> {
+        self.line()?.range(index, ranks, limit).await
+    }
+
+    async fn tail(
+        &self,
+        log: &Log,
+        after: Position,
+        limit: usize,
+        wait: Duration,
+    ) -> Result<Tail, StoreError> {
+        self.line()?.tail(log, after, limit, wait).await
+    }
+
+    async fn generation(&self, shard: ShardId) -> Result<Option<Generation>, StoreError> {
+        self.line()?.generation(shard).await
+    }
+
+    async fn check(&self) -> Result<Vec<String>, StoreError> {
+        self.line()?.check().await
+    }
+}

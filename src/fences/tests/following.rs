@@ -1,0 +1,210 @@
+use super::fixture::{Advanced, Line};
+use super::{agent, follow, new, replica, store};
+use crate::clock::Clock;
+use crate::fences::{FenceKind, Fences, Stale, snapshot};
+use crate::store::{Position, Store};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+use time::OffsetDateTime;
+
+fn now() -> OffsetDateTime {
+    Advanced::new().now()
+}
+
+#[tokio::test]
+async fn nothing_is_decided_before_the_head_was_reached() {
+    let fences = replica(&Line::to(store()));
+    assert_eq!(fences.fresh().unwrap_err(), Stale);
+    follow(&fences).await;
+    assert_eq!(fences.fresh().unwrap().position(), Position::ORIGIN);
+}
+
+#[tokio::test]
+async fn a_fence_is_in_force_here_before_it_is_answered_and_elsewhere_after_a_cycle() {
+    let line = Line::to(store());
+    let (here, there) = (replica(&line), replica(&line));
+    follow(&here).await;
+    follow(&there).await;
+    let raised = here
+        .raise(new(FenceKind::Hold, agent("a")), now())
+        .await
+        .unwrap();
+    assert!(raised.replicated);
+    let dimensions = [agent("a").hash()];
+    let held = here.fresh().unwrap().held(&dimensions).unwrap();
+    assert_eq!(held.fence_id, raised.fence.id);
+    assert!(there.fresh().unwrap().held(&dimensions).is_none());
+    follow(&there).await;
+    assert!(there.fresh().unwrap().held(&dimensions).is_some());
+    assert_eq!(there.fresh().unwrap().position(), raised.position);
+}
+
+#[tokio::test]
+async fn a_fence_raised_behind_others_that_were_not_read_yet_is_in_force_too() {
+    let line = Line::to(store());
+    let (here, there) = (replica(&line), replica(&line));
+    follow(&here).await;
+    follow(&there).await;
+    for number in 0..5 {
+        here.raise(new(FenceKind::Kill, agent(&number.to_string())), now())
+            .await
+            .unwrap();
+    }
+    there
+        .raise(new(FenceKind::Hold, agent("a")), now())
+        .await
+        .unwrap();
+    let view = there.fresh().unwrap();
+    assert_eq!(view.position().sequence, 6);
+    assert!(view.held(&[agent("a").hash()]).is_some());
+}
+
+#[tokio::test]
+async fn past_the_bound_there_is_no_view_until_the_store_answers_again() {
+    let line = Line::to(store());
+    let clock = Advanced::new();
+    let fences = Fences::idle(
+        Arc::clone(&line) as Arc<dyn Store>,
+        Arc::clone(&clock) as Arc<dyn Clock>,
+        Duration::from_secs(60),
+    );
+    follow(&fences).await;
+    clock.advance(Duration::from_secs(50));
+    assert!(fences.fresh().is_ok());
+    line.cut();
+    assert!(fences.follow(Duration::ZERO).await.is_err());
+    clock.advance(Duration::from_secs(20));
+    assert_eq!(fences.fresh().unwrap_err(), Stale);
+    line.mend();
+    follow(&fences).await;
+    assert!(fences.fresh().is_ok());
+}
+
+#[tokio::test]
+async fn freshness_counts_from_sending_not_from_the_answer() {
+    let line = Line::to(store());
+    let clock = Advanced::new();
+    let fences = Arc::new(Fences::idle(
+        Arc::clone(&line) as Arc<dyn Store>,
+        Arc::clone(&clock) as Arc<dyn Clock>,
+        Duration::from_secs(60),
+    ));
+    follow(&fences).await;
+    let following = tokio::spawn({
+        let fences = Arc::clone(&fences);
+        async move { fences.follow(Duration::from_millis(300)).await }
+    });
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    clock.advance(Duration::from_secs(61));
+    following.await.unwrap().unwrap();
+    assert_eq!(fences.fresh().unwrap_err(), Stale);
+}
+
+#[tokio::test]
+async fn a_lost_answer_does_not_raise_twice() {
+    let line = Line::to(store());
+    let fences = replica(&line);
+    follow(&fences).await;
+    line.lose_answers.store(2, Ordering::SeqCst);
+    let raised = fences
+        .raise(new(FenceKind::Kill, agent("a")), now())
+        .await
+        .unwrap();
+    assert_eq!(raised.position.sequence, 1);
+    follow(&fences).await;
+    assert_eq!(fences.fresh().unwrap().position().sequence, 1);
+}
+
+#[tokio::test]
+async fn an_unreplicated_fence_is_in_force_and_says_so() {
+    let line = Line::to(store());
+    let fences = replica(&line);
+    follow(&fences).await;
+    line.unreplicated.store(1, Ordering::SeqCst);
+    let raised = fences
+        .raise(new(FenceKind::Hold, agent("a")), now())
+        .await
+        .unwrap();
+    assert!(!raised.replicated);
+    assert!(fences.fresh().unwrap().held(&[agent("a").hash()]).is_some());
+}
+
+#[tokio::test]
+async fn a_replica_waits_for_what_another_has_decided_on() {
+    let line = Line::to(store());
+    let clock: Arc<dyn Clock> = Advanced::new();
+    let behind = Fences::start(
+        Arc::clone(&line) as Arc<dyn Store>,
+        clock,
+        Duration::from_secs(1),
+    );
+    let ahead = replica(&line);
+    follow(&ahead).await;
+    let raised = ahead
+        .raise(new(FenceKind::Kill, agent("a")), now())
+        .await
+        .unwrap();
+    let view = behind.reach(raised.position.sequence).await.unwrap();
+    assert!(view.knows(raised.position));
+    assert_eq!(behind.reach(99).await.unwrap_err(), Stale);
+}
+
+#[tokio::test]
+async fn following_in_the_background_goes_on_after_the_store_was_away() {
+    let line = Line::to(store());
+    let clock: Arc<dyn Clock> = Advanced::new();
+    let fences = Fences::start(
+        Arc::clone(&line) as Arc<dyn Store>,
+        clock,
+        Duration::from_millis(400),
+    );
+    fences.reach(0).await.unwrap();
+    line.cut();
+    tokio::time::sleep(Duration::from_millis(600)).await;
+    assert!(fences.fresh().is_err());
+    line.mend();
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    assert!(fences.fresh().is_ok());
+}
+
+#[tokio::test]
+async fn a_start_is_a_snapshot_and_a_tail() {
+    let line = Line::to(store());
+    let fences = replica(&line);
+    follow(&fences).await;
+    for number in 0..40 {
+        let kind = if number % 2 == 0 {
+            FenceKind::Kill
+        } else {
+            FenceKind::Hold
+        };
+        fences
+            .raise(new(kind, agent(&number.to_string())), now())
+            .await
+            .unwrap();
+    }
+    snapshot::keep(&fences).await.unwrap();
+    fences
+        .raise(new(FenceKind::Lift, agent("1")), now())
+        .await
+        .unwrap();
+    let started = replica(&line);
+    follow(&started).await;
+    let (old, new) = (fences.fresh().unwrap(), started.fresh().unwrap());
+    assert_eq!(new.position(), old.position());
+    assert_eq!(new.holds(), old.holds());
+    assert_eq!(new.since(0), None, "the entries themselves were not read");
+    assert_eq!(new.since(40).unwrap().len(), 1);
+    for number in 0..40 {
+        let dimensions = [agent(&number.to_string()).hash()];
+        for sequence in 0..=41 {
+            let link = old.link_at(sequence).unwrap();
+            let position = Position { sequence, link };
+            assert_eq!(
+                new.ended_by(&dimensions, position),
+                old.ended_by(&dimensions, position)
+            );
+        }
+    }
+}

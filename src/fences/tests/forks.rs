@@ -1,0 +1,167 @@
+use super::fixture::Line;
+use super::{agent, follow, new, replica, store};
+use crate::clock::{Clock, SystemClock};
+use crate::fences::{EndedBy, FenceError, FenceKind, Fences, log};
+use crate::ids::ShardId;
+use crate::store::{Position, Store, Tail, Transaction, Write};
+use std::sync::Arc;
+use std::time::Duration;
+use time::OffsetDateTime;
+
+fn now() -> OffsetDateTime {
+    SystemClock::new().now()
+}
+
+async fn entries(store: &dyn Store) -> Vec<Vec<u8>> {
+    match store
+        .tail(&log(), Position::ORIGIN, 1000, Duration::ZERO)
+        .await
+        .unwrap()
+    {
+        Tail::Entries { entries, .. } => entries.into_iter().map(|entry| entry.value).collect(),
+        other => panic!("{other:?}"),
+    }
+}
+
+/// What is left after a failover that kept only the first entries.
+async fn survivor(of: &dyn Store, keeping: usize) -> Arc<dyn Store> {
+    let survivor = store();
+    for value in entries(of).await.into_iter().take(keeping) {
+        let deadline = now() + Duration::from_secs(10);
+        let transaction = Transaction::new(ShardId::INSTALLATION, deadline)
+            .write(Write::Append { log: log(), value });
+        survivor.commit(transaction).await.unwrap();
+    }
+    survivor
+}
+
+async fn raise(fences: &Fences, kind: FenceKind, name: &str) -> Position {
+    fences
+        .raise(new(kind, agent(name)), now())
+        .await
+        .unwrap()
+        .position
+}
+
+async fn six_fences(line: &Arc<Line>) -> (Fences, Vec<Position>) {
+    let fences = replica(line);
+    follow(&fences).await;
+    let mut positions = vec![Position::ORIGIN];
+    for name in ["a", "b", "c", "d", "e", "f"] {
+        positions.push(raise(&fences, FenceKind::Hold, name).await);
+    }
+    (fences, positions)
+}
+
+#[tokio::test]
+async fn what_a_failover_lost_is_put_back_with_the_very_same_links() {
+    let old = store();
+    let line = Line::to(Arc::clone(&old));
+    let (fences, positions) = six_fences(&line).await;
+    let rest = survivor(old.as_ref(), 2).await;
+    line.point_to(Arc::clone(&rest));
+    follow(&fences).await;
+    assert!(
+        fences.fresh().is_err(),
+        "stale until it has read on after mending"
+    );
+    follow(&fences).await;
+    let view = fences.fresh().unwrap();
+    for position in positions {
+        assert!(view.knows(position));
+    }
+    assert_eq!(entries(rest.as_ref()).await, entries(old.as_ref()).await);
+}
+
+#[tokio::test]
+async fn what_was_written_meanwhile_stays_and_what_was_lost_follows_it() {
+    let old = store();
+    let line = Line::to(Arc::clone(&old));
+    let (fences, positions) = six_fences(&line).await;
+    let rest = survivor(old.as_ref(), 4).await;
+    let other = replica(&Line::to(Arc::clone(&rest)));
+    follow(&other).await;
+    let theirs = raise(&other, FenceKind::Hold, "z").await;
+    line.point_to(Arc::clone(&rest));
+    follow(&fences).await;
+    follow(&fences).await;
+    follow(&other).await;
+    for replica in [&fences, &other] {
+        let view = replica.fresh().unwrap();
+        assert_eq!(view.position().sequence, 7);
+        assert!(view.knows(positions[4]) && view.knows(theirs));
+        // Decided on what the failover lost: dead, although the fences themselves are back.
+        assert_eq!(
+            view.ended_by(&[agent("unrelated").hash()], positions[5]),
+            Some(EndedBy::Lost)
+        );
+        for name in ["a", "d", "e", "f", "z"] {
+            assert!(view.held(&[agent(name).hash()]).is_some(), "{name}");
+        }
+    }
+    assert_eq!(
+        fences.fresh().unwrap().position(),
+        other.fresh().unwrap().position()
+    );
+}
+
+#[tokio::test]
+async fn two_replicas_that_mend_the_same_loss_put_it_back_once() {
+    let old = store();
+    let line = Line::to(Arc::clone(&old));
+    let (first, _) = six_fences(&line).await;
+    let second = replica(&line);
+    follow(&second).await;
+    let rest = survivor(old.as_ref(), 1).await;
+    line.point_to(Arc::clone(&rest));
+    // Whoever comes second may find the log moved under it and start over.
+    let _ = tokio::join!(first.follow(Duration::ZERO), second.follow(Duration::ZERO));
+    for _ in 0..3 {
+        let _ = first.follow(Duration::ZERO).await;
+        let _ = second.follow(Duration::ZERO).await;
+    }
+    assert_eq!(entries(rest.as_ref()).await, entries(old.as_ref()).await);
+    assert_eq!(
+        first.fresh().unwrap().position(),
+        second.fresh().unwrap().position()
+    );
+}
+
+#[tokio::test]
+async fn a_lift_that_was_lost_is_put_back_in_its_place() {
+    let old = store();
+    let line = Line::to(Arc::clone(&old));
+    let fences = replica(&line);
+    follow(&fences).await;
+    raise(&fences, FenceKind::Hold, "a").await;
+    raise(&fences, FenceKind::Lift, "a").await;
+    let rest = survivor(old.as_ref(), 0).await;
+    line.point_to(rest);
+    follow(&fences).await;
+    follow(&fences).await;
+    let view = fences.fresh().unwrap();
+    assert_eq!(view.position().sequence, 2);
+    assert!(view.held(&[agent("a").hash()]).is_none());
+}
+
+#[tokio::test]
+async fn a_fence_that_no_replica_holds_any_more_is_never_passed_over() {
+    let old = store();
+    let line = Line::to(Arc::clone(&old));
+    let (fences, _) = six_fences(&line).await;
+    crate::fences::snapshot::keep(&fences).await.unwrap();
+    // Started from the snapshot: it knows what stands, but not the bytes to put back.
+    let started = replica(&line);
+    follow(&started).await;
+    line.point_to(survivor(old.as_ref(), 3).await);
+    for _ in 0..3 {
+        let went = started.follow(Duration::ZERO).await;
+        assert!(matches!(went, Err(FenceError::LostForGood(_))), "{went:?}");
+        assert!(started.fresh().is_err());
+    }
+    // A replica that does hold them mends it for both.
+    follow(&fences).await;
+    follow(&fences).await;
+    follow(&started).await;
+    assert!(started.fresh().is_ok());
+}
