@@ -9,8 +9,8 @@ pub mod telemetry;
 
 // Cellar: knows no domain noun.
 pub mod store;
-pub mod replay;
 pub mod jose;
+pub mod replay;
 pub mod audit;
 
 // Rooms, in walking order.

@@ -9,12 +9,19 @@ pub mod claims;
 mod compact;
 mod envelope;
 mod json;
+mod keyring;
 mod keys;
+mod remote;
 mod signing;
 
 pub use compact::{Compact, JoseError, MAX_TRIED_KEYS, TypRule, Verified};
 pub use json::{JsonError, parse_object};
+pub use keyring::{
+    KeyState, KeyStatus, Keyring, KeyringError, KeyringSettings, Purpose, RotationReport,
+    UnknownPurpose,
+};
 pub use keys::{KeyError, KeySet, KeySetError, MAX_KEYS, VerifyingKey};
+pub use remote::{KeyClient, Reach, RemoteKeys, RemoteKeysError, RemoteKeysSettings};
 pub use signing::{SigningError, SigningKey};
 
 use std::fmt;

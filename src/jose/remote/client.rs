@@ -1,0 +1,211 @@
+//! The HTTP client that fetches other people's keys, and where it will not go.
+//!
+//! An issuer's discovery document names the next address to fetch, so each address is a hostile
+//! input: no redirects, no proxy, https, and after resolving only addresses that the settings
+//! reach; the connection goes to the very address that was checked (RFC 8725 3.10).
+
+use super::RemoteKeysError;
+use reqwest::dns::{Addrs, Name, Resolve, Resolving};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+use url::{Host, Url};
+
+const CONNECT: Duration = Duration::from_secs(2);
+/// For everything that one set takes: discovery and keys, names and bodies.
+pub(super) const TOTAL: Duration = Duration::from_secs(5);
+const MAX_BODY: usize = 256 * 1024;
+
+/// How far beyond the public internet keys may be fetched from.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Reach {
+    /// For development: loopback, also over plain http.
+    pub loopback: bool,
+    /// For issuers inside an organisation: private networks, still over https. Link-local addresses
+    /// (a cloud's metadata service) are never reached.
+    pub private: bool,
+}
+
+impl Reach {
+    fn allows(self, address: IpAddr) -> bool {
+        match (kind(address), address) {
+            (Kind::Public, _) => true,
+            (Kind::Private, _) => self.private,
+            (Kind::Loopback, _) => self.loopback,
+            (Kind::Never, _) => false,
+        }
+    }
+}
+
+/// Cheap to clone. The only client that [`super::RemoteKeys`] takes.
+#[derive(Debug, Clone)]
+pub struct KeyClient {
+    http: reqwest::Client,
+    reach: Reach,
+}
+
+impl KeyClient {
+    /// `roots`: PEM certificates trusted beside the system's, for issuers with a CA of their own.
+    /// A rustls provider must have been installed.
+    pub fn new(reach: Reach, roots: &[Vec<u8>]) -> Result<Self, RemoteKeysError> {
+        let bad = |error: reqwest::Error| RemoteKeysError::Client(error.to_string());
+        let mut certificates = Vec::new();
+        for pem in roots {
+            certificates.extend(reqwest::Certificate::from_pem_bundle(pem).map_err(bad)?);
+        }
+        let http = reqwest::Client::builder()
+            .redirect(reqwest::redirect::Policy::none())
+            .no_proxy()
+            .connect_timeout(CONNECT)
+            .timeout(TOTAL)
+            .dns_resolver(Arc::new(Guarded { reach }))
+            .tls_certs_merge(certificates)
+            .user_agent("dayfly")
+            .build()
+            .map_err(bad)?;
+        Ok(Self { http, reach })
+    }
+
+    /// The body of a 200 answer, never longer than 256 KiB.
+    pub(super) async fn get(&self, address: &str) -> Result<Vec<u8>, RemoteKeysError> {
+        let url = self.check(address)?;
+        let mut response = self
+            .http
+            .get(url)
+            .header("accept", "application/json")
+            .send()
+            .await
+            .map_err(unreachable)?;
+        if response.status() != reqwest::StatusCode::OK {
+            return Err(RemoteKeysError::Status(response.status().as_u16()));
+        }
+        let mut body = Vec::new();
+        while let Some(chunk) = response.chunk().await.map_err(unreachable)? {
+            if body.len() + chunk.len() > MAX_BODY {
+                return Err(RemoteKeysError::TooLong(MAX_BODY));
+            }
+            body.extend_from_slice(&chunk);
+        }
+        Ok(body)
+    }
+
+    /// What can be said about an address before its name is resolved.
+    pub(super) fn check(&self, address: &str) -> Result<Url, RemoteKeysError> {
+        let refuse = |why| RemoteKeysError::Address {
+            address: address
+                .chars()
+                .filter(|c| !c.is_control())
+                .take(200)
+                .collect(),
+            why,
+        };
+        let url = Url::parse(address).map_err(|_| refuse("it is no URL"))?;
+        if !url.username().is_empty() || url.password().is_some() {
+            return Err(refuse("it holds a user name or password"));
+        }
+        // A literal address is not resolved, so the resolver below never sees it.
+        let literal = match url.host() {
+            Some(Host::Ipv4(ip)) => Some(IpAddr::V4(ip)),
+            Some(Host::Ipv6(ip)) => Some(IpAddr::V6(ip)),
+            Some(Host::Domain(_)) => None,
+            None => return Err(refuse("it names no host")),
+        };
+        if literal.is_some_and(|ip| !self.reach.allows(ip)) {
+            return Err(refuse("it is not a public address"));
+        }
+        let local = literal.is_some_and(|ip| kind(ip) == Kind::Loopback)
+            || matches!(url.host(), Some(Host::Domain("localhost")));
+        match url.scheme() {
+            "https" => Ok(url),
+            // `localhost` may only resolve to what the resolver lets through.
+            "http" if self.reach.loopback && local => Ok(url),
+            _ => Err(refuse("it must be https")),
+        }
+    }
+}
+
+fn unreachable(error: reqwest::Error) -> RemoteKeysError {
+    use std::error::Error as _;
+    if error.is_timeout() {
+        return RemoteKeysError::Slow;
+    }
+    // The chain holds the reason (refused, certificate, our own resolver); the URL is left out.
+    let error = error.without_url();
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(inner) = cause {
+        text = format!("{text}: {inner}");
+        cause = inner.source();
+    }
+    RemoteKeysError::Unreachable(text)
+}
+
+#[derive(Debug)]
+struct Guarded {
+    reach: Reach,
+}
+
+impl Resolve for Guarded {
+    fn resolve(&self, name: Name) -> Resolving {
+        let reach = self.reach;
+        Box::pin(async move {
+            let found = tokio::net::lookup_host((name.as_str(), 0)).await?;
+            // SECURITY: what is returned here is what is connected to; there is no second lookup
+            // that could answer something else.
+            let allowed: Vec<SocketAddr> =
+                found.filter(|address| reach.allows(address.ip())).collect();
+            if allowed.is_empty() {
+                return Err("the name has no public address".into());
+            }
+            Ok(Box::new(allowed.into_iter()) as Addrs)
+        })
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Kind {
+    Public,
+    Private,
+    Loopback,
+    /// Link-local, multicast, reserved, documentation, translation prefixes.
+    Never,
+}
+
+pub(super) fn kind(address: IpAddr) -> Kind {
+    match address {
+        IpAddr::V4(ip) => kind_v4(ip),
+        IpAddr::V6(ip) => kind_v6(ip),
+    }
+}
+
+fn kind_v4(ip: Ipv4Addr) -> Kind {
+    match ip.octets() {
+        [127, ..] => Kind::Loopback,
+        [10, ..] | [192, 168, ..] | [172, 16..=31, ..] | [100, 64..=127, ..] => Kind::Private,
+        [0, ..]
+        | [169, 254, ..]
+        | [192, 0, 0 | 2, _]
+        | [192, 88, 99, _]
+        | [198, 18 | 19, ..]
+        | [198, 51, 100, _]
+        | [203, 0, 113, _]
+        | [224..=255, ..] => Kind::Never,
+        _ => Kind::Public,
+    }
+}
+
+fn kind_v6(ip: Ipv6Addr) -> Kind {
+    if let Some(inner) = ip.to_ipv4_mapped() {
+        return kind_v4(inner);
+    }
+    match ip.segments() {
+        [0, 0, 0, 0, 0, 0, 0, 1] => Kind::Loopback,
+        [0xfc00..=0xfdff, ..] => Kind::Private,
+        // Teredo and other protocol assignments, documentation, 6to4: IPv4 in disguise or nobody.
+        [0x2001, 0..=0x01ff, ..] | [0x2001, 0x0db8, ..] | [0x2002, ..] | [0x3fff, ..] => {
+            Kind::Never
+        }
+        [0x2000..=0x3fff, ..] => Kind::Public,
+        _ => Kind::Never,
+    }
+}
