@@ -6,9 +6,13 @@
 //! tried on a token of another; nothing in a token chooses where keys come from.
 
 mod audience;
+mod cache;
 pub mod claims;
+mod client;
+mod pending;
 pub mod presets;
 mod settings;
+mod workload;
 
 pub use audience::{is_thumbprint, sole as sole_audience};
 pub use settings::{ClientSettings, IssuerSettings, KeySource, SettingsError};
@@ -16,11 +20,12 @@ pub use settings::{ClientSettings, IssuerSettings, KeySource, SettingsError};
 mod stated;
 
 use crate::ids::{AgentId, IssuerId};
-use crate::jose::KeySet;
+use crate::jose::{JoseError, KeySet};
 use crate::replay::ReplayMark;
 use crate::secret::Secret;
+use pending::RemoteKeysError;
 use serde_json::{Map, Value};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use time::OffsetDateTime;
 
@@ -192,3 +197,139 @@ impl Caller {
         &self.replay
     }
 }
+
+/// Each variant is one face on the wire; what lies within is for the log and the audit.
+#[derive(Debug, thiserror::Error)]
+pub enum IdentityError {
+    #[error("nothing proves who is asking: send a subject_token or a client_assertion")]
+    Missing,
+    /// 401 `invalid_client`. An unknown client and a bad signature look alike outside.
+    #[error("client authentication failed: {0}")]
+    InvalidClient(ClientFault),
+    /// 400 `invalid_request` (RFC 8693 section 2.2.2).
+    #[error("the subject token is not acceptable: {0}")]
+    InvalidToken(TokenFault),
+    /// 503: it cannot be decided now, so it is refused now.
+    #[error("the keys of issuer `{issuer}` cannot be had: {source}")]
+    Unavailable {
+        issuer: IssuerId,
+        source: RemoteKeysError,
+    },
+}
+
+#[derive(Debug, thiserror::Error, PartialEq)]
+pub enum ClientFault {
+    #[error("agents have no shared secrets: send a client assertion")]
+    SharedSecret,
+    #[error(transparent)]
+    Jose(#[from] JoseError),
+    #[error("`iss` and `sub` must both be the client id")]
+    IssuerSubject,
+    #[error("no such client is registered with a key")]
+    UnknownClient,
+    #[error("the client_id parameter names another client than the assertion")]
+    OtherClient,
+    #[error("`aud` must be this broker's issuer URL and nothing else")]
+    Audience,
+    #[error("`jti` must be a string of 1 to 256 characters")]
+    TokenId,
+}
+
+#[derive(Debug, thiserror::Error, PartialEq)]
+pub enum TokenFault {
+    #[error(transparent)]
+    Jose(#[from] JoseError),
+    #[error("its `iss` is not a configured issuer")]
+    UnknownIssuer,
+    #[error("no current key of its issuer has its `kid` and `alg`")]
+    UnknownKey,
+    #[error("its `sub` must be a string of 1 to 1024 characters")]
+    Subject,
+    #[error("its `aud` names none of the issuer's configured audiences")]
+    Audience,
+    #[error("it names more than one key to be bound to, or one that is no SHA-256 thumbprint")]
+    BoundKey,
+    #[error("its claim `{0}` is not of a configured tenant")]
+    Tenant(String),
+    #[error("its `jti` must be a string of 1 to 256 characters")]
+    TokenId,
+}
+
+/// Verifies what the door was presented with. Immutable: a reload builds another one, and with it
+/// an empty cache.
+#[derive(Debug)]
+pub struct Identity {
+    broker_url: String,
+    issuers: HashMap<String, workload::Issuer>,
+    clients: HashMap<String, client::Client>,
+    cache: cache::Verified,
+}
+
+impl Identity {
+    pub fn new(
+        issuers: Vec<IssuerSettings>,
+        clients: Vec<ClientSettings>,
+        broker_url: String,
+        http: reqwest::Client,
+        allow_loopback: bool,
+    ) -> Result<Self, SettingsError> {
+        settings::check(&issuers, &clients, &broker_url, allow_loopback)?;
+        Ok(Self {
+            issuers: issuers
+                .into_iter()
+                .map(|settings| {
+                    let url = settings.url.clone();
+                    (url, workload::Issuer::new(settings, &http, allow_loopback))
+                })
+                .collect(),
+            clients: clients
+                .into_iter()
+                .map(|settings| {
+                    let id = settings.agent.as_str().to_owned();
+                    (id, client::Client::new(settings))
+                })
+                .collect(),
+            broker_url,
+            cache: cache::Verified::new(),
+        })
+    }
+
+    /// The subject token, if there is one, says who the caller is; a client assertion beside it
+    /// authenticates the client, which must turn out to be the same agent (`agents` decides that).
+    /// Whatever was presented must be good: a bad proof never falls back to a lesser one.
+    pub async fn verify(
+        &self,
+        presented: &Presented,
+        now: OffsetDateTime,
+    ) -> Result<Caller, IdentityError> {
+        if let Some(basic) = &presented.basic {
+            // An empty secret identifies and proves nothing (oauthlib sends one beside every
+            // assertion). A real one must not be taken for authentication that succeeded.
+            if !basic.secret.expose().is_empty() {
+                return Err(IdentityError::InvalidClient(ClientFault::SharedSecret));
+            }
+        }
+        let assertion = match &presented.client_assertion {
+            Some(assertion) => Some(self.client(assertion, presented, now)?),
+            None => None,
+        };
+        let Some(token) = presented.proof_token() else {
+            return assertion.ok_or(IdentityError::Missing);
+        };
+        let mut caller = self.workload(token, now).await?;
+        match assertion {
+            Some(assertion) => {
+                caller.client = assertion.client;
+                caller.replay.extend(assertion.replay);
+            }
+            None => caller.named_client.clone_from(&presented.client_id),
+        }
+        Ok(caller)
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests;
+#[cfg(test)]
+#[path = "../../tests/it/support/tokens.rs"]
+pub(crate) mod tokens;

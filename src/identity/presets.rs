@@ -462,3 +462,6 @@ impl Preset {
             .join(", ")
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -3,8 +3,10 @@
 use crate::ids::{AgentId, IssuerId};
 use crate::jose::{Algorithm, KeySet};
 use serde_json::Value;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
+
+use super::presets;
 
 /// `[issuer.NAME]`: platforms differ in data, not in code.
 #[derive(Debug, Clone)]
@@ -61,4 +63,97 @@ pub enum SettingsError {
     NoKey(AgentId),
     #[error("`{0}` cannot be the broker's issuer URL: it must be https, without query or fragment")]
     BrokerUrl(String),
+}
+
+pub(super) fn check(
+    issuers: &[IssuerSettings],
+    clients: &[ClientSettings],
+    broker_url: &str,
+    allow_loopback: bool,
+) -> Result<(), SettingsError> {
+    if !is_issuer_url(broker_url, allow_loopback) {
+        return Err(SettingsError::BrokerUrl(broker_url.to_owned()));
+    }
+    let mut urls = BTreeSet::new();
+    for issuer in issuers {
+        check_issuer(issuer, allow_loopback).map_err(|fault| SettingsError::Issuer {
+            issuer: issuer.id.clone(),
+            fault,
+        })?;
+        if !urls.insert(&issuer.url) {
+            return Err(SettingsError::SameUrl(issuer.url.clone()));
+        }
+    }
+    let mut agents = BTreeSet::new();
+    for client in clients {
+        if client.keys.keys().is_empty() {
+            return Err(SettingsError::NoKey(client.agent.clone()));
+        }
+        if !agents.insert(&client.agent) {
+            return Err(SettingsError::SameClient(client.agent.clone()));
+        }
+    }
+    Ok(())
+}
+
+fn check_issuer(issuer: &IssuerSettings, allow_loopback: bool) -> Result<(), String> {
+    if issuer.id == IssuerId::client() {
+        return Err("the name `client` belongs to agents with keys of their own".to_owned());
+    }
+    // Where the keys are fixed nothing is fetched, and `iss` may be any string, such as the trust
+    // domain of a SPIFFE bundle.
+    if !matches!(issuer.keys, KeySource::Fixed(_)) && !is_issuer_url(&issuer.url, allow_loopback) {
+        return Err("`url` must be https, without query or fragment".to_owned());
+    }
+    if issuer.url.is_empty() {
+        return Err("`url` is empty".to_owned());
+    }
+    if issuer.audiences.is_empty() || issuer.audiences.iter().any(String::is_empty) {
+        return Err(
+            "`audience` is empty: tokens meant for someone else would be accepted".to_owned(),
+        );
+    }
+    if let Some(audience) = issuer.audiences.iter().find(|one| one.contains("#jkt=")) {
+        return Err(format!(
+            "audience `{audience}`: the caller appends `#jkt=`, the configuration does not"
+        ));
+    }
+    if issuer.algorithms.is_empty() {
+        return Err("`algorithms` is empty".to_owned());
+    }
+    if issuer.max_lifetime.is_zero() {
+        return Err("`max_lifetime` is zero".to_owned());
+    }
+    if let Some((claim, _)) = issuer.tenant.iter().find(|(_, values)| values.is_empty()) {
+        return Err(format!("tenant claim `{claim}` has no value"));
+    }
+    // SECURITY: on a shared issuer anyone in the world has a token with a good signature.
+    if let Some(wanted) = presets::tenant_claims(&issuer.url)
+        && !wanted
+            .iter()
+            .any(|claim| issuer.tenant.contains_key(*claim))
+    {
+        return Err(format!(
+            "anyone can get a token of this issuer: set `tenant` to one of {}",
+            wanted.join(", ")
+        ));
+    }
+    Ok(())
+}
+
+fn is_issuer_url(text: &str, allow_loopback: bool) -> bool {
+    let Ok(url) = url::Url::parse(text) else {
+        return false;
+    };
+    let loopback = match url.host() {
+        Some(url::Host::Domain(name)) => name == "localhost",
+        Some(url::Host::Ipv4(address)) => address.is_loopback(),
+        Some(url::Host::Ipv6(address)) => address.is_loopback(),
+        None => return false,
+    };
+    url.query().is_none()
+        && url.fragment().is_none()
+        && url.username().is_empty()
+        && url.password().is_none()
+        && (url.scheme() == "https" || (url.scheme() == "http" && allow_loopback && loopback))
 }

@@ -1,0 +1,144 @@
+//! `private_key_jwt`: an agent that signs with a key registered for it (RFC 7523 section 3, with
+//! the sole-audience rule of 7523bis). Real clients leave out `client_id`, `kid`, `typ` or `jti`.
+
+use super::settings::ClientSettings;
+use super::workload::{bounded, sha256};
+use super::{
+    AuthenticatedClient, Caller, ClientFault, Facts, Identity, IdentityError, Presented, Proof,
+    audience,
+};
+use crate::ids::{AgentId, IssuerId};
+use crate::jose::claims::times;
+use crate::jose::{Compact, KeySet, TypRule, Verified};
+use crate::replay;
+use crate::secret::Secret;
+use serde_json::{Map, Value};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+use time::OffsetDateTime;
+
+const MAX_BYTES: usize = 8 * 1024;
+
+/// authlib and oauthlib sign for an hour.
+const MAX_LIFETIME: Duration = Duration::from_secs(3600);
+
+const TYP: TypRule = TypRule::AbsentOr(&["JWT", "client-authentication+jwt"]);
+
+#[derive(Debug)]
+pub(super) struct Client {
+    agent: AgentId,
+    keys: Arc<KeySet>,
+    legacy_audience: bool,
+}
+
+impl Client {
+    pub(super) fn new(settings: ClientSettings) -> Self {
+        Self {
+            agent: settings.agent,
+            keys: Arc::new(settings.keys),
+            legacy_audience: settings.legacy_audience,
+        }
+    }
+}
+
+impl Identity {
+    pub(super) fn client(
+        &self,
+        assertion: &Secret<String>,
+        presented: &Presented,
+        now: OffsetDateTime,
+    ) -> Result<Caller, IdentityError> {
+        self.assertion(assertion.expose(), presented.client_id.as_deref(), now)
+            .map_err(IdentityError::InvalidClient)
+    }
+
+    fn assertion(
+        &self,
+        text: &str,
+        client_id: Option<&str>,
+        now: OffsetDateTime,
+    ) -> Result<Caller, ClientFault> {
+        let compact = Compact::parse(text, MAX_BYTES, &TYP)?;
+        let issuer = text_claim(compact.unverified_claims(), "iss")?;
+        let subject = text_claim(compact.unverified_claims(), "sub")?;
+        if issuer != subject {
+            return Err(ClientFault::IssuerSubject);
+        }
+        if client_id.is_some_and(|named| named != subject) {
+            return Err(ClientFault::OtherClient);
+        }
+        let client = self
+            .clients
+            .get(subject)
+            .ok_or(ClientFault::UnknownClient)?;
+        let keys = client.keys.candidates(compact.kid(), compact.alg());
+        let allowed = [compact.alg()];
+        let verified = compact.verify(&keys, &allowed)?;
+        self.client_caller(client, &verified, sha256(text), now)
+    }
+
+    fn client_caller(
+        &self,
+        client: &Client,
+        verified: &Verified,
+        token_sha256: [u8; 32],
+        now: OffsetDateTime,
+    ) -> Result<Caller, ClientFault> {
+        let claims = verified.claims();
+        let name = client.agent.as_str();
+        let times = times(claims, now, MAX_LIFETIME)?;
+        self.check_audience(client, audience::sole(claims))?;
+        let jti = bounded(claims, "jti", 256).map_err(|()| ClientFault::TokenId)?;
+        let mark = replay::mark(
+            "client-assertion",
+            name,
+            jti,
+            verified.signing_input(),
+            times.expires_at,
+        );
+        Ok(Caller {
+            issuer: IssuerId::client(),
+            issuer_url: self.broker_url.clone(),
+            subject: name.to_owned(),
+            proof: Proof::ClientAssertion,
+            issuer_key: verified.key().thumbprint().to_owned(),
+            // SECURITY: the agent wrote every other claim itself, so none of them proves anything.
+            claims: Map::from_iter([
+                ("iss".to_owned(), Value::from(name)),
+                ("sub".to_owned(), Value::from(name)),
+            ]),
+            facts: Facts::new(),
+            barred: BTreeMap::new(),
+            bound_key: None,
+            token_sha256,
+            expires_at: times.expires_at,
+            client: Some(AuthenticatedClient {
+                agent: client.agent.clone(),
+                keys: Arc::clone(&client.keys),
+            }),
+            named_client: None,
+            replay: vec![mark],
+        })
+    }
+
+    fn check_audience(&self, client: &Client, audience: Option<&str>) -> Result<(), ClientFault> {
+        let audience = audience.ok_or(ClientFault::Audience)?;
+        if audience == self.broker_url {
+            return Ok(());
+        }
+        let token_endpoint = format!("{}/token", self.broker_url.trim_end_matches('/'));
+        if client.legacy_audience && audience == token_endpoint {
+            tracing::info!(agent = %client.agent, "client assertion with the token endpoint as its audience");
+            return Ok(());
+        }
+        Err(ClientFault::Audience)
+    }
+}
+
+fn text_claim<'a>(claims: &'a Map<String, Value>, name: &str) -> Result<&'a str, ClientFault> {
+    claims
+        .get(name)
+        .and_then(Value::as_str)
+        .ok_or(ClientFault::IssuerSubject)
+}

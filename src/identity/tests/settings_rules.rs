@@ -1,0 +1,115 @@
+use super::*;
+
+fn build(
+    change: impl FnOnce(&mut Vec<IssuerSettings>, &mut Vec<ClientSettings>),
+) -> Result<Identity, SettingsError> {
+    let signer = Signer::es256("k");
+    let mut issuers = vec![
+        issuer("github", GITHUB, &signer),
+        issuer("gitlab", GITLAB, &signer),
+    ];
+    let mut clients = vec![ClientSettings {
+        agent: AGENT.parse().unwrap(),
+        keys: keys(&signer),
+        legacy_audience: false,
+    }];
+    change(&mut issuers, &mut clients);
+    Identity::new(issuers, clients, BROKER.to_owned(), http(), false)
+}
+
+#[test]
+fn good_settings_are_accepted() {
+    assert!(build(|_, _| {}).is_ok());
+}
+
+type Spoil = fn(&mut Vec<IssuerSettings>);
+
+/// Each line spoils one setting.
+#[test]
+fn one_wrong_setting_is_enough() {
+    let spoils: Vec<(&str, Spoil)> = vec![
+        ("no tenant on a shared issuer", |all| all[0].tenant.clear()),
+        ("another claim is no tenant", |all| {
+            all[0].tenant.clear();
+            all[0].tenant.insert("actor".to_owned(), vec![json!("x")]);
+        }),
+        ("a tenant without values", |all| {
+            all[0].tenant.insert("enterprise_id".to_owned(), vec![]);
+        }),
+        ("gitlab.com without a tenant", |all| {
+            all[1].url = "https://gitlab.com".to_owned();
+        }),
+        ("no audience", |all| all[1].audiences.clear()),
+        ("an empty audience", |all| {
+            all[1].audiences.push(String::new());
+        }),
+        ("a bound audience", |all| {
+            all[1].audiences.push("a#jkt=b".to_owned());
+        }),
+        ("no algorithm", |all| all[1].algorithms.clear()),
+        ("no lifetime", |all| all[1].max_lifetime = Duration::ZERO),
+        ("the clients' name", |all| all[1].id = IssuerId::client()),
+        ("the same url twice", |all| {
+            let url = all[0].url.clone();
+            all[1].url = url;
+            all[1].tenant = all[0].tenant.clone();
+        }),
+        ("http", |all| {
+            all[1].url = "http://gitlab.acme.example".to_owned();
+            all[1].keys = KeySource::Discovery;
+        }),
+        ("http on loopback, which is for development", |all| {
+            all[1].url = "http://127.0.0.1:1".to_owned();
+            all[1].keys = KeySource::Discovery;
+        }),
+        ("a query", |all| {
+            all[1].url = "https://gitlab.acme.example?x=1".to_owned();
+            all[1].keys = KeySource::Discovery;
+        }),
+        ("an empty url", |all| all[1].url.clear()),
+    ];
+    for (what, spoil) in spoils {
+        assert!(build(|issuers, _| spoil(issuers)).is_err(), "{what}");
+    }
+}
+
+#[test]
+fn a_client_is_registered_once_and_with_a_key() {
+    let twice = build(|_, clients| clients.push(clients[0].clone()));
+    assert_eq!(
+        twice.unwrap_err(),
+        SettingsError::SameClient(AGENT.parse().unwrap())
+    );
+    let no_key = build(|_, clients| clients[0].keys = KeySet::default());
+    assert_eq!(
+        no_key.unwrap_err(),
+        SettingsError::NoKey(AGENT.parse().unwrap())
+    );
+}
+
+#[test]
+fn the_broker_has_an_issuer_url() {
+    for url in [
+        "",
+        "broker",
+        "http://broker.acme.example",
+        "https://b.example/?q",
+        "https://u@b.example",
+    ] {
+        let result = Identity::new(vec![], vec![], url.to_owned(), http(), true);
+        assert_eq!(
+            result.unwrap_err(),
+            SettingsError::BrokerUrl(url.to_owned())
+        );
+    }
+    assert!(
+        Identity::new(
+            vec![],
+            vec![],
+            "http://127.0.0.1:8080".to_owned(),
+            http(),
+            true
+        )
+        .is_ok()
+    );
+}

@@ -1,0 +1,285 @@
+//! A token that the platform issued (OpenID Connect workload tokens, JWT-SVIDs from a bundle).
+//!
+//! The token's own `iss` only picks among the configured issuers; everything else that is tried
+//! on it (keys, algorithms, audiences, tenant) belongs to that issuer alone.
+
+use super::pending::RemoteKeys;
+use super::settings::{IssuerSettings, KeySource};
+use super::{
+    Caller, Facts, Identity, IdentityError, PresentedToken, Proof, TokenFault, TokenType, audience,
+    cache, claims,
+};
+use crate::jose::claims::times;
+use crate::jose::{Compact, JoseError, KeySet, TypRule};
+use crate::replay;
+use ring::digest::{SHA256, digest};
+use serde_json::{Map, Value};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use time::OffsetDateTime;
+
+/// GitHub's largest are near 4 KiB.
+const MAX_BYTES: usize = 16 * 1024;
+
+#[derive(Debug)]
+pub(super) struct Issuer {
+    settings: IssuerSettings,
+    keys: Keys,
+}
+
+#[derive(Debug)]
+enum Keys {
+    Fixed(Arc<KeySet>),
+    Remote(Box<RemoteKeys>),
+}
+
+impl Identity {
+    pub(super) async fn workload(
+        &self,
+        token: &PresentedToken,
+        now: OffsetDateTime,
+    ) -> Result<Caller, IdentityError> {
+        let text = token.unverified.expose();
+        let key = cache::Key {
+            sha256: sha256(text),
+            token_type: token.token_type,
+        };
+        if let Some(found) = self.cache.get(&key)
+            && let Some(caller) = self.still_good(&found, now).await?
+        {
+            return Ok(caller);
+        }
+        let compact =
+            Compact::parse(text, MAX_BYTES, &typ_rule(token.token_type)).map_err(fault)?;
+        let issuer = compact
+            .unverified_claims()
+            .get("iss")
+            .and_then(Value::as_str)
+            .and_then(|iss| self.issuers.get(iss))
+            .ok_or(IdentityError::InvalidToken(TokenFault::UnknownIssuer))?;
+        let verified = issuer.verify(compact, key.sha256, now).await?;
+        self.cache.put(key, verified.clone());
+        Ok(verified.caller)
+    }
+
+    /// A remembered caller is as good as a fresh one only while its key is still among its issuer's
+    /// and its times hold.
+    async fn still_good(
+        &self,
+        found: &cache::Entry,
+        now: OffsetDateTime,
+    ) -> Result<Option<Caller>, IdentityError> {
+        let Some(issuer) = self.issuers.get(&found.caller.issuer_url) else {
+            return Ok(None);
+        };
+        let keys = issuer.keys(found.kid.as_deref(), now).await?;
+        // SECURITY: whoever's key was withdrawn is out at once, remembered or not.
+        let known = keys
+            .candidates(found.kid.as_deref(), found.algorithm)
+            .iter()
+            .any(|key| key.thumbprint() == found.caller.issuer_key);
+        let in_time = times(&found.caller.claims, now, issuer.settings.max_lifetime).is_ok();
+        Ok((known && in_time).then(|| found.caller.clone()))
+    }
+}
+
+impl Issuer {
+    pub(super) fn new(
+        mut settings: IssuerSettings,
+        http: &reqwest::Client,
+        allow_loopback: bool,
+    ) -> Self {
+        let source = std::mem::replace(&mut settings.keys, KeySource::Discovery);
+        let keys = match source {
+            KeySource::Fixed(keys) => Keys::Fixed(Arc::new(keys)),
+            KeySource::Discovery => Keys::Remote(Box::new(RemoteKeys::discovery(
+                http.clone(),
+                settings.url.clone(),
+                allow_loopback,
+            ))),
+            KeySource::JwksUrl(url) => Keys::Remote(Box::new(RemoteKeys::jwks(
+                http.clone(),
+                url,
+                allow_loopback,
+            ))),
+        };
+        Self { settings, keys }
+    }
+
+    async fn keys(
+        &self,
+        kid: Option<&str>,
+        now: OffsetDateTime,
+    ) -> Result<Arc<KeySet>, IdentityError> {
+        match &self.keys {
+            Keys::Fixed(keys) => Ok(Arc::clone(keys)),
+            Keys::Remote(remote) => {
+                remote
+                    .keys(kid, now)
+                    .await
+                    .map_err(|source| IdentityError::Unavailable {
+                        issuer: self.settings.id.clone(),
+                        source,
+                    })
+            }
+        }
+    }
+
+    async fn verify(
+        &self,
+        compact: Compact,
+        token_sha256: [u8; 32],
+        now: OffsetDateTime,
+    ) -> Result<cache::Entry, IdentityError> {
+        let algorithm = compact.alg();
+        let kid = compact.kid().map(str::to_owned);
+        if !self.settings.algorithms.contains(&algorithm) {
+            return Err(fault(JoseError::AlgorithmRefused));
+        }
+        let keys = self.keys(kid.as_deref(), now).await?;
+        let candidates = keys.candidates(kid.as_deref(), algorithm);
+        if candidates.is_empty() {
+            return Err(IdentityError::InvalidToken(TokenFault::UnknownKey));
+        }
+        let verified = compact
+            .verify(&candidates, &self.settings.algorithms)
+            .map_err(fault)?;
+        let caller = self
+            .caller(&verified, token_sha256, now)
+            .map_err(IdentityError::InvalidToken)?;
+        Ok(cache::Entry {
+            caller,
+            kid,
+            algorithm,
+        })
+    }
+
+    fn caller(
+        &self,
+        verified: &crate::jose::Verified,
+        token_sha256: [u8; 32],
+        now: OffsetDateTime,
+    ) -> Result<Caller, TokenFault> {
+        let settings = &self.settings;
+        let claims = verified.claims();
+        let times = times(claims, now, settings.max_lifetime)?;
+        let bound_key = audience::bound_key(claims, &settings.audiences)?;
+        let subject = bounded(claims, "sub", 1024)
+            .map_err(|()| TokenFault::Subject)?
+            .ok_or(TokenFault::Subject)?;
+        for (claim, values) in &settings.tenant {
+            let actual = claims::find(claims, claim);
+            if !actual.is_some_and(|actual| values.iter().any(|value| claims::same(actual, value)))
+            {
+                return Err(TokenFault::Tenant(claim.clone()));
+            }
+        }
+        let jti = bounded(claims, "jti", 256).map_err(|()| TokenFault::TokenId)?;
+        let replay = settings.single_use.then(|| {
+            replay::mark(
+                "subject-token",
+                &settings.url,
+                jti,
+                verified.signing_input(),
+                times.expires_at,
+            )
+        });
+        Ok(Caller {
+            issuer: settings.id.clone(),
+            issuer_url: settings.url.clone(),
+            subject: subject.to_owned(),
+            proof: Proof::WorkloadToken,
+            issuer_key: verified.key().thumbprint().to_owned(),
+            facts: facts(claims, &settings.facts),
+            barred: barred(claims, &settings.refused),
+            claims: claims.clone(),
+            bound_key,
+            token_sha256,
+            expires_at: times.expires_at,
+            client: None,
+            named_client: None,
+            replay: replay.into_iter().collect(),
+        })
+    }
+}
+
+/// What a token may call itself. Absent is what most platforms send.
+fn typ_rule(token_type: TokenType) -> TypRule {
+    match token_type {
+        TokenType::AccessToken => TypRule::AbsentOr(&["JWT", "JOSE", "at+jwt"]),
+        TokenType::Jwt | TokenType::IdToken | TokenType::SelfSigned => {
+            TypRule::AbsentOr(&["JWT", "JOSE"])
+        }
+    }
+}
+
+fn facts(claims: &Map<String, Value>, mapping: &BTreeMap<String, String>) -> Facts {
+    mapping
+        .iter()
+        .filter_map(|(fact, path)| {
+            let value = match path.strip_prefix('=') {
+                Some(literal) => Value::from(literal),
+                None => claims::find(claims, path)
+                    .filter(|value| is_fact(value))?
+                    .clone(),
+            };
+            Some((fact.clone(), value))
+        })
+        .collect()
+}
+
+/// A scalar or a list of scalars: what a mission can compare.
+fn is_fact(value: &Value) -> bool {
+    match value {
+        Value::Array(items) => items.iter().all(|item| claims::text(item).is_some()),
+        scalar => claims::text(scalar).is_some(),
+    }
+}
+
+fn barred(
+    claims: &Map<String, Value>,
+    refused: &BTreeMap<String, Vec<Value>>,
+) -> BTreeMap<String, Value> {
+    refused
+        .iter()
+        .filter_map(|(claim, values)| {
+            let actual = claims::find(claims, claim)?;
+            values
+                .iter()
+                .any(|value| claims::same(actual, value))
+                .then(|| (claim.clone(), actual.clone()))
+        })
+        .collect()
+}
+
+/// A string claim of 1 to `max` characters without control characters; absent is `None`.
+pub(super) fn bounded<'a>(
+    claims: &'a Map<String, Value>,
+    name: &str,
+    max: usize,
+) -> Result<Option<&'a str>, ()> {
+    match claims.get(name) {
+        None => Ok(None),
+        Some(Value::String(text))
+            if !text.is_empty()
+                && text.chars().count() <= max
+                && !text.chars().any(char::is_control) =>
+        {
+            Ok(Some(text))
+        }
+        Some(_) => Err(()),
+    }
+}
+
+pub(super) fn sha256(text: &str) -> [u8; 32] {
+    let mut bytes = [0; 32];
+    bytes
+        .iter_mut()
+        .zip(digest(&SHA256, text.as_bytes()).as_ref())
+        .for_each(|(to, from)| *to = *from);
+    bytes
+}
+
+fn fault(error: JoseError) -> IdentityError {
+    IdentityError::InvalidToken(error.into())
+}
