@@ -106,15 +106,6 @@ impl Metrics {
         Ok(Self { handle })
     }
 
-    /// For ever: folds what was recorded into buckets, or memory would grow where nobody scrapes.
-    pub async fn upkeep(self) {
-        let mut tick = tokio::time::interval(Duration::from_secs(5));
-        loop {
-            tick.tick().await;
-            self.handle.run_upkeep();
-        }
-    }
-
     /// The Prometheus text format.
     pub fn render(&self) -> String {
         self.handle.run_upkeep();

@@ -239,3 +239,6 @@ fn check_standing(agent: &Agent, view: &View, now: OffsetDateTime) -> Result<(),
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests;

@@ -5,6 +5,8 @@
 
 mod layout;
 mod space;
+#[cfg(test)]
+mod tests;
 mod writer;
 
 use crate::clock::{Clock, SystemClock};
@@ -78,13 +80,13 @@ impl Embedded {
     fn start(database: Database, space: Space) -> Result<Self, StoreError> {
         writer::give_birth(&database).map_err(|error| unavailable(&error))?;
         let database = Arc::new(database);
-        let writer = writer::start(Arc::clone(&database), space)
+        let (jobs, appended, thread) = writer::start(Arc::clone(&database), space)
             .map_err(|error| StoreError::Unfit(format!("no thread can be started: {error}")))?;
         Ok(Self {
             database: Some(database),
-            jobs: Some(writer.jobs),
-            appended: writer.appended,
-            thread: Some(writer.thread),
+            jobs: Some(jobs),
+            appended,
+            thread: Some(thread),
         })
     }
 
@@ -326,6 +328,3 @@ fn unfit(path: &Path, error: &DatabaseError) -> StoreError {
         other => format!("{path} cannot be used: {other}"),
     })
 }
-
-#[cfg(test)]
-mod tests;
