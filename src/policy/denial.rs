@@ -1,5 +1,6 @@
 //! Why a request is denied: one closed list, in the words of the wire.
 
+use super::Mission;
 use crate::ids::MissionId;
 
 macro_rules! denials {
@@ -67,4 +68,25 @@ pub struct Denied {
     pub at: Option<String>,
     /// One line for the mission's owner and operators. Never for the wire.
     pub detail: String,
+}
+
+impl Denied {
+    pub(super) fn new(reason: Denial, detail: String) -> Self {
+        Self {
+            reason,
+            mission: None,
+            at: None,
+            detail,
+        }
+    }
+
+    pub(super) fn of(mut self, mission: &Mission) -> Self {
+        self.mission = Some(mission.id.clone());
+        self
+    }
+
+    pub(super) fn at(mut self, at: impl Into<String>) -> Self {
+        self.at = Some(at.into());
+        self
+    }
 }

@@ -51,3 +51,12 @@ pub struct Target {
     /// Accepts intents signed by a platform although it is labelled `env = prod`.
     pub allow_platform_signer: bool,
 }
+
+impl Target {
+    /// `env = "prod"` or `"production"`.
+    pub fn is_production(&self) -> bool {
+        self.labels
+            .get("env")
+            .is_some_and(|env| matches!(env.to_ascii_lowercase().as_str(), "prod" | "production"))
+    }
+}

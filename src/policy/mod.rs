@@ -1,21 +1,41 @@
-//! How far? In: an admitted agent and its intent. Out: a [`Grant`], or the one condition that failed.
+//! How far? In: an admitted agent and its intent. Out: a [`Grant`], or the one condition that
+//! failed.
+//!
+//! Granted authority is covered by the request, the intent, the mission, the agent's ceiling and
+//! the target's ceiling; then the mission's required facts hold, and Cedar agrees. `decide` and
+//! `explain` are one walk, so they never disagree. Nothing is remembered and nothing is spent here.
+//! See `docs/policy.md`.
 
 mod denial;
 mod grant;
 mod mission;
+mod request;
+mod requirement;
+mod rules;
+mod schema;
+mod settings;
+mod tether;
+mod trace;
+mod walk;
 
 pub use denial::{Denial, Denied};
 pub use grant::Grant;
 #[cfg(test)]
 pub use grant::GrantBuilder;
 pub use mission::{Mission, Target};
+pub use schema::SCHEMA;
+pub use tether::contexts;
+pub use trace::Check;
 
 use crate::agents::AdmittedAgent;
 use crate::fences::View;
 use crate::ids::{MissionId, TargetId};
 use crate::intent::Intent;
+use rules::Rules;
 use std::collections::BTreeMap;
 use time::OffsetDateTime;
+use trace::Trace;
+use walk::{Decision, Question};
 
 /// One problem of the configuration.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -31,10 +51,13 @@ pub struct PolicyError {
 pub struct Policy {
     missions: BTreeMap<MissionId, Mission>,
     targets: BTreeMap<TargetId, Target>,
+    /// Resource URL to target.
+    resources: BTreeMap<String, TargetId>,
+    rules: Rules,
     config_hash: String,
 }
 
-/// Every check of one decision, in order.
+/// Every check of one decision, in order. The last one is the one that failed, if any did.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Explanation {
     pub checks: Vec<Check>,
@@ -44,27 +67,101 @@ pub struct Explanation {
     pub summary: String,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Check {
-    pub name: &'static str,
-    pub passed: bool,
-    pub detail: String,
-}
-
 impl Policy {
-    /// `forbids`: name of the file and its text, for each of `policies/*.cedar`.
+    /// `forbids`: name of the file and its text, for each of `policies/*.cedar`. Policies may name
+    /// the facts of the built-in issuer presets and those that missions require.
     pub fn new(
         missions: Vec<Mission>,
         targets: Vec<Target>,
         forbids: &[(String, String)],
         config_hash: String,
     ) -> Result<Self, Vec<PolicyError>> {
-        let _ = forbids;
+        Self::with_facts(missions, targets, forbids, config_hash, &[])
+    }
+
+    /// The same where the configuration has facts of its own: `facts` holds their names.
+    pub fn with_facts(
+        missions: Vec<Mission>,
+        targets: Vec<Target>,
+        forbids: &[(String, String)],
+        config_hash: String,
+        facts: &[String],
+    ) -> Result<Self, Vec<PolicyError>> {
+        let mut problems = Vec::new();
+        let missions = settings::named("mission", missions, |m| &m.id, &mut problems);
+        let targets = settings::named("target", targets, |t| &t.id, &mut problems);
+        problems.extend(settings::of_all(&missions, &targets));
+        let rules = match Rules::new(&missions, forbids, facts) {
+            Ok(rules) if problems.is_empty() => rules,
+            Ok(_) => return Err(problems),
+            Err(more) => {
+                problems.extend(more);
+                return Err(problems);
+            }
+        };
+        let resources = targets
+            .values()
+            .flat_map(|target| {
+                let id = &target.id;
+                target.resources.iter().map(|url| (url.clone(), id.clone()))
+            })
+            .collect();
         Ok(Self {
-            missions: missions.into_iter().map(|m| (m.id.clone(), m)).collect(),
-            targets: targets.into_iter().map(|t| (t.id.clone(), t)).collect(),
+            missions,
+            targets,
+            resources,
+            rules,
             config_hash,
         })
+    }
+
+    /// The whole decision.
+    pub fn decide(
+        &self,
+        agent: &AdmittedAgent,
+        intent: &Intent,
+        view: &View,
+        now: OffsetDateTime,
+    ) -> Result<Grant, Denied> {
+        let question = Question::of(agent, intent);
+        let decision = self.walk(&question, view, now, &mut Trace::Silent)?;
+        Ok(self.grant(decision, agent, intent, view, now))
+    }
+
+    /// The same walk as [`Policy::decide`], told step by step.
+    pub fn explain(
+        &self,
+        agent: &AdmittedAgent,
+        intent: &Intent,
+        view: &View,
+        now: OffsetDateTime,
+    ) -> Explanation {
+        self.explain_question(&Question::of(agent, intent), view, now)
+    }
+
+    fn explain_question(
+        &self,
+        question: &Question<'_>,
+        view: &View,
+        now: OffsetDateTime,
+    ) -> Explanation {
+        let mut trace = Trace::Told(Vec::new());
+        let decided = self.walk(question, view, now, &mut trace);
+        let agent = &question.agent.id;
+        let (summary, denied) = match decided {
+            Ok(granted) => {
+                let (mission, target) = (&granted.mission.id, &granted.target.id);
+                let (ttl, may) = (granted.ttl.as_secs(), request::words(&granted.authority));
+                let text = format!("{mission} grants {agent} on {target}, for {ttl} s: {may}");
+                (text, None)
+            }
+            Err(denied) => (denied.detail.clone(), Some(denied)),
+        };
+        Explanation {
+            checks: trace.into_checks(),
+            denied,
+            summary,
+        }
     }
 
     pub fn missions(&self) -> impl Iterator<Item = &Mission> {
@@ -87,36 +184,69 @@ impl Policy {
         &self.config_hash
     }
 
-    /// The whole decision. Nothing is remembered and nothing is spent.
-    pub fn decide(
-        &self,
-        agent: &AdmittedAgent,
-        intent: &Intent,
-        view: &View,
-        now: OffsetDateTime,
-    ) -> Result<Grant, Denied> {
-        let _ = (agent, intent, view, now);
-        Err(Denied {
-            reason: Denial::UnknownMission,
-            mission: None,
-            at: None,
-            detail: "nothing is decided yet".to_owned(),
-        })
+    /// The schema that this configuration's policies were validated against.
+    pub fn schema(&self) -> String {
+        self.rules.schema()
     }
 
-    /// The same walk as [`Policy::decide`], told step by step.
-    pub fn explain(
+    fn by_name(&self, name: &str) -> Option<&Target> {
+        self.targets.get(&name.parse::<TargetId>().ok()?)
+    }
+
+    fn by_resource(&self, url: &str) -> Option<&Target> {
+        self.targets.get(self.resources.get(url)?)
+    }
+
+    fn grant(
         &self,
+        decision: Decision<'_>,
         agent: &AdmittedAgent,
         intent: &Intent,
         view: &View,
         now: OffsetDateTime,
-    ) -> Explanation {
-        let denied = self.decide(agent, intent, view, now).err();
-        Explanation {
-            checks: Vec::new(),
-            summary: String::new(),
-            denied,
+    ) -> Grant {
+        let Decision {
+            mission, target, ..
+        } = decision;
+        let (agent, caller) = (agent.agent(), agent.caller());
+        // The narrower thing's label wins where two have one of the same name.
+        let mut labels = target.labels.clone();
+        labels.extend(mission.labels.clone());
+        labels.extend(agent.labels.clone());
+        Grant {
+            agent: agent.id.clone(),
+            instance: intent.instance().map(str::to_owned),
+            owner: agent.owner.clone(),
+            mission: mission.id.clone(),
+            target: target.id.clone(),
+            vocabulary: target.vocabulary,
+            detail_type: target.detail_type,
+            authority: decision.authority,
+            audience: decision.audience,
+            ttl: decision.ttl,
+            issuer_url: caller.issuer_url().to_owned(),
+            subject: caller.subject().to_owned(),
+            task: intent.task().map(str::to_owned),
+            goal: intent.goal().to_owned(),
+            signer: intent.signer(),
+            bound_key: caller.bound_key().map(str::to_owned),
+            dimensions: decision.dimensions,
+            position: view.position(),
+            replay: caller
+                .replay()
+                .iter()
+                .chain(intent.replay())
+                .cloned()
+                .collect(),
+            max_active: decision.max_active,
+            intent_sha256: *intent.sha256(),
+            config_hash: self.config_hash.clone(),
+            decided_by: decision.decided_by,
+            labels,
+            decided_at: now,
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,499 @@
+//! Cedar: one permit for each mission, and the organisation's forbids.
+//!
+//! In: a request that everything else allowed. Out: which policies decided, or which one refused.
+//! Cedar skips a policy that it cannot evaluate, a `forbid` included; here that is a denial.
+
+use super::mission::{Mission, Target};
+use super::schema::{self, Known};
+use super::{Denial, PolicyError};
+use crate::agents::Agent;
+use crate::identity::Facts;
+use crate::ids::{MissionId, TargetId};
+use crate::intent::SignerClass;
+use cedar_policy::{
+    Authorizer, Context, Decision, Effect, Entities, Entity, EntityId, EntityTypeName, EntityUid,
+    Expression, Policy as Rule, PolicyId, PolicySet, PrincipalConstraint, Request,
+    ResourceConstraint, RestrictedExpression, Schema, ValidationMode, Validator,
+};
+use serde_json::{Value, json};
+use std::collections::{BTreeMap, BTreeSet};
+use std::str::FromStr;
+use std::time::Duration;
+use time::OffsetDateTime;
+
+#[derive(Debug)]
+pub(super) struct Rules {
+    names: Names,
+    known: Known,
+    schema: Schema,
+    missions: BTreeMap<MissionId, Compiled>,
+    /// `@reason` of each forbid that has one.
+    reasons: BTreeMap<String, String>,
+}
+
+/// Parsed once.
+#[derive(Debug)]
+struct Names {
+    agent: EntityTypeName,
+    mission: EntityTypeName,
+    target: EntityTypeName,
+    issue: EntityUid,
+}
+
+#[derive(Debug)]
+struct Compiled {
+    /// For each target: the permit, and every forbid whose scope can match. What a decision costs
+    /// does not grow with the number of missions.
+    slices: BTreeMap<TargetId, PolicySet>,
+    /// The parts of `when` between top-level `&&`, to say which one failed.
+    conjuncts: Vec<Conjunct>,
+}
+
+#[derive(Debug)]
+struct Conjunct {
+    text: String,
+    rule: PolicySet,
+}
+
+/// Everything a policy can look at.
+pub(super) struct Ask<'a> {
+    pub agent: &'a Agent,
+    pub mission: &'a Mission,
+    pub target: &'a Target,
+    pub facts: &'a Facts,
+    pub issuer: &'a str,
+    pub signer: SignerClass,
+    pub bound: bool,
+    pub task: Option<&'a str>,
+    pub ttl: Duration,
+    pub now: OffsetDateTime,
+}
+
+pub(super) struct Refused {
+    pub denial: Denial,
+    pub detail: String,
+}
+
+impl Rules {
+    pub fn new(
+        missions: &BTreeMap<MissionId, Mission>,
+        forbids: &[(String, String)],
+        facts: &[String],
+    ) -> Result<Self, Vec<PolicyError>> {
+        let mut problems = Vec::new();
+        let names = Names::new().map_err(|error| vec![error])?;
+        let (known, bad) = Known::new(&fact_names(missions, facts));
+        problems.extend(bad.into_iter().map(|bad| PolicyError {
+            place: format!("fact `{}`", bad.name),
+            problem: bad.why.to_owned(),
+        }));
+        let (schema, _) = Schema::from_cedarschema_str(&known.schema())
+            .map_err(|error| vec![problem("the policy schema", error)])?;
+
+        let forbids = take(&mut problems, parse_forbids(forbids));
+        let mut permits = Vec::new();
+        for mission in missions.values() {
+            match permit(mission) {
+                Ok(rule) => permits.push((mission, rule)),
+                Err(error) => problems.push(error),
+            }
+        }
+        let all = permits.iter().map(|(_, rule)| rule).chain(&forbids);
+        problems.extend(validate(schema.clone(), all));
+        if !problems.is_empty() {
+            return Err(problems);
+        }
+        let mut compiled = BTreeMap::new();
+        for (mission, rule) in permits {
+            let parts = Compiled::new(mission, &rule, &forbids, &names)
+                .map_err(|error| vec![problem(&place_of(rule.id()), error)])?;
+            compiled.insert(mission.id.clone(), parts);
+        }
+        let reasons = forbids
+            .iter()
+            .filter_map(|rule| Some((rule.id().to_string(), rule.annotation("reason")?.to_owned())))
+            .collect();
+        Ok(Self {
+            names,
+            known,
+            schema,
+            missions: compiled,
+            reasons,
+        })
+    }
+
+    pub fn schema(&self) -> String {
+        self.known.schema()
+    }
+
+    /// The ids of the policies that decided.
+    pub fn evaluate(&self, ask: &Ask<'_>) -> Result<Vec<String>, Refused> {
+        let refused = |denial, detail| Refused { denial, detail };
+        // SECURITY: what cannot be put to Cedar, or finds no policy there, is denied.
+        let unmet = |detail: String| refused(Denial::ConditionUnmet, detail);
+        let (request, entities) = self.question(ask).map_err(unmet)?;
+        let compiled = self.missions.get(&ask.mission.id);
+        let slice = compiled
+            .and_then(|compiled| compiled.slices.get(&ask.target.id))
+            .ok_or_else(|| unmet("the mission has no policy on the target".to_owned()))?;
+        let response = Authorizer::new().is_authorized(&request, slice, &entities);
+        let mission = ask.mission.id.as_str();
+        if let Some(error) = response.diagnostics().errors().next() {
+            let cedar_policy::AuthorizationError::PolicyEvaluationError(inner) = error;
+            let denial = if inner.policy_id().to_string() == mission {
+                Denial::ConditionUnmet
+            } else {
+                Denial::ForbiddenByPolicy
+            };
+            return Err(refused(denial, format!("could not be evaluated: {error}")));
+        }
+        let mut decided: Vec<String> = response
+            .diagnostics()
+            .reason()
+            .map(ToString::to_string)
+            .collect();
+        decided.sort();
+        if response.decision() == Decision::Allow {
+            return Ok(decided);
+        }
+        if decided.is_empty() {
+            let failed = compiled.and_then(|c| c.first_failing(&request, &entities));
+            let failed = failed.map_or("its condition", |conjunct| conjunct.text.as_str());
+            return Err(unmet(format!("{mission}: `{failed}` does not hold")));
+        }
+        let told: Vec<String> = decided.iter().map(|id| self.with_reason(id)).collect();
+        let detail = format!("forbidden by {}", told.join(", "));
+        Err(refused(Denial::ForbiddenByPolicy, detail))
+    }
+
+    #[cfg(test)]
+    pub fn slice_size(&self, mission: &str, target: &str) -> usize {
+        let compiled = &self.missions[&mission.parse().unwrap()];
+        compiled.slices[&target.parse().unwrap()].policies().count()
+    }
+
+    fn with_reason(&self, id: &str) -> String {
+        match self.reasons.get(id) {
+            Some(reason) => format!("{id} ({reason})"),
+            None => id.to_owned(),
+        }
+    }
+
+    fn question(&self, ask: &Ask<'_>) -> Result<(Request, Entities), String> {
+        let text = |text: &str| RestrictedExpression::new_string(text.to_owned());
+        let tags = |labels: &BTreeMap<String, String>| -> Vec<(String, RestrictedExpression)> {
+            labels.iter().map(|(k, v)| (k.clone(), text(v))).collect()
+        };
+        let entity = |uid: &EntityUid, attributes: Vec<(&str, &str)>, labels| {
+            let attributes = attributes.into_iter().map(|(k, v)| (k.to_owned(), text(v)));
+            Entity::new_with_tags(uid.clone(), attributes, [], tags(labels))
+                .map_err(|error| error.to_string())
+        };
+        let Ask {
+            agent,
+            mission,
+            target,
+            ..
+        } = ask;
+        let principal = uid(&self.names.agent, agent.id.as_str());
+        let resource = uid(&self.names.target, target.id.as_str());
+        let purpose = uid(&self.names.mission, mission.id.as_str());
+        let name = |name| ("name", name);
+        let entities = [
+            entity(
+                &principal,
+                vec![name(agent.id.as_str()), ("owner", &agent.owner)],
+                &agent.labels,
+            )?,
+            entity(
+                &purpose,
+                vec![name(mission.id.as_str()), ("owner", &mission.owner)],
+                &mission.labels,
+            )?,
+            entity(
+                &resource,
+                vec![name(target.id.as_str()), ("revocation", target.class)],
+                &target.labels,
+            )?,
+        ];
+        let entities =
+            Entities::from_entities(entities, None).map_err(|error| error.to_string())?;
+        let context = self.context(ask, purpose)?;
+        let issue = self.names.issue.clone();
+        let request = Request::new(principal, issue, resource, context, Some(&self.schema))
+            .map_err(|error| error.to_string())?;
+        Ok((request, entities))
+    }
+
+    fn context(&self, ask: &Ask<'_>, mission: EntityUid) -> Result<Context, String> {
+        let text = |text: &str| RestrictedExpression::new_string(text.to_owned());
+        let now = ask.now.to_offset(time::UtcOffset::UTC);
+        let at = format!(
+            "{:04}-{:02}-{:02}T{:02}:{:02}:{:02}Z",
+            now.year(),
+            u8::from(now.month()),
+            now.day(),
+            now.hour(),
+            now.minute(),
+            now.second()
+        );
+        let ttl = i64::try_from(ask.ttl.as_secs()).map_err(|error| error.to_string())?;
+        let delivery = if ask.bound { "bound" } else { "bearer" };
+        let weekday = now.weekday().to_string().to_ascii_lowercase();
+        let mut pairs = vec![
+            ("mission", RestrictedExpression::new_entity_uid(mission)),
+            ("verified", self.known.context(ask.facts)?),
+            ("issuer", text(ask.issuer)),
+            ("signer", text(signer_name(ask.signer))),
+            ("delivery", text(delivery)),
+            ("ttl", RestrictedExpression::new_long(ttl)),
+            ("now", RestrictedExpression::new_datetime(at)),
+            ("weekday", text(&weekday)),
+        ];
+        pairs.extend(ask.task.map(|task| ("task", text(task))));
+        let pairs = pairs
+            .into_iter()
+            .map(|(name, value)| (name.to_owned(), value));
+        Context::from_pairs(pairs).map_err(|error| error.to_string())
+    }
+}
+
+impl Names {
+    fn new() -> Result<Self, PolicyError> {
+        let kind = |name: &str| {
+            EntityTypeName::from_str(name).map_err(|error| problem("the policy schema", error))
+        };
+        Ok(Self {
+            agent: kind("Dayfly::Agent")?,
+            mission: kind("Dayfly::Mission")?,
+            target: kind("Dayfly::Target")?,
+            issue: uid(&kind("Dayfly::Action")?, "issue"),
+        })
+    }
+}
+
+impl Compiled {
+    fn new(
+        mission: &Mission,
+        permit: &Rule,
+        forbids: &[Rule],
+        names: &Names,
+    ) -> Result<Self, String> {
+        let mut slices = BTreeMap::new();
+        for target in mission.allow.keys() {
+            let matching = forbids
+                .iter()
+                .filter(|rule| can_match(rule, mission, target, names))
+                .cloned();
+            let slice = PolicySet::from_policies(matching.chain([permit.clone()]))
+                .map_err(|error| error.to_string())?;
+            slices.insert(target.clone(), slice);
+        }
+        let conjuncts = match mission.when {
+            Some(_) => conjuncts(permit)?,
+            None => Vec::new(),
+        };
+        Ok(Self { slices, conjuncts })
+    }
+
+    fn first_failing(&self, request: &Request, entities: &Entities) -> Option<&Conjunct> {
+        self.conjuncts.iter().find(|conjunct| {
+            let response = Authorizer::new().is_authorized(request, &conjunct.rule, entities);
+            response.decision() != Decision::Allow
+        })
+    }
+}
+
+/// Scopes only: a policy whose scope is false can neither match nor fail.
+fn can_match(rule: &Rule, mission: &Mission, target: &TargetId, names: &Names) -> bool {
+    let principal = match rule.principal_constraint() {
+        PrincipalConstraint::Eq(asked) => mission
+            .agents
+            .iter()
+            .any(|agent| asked == uid(&names.agent, agent.as_str())),
+        _ => true,
+    };
+    let resource = match rule.resource_constraint() {
+        ResourceConstraint::Eq(asked) => asked == uid(&names.target, target.as_str()),
+        _ => true,
+    };
+    principal && resource
+}
+
+fn uid(kind: &EntityTypeName, name: &str) -> EntityUid {
+    EntityUid::from_type_name_and_id(kind.clone(), EntityId::new(name))
+}
+
+pub(super) fn signer_name(signer: SignerClass) -> &'static str {
+    match signer {
+        SignerClass::Agent => "agent",
+        SignerClass::Orchestrator => "orchestrator",
+        SignerClass::Approver => "approver",
+        SignerClass::Platform => "platform",
+    }
+}
+
+/// The mission's name is the policy's id, so every decision names what made it.
+fn permit(mission: &Mission) -> Result<Rule, PolicyError> {
+    let name = mission.id.as_str();
+    let list = |kind: &str, names: Vec<&str>| {
+        let uids: Vec<_> = names
+            .iter()
+            .map(|n| format!("Dayfly::{kind}::\"{n}\""))
+            .collect();
+        uids.join(", ")
+    };
+    let agents = list(
+        "Agent",
+        mission.agents.iter().map(|id| id.as_str()).collect(),
+    );
+    let targets = list(
+        "Target",
+        mission.allow.keys().map(TargetId::as_str).collect(),
+    );
+    let mut text = format!(
+        "permit (principal, action == Dayfly::Action::\"issue\", resource)\n\
+         when {{ context.mission == Dayfly::Mission::\"{name}\" }}\n\
+         when {{ [{agents}].contains(principal) }}\n\
+         when {{ [{targets}].contains(resource) }}\n"
+    );
+    let place = format!("mission.{name}.when");
+    if let Some(when) = &mission.when {
+        // SECURITY: one whole expression by itself, so that it cannot close the braces around it.
+        Expression::from_str(when).map_err(|error| problem(&place, error))?;
+        text.push_str("when {\n");
+        text.push_str(when);
+        text.push_str("\n}");
+    }
+    text.push(';');
+    Rule::parse(Some(PolicyId::new(name)), text).map_err(|error| problem(&place, error))
+}
+
+/// Every policy of the files, with the file's name and `@id` or its number as its id. A mission's
+/// name cannot hold `#`, so the ids never meet.
+fn parse_forbids(files: &[(String, String)]) -> (Vec<Rule>, Vec<PolicyError>) {
+    let (mut rules, mut problems) = (Vec::new(), Vec::new());
+    let mut ids = BTreeSet::new();
+    for (file, text) in files {
+        let set = match PolicySet::from_str(text) {
+            Ok(set) => set,
+            Err(error) => {
+                problems.push(problem(file, error));
+                continue;
+            }
+        };
+        if set.templates().next().is_some() {
+            problems.push(problem(file, "holds a template: write the policy out"));
+        }
+        for (number, rule) in set.policies().enumerate() {
+            let id = match rule.annotation("id") {
+                Some(id) => format!("{file}#{id}"),
+                None => format!("{file}#{}", number + 1),
+            };
+            if rule.effect() != Effect::Forbid {
+                let why = format!("{id} is a permit: only missions permit");
+                problems.push(problem(file, why));
+            }
+            if !ids.insert(id.clone()) {
+                problems.push(problem(file, format!("{id} is there twice")));
+            }
+            rules.push(rule.new_id(PolicyId::new(id)));
+        }
+    }
+    (rules, problems)
+}
+
+fn validate<'a>(schema: Schema, rules: impl Iterator<Item = &'a Rule>) -> Vec<PolicyError> {
+    let mut set = PolicySet::new();
+    let mut problems = Vec::new();
+    for rule in rules {
+        if let Err(error) = set.add(rule.clone()) {
+            problems.push(problem(&place_of(rule.id()), error));
+        }
+    }
+    let result = Validator::new(schema).validate(&set, ValidationMode::Strict);
+    problems.extend(
+        result
+            .validation_errors()
+            .map(|error| problem(&place_of(error.policy_id()), error)),
+    );
+    // A policy that can never match is a mistake in the making, a forbid above all.
+    problems.extend(
+        result
+            .validation_warnings()
+            .map(|warning| problem(&place_of(warning.policy_id()), warning)),
+    );
+    problems
+}
+
+fn place_of(id: &PolicyId) -> String {
+    let id = id.to_string();
+    match id.split_once('#') {
+        Some((file, _)) => file.to_owned(),
+        None => format!("mission.{id}.when"),
+    }
+}
+
+/// The last `when` of the permit, cut at its top-level `&&`.
+fn conjuncts(permit: &Rule) -> Result<Vec<Conjunct>, String> {
+    let permit = permit.to_json().map_err(|error| error.to_string())?;
+    let body = permit
+        .get("conditions")
+        .and_then(Value::as_array)
+        .and_then(|conditions| conditions.last()?.get("body"))
+        .ok_or("its condition cannot be read back")?;
+    let mut parts = Vec::new();
+    split(body, &mut parts);
+    parts.into_iter().map(conjunct).collect()
+}
+
+fn split<'a>(body: &'a Value, parts: &mut Vec<&'a Value>) {
+    let and = body.get("&&");
+    let sides = and.and_then(|and| Some((and.get("left")?, and.get("right")?)));
+    match sides {
+        Some((left, right)) => {
+            split(left, parts);
+            split(right, parts);
+        }
+        None => parts.push(body),
+    }
+}
+
+fn conjunct(body: &Value) -> Result<Conjunct, String> {
+    let any = json!({ "op": "All" });
+    let rule = json!({
+        "effect": "permit", "principal": any, "action": any, "resource": any,
+        "conditions": [{ "kind": "when", "body": body }],
+    });
+    let rule = Rule::from_json(None, rule).map_err(|error| error.to_string())?;
+    let text = rule.to_cedar().unwrap_or_default();
+    let text = text
+        .split_once("when {")
+        .and_then(|(_, rest)| rest.rsplit_once('}'))
+        .map_or("its condition", |(body, _)| body);
+    // On one line, and without the brackets around all of it.
+    let text = text.split_whitespace().collect::<Vec<_>>().join(" ");
+    let rule = PolicySet::from_policies([rule]).map_err(|error| error.to_string())?;
+    Ok(Conjunct { text, rule })
+}
+
+fn take(problems: &mut Vec<PolicyError>, parsed: (Vec<Rule>, Vec<PolicyError>)) -> Vec<Rule> {
+    let (rules, found) = parsed;
+    problems.extend(found);
+    rules
+}
+
+fn problem(place: &str, problem: impl ToString) -> PolicyError {
+    PolicyError {
+        place: place.to_owned(),
+        problem: problem.to_string(),
+    }
+}
+
+/// Facts that a policy may name: the presets', the configuration's, and what missions require.
+fn fact_names(missions: &BTreeMap<MissionId, Mission>, own: &[String]) -> BTreeSet<String> {
+    let mut names = schema::standard();
+    names.extend(own.iter().cloned());
+    names.extend(missions.values().flat_map(|m| m.require.keys().cloned()));
+    names
+}

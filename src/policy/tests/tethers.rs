@@ -1,0 +1,49 @@
+use super::*;
+
+fn ids(tether: &str, proved: &[(&str, &str)]) -> Result<Vec<String>, String> {
+    let found = contexts(tether, &facts(proved))?;
+    assert!(found.iter().all(|(kind, _)| kind == tether));
+    Ok(found.into_iter().map(|(_, id)| id).collect())
+}
+
+#[test]
+fn a_kind_is_identified_by_its_run_its_id_or_its_uid() {
+    let run = ("pipeline.run_id", "12");
+    assert_eq!(ids("pipeline", &[run]).unwrap(), ["12"]);
+    let attempt = ("pipeline.run_attempt", "2");
+    assert_eq!(ids("pipeline", &[run, attempt]).unwrap(), ["12", "12/2"]);
+    assert_eq!(ids("change", &[("change.id", "CHG1")]).unwrap(), ["CHG1"]);
+    assert_eq!(ids("session", &[("session.uid", "u")]).unwrap(), ["u"]);
+    assert_eq!(
+        ids("pipeline", &[run, ("pipeline.id", "x")]).unwrap(),
+        ["12"]
+    );
+}
+
+#[test]
+fn a_facts_name_is_a_kind_of_its_own() {
+    let job = ("pipeline.job_id", "j/1");
+    assert_eq!(ids("pipeline.job_id", &[job]).unwrap(), ["j/1"]);
+    assert_eq!(ids("pipeline.job_id", &[]).unwrap_err(), "pipeline.job_id");
+}
+
+#[test]
+fn an_id_that_could_be_read_as_an_attempt_is_no_id() {
+    assert!(ids("pipeline", &[("pipeline.run_id", "12/2")]).is_err());
+    assert!(ids("pipeline", &[("pipeline.run_id", "")]).is_err());
+}
+
+#[test]
+fn a_lease_without_its_tether_is_refused() {
+    let mut world = World::new();
+    world.facts.remove("pipeline.run_id");
+    let denied = world.denied();
+    assert_eq!(denied.reason, Denial::TetherMissing);
+    assert!(denied.detail.contains("pipeline.run_id"));
+    world
+        .facts
+        .insert("pipeline.run_id".to_owned(), Value::Null);
+    assert_eq!(world.reason(), Denial::TetherMissing);
+    world.mission().tether.clear();
+    assert!(world.decide().is_ok());
+}

@@ -1,0 +1,56 @@
+//! What a lease hangs on: contexts, built from verified facts only.
+
+use super::schema;
+use crate::fences::Dimension;
+use crate::identity::Facts;
+use crate::ids::IssuerId;
+
+/// The contexts that a tether means, as (kind, id), or the fact that is missing.
+///
+/// - `pipeline` (no dot) is identified by the fact `pipeline.run_id`, else `pipeline.id`, else
+///   `pipeline.uid`. With `pipeline.run_attempt` there is also the narrower context `ID/ATTEMPT`:
+///   the end of an attempt ends what that attempt was given, the end of the run ends all.
+/// - `pipeline.job_id` (a fact's name) is identified by that fact, and is a kind of its own.
+pub fn contexts(tether: &str, facts: &Facts) -> Result<Vec<(String, String)>, String> {
+    let proved = |fact: &str| {
+        facts
+            .get(fact)
+            .filter(|value| !value.is_null())
+            .map(schema::text)
+    };
+    // SECURITY: `1/2` must mean the second attempt of run 1 and nothing else.
+    let usable = |id: &String| !id.is_empty() && !id.contains('/');
+    let kind = tether.to_owned();
+    if tether.contains('.') {
+        let id = proved(tether).filter(|id| !id.is_empty());
+        return id
+            .map(|id| vec![(kind, id)])
+            .ok_or_else(|| tether.to_owned());
+    }
+    let names = ["run_id", "id", "uid"];
+    let id = names
+        .iter()
+        .find_map(|name| proved(&format!("{tether}.{name}")))
+        .filter(usable)
+        .ok_or_else(|| format!("{tether}.run_id"))?;
+    let mut contexts = vec![(kind.clone(), id.clone())];
+    if let Some(attempt) = proved(&format!("{tether}.run_attempt")) {
+        contexts.push((kind, format!("{id}/{attempt}")));
+    }
+    Ok(contexts)
+}
+
+/// Each context under both names of its issuer, so that whoever ends it may use either. A name
+/// cannot hold a `:`, a URL must: they never meet.
+pub(super) fn dimensions(
+    contexts: &[(String, String)],
+    issuer: &IssuerId,
+    issuer_url: &str,
+) -> Vec<Dimension> {
+    contexts
+        .iter()
+        .flat_map(|(kind, id)| {
+            [issuer_url, issuer.as_str()].map(|issuer| Dimension::context(issuer, kind, id))
+        })
+        .collect()
+}

@@ -1,0 +1,391 @@
+//! The decision itself, step by step. The caller learns only about its own missions: until one is
+//! found that lists the agent, an unknown mission and a foreign one look alike, and so do an
+//! unknown target and one that the mission allows nothing on.
+
+use super::rules::{Ask, signer_name};
+use super::trace::Trace;
+use super::{Denial, Denied, Mission, Policy, Target, request, requirement, tether};
+use crate::agents::{AdmittedAgent, Agent};
+use crate::authority::{Authority, AuthorizationDetail};
+use crate::fences::{Dimension, DimensionHash, DimensionKind, View};
+use crate::identity::Facts;
+use crate::ids::{IssuerId, MissionId};
+use crate::intent::{Asked, Intent, SignerClass};
+use std::time::Duration;
+use time::{Date, OffsetDateTime};
+
+/// All that a decision reads off the two keys it is given.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Question<'a> {
+    pub agent: &'a Agent,
+    pub issuer: &'a IssuerId,
+    pub issuer_url: &'a str,
+    pub issuer_key: &'a str,
+    pub subject: &'a str,
+    pub facts: &'a Facts,
+    pub bound_key: Option<&'a str>,
+    pub signer: SignerClass,
+    pub mission: Option<&'a MissionId>,
+    /// Signed.
+    pub details: &'a [AuthorizationDetail],
+    /// Beside it: may only narrow.
+    pub asked: &'a Asked,
+    pub task: Option<&'a str>,
+    pub instance: Option<&'a str>,
+}
+
+impl<'a> Question<'a> {
+    pub fn of(agent: &'a AdmittedAgent, intent: &'a Intent) -> Self {
+        let caller = agent.caller();
+        Self {
+            agent: agent.agent(),
+            issuer: caller.issuer(),
+            issuer_url: caller.issuer_url(),
+            issuer_key: caller.issuer_key(),
+            subject: caller.subject(),
+            facts: caller.facts(),
+            bound_key: caller.bound_key(),
+            signer: intent.signer(),
+            mission: intent.mission(),
+            details: intent.authorization_details(),
+            asked: intent.asked(),
+            task: intent.task(),
+            instance: intent.instance(),
+        }
+    }
+}
+
+/// What a grant will say, where there is one.
+#[derive(Debug)]
+pub(super) struct Decision<'a> {
+    pub mission: &'a Mission,
+    pub target: &'a Target,
+    pub authority: Authority,
+    pub audience: String,
+    pub ttl: Duration,
+    pub dimensions: Vec<Dimension>,
+    pub max_active: u64,
+    pub decided_by: Vec<String>,
+}
+
+impl Policy {
+    pub(super) fn walk(
+        &self,
+        question: &Question<'_>,
+        view: &View,
+        now: OffsetDateTime,
+        trace: &mut Trace,
+    ) -> Result<Decision<'_>, Denied> {
+        let mission = self.mission_of(question, now);
+        let mission = trace.step("mission", mission, |m| format!("{} lists the agent", m.id))?;
+        // From here on every refusal is about a mission of the agent's own.
+        let of = |denied: Denied| denied.of(mission);
+        let ends = in_time(mission, now);
+        trace.step("mission_ends", ends, |()| match mission.ends {
+            Some(ends) => format!("its last day is {ends}"),
+            None => "it has no end".to_owned(),
+        })?;
+        let signer = accepted(mission, question.signer);
+        trace.step("signer", signer, |()| {
+            let (has, needs) = (signer_name(question.signer), signer_name(mission.signer));
+            format!("signed by {has}, {needs} is asked for")
+        })?;
+        let target = self.target_of(question, mission).map_err(of);
+        let target = trace.step("target", target, |target| target.id.to_string())?;
+        let platform = platform_accepted(target, question.signer).map_err(of);
+        trace.step("platform_signer", platform, |()| "accepted".to_owned())?;
+
+        let contexts = tethers(question, mission).map_err(of);
+        let contexts = trace.step("tether", contexts, |c| match c.as_slice() {
+            [] => "it hangs on nothing".to_owned(),
+            contexts => list(contexts.iter().map(|(kind, id)| format!("{kind} {id}"))),
+        })?;
+        let dimensions = dimensions(question, mission, target, &contexts);
+        let held = held(view, &dimensions).map_err(of);
+        trace.step("holds", held, |()| "none stands in the way".to_owned())?;
+
+        let asked = request::of(question, mission, target).map_err(of);
+        let asked = trace.step("request", asked, |asked| request::words(&asked.authority))?;
+        let within = request::within(&asked, question.agent, mission, target);
+        for (name, outcome) in within {
+            trace.step(name, outcome.map_err(of), |()| "covers it".to_owned())?;
+        }
+        let ttl = request::lifetime(&asked, question.agent, mission, target, now).map_err(of);
+        let ttl = trace.step("lifetime", ttl, |ttl| format!("{} s", ttl.as_secs()))?;
+        for (fact, value) in &mission.require {
+            let met = requirement::check(fact, value, question.facts).map_err(of);
+            trace.step("require", met, |()| requirement::words(fact, value))?;
+        }
+        let decided = self
+            .ask_cedar(question, mission, target, ttl, now)
+            .map_err(of);
+        let decided_by = trace.step("policies", decided, |ids| list(ids.iter().cloned()))?;
+        let mut max_active = question.agent.limits.active;
+        max_active = max_active.min(mission.max_active.unwrap_or(u64::MAX));
+        Ok(Decision {
+            mission,
+            target,
+            audience: audience(question, target),
+            authority: asked.authority,
+            ttl,
+            dimensions,
+            max_active,
+            decided_by,
+        })
+    }
+
+    /// The one that is named, else the only one of the agent that allows anything on the target.
+    fn mission_of(&self, question: &Question<'_>, now: OffsetDateTime) -> Result<&Mission, Denied> {
+        let named = question.mission.or(question.asked.mission.as_ref());
+        if let (Some(signed), Some(beside)) = (question.mission, &question.asked.mission)
+            && signed != beside
+        {
+            let why = format!("the intent is for mission {signed}, the scope for {beside}");
+            return Err(Denied::new(Denial::ExceedsIntent, why).at("scope"));
+        }
+        let own = |mission: &&Mission| mission.agents.contains(&question.agent.id);
+        if let Some(name) = named {
+            let found = self.missions.get(name);
+            return found.filter(own).ok_or_else(|| {
+                let agent = &question.agent.id;
+                let why = match found {
+                    Some(_) => format!("mission {name} does not list {agent}"),
+                    None => format!("there is no mission {name}"),
+                };
+                Denied::new(Denial::UnknownMission, why)
+            });
+        }
+        let target = self.named_target(question)?;
+        let fits = |mission: &&Mission| target.is_none_or(|t| mission.allow.contains_key(&t.id));
+        let fitting: Vec<_> = self.missions.values().filter(own).filter(fits).collect();
+        let running: Vec<_> = fitting.iter().filter(|m| in_time(m, now).is_ok()).collect();
+        match (running.as_slice(), fitting.as_slice()) {
+            ([only], _) => Ok(only),
+            ([], [first, ..]) => Ok(first),
+            ([], []) => {
+                let why = format!("no mission of {} allows anything there", question.agent.id);
+                Err(Denied::new(Denial::UnknownTarget, why))
+            }
+            (several, _) => {
+                let names = list(several.iter().map(|mission| mission.id.to_string()));
+                let why = format!("{names} all fit: name one");
+                Err(Denied::new(Denial::AmbiguousMission, why))
+            }
+        }
+    }
+
+    fn target_of(&self, question: &Question<'_>, mission: &Mission) -> Result<&Target, Denied> {
+        let target = match self.named_target(question)? {
+            Some(target) => Some(target),
+            // Nothing names one: a mission with a single target leaves no doubt.
+            None => match mission.allow.keys().collect::<Vec<_>>().as_slice() {
+                [only] => self.targets.get(*only),
+                _ => None,
+            },
+        };
+        let Some(target) = target else {
+            let why = "the request names no target".to_owned();
+            return Err(Denied::new(Denial::UnknownTarget, why));
+        };
+        if !mission.allow.contains_key(&target.id) {
+            let why = format!("{} allows nothing on {}", mission.id, target.id);
+            return Err(Denied::new(Denial::UnknownTarget, why));
+        }
+        Ok(target)
+    }
+
+    /// The target that the details and the parameters agree on.
+    fn named_target(&self, question: &Question<'_>) -> Result<Option<&Target>, Denied> {
+        let mut named: Option<&str> = None;
+        for details in [question.details, &question.asked.authorization_details] {
+            for (number, detail) in details.iter().enumerate() {
+                // SECURITY: compared as text, before looking any of them up: whether the second
+                // one exists is not for the caller to learn.
+                if *named.get_or_insert(&detail.identifier) != detail.identifier {
+                    let why = "the details name several targets".to_owned();
+                    return Err(Denied::new(Denial::InvalidAuthorizationDetails, why)
+                        .at(format!("authorization_details[{number}].identifier")));
+                }
+            }
+        }
+        let unknown = |name: &str, at: &str| {
+            let why = format!("`{name}` is not a target, or not the one that the details name");
+            Denied::new(Denial::UnknownTarget, why).at(at)
+        };
+        let mut target = None;
+        if let Some(name) = named {
+            let found = self.by_name(name);
+            let at = "authorization_details[0].identifier";
+            target = Some(found.ok_or_else(|| unknown(name, at))?);
+        }
+        for name in &question.asked.targets {
+            let found = self.by_name(name).or_else(|| self.by_resource(name));
+            let found = found.ok_or_else(|| unknown(name, "resource"))?;
+            if target.get_or_insert(found).id != found.id {
+                return Err(unknown(name, "resource"));
+            }
+        }
+        Ok(target)
+    }
+
+    fn ask_cedar(
+        &self,
+        question: &Question<'_>,
+        mission: &Mission,
+        target: &Target,
+        ttl: Duration,
+        now: OffsetDateTime,
+    ) -> Result<Vec<String>, Denied> {
+        let ask = Ask {
+            agent: question.agent,
+            mission,
+            target,
+            facts: question.facts,
+            issuer: question.issuer.as_str(),
+            signer: question.signer,
+            bound: question.bound_key.is_some(),
+            task: question.task,
+            ttl,
+            now,
+        };
+        self.rules
+            .evaluate(&ask)
+            .map_err(|refused| Denied::new(refused.denial, refused.detail))
+    }
+}
+
+/// INVARIANT: a mission's last day is part of it, in UTC.
+fn in_time(mission: &Mission, now: OffsetDateTime) -> Result<(), Denied> {
+    match mission.ends {
+        Some(ends) if is_over(ends, now) => {
+            let why = format!("the last day of {} was {ends}", mission.id);
+            Err(Denied::new(Denial::MissionEnded, why).of(mission))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn is_over(last_day: Date, now: OffsetDateTime) -> bool {
+    now.to_offset(time::UtcOffset::UTC).date() > last_day
+}
+
+/// The class that the mission asks for. A mission that is content with the platform's token is
+/// also content with the agent's own signature, which says more; no other class stands in for one.
+fn accepted(mission: &Mission, signer: SignerClass) -> Result<(), Denied> {
+    let stronger = mission.signer == SignerClass::Platform && signer == SignerClass::Agent;
+    if mission.signer == signer || stronger {
+        return Ok(());
+    }
+    let (needs, has) = (signer_name(mission.signer), signer_name(signer));
+    let why = format!(
+        "{} needs an intent signed by {needs}, not {has}",
+        mission.id
+    );
+    Err(Denied::new(Denial::SignerNotAccepted, why).of(mission))
+}
+
+// SECURITY: a platform's token is a reusable bearer that says nothing of the purpose.
+fn platform_accepted(target: &Target, signer: SignerClass) -> Result<(), Denied> {
+    if signer != SignerClass::Platform || target.allow_platform_signer || !target.is_production() {
+        return Ok(());
+    }
+    let why = format!(
+        "{} is labelled production and does not set allow_platform_signer: sign an intent",
+        target.id
+    );
+    Err(Denied::new(Denial::SignerNotAccepted, why))
+}
+
+fn tethers(question: &Question<'_>, mission: &Mission) -> Result<Vec<(String, String)>, Denied> {
+    let mut contexts = Vec::new();
+    for name in &mission.tether {
+        let found = tether::contexts(name, question.facts).map_err(|fact| {
+            let why = format!("tether `{name}` needs the verified fact {fact}, which is absent");
+            Denied::new(Denial::TetherMissing, why)
+        })?;
+        contexts.extend(found);
+    }
+    Ok(contexts)
+}
+
+/// Everything that a fence can stand on and this lease is covered by.
+fn dimensions(
+    question: &Question<'_>,
+    mission: &Mission,
+    target: &Target,
+    contexts: &[(String, String)],
+) -> Vec<Dimension> {
+    let agent = question.agent;
+    let mut all = vec![
+        Dimension::new(DimensionKind::Agent, agent.id.as_str()),
+        Dimension::new(DimensionKind::Mission, mission.id.as_str()),
+        Dimension::new(DimensionKind::Target, target.id.as_str()),
+        Dimension::new(DimensionKind::Owner, agent.owner.as_str()),
+        Dimension::all(),
+    ];
+    // An issuer and what it vouches for go by its name and by its URL: either one ends them.
+    for issuer in [question.issuer_url, question.issuer.as_str()] {
+        all.push(Dimension::new(DimensionKind::Issuer, issuer));
+        all.push(Dimension::subject(issuer, question.subject));
+    }
+    all.extend(tether::dimensions(
+        contexts,
+        question.issuer,
+        question.issuer_url,
+    ));
+    if !question.issuer_key.is_empty() {
+        all.push(Dimension::new(
+            DimensionKind::IssuerKey,
+            question.issuer_key,
+        ));
+    }
+    if let Some(instance) = question.instance {
+        let name = format!("{}/{instance}", agent.id);
+        all.push(Dimension::new(DimensionKind::Instance, name));
+    }
+    if let Some(task) = question.task {
+        all.push(Dimension::new(DimensionKind::Task, task));
+    }
+    for labels in [&agent.labels, &mission.labels, &target.labels] {
+        all.extend(
+            labels
+                .iter()
+                .map(|(name, value)| Dimension::label(name, value)),
+        );
+    }
+    all.sort();
+    all.dedup();
+    all
+}
+
+fn held(view: &View, dimensions: &[Dimension]) -> Result<(), Denied> {
+    let hashes: Vec<DimensionHash> = dimensions.iter().map(Dimension::hash).collect();
+    match view.held(&hashes) {
+        None => Ok(()),
+        Some(hold) => {
+            let on = dimensions.iter().find(|own| **own == hold.dimension);
+            let on = on.map_or_else(String::new, |on| {
+                format!(" on {:?} `{}`", on.kind, on.value)
+            });
+            let why = format!(
+                "{} holds{on} since {}: {}",
+                hold.author, hold.at, hold.reason
+            );
+            Err(Denied::new(Denial::Held, why))
+        }
+    }
+}
+
+/// The resource that was asked for, as it was asked for; else the target's name.
+fn audience(question: &Question<'_>, target: &Target) -> String {
+    let resource = question
+        .asked
+        .targets
+        .iter()
+        .find(|name| target.resources.contains(name));
+    resource.map_or_else(|| target.id.to_string(), Clone::clone)
+}
+
+pub(super) fn list(words: impl Iterator<Item = String>) -> String {
+    words.collect::<Vec<_>>().join(", ")
+}
