@@ -106,6 +106,15 @@ impl Metrics {
         Ok(Self { handle })
     }
 
+    /// For ever: folds what was recorded into buckets, or memory would grow where nobody scrapes.
+    pub async fn upkeep(self) {
+        let mut tick = tokio::time::interval(Duration::from_secs(5));
+        loop {
+            tick.tick().await;
+            self.handle.run_upkeep();
+        }
+    }
+
     /// The Prometheus text format.
     pub fn render(&self) -> String {
         self.handle.run_upkeep();

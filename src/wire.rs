@@ -120,7 +120,7 @@ pub struct RevocationRequest {
     pub kill_only: bool,
 }
 
-/// `POST /admin/v1/revocations/lift`: ends a hold. What was killed stays dead.
+/// `POST /admin/v1/lifts`: ends a hold. What was killed stays dead.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct LiftRequest {

@@ -4,21 +4,35 @@
 //! are built from, or [`Problems`]: every one of them at once, with file, line and column, and what
 //! to write instead. Unknown keys are errors, secrets are references, nothing is asked of a network.
 
+mod agents_table;
+mod broker_table;
+mod check;
+
+mod decoder;
+mod development;
+
 mod document;
+mod issuers;
+mod missions;
 mod problem;
 mod reader;
+mod resolve;
 mod secrets;
 mod settings;
 mod source;
+mod tables;
+mod targets;
 mod tree;
 mod values;
 
+pub use check::{CaseResult, CheckReport, check, check_files};
+pub use development::{Development, DevelopmentError, development};
 pub use document::Document;
 pub use problem::{Code, Problem, Problems, Severity};
 pub use secrets::{SecretError, sealing_key, secret_reference};
 pub use settings::{
-    BrokerLimits, BrokerSettings, Case, Expectation, OperatorsTable, ResourceServerProof,
-    ResourceServerTable, RoleTable, Settings, SourceTable, StoreSettings, TlsSettings,
+    BrokerSettings, Case, Expectation, OperatorsTable, ResourceServerProof, ResourceServerTable,
+    RoleTable, Settings, SourceTable, StoreSettings,
 };
 
 use std::path::{Path, PathBuf};
@@ -39,5 +53,11 @@ fn whole(document: Document) -> Result<Document, Problems> {
     if !document.early.has_errors() {
         return Ok(document);
     }
-    Err(document.early)
+    match document.resolve() {
+        Err(problems) => Err(problems),
+        Ok(_) => Err(document.early),
+    }
 }
+
+#[cfg(test)]
+mod tests;

@@ -4,6 +4,7 @@ use super::problem::Problems;
 use crate::agents::Agent;
 use crate::authority::AuthorizationDetail;
 use crate::connectors::ConnectorSettings;
+use crate::http::{DoorSettings, ListenSettings};
 use crate::identity::{ClientSettings, IssuerSettings};
 use crate::ids::{AgentId, MissionId};
 use crate::intent::{IntentIssuer, SignerClass};
@@ -11,7 +12,6 @@ use crate::jose::KeySet;
 use crate::policy::{Mission, Target};
 use serde_json::Value;
 use std::collections::BTreeMap;
-use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 use time::OffsetDateTime;
@@ -39,31 +39,23 @@ pub struct Settings {
 }
 
 /// `[broker]`.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone)]
 pub struct BrokerSettings {
     /// The issuer identifier, without a trailing slash.
     pub url: String,
-    pub listen: SocketAddr,
+    pub listen: ListenSettings,
     /// `/livez`, `/readyz`, `/metrics`.
-    pub health_listen: SocketAddr,
-    pub tls: Option<TlsSettings>,
+    pub health_listen: ListenSettings,
+    pub doors: DoorSettings,
     pub store: StoreSettings,
     /// A view older than this decides nothing.
     pub fence_view_max_age: Duration,
-    /// References to the sealing keys, base64 of 32 bytes each: the first seals, every one opens.
+    /// References to the sealing keys (see [`super::sealing_key`]): the first seals, every one opens.
     pub sealing_keys: Vec<String>,
     /// Where the audit is exported to, as JSON Lines.
     pub audit_path: Option<PathBuf>,
-    pub limits: BrokerLimits,
     /// The broker itself is on loopback without TLS, so issuers may be, too.
     pub allow_loopback: bool,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct TlsSettings {
-    /// PEM, the leaf first.
-    pub certificate: PathBuf,
-    pub key: PathBuf,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -77,14 +69,6 @@ pub enum StoreSettings {
         /// How many replicas have to acknowledge a commit that lets a credential leave.
         min_replicas: u32,
     },
-}
-
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct BrokerLimits {
-    /// Requests of one peer address before anything is verified.
-    pub per_address_per_minute: u32,
-    /// Peers whose `X-Forwarded-For` is believed.
-    pub trusted_proxies: Vec<IpAddr>,
 }
 
 /// `[resource_server.NAME]`.

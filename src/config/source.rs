@@ -28,10 +28,6 @@ impl<T> At<T> {
     pub fn new(at: Place, value: T) -> Self {
         Self { at, value }
     }
-
-    pub fn map<U>(self, change: impl FnOnce(T) -> U) -> At<U> {
-        At::new(self.at, change(self.value))
-    }
 }
 
 /// A place as a person reads it.

@@ -58,10 +58,6 @@ pub fn face(reason: Reason) -> Face {
     }
 }
 
-#[expect(
-    clippy::too_many_lines,
-    reason = "one line per reason, and no reason may be left out"
-)]
 fn code(reason: Reason) -> (StatusCode, &'static str, Shown) {
     use Shown::{Always, Never, WhenExact};
     const REQUEST: &str = "invalid_request";
@@ -126,10 +122,6 @@ fn code(reason: Reason) -> (StatusCode, &'static str, Shown) {
     }
 }
 
-#[expect(
-    clippy::too_many_lines,
-    reason = "one line per reason, and no reason may be left out"
-)]
 fn description(reason: Reason) -> &'static str {
     match reason {
         Reason::MalformedRequest => {

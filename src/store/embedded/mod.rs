@@ -5,8 +5,6 @@
 
 mod layout;
 mod space;
-#[cfg(test)]
-mod tests;
 mod writer;
 
 use crate::clock::{Clock, SystemClock};
@@ -80,13 +78,13 @@ impl Embedded {
     fn start(database: Database, space: Space) -> Result<Self, StoreError> {
         writer::give_birth(&database).map_err(|error| unavailable(&error))?;
         let database = Arc::new(database);
-        let (jobs, appended, thread) = writer::start(Arc::clone(&database), space)
+        let writer = writer::start(Arc::clone(&database), space)
             .map_err(|error| StoreError::Unfit(format!("no thread can be started: {error}")))?;
         Ok(Self {
             database: Some(database),
-            jobs: Some(jobs),
-            appended,
-            thread: Some(thread),
+            jobs: Some(writer.jobs),
+            appended: writer.appended,
+            thread: Some(writer.thread),
         })
     }
 
@@ -328,3 +326,6 @@ fn unfit(path: &Path, error: &DatabaseError) -> StoreError {
         other => format!("{path} cannot be used: {other}"),
     })
 }
+
+#[cfg(test)]
+mod tests;

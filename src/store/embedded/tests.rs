@@ -2,24 +2,17 @@ use super::*;
 use crate::store::Write;
 use crate::store::conformance;
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_conformance_suite_holds_in_memory() {
     let store = Arc::new(Embedded::in_memory().unwrap());
     conformance::exercise(store).await.unwrap();
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_conformance_suite_holds_in_a_file() {
     let folder = tempfile::tempdir().unwrap();
     let store = Arc::new(Embedded::open(&folder.path().join("store")).unwrap());
     conformance::exercise(store).await.unwrap();
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn one_of_a_hundred_commits_wins() {
-    let folder = tempfile::tempdir().unwrap();
-    let store = Embedded::open(&folder.path().join("store")).unwrap();
-    conformance::race(Arc::new(store)).await.unwrap();
 }
 
 fn write(name: &[u8], value: &[u8]) -> Transaction {

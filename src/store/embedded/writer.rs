@@ -385,8 +385,11 @@ impl<'a> Tables<'a> {
     }
 }
 
-/// The first rows that have expired: the row, and the key in it.
-fn expired(table: &Bytes<'_>, now: i64) -> Result<Vec<(Vec<u8>, Vec<u8>)>, redb::Error> {
+/// A row of expiries, and the key in it.
+type Expired = (Vec<u8>, Vec<u8>);
+
+/// The first rows that have expired.
+fn expired(table: &Bytes<'_>, now: i64) -> Result<Vec<Expired>, redb::Error> {
     let end = ordered(now);
     let mut found = Vec::new();
     for row in table.range(..end.as_slice())?.take(RECLAIM) {
@@ -402,22 +405,23 @@ fn corrupt(what: &str) -> StoreError {
     StoreError::Corrupt(format!("{what} in the embedded store does not parse"))
 }
 
-/// Starts the thread. It ends when the last sender of jobs is gone.
-pub(super) fn start(
-    database: Arc<Database>,
-    space: Space,
-) -> Result<
-    (
-        mpsc::Sender<Job>,
-        watch::Receiver<u64>,
-        std::thread::JoinHandle<()>,
-    ),
-    std::io::Error,
-> {
-    let (sender, mut jobs) = mpsc::channel(BATCH * 4);
-    let (appended, wakes) = watch::channel(0);
+/// The writing thread as the rest of the room sees it.
+pub(super) struct Writer {
+    /// The thread ends when the last sender is gone.
+    pub jobs: mpsc::Sender<Job>,
+    pub appended: watch::Receiver<u64>,
+    pub thread: std::thread::JoinHandle<()>,
+}
+
+pub(super) fn start(database: Arc<Database>, space: Space) -> Result<Writer, std::io::Error> {
+    let (jobs, mut arriving) = mpsc::channel(BATCH * 4);
+    let (wake, appended) = watch::channel(0);
     let thread = std::thread::Builder::new()
         .name("store writer".to_owned())
-        .spawn(move || run(&database, &mut jobs, &appended, &space))?;
-    Ok((sender, wakes, thread))
+        .spawn(move || run(&database, &mut arriving, &wake, &space))?;
+    Ok(Writer {
+        jobs,
+        appended,
+        thread,
+    })
 }

@@ -1,0 +1,215 @@
+//! `[broker]`.
+
+use super::decoder::Decoder;
+use super::problem::Code;
+use super::reader::Reader;
+use super::settings::{BrokerSettings, StoreSettings};
+use super::source::At;
+use crate::http::{DoorSettings, ListenSettings, Network, Rate, TlsFiles};
+use std::net::{Ipv4Addr, SocketAddr};
+use std::num::NonZeroU32;
+use std::str::FromStr;
+use std::time::Duration;
+
+const PORT: u16 = 8420;
+const HEALTH_PORT: u16 = 8421;
+
+/// The url alone, which everything else refers to.
+pub(in crate::config) fn url(reader: &Reader<'_>, decoder: &Decoder<'_>) -> Option<String> {
+    let text = reader.required_text("url", "\"https://dayfly.example\"")?;
+    let at = text.at;
+    // The broker decides for itself whether it is a loopback one.
+    let decoder = Decoder {
+        doc: decoder.doc,
+        desk: decoder.desk,
+        read: std::cell::RefCell::default(),
+        allow_loopback: true,
+    };
+    let url = decoder.url(text)?.value;
+    if url.ends_with('/') {
+        let help = format!("write `url = \"{}\"`", url.trim_end_matches('/'));
+        reader.bad(at, "the issuer identifier ends with a slash", &help);
+        return None;
+    }
+    Some(url)
+}
+
+pub(in crate::config) fn decode(
+    reader: &Reader<'_>,
+    decoder: &Decoder<'_>,
+    url: String,
+) -> Option<BrokerSettings> {
+    let local = |port| SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+    let listen = parsed(reader, "listen", "127.0.0.1:8420").unwrap_or_else(|| local(PORT));
+    let health =
+        parsed(reader, "health_listen", "127.0.0.1:8421").unwrap_or_else(|| local(HEALTH_PORT));
+    let tls = reader.table("tls").and_then(|tls| {
+        let certificate = tls.required_text("certificate", "\"tls/certificate.pem\"");
+        let key = tls.required_text("key", "\"tls/key.pem\"");
+        tls.finish();
+        Some(TlsFiles {
+            certificate: decoder.path(&certificate?.value),
+            key: decoder.path(&key?.value),
+        })
+    });
+    let store = reader.table("store");
+    let store = reader
+        .required("store", store, "{ embedded = \"dayfly.redb\" }")
+        .and_then(|reader| store_of(&reader, decoder).map(|store| (store, reader)))
+        .map(|(store, reader)| {
+            let age = reader
+                .duration(
+                    "fence_view_max_age",
+                    Duration::from_millis(100)..=Duration::from_secs(60),
+                )
+                .map_or(Duration::from_secs(1), |age| age.value);
+            reader.finish();
+            (store, age)
+        });
+    let sealing_keys = sealing_keys(reader, decoder);
+    let audit_path = reader.table("audit").and_then(|audit| {
+        let path = audit.text("path");
+        audit.finish();
+        Some(decoder.path(&path?.value))
+    });
+    let (doors, connections) = limits(reader);
+    let drain = reader.duration("drain", Duration::from_secs(0)..=Duration::from_secs(600));
+    let mut listen = ListenSettings::on(listen);
+    listen.tls = tls;
+    if let Some(connections) = connections {
+        listen.max_connections = connections;
+    }
+    if let Some(drain) = drain {
+        listen.drain = drain.value;
+    }
+    let (store, fence_view_max_age) = store?;
+    Some(BrokerSettings {
+        allow_loopback: url.starts_with("http:"),
+        url,
+        listen,
+        health_listen: ListenSettings::on(health),
+        doors,
+        store,
+        fence_view_max_age,
+        sealing_keys: sealing_keys?,
+        audit_path,
+    })
+}
+
+fn parsed<T: FromStr>(reader: &Reader<'_>, key: &'static str, example: &str) -> Option<T> {
+    let text = reader.text(key)?;
+    let value = text.value.parse().ok();
+    if value.is_none() {
+        let message = format!("`{}` is not an address and a port", text.value);
+        reader.bad(text.at, message, &format!("write `{key} = \"{example}\"`"));
+    }
+    value
+}
+
+fn store_of(reader: &Reader<'_>, decoder: &Decoder<'_>) -> Option<StoreSettings> {
+    let embedded = reader.text("embedded");
+    let redis = reader.text("redis");
+    let replicas = reader.number("min_replicas", 0..=16);
+    match (embedded, redis) {
+        (Some(path), None) => {
+            if let (Some(_), Some(node)) = (replicas, reader.node("min_replicas")) {
+                let help = "remove it, or use `redis`";
+                reader.bad(node.at, "an embedded store has no replicas", help);
+            }
+            Some(StoreSettings::Embedded {
+                path: decoder.path(&path.value),
+            })
+        }
+        (None, Some(url)) => Some(StoreSettings::Redis {
+            url: decoder.reference(url)?.value,
+            min_replicas: u32::try_from(replicas.unwrap_or(0)).unwrap_or(0),
+        }),
+        (None, None) => {
+            let help = "write `store = { embedded = \"dayfly.redb\" }` or \
+                        `store = { redis = \"env:REDIS_URL\", min_replicas = 1 }`";
+            decoder
+                .desk
+                .report(reader.at, Code::MissingKey, "the store is not named", help);
+            None
+        }
+        (Some(_), Some(redis)) => {
+            let help = "keep `embedded` for one node or `redis` for several";
+            reader.bad(redis.at, "the store is named twice", help);
+            None
+        }
+    }
+}
+
+fn sealing_keys(reader: &Reader<'_>, decoder: &Decoder<'_>) -> Option<Vec<String>> {
+    let table = reader.table("keys");
+    let example = "{ sealing = [\"file:sealing.key\"] }";
+    let keys = reader.required("keys", table, example)?;
+    let sealing = keys.required("sealing", keys.texts("sealing"), "[\"file:sealing.key\"]");
+    let at = keys.at;
+    keys.finish();
+    let sealing: Vec<_> = sealing?
+        .into_iter()
+        .filter_map(|key: At<String>| Some(decoder.reference(key)?.value))
+        .collect();
+    if sealing.is_empty() {
+        let help = "name at least one; make it with `openssl rand -base64 32`";
+        reader.bad(at, "there is no sealing key", help);
+        return None;
+    }
+    Some(sealing)
+}
+
+/// The doors, and how many connections at once.
+fn limits(reader: &Reader<'_>) -> (DoorSettings, Option<usize>) {
+    let mut doors = DoorSettings::default();
+    let Some(limits) = reader.table("limits") else {
+        return (doors, None);
+    };
+    doors.rate = rate(
+        &limits,
+        ("requests_per_second", "requests_burst"),
+        doors.rate,
+    );
+    doors.introspection_rate = rate(
+        &limits,
+        ("introspections_per_second", "introspections_burst"),
+        doors.introspection_rate,
+    );
+    let count = |key| {
+        let number = limits.number(key, 1..=1_000_000)?;
+        usize::try_from(number).ok()
+    };
+    if let Some(concurrency) = count("concurrency") {
+        doors.concurrency = concurrency;
+    }
+    let connections = count("connections");
+    let bounds = Duration::from_secs(1)..=Duration::from_secs(300);
+    if let Some(timeout) = limits.duration("request_timeout", bounds) {
+        doors.request_timeout = timeout.value;
+    }
+    for proxy in limits.texts("trusted_proxies").unwrap_or_default() {
+        match proxy.value.parse::<Network>() {
+            // SECURITY: then every peer could name the address that it is counted under.
+            Ok(_) if proxy.value.ends_with("/0") => {
+                let help = "name the proxies' own addresses";
+                limits.bad(proxy.at, "this trusts everybody", help);
+            }
+            Ok(network) => doors.trusted_proxies.push(network),
+            Err(error) => limits.bad(proxy.at, error.to_string(), ""),
+        }
+    }
+    limits.finish();
+    (doors, connections)
+}
+
+fn rate(reader: &Reader<'_>, keys: (&'static str, &'static str), known: Rate) -> Rate {
+    let number = |key| {
+        let number = reader.number(key, 1..=10_000_000)?;
+        NonZeroU32::new(u32::try_from(number).ok()?)
+    };
+    let per_second = number(keys.0).unwrap_or(known.per_second);
+    Rate {
+        per_second,
+        burst: number(keys.1).unwrap_or_else(|| known.burst.max(per_second)),
+    }
+}

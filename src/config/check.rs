@@ -1,0 +1,182 @@
+//! `dayfly check`: every problem of a configuration, and its policy tests run through the decision
+//! that the broker itself makes. Offline; no secret is read.
+
+use super::document::Document;
+use super::problem::{Code, Desk, Problems};
+use super::settings::{Case, Expectation, Settings};
+use crate::agents::Registry;
+use crate::fences::View;
+use crate::intent::Intent;
+use crate::policy::Policy;
+use serde::Serialize;
+use std::fmt;
+use std::path::{Path, PathBuf};
+use time::OffsetDateTime;
+
+/// What `dayfly check` found.
+#[derive(Debug, Clone, Serialize)]
+pub struct CheckReport {
+    /// No error, and every case came out as expected. Warnings do not count.
+    pub ok: bool,
+    pub errors: usize,
+    pub warnings: usize,
+    pub problems: Problems,
+    pub cases: Vec<CaseResult>,
+    /// Of the configuration, where it can be used.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub hash: Option<String>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct CaseResult {
+    pub name: String,
+    /// `FILE:LINE`.
+    pub at: String,
+    pub passed: bool,
+    pub expected: String,
+    pub got: String,
+}
+
+/// Checks a folder.
+pub fn check(dir: &Path, now: OffsetDateTime) -> CheckReport {
+    report(&Document::read(dir), now)
+}
+
+/// Checks files that are already in memory.
+pub fn check_files(
+    files: Vec<(String, String)>,
+    base: PathBuf,
+    now: OffsetDateTime,
+) -> CheckReport {
+    report(&Document::gather(files, base, &[]), now)
+}
+
+fn report(document: &Document, now: OffsetDateTime) -> CheckReport {
+    let (mut problems, cases, hash) = match document.resolve_at(Some(now)) {
+        Err(problems) => (problems, Vec::new(), None),
+        Ok(settings) => {
+            let desk = Desk::new(document.sources.clone());
+            let cases = run(&settings, &desk, now);
+            let mut problems = settings.warnings;
+            problems.0.extend(desk.finish().0);
+            (problems, cases, Some(settings.hash))
+        }
+    };
+    problems.sort();
+    CheckReport {
+        ok: !problems.has_errors(),
+        errors: problems.errors(),
+        warnings: problems.warnings(),
+        problems,
+        cases,
+        hash,
+    }
+}
+
+fn run(settings: &Settings, desk: &Desk, now: OffsetDateTime) -> Vec<CaseResult> {
+    let targets = settings.targets.iter().map(|(target, _)| target.clone());
+    let policy = Policy::new(
+        settings.missions.clone(),
+        targets.collect(),
+        &settings.forbids,
+        settings.hash.clone(),
+    );
+    // Both were built from the same values before, when problems were looked for.
+    let (Ok(policy), Ok(registry)) = (policy, Registry::new(settings.agents.clone())) else {
+        let help = "report this as a bug";
+        desk.general(Code::Incomplete, "the policy tests cannot be run", help);
+        return Vec::new();
+    };
+    settings
+        .cases
+        .iter()
+        .map(|case| {
+            let result = run_case(case, &policy, &registry, now);
+            if !result.passed {
+                let CaseResult {
+                    name,
+                    expected,
+                    got,
+                    ..
+                } = &result;
+                let message = format!("`{name}`: expected {expected}, got {got}");
+                desk.report(case.place, Code::CaseFailed, message, "");
+            }
+            result
+        })
+        .collect()
+}
+
+fn run_case(case: &Case, policy: &Policy, registry: &Registry, now: OffsetDateTime) -> CaseResult {
+    let now = case.now.unwrap_or(now);
+    let view = View::origin();
+    let (got, is_expected) = match registry.stated(&case.agent, case.facts.clone(), &view, now) {
+        Err(error) => (
+            format!("refused: {NOT_IN_STANDING} ({error})"),
+            case.expect == Expectation::Refused(NOT_IN_STANDING.to_owned()),
+        ),
+        Ok(agent) => {
+            let mission = case.mission.clone();
+            let intent = Intent::stated(case.signer, mission, case.asked.clone(), now);
+            match policy.decide(&agent, &intent, &view, now) {
+                Ok(grant) => {
+                    let is_expected = match &case.expect {
+                        Expectation::Granted(None) => true,
+                        Expectation::Granted(Some(mission)) => mission == grant.mission(),
+                        Expectation::Refused(_) => false,
+                    };
+                    (format!("granted by `{}`", grant.mission()), is_expected)
+                }
+                Err(denied) => {
+                    let reason = denied.reason.code();
+                    let is_expected = case.expect == Expectation::Refused(reason.to_owned());
+                    let detail = denied.detail;
+                    (format!("refused: {reason} ({detail})"), is_expected)
+                }
+            }
+        }
+    };
+    CaseResult {
+        name: case.name.clone(),
+        at: case.at.clone(),
+        passed: is_expected,
+        expected: case.expect.to_string(),
+        got,
+    }
+}
+
+/// The agent has ended; everything else that takes an agent out of standing is in the fence log.
+pub(in crate::config) const NOT_IN_STANDING: &str = "agent_not_in_standing";
+
+impl fmt::Display for Expectation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Granted(None) => f.write_str("granted"),
+            Self::Granted(Some(mission)) => write!(f, "granted by `{mission}`"),
+            Self::Refused(reason) => write!(f, "refused: {reason}"),
+        }
+    }
+}
+
+impl fmt::Display for CheckReport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for case in &self.cases {
+            let mark = if case.passed { "ok  " } else { "FAIL" };
+            writeln!(f, "{mark} {} ({}): {}", case.name, case.at, case.got)?;
+        }
+        if !self.cases.is_empty() {
+            writeln!(f)?;
+        }
+        for problem in &self.problems.0 {
+            writeln!(f, "{problem}")?;
+        }
+        let passed = self.cases.iter().filter(|case| case.passed).count();
+        let cases = self.cases.len();
+        let verdict = if self.ok { "ok" } else { "not ok" };
+        write!(
+            f,
+            "{verdict}: {} errors, {} warnings, {passed} of {cases} cases passed",
+            self.errors, self.warnings
+        )
+    }
+}

@@ -1,0 +1,163 @@
+//! What decoding every table needs: the files, the desk for problems, and key sets by reference.
+
+use super::document::Document;
+use super::problem::{Code, Desk};
+use super::reader::Reader;
+use super::secrets::Reference;
+use super::source::{At, Place};
+use super::tree::{Node, Raw};
+use super::values::{self, UrlProblem};
+use crate::identity::KeySource;
+use crate::jose::KeySet;
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+pub(in crate::config) struct Decoder<'a> {
+    pub doc: &'a Document,
+    pub desk: &'a Desk,
+    /// Key sets that were read, for the hash: another key set is another configuration.
+    pub read: RefCell<BTreeMap<String, Vec<u8>>>,
+    /// Whether issuers on loopback may do without TLS.
+    pub allow_loopback: bool,
+}
+
+impl Decoder<'_> {
+    /// Relative paths start at the configuration folder.
+    pub fn path(&self, text: &str) -> PathBuf {
+        self.doc.base.join(text)
+    }
+
+    /// A secret's reference; `file:` paths made absolute.
+    pub fn reference(&self, value: At<String>) -> Option<At<String>> {
+        match Reference::parse(&value.value) {
+            Ok(Reference::File(path)) => {
+                let path = self.path(&path.to_string_lossy());
+                Some(At::new(value.at, format!("file:{}", path.display())))
+            }
+            Ok(_) => Some(value),
+            Err(error) => {
+                // SECURITY: whatever stands there may be the secret itself.
+                let help = "put the secret where the reference points; it never stands here";
+                self.desk
+                    .report_unseen(value.at, Code::BadReference, error.to_string(), help);
+                None
+            }
+        }
+    }
+
+    pub fn url(&self, value: At<String>) -> Option<At<String>> {
+        let wrong = values::url_problem(&value.value);
+        let (code, message, help) = match wrong {
+            None => {
+                let is_http = value.value.starts_with("http:");
+                if !is_http || self.allow_loopback {
+                    return Some(value);
+                }
+                (
+                    Code::InsecureUrl,
+                    "is not https, and the broker is not a loopback one",
+                    "write `https://`",
+                )
+            }
+            Some(UrlProblem::Insecure) => (
+                Code::InsecureUrl,
+                "is neither https nor on loopback",
+                "write `https://`: keys that come over plain http prove nothing",
+            ),
+            Some(UrlProblem::NotAUrl) => (
+                Code::BadValue,
+                "is not an absolute https URL",
+                "write `https://host/path`",
+            ),
+            Some(UrlProblem::HasQuery) => (
+                Code::BadValue,
+                "has a query or a fragment",
+                "write the URL without `?` and `#`",
+            ),
+            Some(UrlProblem::HasUser) => (
+                Code::BadValue,
+                "has a user or a password in it",
+                "write the URL without them",
+            ),
+        };
+        let message = format!("`{}` {message}", value.value);
+        self.desk.report(value.at, code, message, help);
+        None
+    }
+
+    /// `file:keys.json`, an https URL, or the set itself as a table.
+    pub fn key_source(&self, reader: &Reader<'_>, key: &'static str) -> Option<KeySource> {
+        let node = reader.node(key)?;
+        if let Raw::Text(text) = &node.raw
+            && text.starts_with("http")
+        {
+            let url = self.url(At::new(node.at, text.clone()))?;
+            return Some(KeySource::JwksUrl(url.value));
+        }
+        self.keys_of(reader, node, key).map(KeySource::Fixed)
+    }
+
+    /// Keys that are registered here: `file:keys.json`, or the set itself as a table.
+    pub fn key_set(&self, reader: &Reader<'_>, key: &'static str) -> Option<KeySet> {
+        self.keys_of(reader, reader.node(key)?, key)
+    }
+
+    fn keys_of(&self, reader: &Reader<'_>, node: &Node, key: &str) -> Option<KeySet> {
+        let bytes = match &node.raw {
+            Raw::Text(text) => self.key_file(text, node.at)?,
+            Raw::Table(_) => node.json().to_string().into_bytes(),
+            _ => return reader.wrong(node, key, "`\"file:keys.json\"` or `{ keys = [...] }`"),
+        };
+        let help = "a JWK set with public signing keys only: {\"keys\": [...]}";
+        let set = match KeySet::parse(&bytes) {
+            Ok(set) => set,
+            Err(error) => {
+                self.desk
+                    .report_unseen(node.at, Code::BadKeys, error.to_string(), help);
+                return None;
+            }
+        };
+        if set.keys().is_empty() {
+            let message = format!(
+                "the key set of `{}` holds no key that can be used",
+                reader.name
+            );
+            self.desk.report(node.at, Code::BadKeys, message, help);
+            return None;
+        }
+        Some(set)
+    }
+
+    fn key_file(&self, text: &str, at: Place) -> Option<Vec<u8>> {
+        let Ok(Reference::File(path)) = Reference::parse(text) else {
+            let message = format!("`{text}` does not name a key set");
+            let help = "write `file:keys.json` (relative to the configuration folder)";
+            self.desk.report(at, Code::BadKeys, message, help);
+            return None;
+        };
+        let full = self.path(&path.to_string_lossy());
+        match read_bounded(&full) {
+            Ok(bytes) => {
+                let name = path.to_string_lossy().into_owned();
+                self.read.borrow_mut().insert(name, bytes.clone());
+                Some(bytes)
+            }
+            Err(error) => {
+                let message = format!("`{}` cannot be read: {error}", full.display());
+                let help = "the path is relative to the configuration folder";
+                self.desk.report(at, Code::BadKeys, message, help);
+                None
+            }
+        }
+    }
+}
+
+fn read_bounded(path: &Path) -> std::io::Result<Vec<u8>> {
+    use std::io::Read;
+    let mut bytes = Vec::new();
+    std::fs::File::open(path)?
+        .take(256 * 1024)
+        .read_to_end(&mut bytes)?;
+    Ok(bytes)
+}

@@ -1,0 +1,159 @@
+//! `[mission.NAME]`.
+
+use super::agents_table::{self, Targets, suggestion};
+use super::decoder::Decoder;
+use super::document::Entry;
+use super::problem::Code;
+use super::reader::Reader;
+use super::source::{At, Place};
+use super::{targets, values};
+use crate::authority::{Authority, Permission};
+use crate::ids::{AgentId, MissionId, TargetId};
+use crate::intent::SignerClass;
+use crate::policy::{Mission, Target};
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+#[derive(Debug)]
+pub(in crate::config) struct Decoded {
+    pub mission: Mission,
+    /// The permissions of `allow`, with their places.
+    pub allowed: BTreeMap<TargetId, Vec<(Place, Permission)>>,
+    pub at: Place,
+    pub ends_at: Option<Place>,
+    pub signer_at: Place,
+    pub when_at: Place,
+}
+
+const TTL: Duration = Duration::from_secs(15 * 60);
+const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+
+pub(in crate::config) fn decode(
+    decoder: &Decoder<'_>,
+    entry: &Entry,
+    targets: &Targets,
+) -> Option<Decoded> {
+    let reader = entry.reader(decoder.desk);
+    let id: Option<MissionId> = entry.name.parse().ok();
+    let agents = reader.required("agents", reader.texts("agents"), "[\"NAME\"]");
+    let agents = agents.map(|names| known_agents(decoder, names));
+    let owner = reader.required_text("owner", "\"team@example.com\"");
+    let purpose = reader.required_text("purpose", "\"what it achieves, in one sentence\"");
+    let ends = reader.date("ends");
+    let example = "[{ target = \"NAME\", actions = [\"...\"], locations = [\"...\"] }]";
+    let allow = reader.required("allow", reader.tables("allow"), example);
+    let allowed = allow.map(|tables| agents_table::authorities(decoder, tables, targets));
+    let require = reader.value_map("require").unwrap_or_default();
+    let require = require
+        .into_iter()
+        .map(|(fact, value)| (fact, value.value))
+        .collect();
+    let when = reader.text("when");
+    let ttl = reader.duration("ttl", Duration::from_secs(1)..=DAY);
+    let tether = reader.texts("tether").unwrap_or_default();
+    let signer_at = reader.node("signer").map_or(reader.at, |node| node.at);
+    let signer = signer(&reader, "signer");
+    let max_active = reader.number("max_active", 1..=100_000);
+    let labels = targets::labels(&reader);
+    let at = reader.at;
+    reader.finish();
+    let allowed = allowed?;
+    if let Some(ttl) = &ttl {
+        ttl_within(decoder, ttl, &allowed, targets);
+    }
+    let mission = Mission {
+        id: id?,
+        agents: agents?,
+        owner: owner?.value,
+        purpose: purpose?.value,
+        ends: ends.as_ref().map(|ends| ends.value),
+        allow: allowed
+            .iter()
+            .map(|(target, list)| {
+                let list = list.iter().map(|(_, permission)| permission.clone());
+                (target.clone(), Authority(list.collect()))
+            })
+            .collect(),
+        require,
+        when: when.as_ref().map(|when| when.value.clone()),
+        ttl: ttl.map_or(TTL, |ttl| ttl.value),
+        tether: tether.into_iter().map(|fact| fact.value).collect(),
+        signer: signer.unwrap_or(SignerClass::Agent),
+        max_active,
+        labels,
+    };
+    Some(Decoded {
+        mission,
+        allowed,
+        at,
+        ends_at: ends.map(|ends| ends.at),
+        signer_at,
+        when_at: when.map_or(at, |when| when.at),
+    })
+}
+
+fn known_agents(decoder: &Decoder<'_>, names: Vec<At<String>>) -> Vec<AgentId> {
+    let mut agents = Vec::new();
+    for name in names {
+        if decoder.doc.find("agent", &name.value).is_some() {
+            agents.extend(name.value.parse::<AgentId>());
+            continue;
+        }
+        let known: Vec<_> = decoder.doc.of("agent").map(|e| e.name.as_str()).collect();
+        let message = format!("there is no agent `{}`", name.value);
+        let help = suggestion(&name.value, &known, "agent");
+        decoder
+            .desk
+            .report(name.at, Code::UnknownAgent, message, &help);
+    }
+    agents
+}
+
+pub(in crate::config) fn signer(reader: &Reader<'_>, key: &'static str) -> Option<SignerClass> {
+    let text = reader.text(key)?;
+    match text.value.as_str() {
+        "agent" => Some(SignerClass::Agent),
+        "orchestrator" => Some(SignerClass::Orchestrator),
+        "approver" => Some(SignerClass::Approver),
+        "platform" => Some(SignerClass::Platform),
+        other => {
+            let help = "write `agent`, `orchestrator`, `approver` or `platform`";
+            reader.bad(text.at, format!("there is no signer `{other}`"), help);
+            None
+        }
+    }
+}
+
+fn ttl_within(
+    decoder: &Decoder<'_>,
+    ttl: &At<Duration>,
+    allowed: &BTreeMap<TargetId, Vec<(Place, Permission)>>,
+    targets: &Targets,
+) {
+    for target in known(allowed, targets) {
+        if ttl.value > target.max_ttl {
+            let message = format!("target `{}` gives less", target.id);
+            let help = format!(
+                "its leases will end after `{}`",
+                values::show_duration(target.max_ttl)
+            );
+            decoder.desk.report(ttl.at, Code::TtlCapped, message, &help);
+        }
+        if ttl.value < target.min_ttl {
+            let message = format!("target `{}` cannot give so little", target.id);
+            let help = format!("write `{}` or more", values::show_duration(target.min_ttl));
+            decoder.desk.report(ttl.at, Code::BadValue, message, &help);
+        }
+    }
+}
+
+/// The targets of these permissions.
+pub(in crate::config) fn known<'a>(
+    allowed: &'a BTreeMap<TargetId, Vec<(Place, Permission)>>,
+    targets: &'a Targets,
+) -> impl Iterator<Item = &'a Target> {
+    allowed
+        .keys()
+        .filter_map(|id| targets.get(id.as_str())?.as_ref())
+        .map(|decoded| &decoded.target)
+}

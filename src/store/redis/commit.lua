@@ -1,0 +1,193 @@
+-- One commit. Nothing is written before everything has been checked.
+--
+-- KEYS: the shard's birth record, this commit's own record, then whatever the operations number.
+-- ARGV: generation, deadline (microseconds), remembered until (milliseconds), `1` when this is not
+-- the first sending, number of guards, number of writes, then the operations.
+local at = 6
+local function take()
+  at = at + 1
+  return ARGV[at]
+end
+local function take_key()
+  return KEYS[tonumber(take())]
+end
+local wrong
+local function need(key, wanted)
+  local found = redis.call('TYPE', key).ok
+  if found ~= 'none' and found ~= wanted then
+    wrong = wrong or ('a ' .. found .. ' where a ' .. wanted .. ' belongs')
+  end
+end
+
+if redis.call('GET', KEYS[1]) ~= ARGV[1] then
+  return {'lost'}
+end
+local before = redis.call('GET', KEYS[2])
+if before then
+  -- Written again, so that a WAIT behind this call waits for the first writing as well.
+  redis.call('SET', KEYS[2], before, 'KEEPTTL')
+  return {string.sub(before, 1, 1), string.sub(before, 2)}
+end
+local time = redis.call('TIME')
+if tonumber(time[1]) * 1000000 + tonumber(time[2]) > tonumber(ARGV[2]) then
+  return {'late'}
+end
+
+-- A log's ends: link of the head, link of the base, then both sequence numbers as text.
+local ORIGIN = string.rep('\0', 40) .. '0 0'
+local ends = {}
+local function number(n)
+  return string.format('%.0f', n)
+end
+local function read_ends(log, key)
+  if ends[key] then
+    return ends[key]
+  end
+  local bytes = redis.call('GET', key) or ORIGIN
+  local head, base = string.match(string.sub(bytes, 41), '^(%d+) (%d+)$')
+  if not head then
+    wrong = wrong or 'a log without its ends'
+    return nil
+  end
+  local found = {
+    head = tonumber(head), link = string.sub(bytes, 1, 20),
+    base = tonumber(base), base_link = string.sub(bytes, 21, 40)
+  }
+  local last = redis.call('XREVRANGE', log, '+', '-', 'COUNT', 1)[1]
+  if last and last[1] ~= number(found.head) .. '-0' then
+    wrong = wrong or 'a log whose last entry is not its head'
+  elseif not last and found.head ~= found.base then
+    wrong = wrong or 'a log that lost its entries'
+  end
+  return found
+end
+local function not_past(marker, position)
+  if marker == '' then
+    return true
+  end
+  if #marker ~= 24 then
+    wrong = wrong or 'a marker that is no number'
+    return false
+  end
+  -- By hand: Lua's numbers end at 2^53, and its string order is the locale's.
+  for place = 1, 8 do
+    local ours, asked = string.byte(marker, 16 + place), string.byte(position, place)
+    if ours ~= asked then
+      return ours < asked
+    end
+  end
+  return true
+end
+
+local guards, writes = tonumber(ARGV[5]), tonumber(ARGV[6])
+for place = 0, guards - 1 do
+  local kind, key = take(), take_key()
+  local holds
+  if kind == 'absent' then
+    need(key, 'string')
+    holds = redis.call('EXISTS', key) == 0
+  elseif kind == 'unchanged' then
+    need(key, 'string')
+    local version = take()
+    holds = not wrong and redis.call('GETRANGE', key, 0, 15) == version
+  elseif kind == 'fewer' then
+    need(key, 'zset')
+    local above, than = take(), tonumber(take())
+    holds = not wrong and redis.call('ZCOUNT', key, above, '+inf') < than
+  elseif kind == 'notpast' then
+    need(key, 'string')
+    local position = take()
+    holds = not wrong and not_past(redis.call('GETRANGE', key, 0, 23), position)
+  else
+    need(key, 'string')
+    local bytes = not wrong and redis.call('GET', key) or ORIGIN
+    local sequence, link = take(), take()
+    holds = string.sub(bytes, 1, 20) == link
+      and string.match(string.sub(bytes, 41), '^%d+') == sequence
+  end
+  if wrong then
+    return {'wrong', wrong}
+  end
+  if not holds then
+    if ARGV[4] == '1' then
+      -- An earlier sending may still be on its way: it must not be applied after this answer.
+      redis.call('SET', KEYS[2], 'C' .. place, 'PXAT', ARGV[3])
+    end
+    return {'C', tostring(place)}
+  end
+end
+
+local todo = {}
+for place = 1, writes do
+  local kind, key = take(), take_key()
+  local one = {kind, key}
+  if kind == 'put' then
+    need(key, 'string')
+    one[3], one[4] = take(), take()
+  elseif kind == 'delete' then
+    need(key, 'string')
+  elseif kind == 'rank' then
+    need(key, 'zset')
+    one[3], one[4] = take(), take()
+  elseif kind == 'unrank' then
+    need(key, 'zset')
+    one[3] = take()
+  else
+    one[3], one[4] = take_key(), take()
+    need(key, 'stream')
+    need(one[3], 'string')
+    if not wrong then
+      ends[one[3]] = read_ends(key, one[3])
+    end
+  end
+  if wrong then
+    return {'wrong', wrong}
+  end
+  todo[place] = one
+end
+
+local function raw(hex)
+  return (string.gsub(hex, '..', function(pair)
+    return string.char(tonumber(pair, 16))
+  end))
+end
+local appended = {}
+for _, one in ipairs(todo) do
+  local kind, key = one[1], one[2]
+  if kind == 'put' then
+    if one[4] == '' then
+      redis.call('SET', key, one[3])
+    else
+      redis.call('SET', key, one[3], 'PXAT', one[4])
+    end
+  elseif kind == 'delete' then
+    redis.call('DEL', key)
+  elseif kind == 'rank' then
+    redis.call('ZADD', key, one[4], one[3])
+  elseif kind == 'unrank' then
+    redis.call('ZREM', key, one[3])
+  elseif kind == 'append' then
+    local log = ends[one[3]]
+    log.head = log.head + 1
+    log.link = raw(redis.sha1hex(log.link .. one[4]))
+    redis.call('XADD', key, number(log.head) .. '-0', 'v', one[4], 'l', log.link)
+    appended[#appended + 1] = string.format('%016x', log.head) .. log.link
+  else
+    local log = ends[one[3]]
+    local through = math.min(tonumber(one[4]), log.head)
+    if through > log.base then
+      local id = number(through) .. '-0'
+      local last = redis.call('XRANGE', key, id, id)[1]
+      if last then
+        log.base, log.base_link = through, last[2][4]
+        redis.call('XTRIM', key, 'MINID', number(through + 1) .. '-0')
+      end
+    end
+  end
+end
+for key, log in pairs(ends) do
+  redis.call('SET', key, log.link .. log.base_link .. number(log.head) .. ' ' .. number(log.base))
+end
+local result = table.concat(appended)
+redis.call('SET', KEYS[2], 'A' .. result, 'PXAT', ARGV[3])
+return {'A', result}

@@ -1,0 +1,392 @@
+use super::session::run;
+use super::*;
+use crate::clock::Clock;
+use crate::clock::SystemClock;
+use crate::store::Guard;
+use crate::store::Write;
+use crate::store::conformance;
+
+#[path = "../../../tests/it/support/redis.rs"]
+mod support;
+
+use support::RedisServer;
+
+const AOF: &[&str] = &["--appendonly", "yes", "--appendfsync", "always"];
+
+macro_rules! server {
+    ($arguments:expr) => {
+        match RedisServer::start($arguments).unwrap() {
+            Some(server) => server,
+            None => return,
+        }
+    };
+}
+
+fn settings(server: &RedisServer) -> RedisSettings {
+    RedisSettings::new(Secret::new(server.url()))
+}
+
+async fn open(server: &RedisServer) -> Redis {
+    Redis::connect(settings(server)).await.unwrap()
+}
+
+fn shard(number: usize) -> ShardId {
+    ShardId::all().nth(number).unwrap()
+}
+
+fn key(name: &[u8]) -> Key {
+    Key {
+        shard: shard(3),
+        name: name.to_vec(),
+    }
+}
+
+const LOG_NAME: &str = "log";
+
+fn log() -> Log {
+    Log {
+        shard: shard(3),
+        name: LOG_NAME,
+    }
+}
+
+fn write(name: &[u8]) -> Transaction {
+    let deadline = SystemClock::new().now() + Duration::from_secs(20);
+    Transaction::new(shard(3), deadline)
+        .guard(Guard::Absent(key(name)))
+        .write(Write::Put {
+            key: key(name),
+            value: b"value".to_vec(),
+            expires_at: None,
+        })
+        .write(Write::Append {
+            log: log(),
+            value: name.to_vec(),
+        })
+}
+
+fn is_applied(outcome: &Result<Outcome, StoreError>) -> bool {
+    matches!(outcome, Ok(Outcome::Applied { .. }))
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_conformance_suite_holds() {
+    let server = server!(AOF);
+    conformance::exercise(Arc::new(open(&server).await))
+        .await
+        .unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_conformance_suite_holds_with_a_replica() {
+    let server = server!(AOF);
+    let port = server.port().to_string();
+    let _replica = server!(&["--replicaof", "127.0.0.1", &port]);
+    for _ in 0..200 {
+        if server
+            .command("INFO replication")
+            .unwrap()
+            .contains("state=online")
+        {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    let mut settings = settings(&server);
+    settings.min_replicas = 1;
+    let store = Arc::new(Redis::connect(settings).await.unwrap());
+    assert_eq!(store.check().await.unwrap(), ["Redis may evict leases"; 0]);
+    conformance::exercise(store).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_flushed_script_is_loaded_again() {
+    let server = server!(&[]);
+    let store = open(&server).await;
+    for name in [b"a", b"b"] {
+        server.command("SCRIPT FLUSH").unwrap();
+        assert!(is_applied(&store.commit(write(name)).await));
+        server.command("SCRIPT FLUSH").unwrap();
+        let tail = store
+            .tail(&log(), Position::ORIGIN, 9, Duration::ZERO)
+            .await;
+        assert!(matches!(tail, Ok(Tail::Entries { .. })));
+    }
+}
+
+#[tokio::test]
+async fn killed_connections_are_made_anew() {
+    let server = server!(&[]);
+    let store = open(&server).await;
+    for name in [b"a", b"b", b"c"] {
+        assert!(is_applied(&store.commit(write(name)).await));
+        assert!(store.get(&[key(name)]).await.unwrap()[0].is_some());
+        let tail = store
+            .tail(&log(), Position::ORIGIN, 9, Duration::ZERO)
+            .await;
+        assert!(matches!(tail, Ok(Tail::Entries { .. })));
+        server.command("CLIENT KILL TYPE normal").unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_restart_keeps_what_was_acknowledged_and_needs_no_restart_of_ours() {
+    let mut server = server!(AOF);
+    let store = open(&server).await;
+    assert!(is_applied(&store.commit(write(b"before")).await));
+    server.kill();
+    let down = store.commit(write(b"down")).await;
+    assert!(
+        matches!(down, Err(StoreError::Unavailable(_) | StoreError::Unknown)),
+        "{down:?}"
+    );
+    server.run().unwrap();
+    for _ in 0..50 {
+        if is_applied(&store.commit(write(b"after")).await) {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    let found = store
+        .get(&[key(b"before"), key(b"down"), key(b"after")])
+        .await
+        .unwrap();
+    let there: Vec<_> = found.iter().map(Option::is_some).collect();
+    assert_eq!(there, [true, false, true]);
+}
+
+#[tokio::test]
+async fn an_emptied_store_is_refused_and_not_begun_anew() {
+    let server = server!(&[]);
+    let store = open(&server).await;
+    assert!(is_applied(&store.commit(write(b"a")).await));
+    server.command("FLUSHALL").unwrap();
+    let lost = |error| matches!(error, StoreError::Lost(3));
+    assert!(lost(store.commit(write(b"b")).await.unwrap_err()));
+    assert!(lost(store.get(&[key(b"a")]).await.unwrap_err()));
+    let tail = store
+        .tail(&log(), Position::ORIGIN, 9, Duration::ZERO)
+        .await;
+    assert!(lost(tail.unwrap_err()));
+    assert_eq!(store.generation(shard(3)).await.unwrap(), None);
+    // Another process finds a new store; ours still refuses it.
+    let other = open(&server).await;
+    assert!(is_applied(&other.commit(write(b"c")).await));
+    assert!(lost(store.commit(write(b"d")).await.unwrap_err()));
+}
+
+#[tokio::test]
+async fn a_lost_shard_is_refused_until_it_is_recovered() {
+    let server = server!(&[]);
+    let before = open(&server).await.generation(shard(3)).await.unwrap();
+    server.command("DEL {d3}b").unwrap();
+    let store = open(&server).await;
+    assert!(matches!(
+        store.commit(write(b"a")).await,
+        Err(StoreError::Lost(3))
+    ));
+    let other = Transaction::new(shard(4), SystemClock::new().now() + Duration::from_secs(5));
+    assert!(
+        is_applied(&store.commit(other).await),
+        "another shard goes on"
+    );
+    assert_eq!(
+        Redis::recover(&settings(&server)).await.unwrap(),
+        [shard(3)]
+    );
+    let store = open(&server).await;
+    assert!(is_applied(&store.commit(write(b"a")).await));
+    assert_ne!(store.generation(shard(3)).await.unwrap(), before);
+}
+
+#[tokio::test]
+async fn a_store_without_its_manifest_is_refused() {
+    let server = server!(&[]);
+    drop(open(&server).await);
+    server.command("DEL {d255}m").unwrap();
+    assert!(matches!(
+        Redis::connect(settings(&server)).await.unwrap_err(),
+        StoreError::Lost(255)
+    ));
+    assert_eq!(Redis::recover(&settings(&server)).await.unwrap(), []);
+    assert!(is_applied(&open(&server).await.commit(write(b"a")).await));
+}
+
+#[tokio::test]
+async fn a_lost_answer_is_unknown_and_sending_again_applies_once() {
+    let server = server!(&[]);
+    let mut settings = settings(&server);
+    settings.response_timeout = Duration::from_millis(100);
+    settings.retry_budget = Duration::from_millis(300);
+    let store = Redis::connect(settings).await.unwrap();
+    assert!(is_applied(&store.commit(write(b"warm")).await));
+    let port = server.port();
+    let sleeping = std::thread::spawn(move || {
+        use std::io::{Read, Write};
+        let mut stream = std::net::TcpStream::connect(("127.0.0.1", port)).unwrap();
+        stream.write_all(b"DEBUG SLEEP 1.5\r\n").unwrap();
+        let _ = stream.read(&mut [0; 16]).unwrap();
+    });
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    let transaction = write(b"slow");
+    let outcome = store.commit(transaction.clone()).await;
+    assert!(matches!(outcome, Err(StoreError::Unknown)), "{outcome:?}");
+    sleeping.join().unwrap();
+    let mut outcome = store.commit(transaction.clone()).await;
+    for _ in 0..20 {
+        if is_applied(&outcome) {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        outcome = store.commit(transaction.clone()).await;
+    }
+    assert!(is_applied(&outcome), "{outcome:?}");
+    let tail = store
+        .tail(&log(), Position::ORIGIN, 9, Duration::ZERO)
+        .await;
+    let Ok(Tail::Entries { entries, .. }) = tail else {
+        panic!("{tail:?}");
+    };
+    let slow = entries.iter().filter(|e| e.value == b"slow").count();
+    assert_eq!(slow, 1);
+}
+
+#[tokio::test]
+async fn a_commit_without_its_replicas_is_told_apart() {
+    let server = server!(&[]);
+    let mut settings = settings(&server);
+    settings.min_replicas = 1;
+    settings.replica_timeout = Duration::from_millis(100);
+    let store = Redis::connect(settings).await.unwrap();
+    let transaction = write(b"a");
+    let first = store.commit(transaction.clone()).await.unwrap();
+    assert!(matches!(&first, Outcome::Unreplicated { appended } if appended.len() == 1));
+    assert_eq!(store.commit(transaction).await.unwrap(), first);
+    assert!(is_applied(&store.commit(write(b"b").local()).await));
+    let tail = store
+        .tail(&log(), Position::ORIGIN, 9, Duration::ZERO)
+        .await;
+    assert!(matches!(tail, Err(StoreError::Unavailable(_))));
+    let problems = store.check().await.unwrap();
+    assert!(problems.iter().any(|p| p.contains("min_replicas")));
+    assert!(problems.iter().any(|p| p.contains("appendonly yes")));
+}
+
+#[tokio::test]
+async fn a_replica_is_no_store() {
+    let server = server!(&["--replicaof", "127.0.0.1", "1"]);
+    let error = Redis::connect(settings(&server)).await.unwrap_err();
+    assert!(error.to_string().contains("point it at the primary"));
+}
+
+#[tokio::test]
+async fn a_demoted_primary_is_left() {
+    let server = server!(&[]);
+    let store = open(&server).await;
+    assert!(is_applied(&store.commit(write(b"a")).await));
+    server.command("REPLICAOF 127.0.0.1 1").unwrap();
+    assert!(!is_applied(&store.commit(write(b"b")).await));
+    server.command("REPLICAOF NO ONE").unwrap();
+    let mut applied = false;
+    for _ in 0..20 {
+        applied = is_applied(&store.commit(write(b"c")).await);
+        if applied {
+            break;
+        }
+    }
+    assert!(applied);
+}
+
+#[tokio::test]
+async fn a_key_of_another_kind_is_noticed_before_anything_is_written() {
+    let server = server!(&[]);
+    let store = open(&server).await;
+    for (name, spoil) in [
+        ("record", "LPUSH {d3}rrecord x"),
+        ("log", "SET {d3}llog x"),
+        ("ends", "SET {d3}hlog x"),
+        ("entries", "XADD {d3}llog 7-0 a b"),
+    ] {
+        server.command("DEL {d3}rrecord {d3}llog {d3}hlog").unwrap();
+        server.command(spoil).unwrap();
+        let mut transaction = write(b"record");
+        transaction.guards.clear();
+        transaction.writes.insert(
+            0,
+            Write::Put {
+                key: key(b"other"),
+                value: Vec::new(),
+                expires_at: None,
+            },
+        );
+        let outcome = store.commit(transaction).await;
+        assert!(
+            matches!(outcome, Err(StoreError::Corrupt(_))),
+            "{name}: {outcome:?}"
+        );
+        assert_eq!(store.get(&[key(b"other")]).await.unwrap(), [None], "{name}");
+    }
+}
+
+#[tokio::test]
+async fn minting_stops_before_revoking_does() {
+    let server = server!(&["--maxmemory", "8mb", "--maxmemory-policy", "noeviction"]);
+    let store = open(&server).await;
+    let mut full = None;
+    for number in 0..200_u32 {
+        let mut transaction = write(&number.to_be_bytes());
+        if let Some(Write::Put { value, .. }) = transaction.writes.first_mut() {
+            *value = vec![0; 100_000];
+        }
+        if let Err(error) = store.commit(transaction).await {
+            full = Some(error);
+            break;
+        }
+        store.inner.look_at_memory().await;
+    }
+    assert!(matches!(full, Some(StoreError::Full)), "{full:?}");
+    assert!(is_applied(&store.commit(write(b"revoke").revoking()).await));
+    let tail = store
+        .tail(&log(), Position::ORIGIN, 9, Duration::ZERO)
+        .await;
+    assert!(matches!(tail, Ok(Tail::Entries { .. })));
+}
+
+#[tokio::test]
+async fn a_late_first_sending_is_not_applied_after_the_second_conflicted() {
+    let server = server!(&[]);
+    let store = open(&server).await;
+    assert!(is_applied(&store.commit(write(b"a")).await));
+    let transaction = write(b"a");
+    let generation = store.inner.births.of(shard(3)).unwrap();
+    let (_, mut connection) = store
+        .inner
+        .readers
+        .get(&store.inner.connector)
+        .await
+        .unwrap();
+    let mut send = async |again| {
+        let call = script::commit(&transaction, generation, again);
+        let answer = run(&mut connection, &script::COMMIT, &call).await.unwrap();
+        script::read_commit(answer, shard(3)).unwrap()
+    };
+    assert_eq!(send(true).await, Outcome::Conflict { guard: 0 });
+    server.command("DEL {d3}ra").unwrap();
+    assert_eq!(send(false).await, Outcome::Conflict { guard: 0 });
+}
+
+#[tokio::test]
+async fn no_error_shows_the_password() {
+    for url in [
+        "redis://user:hunter2@127.0.0.1:1",
+        "redis://user:hunter2@",
+        "rediss://user:hunter2@127.0.0.1:1",
+        "hunter2",
+    ] {
+        let settings = RedisSettings::new(Secret::new(url.to_owned()));
+        let shown = format!("{settings:?}");
+        let error = Redis::connect(settings).await.unwrap_err();
+        let error = format!("{error} {error:?} {shown}");
+        assert!(!error.contains("hunter2"), "{error}");
+    }
+}
