@@ -1,1 +1,204 @@
+//! The audit: what was decided, by whom, why; sealed so that a later change shows.
+//!
+//! In: an [`Entry`], staged into the same commit as what it records, so that "done but not
+//! recorded" cannot be. Out: JSON Lines with signed checkpoints ([`Sealing`]), and what is wrong
+//! with them ([`verify`]). It knows entries, no lease and no agent. Fields of OCSF are added on
+//! export.
 
+mod ocsf;
+mod recent;
+
+pub use recent::recent;
+
+use crate::ids;
+use crate::ids::ShardId;
+use crate::store::{Log, Write};
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+use time::{OffsetDateTime, UtcOffset};
+use uuid::Uuid;
+
+/// The log of entries, one in every shard.
+pub(crate) const LOG: &str = "audit";
+
+/// What happened. The names are stable: they are in exports and in the rules that watch them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Event {
+    /// A credential was issued, or a reservation for one was written.
+    Issued,
+    /// A verified caller was refused.
+    Refused,
+    /// Refusals that were only counted, one entry per replica and second.
+    RefusedSummary,
+    /// A reserved lease got its credential.
+    Activated,
+    /// A lease is over: ended downstream, lapsed or found never minted.
+    Ended,
+    /// Whoever held the credential gave it back.
+    Released,
+    /// A lease was revoked because a fence covers it.
+    Revoked,
+    FenceRaised,
+    FenceLifted,
+    /// What a lease was tethered to has ended.
+    ContextEnded,
+    OperatorAction,
+    KeyRotated,
+    ConfigLoaded,
+    /// The store lost entries that had been sealed: a failover, or somebody's hand.
+    StoreSegmentBreak,
+}
+
+impl Event {
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Issued => "issued",
+            Self::Refused => "refused",
+            Self::RefusedSummary => "refused_summary",
+            Self::Activated => "activated",
+            Self::Ended => "ended",
+            Self::Released => "released",
+            Self::Revoked => "revoked",
+            Self::FenceRaised => "fence_raised",
+            Self::FenceLifted => "fence_lifted",
+            Self::ContextEnded => "context_ended",
+            Self::OperatorAction => "operator_action",
+            Self::KeyRotated => "key_rotated",
+            Self::ConfigLoaded => "config_loaded",
+            Self::StoreSegmentBreak => "store_segment_break",
+        }
+    }
+}
+
+/// Whose proof of identity was verified.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Caller {
+    pub issuer: String,
+    pub subject: String,
+}
+
+/// One line of the audit. Tokens appear as hashes, never as themselves.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Entry {
+    pub id: Uuid,
+    #[serde(with = "time::serde::rfc3339")]
+    pub at: OffsetDateTime,
+    pub event: Event,
+    /// Who acted, when it was a person at the operators' door.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub operator: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub caller: Option<Caller>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub agent: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mission: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub target: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lease: Option<String>,
+    /// A stable code, where something was refused or ended.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    /// The configuration that the decision was made with.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub config_hash: Option<String>,
+    /// SHA-256 of the bootstrap token, hexadecimal.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub token_hash: Option<String>,
+    /// SHA-256 of the intent, hexadecimal; the intent itself is kept apart, so it can be erased.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub intent_hash: Option<String>,
+    #[serde(default, skip_serializing_if = "Map::is_empty")]
+    pub detail: Map<String, Value>,
+}
+
+macro_rules! set {
+    ($($(#[$doc:meta])* $name:ident)+) => {
+        $($(#[$doc])*
+        #[must_use]
+        pub fn $name(mut self, $name: impl Into<String>) -> Self {
+            self.$name = Some($name.into());
+            self
+        })+
+    };
+}
+
+impl Entry {
+    pub fn new(event: Event, now: OffsetDateTime) -> Self {
+        Self {
+            id: ids::draw_uuid(),
+            at: now.to_offset(UtcOffset::UTC),
+            event,
+            operator: None,
+            caller: None,
+            agent: None,
+            mission: None,
+            target: None,
+            lease: None,
+            reason: None,
+            config_hash: None,
+            token_hash: None,
+            intent_hash: None,
+            detail: Map::new(),
+        }
+    }
+
+    set! { operator agent mission target lease reason config_hash }
+
+    #[must_use]
+    pub fn caller(mut self, issuer: impl Into<String>, subject: impl Into<String>) -> Self {
+        self.caller = Some(Caller {
+            issuer: issuer.into(),
+            subject: subject.into(),
+        });
+        self
+    }
+
+    #[must_use]
+    pub fn token_hash(mut self, sha256: &[u8; 32]) -> Self {
+        self.token_hash = Some(hex(sha256));
+        self
+    }
+
+    #[must_use]
+    pub fn intent_hash(mut self, sha256: &[u8; 32]) -> Self {
+        self.intent_hash = Some(hex(sha256));
+        self
+    }
+
+    /// One more thing to know.
+    #[must_use]
+    pub fn with(mut self, name: &str, value: impl Into<Value>) -> Self {
+        self.detail.insert(name.to_owned(), value.into());
+        self
+    }
+
+    /// For the commit that does what this entry says.
+    pub fn append(&self, shard: ShardId) -> Write {
+        // A value of these types always serialises; should it not, a line that says so is
+        // written, because a commit without its entry is worse than an entry without its detail.
+        let value = serde_json::to_vec(self).unwrap_or_else(|_| {
+            let (id, event) = (self.id, self.event.name());
+            format!(r#"{{"id":"{id}","event":"{event}","unwritable":true}}"#).into_bytes()
+        });
+        Write::Append {
+            log: log(shard),
+            value,
+        }
+    }
+}
+
+pub(crate) fn log(shard: ShardId) -> Log {
+    Log { shard, name: LOG }
+}
+
+fn hex(bytes: &[u8]) -> String {
+    use std::fmt::Write as _;
+    bytes.iter().fold(String::new(), |mut text, byte| {
+        // Writing to a `String` cannot fail.
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
+}
