@@ -40,6 +40,10 @@ impl Client {
             legacy_audience: settings.legacy_audience,
         }
     }
+
+    pub(super) fn id(&self) -> &str {
+        self.agent.as_str()
+    }
 }
 
 impl Identity {

@@ -9,7 +9,6 @@ mod audience;
 mod cache;
 pub mod claims;
 mod client;
-mod pending;
 pub mod presets;
 mod settings;
 mod workload;
@@ -20,10 +19,9 @@ pub use settings::{ClientSettings, IssuerSettings, KeySource, SettingsError};
 mod stated;
 
 use crate::ids::{AgentId, IssuerId};
-use crate::jose::{JoseError, KeySet};
+use crate::jose::{JoseError, KeyClient, KeySet, RemoteKeysError};
 use crate::replay::ReplayMark;
 use crate::secret::Secret;
-use pending::RemoteKeysError;
 use serde_json::{Map, Value};
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -266,30 +264,29 @@ pub struct Identity {
 }
 
 impl Identity {
+    /// `fetcher` fetches the keys of every issuer whose keys are not fixed, and decides how far
+    /// beyond the public internet it may go for them.
     pub fn new(
         issuers: Vec<IssuerSettings>,
         clients: Vec<ClientSettings>,
         broker_url: String,
-        http: reqwest::Client,
-        allow_loopback: bool,
+        fetcher: &KeyClient,
     ) -> Result<Self, SettingsError> {
-        settings::check(&issuers, &clients, &broker_url, allow_loopback)?;
+        settings::check(&issuers, &clients, &broker_url)?;
+        let mut known = HashMap::new();
+        for settings in issuers {
+            let url = settings.url.clone();
+            known.insert(url, workload::Issuer::new(settings, fetcher)?);
+        }
+        let clients = clients
+            .into_iter()
+            .map(client::Client::new)
+            .map(|client| (client.id().to_owned(), client))
+            .collect();
         Ok(Self {
-            issuers: issuers
-                .into_iter()
-                .map(|settings| {
-                    let url = settings.url.clone();
-                    (url, workload::Issuer::new(settings, &http, allow_loopback))
-                })
-                .collect(),
-            clients: clients
-                .into_iter()
-                .map(|settings| {
-                    let id = settings.agent.as_str().to_owned();
-                    (id, client::Client::new(settings))
-                })
-                .collect(),
             broker_url,
+            issuers: known,
+            clients,
             cache: cache::Verified::new(),
         })
     }

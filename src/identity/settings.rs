@@ -61,7 +61,9 @@ pub enum SettingsError {
     SameClient(AgentId),
     #[error("client `{0}` has no key: it could never authenticate")]
     NoKey(AgentId),
-    #[error("`{0}` cannot be the broker's issuer URL: it must be https, without query or fragment")]
+    #[error(
+        "`{0}` cannot be the broker's issuer URL: it must be https (http only on loopback), without query or fragment"
+    )]
     BrokerUrl(String),
 }
 
@@ -69,14 +71,13 @@ pub(super) fn check(
     issuers: &[IssuerSettings],
     clients: &[ClientSettings],
     broker_url: &str,
-    allow_loopback: bool,
 ) -> Result<(), SettingsError> {
-    if !is_issuer_url(broker_url, allow_loopback) {
+    if !is_issuer_url(broker_url) {
         return Err(SettingsError::BrokerUrl(broker_url.to_owned()));
     }
     let mut urls = BTreeSet::new();
     for issuer in issuers {
-        check_issuer(issuer, allow_loopback).map_err(|fault| SettingsError::Issuer {
+        check_issuer(issuer).map_err(|fault| SettingsError::Issuer {
             issuer: issuer.id.clone(),
             fault,
         })?;
@@ -96,13 +97,13 @@ pub(super) fn check(
     Ok(())
 }
 
-fn check_issuer(issuer: &IssuerSettings, allow_loopback: bool) -> Result<(), String> {
+fn check_issuer(issuer: &IssuerSettings) -> Result<(), String> {
     if issuer.id == IssuerId::client() {
         return Err("the name `client` belongs to agents with keys of their own".to_owned());
     }
     // Where the keys are fixed nothing is fetched, and `iss` may be any string, such as the trust
     // domain of a SPIFFE bundle.
-    if !matches!(issuer.keys, KeySource::Fixed(_)) && !is_issuer_url(&issuer.url, allow_loopback) {
+    if !matches!(issuer.keys, KeySource::Fixed(_)) && !is_issuer_url(&issuer.url) {
         return Err("`url` must be https, without query or fragment".to_owned());
     }
     if issuer.url.is_empty() {
@@ -141,7 +142,9 @@ fn check_issuer(issuer: &IssuerSettings, allow_loopback: bool) -> Result<(), Str
     Ok(())
 }
 
-fn is_issuer_url(text: &str, allow_loopback: bool) -> bool {
+/// `http` is for a broker or an issuer on this very machine. Whether anything may be fetched from
+/// there is the key client's decision.
+fn is_issuer_url(text: &str) -> bool {
     let Ok(url) = url::Url::parse(text) else {
         return false;
     };
@@ -155,5 +158,5 @@ fn is_issuer_url(text: &str, allow_loopback: bool) -> bool {
         && url.fragment().is_none()
         && url.username().is_empty()
         && url.password().is_none()
-        && (url.scheme() == "https" || (url.scheme() == "http" && allow_loopback && loopback))
+        && (url.scheme() == "https" || (url.scheme() == "http" && loopback))
 }

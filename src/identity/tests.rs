@@ -1,6 +1,6 @@
 use super::tokens::{self, GithubSubject, Signer};
 use super::*;
-use crate::jose::KeySet;
+use crate::jose::{KeySet, Reach};
 use proptest::prelude::*;
 use serde_json::json;
 use std::time::Duration;
@@ -46,8 +46,7 @@ impl Bench {
             legacy_audience: false,
         };
         change(&mut issuers, &mut client);
-        let identity =
-            Identity::new(issuers, vec![client], BROKER.to_owned(), http(), false).unwrap();
+        let identity = Identity::new(issuers, vec![client], BROKER.to_owned(), &fetcher()).unwrap();
         Self {
             identity,
             platform,
@@ -60,9 +59,14 @@ impl Bench {
     }
 }
 
-fn http() -> reqwest::Client {
+/// Fetches from loopback too: that is where the issuers of tests are.
+fn fetcher() -> KeyClient {
     let _ = rustls::crypto::ring::default_provider().install_default();
-    reqwest::Client::builder().build().unwrap()
+    let reach = Reach {
+        loopback: true,
+        private: false,
+    };
+    KeyClient::new(reach, &[]).unwrap()
 }
 
 pub(crate) fn keys(signer: &Signer) -> KeySet {

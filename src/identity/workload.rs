@@ -3,14 +3,13 @@
 //! The token's own `iss` only picks among the configured issuers; everything else that is tried
 //! on it (keys, algorithms, audiences, tenant) belongs to that issuer alone.
 
-use super::pending::RemoteKeys;
-use super::settings::{IssuerSettings, KeySource};
+use super::settings::{IssuerSettings, KeySource, SettingsError};
 use super::{
     Caller, Facts, Identity, IdentityError, PresentedToken, Proof, TokenFault, TokenType, audience,
     cache, claims,
 };
 use crate::jose::claims::times;
-use crate::jose::{Compact, JoseError, KeySet, TypRule};
+use crate::jose::{Compact, JoseError, KeyClient, KeySet, RemoteKeys, TypRule, Verified};
 use crate::replay;
 use ring::digest::{SHA256, digest};
 use serde_json::{Map, Value};
@@ -30,7 +29,7 @@ pub(super) struct Issuer {
 #[derive(Debug)]
 enum Keys {
     Fixed(Arc<KeySet>),
-    Remote(Box<RemoteKeys>),
+    Remote(RemoteKeys),
 }
 
 impl Identity {
@@ -86,24 +85,25 @@ impl Identity {
 impl Issuer {
     pub(super) fn new(
         mut settings: IssuerSettings,
-        http: &reqwest::Client,
-        allow_loopback: bool,
-    ) -> Self {
+        fetcher: &KeyClient,
+    ) -> Result<Self, SettingsError> {
         let source = std::mem::replace(&mut settings.keys, KeySource::Discovery);
-        let keys = match source {
-            KeySource::Fixed(keys) => Keys::Fixed(Arc::new(keys)),
-            KeySource::Discovery => Keys::Remote(Box::new(RemoteKeys::discovery(
-                http.clone(),
-                settings.url.clone(),
-                allow_loopback,
-            ))),
-            KeySource::JwksUrl(url) => Keys::Remote(Box::new(RemoteKeys::jwks(
-                http.clone(),
-                url,
-                allow_loopback,
-            ))),
+        let remote = match source {
+            KeySource::Fixed(keys) => {
+                let keys = Keys::Fixed(Arc::new(keys));
+                return Ok(Self { settings, keys });
+            }
+            KeySource::Discovery => RemoteKeys::discovery(fetcher.clone(), settings.url.clone()),
+            KeySource::JwksUrl(url) => RemoteKeys::jwks(fetcher.clone(), url),
         };
-        Self { settings, keys }
+        remote
+            .check_address()
+            .map_err(|error| SettingsError::Issuer {
+                issuer: settings.id.clone(),
+                fault: error.to_string(),
+            })?;
+        let keys = Keys::Remote(remote);
+        Ok(Self { settings, keys })
     }
 
     async fn keys(
@@ -156,7 +156,7 @@ impl Issuer {
 
     fn caller(
         &self,
-        verified: &crate::jose::Verified,
+        verified: &Verified,
         token_sha256: [u8; 32],
         now: OffsetDateTime,
     ) -> Result<Caller, TokenFault> {

@@ -14,7 +14,7 @@ fn build(
         legacy_audience: false,
     }];
     change(&mut issuers, &mut clients);
-    Identity::new(issuers, clients, BROKER.to_owned(), http(), false)
+    Identity::new(issuers, clients, BROKER.to_owned(), &fetcher())
 }
 
 #[test]
@@ -58,9 +58,11 @@ fn one_wrong_setting_is_enough() {
             all[1].url = "http://gitlab.acme.example".to_owned();
             all[1].keys = KeySource::Discovery;
         }),
-        ("http on loopback, which is for development", |all| {
-            all[1].url = "http://127.0.0.1:1".to_owned();
-            all[1].keys = KeySource::Discovery;
+        ("keys fetched over http", |all| {
+            all[1].keys = KeySource::JwksUrl("http://gitlab.acme.example/jwks".to_owned());
+        }),
+        ("keys fetched from a private address", |all| {
+            all[1].keys = KeySource::JwksUrl("https://10.0.0.1/jwks".to_owned());
         }),
         ("a query", |all| {
             all[1].url = "https://gitlab.acme.example?x=1".to_owned();
@@ -96,20 +98,12 @@ fn the_broker_has_an_issuer_url() {
         "https://b.example/?q",
         "https://u@b.example",
     ] {
-        let result = Identity::new(vec![], vec![], url.to_owned(), http(), true);
+        let result = Identity::new(vec![], vec![], url.to_owned(), &fetcher());
         assert_eq!(
             result.unwrap_err(),
             SettingsError::BrokerUrl(url.to_owned())
         );
     }
-    assert!(
-        Identity::new(
-            vec![],
-            vec![],
-            "http://127.0.0.1:8080".to_owned(),
-            http(),
-            true
-        )
-        .is_ok()
-    );
+    let local = "http://127.0.0.1:8080".to_owned();
+    assert!(Identity::new(vec![], vec![], local, &fetcher()).is_ok());
 }
