@@ -4,9 +4,17 @@
 //! One file per kind of downstream. Each states its [`Promises`] and is held to them twice: by one
 //! conformance suite, and at run time by [`Connectors`], which checks every mint against them.
 
+mod access_token;
 pub mod api_key;
+mod aws;
+mod breaker;
+#[cfg(test)]
+mod conformance;
 pub mod handle;
 mod opaque;
+mod registry;
+
+pub use registry::{Connectors, ConnectorsError, Setup};
 
 use crate::authority::Vocabulary;
 use crate::ids::LeaseId;
@@ -71,11 +79,10 @@ pub type Handle = Secret<Vec<u8>>;
 /// A fresh credential, on its way to the one who asked.
 #[derive(Debug)]
 pub struct Minted {
-    /// What the answer carries as `access_token`: the credential, where it is one bearer string;
-    /// else a [`handle`] of the lease. Always set by our connectors.
+    /// The bearer string, where the credential is one. Else the answer's `access_token` is a
+    /// [`handle`] of the lease, and its `token_type` is `N_A`.
     pub token: Option<Secret<String>>,
-    /// Where the credential is not one string: its fields as a JSON object, secret values
-    /// included. The answer's `token_type` is then `N_A`.
+    /// Where it is not: its fields as a JSON object, secret values included.
     pub credential: Option<Secret<String>>,
     /// [`ACCESS_TOKEN_TYPE`] or [`AWS_SESSION_TYPE`].
     pub issued_token_type: &'static str,
@@ -84,7 +91,7 @@ pub struct Minted {
     pub names: Vec<String>,
     /// The downstream's own expiry: never later than the grant allows.
     pub expires_at: OffsetDateTime,
-    /// SHA-256 of `token`; the string itself is never kept.
+    /// SHA-256 of `token`, where there is one; the string itself is never kept.
     pub token_sha256: Option<[u8; 32]>,
     /// The id of the key that signed it, where we signed.
     pub signing_key: Option<String>,
@@ -146,6 +153,11 @@ impl ConnectorSettings {
             Self::AccessToken {} | Self::ApiKey {} => Vocabulary::Scopes,
             Self::Aws(_) => Vocabulary::Aws,
         }
+    }
+
+    /// Whether the target trusts tokens that the broker signs for it alone.
+    pub fn is_federated(&self) -> bool {
+        matches!(self, Self::Aws(aws) if aws.method == AwsMethod::WebIdentity)
     }
 
     /// The same as the built connector's, without building it: what `dayfly check` and policy
@@ -213,6 +225,16 @@ pub enum AwsMethod {
     #[default]
     WebIdentity,
     AssumeRole,
+}
+
+fn sha256(text: &str) -> [u8; 32] {
+    let digest = ring::digest::digest(&ring::digest::SHA256, text.as_bytes());
+    let mut bytes = [0; 32];
+    bytes
+        .iter_mut()
+        .zip(digest.as_ref())
+        .for_each(|(to, from)| *to = *from);
+    bytes
 }
 
 fn default_region() -> String {
