@@ -6,6 +6,7 @@
 //! `explain` are one walk, so they never disagree. Nothing is remembered and nothing is spent here.
 //! See `docs/policy.md`.
 
+mod compile;
 mod denial;
 mod grant;
 mod mission;

@@ -3,20 +3,20 @@
 //! In: a request that everything else allowed. Out: which policies decided, or which one refused.
 //! Cedar skips a policy that it cannot evaluate, a `forbid` included; here that is a denial.
 
+use super::compile::{conjuncts, fact_names, parse_forbids, permit, place_of, problem, validate};
 use super::mission::{Mission, Target};
-use super::schema::{self, Known};
+use super::schema::Known;
 use super::{Denial, PolicyError};
 use crate::agents::Agent;
 use crate::identity::Facts;
 use crate::ids::{MissionId, TargetId};
 use crate::intent::SignerClass;
 use cedar_policy::{
-    Authorizer, Context, Decision, Effect, Entities, Entity, EntityId, EntityTypeName, EntityUid,
-    Expression, Policy as Rule, PolicyId, PolicySet, PrincipalConstraint, Request,
-    ResourceConstraint, RestrictedExpression, Schema, ValidationMode, Validator,
+    Authorizer, Context, Decision, Entities, Entity, EntityId, EntityTypeName, EntityUid,
+    Policy as Rule, PolicySet, PrincipalConstraint, Request, ResourceConstraint,
+    RestrictedExpression, Schema,
 };
-use serde_json::{Value, json};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::str::FromStr;
 use std::time::Duration;
 use time::OffsetDateTime;
@@ -46,13 +46,7 @@ struct Compiled {
     /// does not grow with the number of missions.
     slices: BTreeMap<TargetId, PolicySet>,
     /// The parts of `when` between top-level `&&`, to say which one failed.
-    conjuncts: Vec<Conjunct>,
-}
-
-#[derive(Debug)]
-struct Conjunct {
-    text: String,
-    rule: PolicySet,
+    conjuncts: Vec<(String, PolicySet)>,
 }
 
 /// Everything a policy can look at.
@@ -90,7 +84,8 @@ impl Rules {
         let (schema, _) = Schema::from_cedarschema_str(&known.schema())
             .map_err(|error| vec![problem("the policy schema", error)])?;
 
-        let forbids = take(&mut problems, parse_forbids(forbids));
+        let (forbids, unfit) = parse_forbids(forbids);
+        problems.extend(unfit);
         let mut permits = Vec::new();
         for mission in missions.values() {
             match permit(mission) {
@@ -158,7 +153,7 @@ impl Rules {
         }
         if decided.is_empty() {
             let failed = compiled.and_then(|c| c.first_failing(&request, &entities));
-            let failed = failed.map_or("its condition", |conjunct| conjunct.text.as_str());
+            let failed = failed.unwrap_or("its condition");
             return Err(unmet(format!("{mission}: `{failed}` does not hold")));
         }
         let told: Vec<String> = decided.iter().map(|id| self.with_reason(id)).collect();
@@ -296,11 +291,13 @@ impl Compiled {
         Ok(Self { slices, conjuncts })
     }
 
-    fn first_failing(&self, request: &Request, entities: &Entities) -> Option<&Conjunct> {
-        self.conjuncts.iter().find(|conjunct| {
-            let response = Authorizer::new().is_authorized(request, &conjunct.rule, entities);
-            response.decision() != Decision::Allow
-        })
+    fn first_failing(&self, request: &Request, entities: &Entities) -> Option<&str> {
+        let holds = |rule: &PolicySet| {
+            let response = Authorizer::new().is_authorized(request, rule, entities);
+            response.decision() == Decision::Allow
+        };
+        let failing = self.conjuncts.iter().find(|(_, rule)| !holds(rule));
+        failing.map(|(text, _)| text.as_str())
     }
 }
 
@@ -331,169 +328,4 @@ pub(super) fn signer_name(signer: SignerClass) -> &'static str {
         SignerClass::Approver => "approver",
         SignerClass::Platform => "platform",
     }
-}
-
-/// The mission's name is the policy's id, so every decision names what made it.
-fn permit(mission: &Mission) -> Result<Rule, PolicyError> {
-    let name = mission.id.as_str();
-    let list = |kind: &str, names: Vec<&str>| {
-        let uids: Vec<_> = names
-            .iter()
-            .map(|n| format!("Dayfly::{kind}::\"{n}\""))
-            .collect();
-        uids.join(", ")
-    };
-    let agents = list(
-        "Agent",
-        mission.agents.iter().map(|id| id.as_str()).collect(),
-    );
-    let targets = list(
-        "Target",
-        mission.allow.keys().map(TargetId::as_str).collect(),
-    );
-    let mut text = format!(
-        "permit (principal, action == Dayfly::Action::\"issue\", resource)\n\
-         when {{ context.mission == Dayfly::Mission::\"{name}\" }}\n\
-         when {{ [{agents}].contains(principal) }}\n\
-         when {{ [{targets}].contains(resource) }}\n"
-    );
-    let place = format!("mission.{name}.when");
-    if let Some(when) = &mission.when {
-        // SECURITY: one whole expression by itself, so that it cannot close the braces around it.
-        Expression::from_str(when).map_err(|error| problem(&place, error))?;
-        text.push_str("when {\n");
-        text.push_str(when);
-        text.push_str("\n}");
-    }
-    text.push(';');
-    Rule::parse(Some(PolicyId::new(name)), text).map_err(|error| problem(&place, error))
-}
-
-/// Every policy of the files, with the file's name and `@id` or its number as its id. A mission's
-/// name cannot hold `#`, so the ids never meet.
-fn parse_forbids(files: &[(String, String)]) -> (Vec<Rule>, Vec<PolicyError>) {
-    let (mut rules, mut problems) = (Vec::new(), Vec::new());
-    let mut ids = BTreeSet::new();
-    for (file, text) in files {
-        let set = match PolicySet::from_str(text) {
-            Ok(set) => set,
-            Err(error) => {
-                problems.push(problem(file, error));
-                continue;
-            }
-        };
-        if set.templates().next().is_some() {
-            problems.push(problem(file, "holds a template: write the policy out"));
-        }
-        for (number, rule) in set.policies().enumerate() {
-            let id = match rule.annotation("id") {
-                Some(id) => format!("{file}#{id}"),
-                None => format!("{file}#{}", number + 1),
-            };
-            if rule.effect() != Effect::Forbid {
-                let why = format!("{id} is a permit: only missions permit");
-                problems.push(problem(file, why));
-            }
-            if !ids.insert(id.clone()) {
-                problems.push(problem(file, format!("{id} is there twice")));
-            }
-            rules.push(rule.new_id(PolicyId::new(id)));
-        }
-    }
-    (rules, problems)
-}
-
-fn validate<'a>(schema: Schema, rules: impl Iterator<Item = &'a Rule>) -> Vec<PolicyError> {
-    let mut set = PolicySet::new();
-    let mut problems = Vec::new();
-    for rule in rules {
-        if let Err(error) = set.add(rule.clone()) {
-            problems.push(problem(&place_of(rule.id()), error));
-        }
-    }
-    let result = Validator::new(schema).validate(&set, ValidationMode::Strict);
-    problems.extend(
-        result
-            .validation_errors()
-            .map(|error| problem(&place_of(error.policy_id()), error)),
-    );
-    // A policy that can never match is a mistake in the making, a forbid above all.
-    problems.extend(
-        result
-            .validation_warnings()
-            .map(|warning| problem(&place_of(warning.policy_id()), warning)),
-    );
-    problems
-}
-
-fn place_of(id: &PolicyId) -> String {
-    let id = id.to_string();
-    match id.split_once('#') {
-        Some((file, _)) => file.to_owned(),
-        None => format!("mission.{id}.when"),
-    }
-}
-
-/// The last `when` of the permit, cut at its top-level `&&`.
-fn conjuncts(permit: &Rule) -> Result<Vec<Conjunct>, String> {
-    let permit = permit.to_json().map_err(|error| error.to_string())?;
-    let body = permit
-        .get("conditions")
-        .and_then(Value::as_array)
-        .and_then(|conditions| conditions.last()?.get("body"))
-        .ok_or("its condition cannot be read back")?;
-    let mut parts = Vec::new();
-    split(body, &mut parts);
-    parts.into_iter().map(conjunct).collect()
-}
-
-fn split<'a>(body: &'a Value, parts: &mut Vec<&'a Value>) {
-    let and = body.get("&&");
-    let sides = and.and_then(|and| Some((and.get("left")?, and.get("right")?)));
-    match sides {
-        Some((left, right)) => {
-            split(left, parts);
-            split(right, parts);
-        }
-        None => parts.push(body),
-    }
-}
-
-fn conjunct(body: &Value) -> Result<Conjunct, String> {
-    let any = json!({ "op": "All" });
-    let rule = json!({
-        "effect": "permit", "principal": any, "action": any, "resource": any,
-        "conditions": [{ "kind": "when", "body": body }],
-    });
-    let rule = Rule::from_json(None, rule).map_err(|error| error.to_string())?;
-    let text = rule.to_cedar().unwrap_or_default();
-    let text = text
-        .split_once("when {")
-        .and_then(|(_, rest)| rest.rsplit_once('}'))
-        .map_or("its condition", |(body, _)| body);
-    // On one line, and without the brackets around all of it.
-    let text = text.split_whitespace().collect::<Vec<_>>().join(" ");
-    let rule = PolicySet::from_policies([rule]).map_err(|error| error.to_string())?;
-    Ok(Conjunct { text, rule })
-}
-
-fn take(problems: &mut Vec<PolicyError>, parsed: (Vec<Rule>, Vec<PolicyError>)) -> Vec<Rule> {
-    let (rules, found) = parsed;
-    problems.extend(found);
-    rules
-}
-
-fn problem(place: &str, problem: impl ToString) -> PolicyError {
-    PolicyError {
-        place: place.to_owned(),
-        problem: problem.to_string(),
-    }
-}
-
-/// Facts that a policy may name: the presets', the configuration's, and what missions require.
-fn fact_names(missions: &BTreeMap<MissionId, Mission>, own: &[String]) -> BTreeSet<String> {
-    let mut names = schema::standard();
-    names.extend(own.iter().cloned());
-    names.extend(missions.values().flat_map(|m| m.require.keys().cloned()));
-    names
 }

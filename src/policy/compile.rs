@@ -1,0 +1,179 @@
+//! From configuration to Cedar: what is refused before it can decide anything.
+
+use super::mission::Mission;
+use super::{PolicyError, schema};
+use crate::ids::{MissionId, TargetId};
+use cedar_policy::{
+    Effect, Expression, Policy as Rule, PolicyId, PolicySet, Schema, ValidationMode, Validator,
+};
+use serde_json::{Value, json};
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Display;
+use std::str::FromStr;
+
+/// The mission's name is the policy's id, so every decision names what made it.
+pub(super) fn permit(mission: &Mission) -> Result<Rule, PolicyError> {
+    let name = mission.id.as_str();
+    let list = |kind: &str, names: Vec<&str>| {
+        let uids: Vec<_> = names
+            .iter()
+            .map(|n| format!("Dayfly::{kind}::\"{n}\""))
+            .collect();
+        uids.join(", ")
+    };
+    let agents = list(
+        "Agent",
+        mission.agents.iter().map(|id| id.as_str()).collect(),
+    );
+    let targets = list(
+        "Target",
+        mission.allow.keys().map(TargetId::as_str).collect(),
+    );
+    let mut text = format!(
+        "permit (principal, action == Dayfly::Action::\"issue\", resource)\n\
+         when {{ context.mission == Dayfly::Mission::\"{name}\" }}\n\
+         when {{ [{agents}].contains(principal) }}\n\
+         when {{ [{targets}].contains(resource) }}\n"
+    );
+    let place = format!("mission.{name}.when");
+    if let Some(when) = &mission.when {
+        // SECURITY: one whole expression by itself, so that it cannot close the braces around it.
+        Expression::from_str(when).map_err(|error| problem(&place, error))?;
+        text.push_str("when {\n");
+        text.push_str(when);
+        text.push_str("\n}");
+    }
+    text.push(';');
+    Rule::parse(Some(PolicyId::new(name)), text).map_err(|error| problem(&place, error))
+}
+
+/// Every policy of the files, with the file's name and `@id` or its number as its id. A mission's
+/// name cannot hold `#`, so the ids never meet.
+pub(super) fn parse_forbids(files: &[(String, String)]) -> (Vec<Rule>, Vec<PolicyError>) {
+    let (mut rules, mut problems) = (Vec::new(), Vec::new());
+    let mut ids = BTreeSet::new();
+    for (file, text) in files {
+        let set = match PolicySet::from_str(text) {
+            Ok(set) => set,
+            Err(error) => {
+                problems.push(problem(file, error));
+                continue;
+            }
+        };
+        if set.templates().next().is_some() {
+            problems.push(problem(file, "holds a template: write the policy out"));
+        }
+        for rule in set.policies() {
+            // Cedar itself numbers them `policy0`, `policy1`, ... in the order of the file.
+            let number = rule.id().to_string();
+            let id = match rule.annotation("id") {
+                Some(id) => format!("{file}#{id}"),
+                None => format!("{file}#{number}"),
+            };
+            if rule.effect() != Effect::Forbid {
+                let why = format!("{id} is a permit: only missions permit");
+                problems.push(problem(file, why));
+            }
+            if !ids.insert(id.clone()) {
+                problems.push(problem(file, format!("{id} is there twice")));
+            }
+            rules.push(rule.new_id(PolicyId::new(id)));
+        }
+    }
+    (rules, problems)
+}
+
+pub(super) fn validate<'a>(
+    schema: Schema,
+    rules: impl Iterator<Item = &'a Rule>,
+) -> Vec<PolicyError> {
+    let mut set = PolicySet::new();
+    let mut problems = Vec::new();
+    for rule in rules {
+        if let Err(error) = set.add(rule.clone()) {
+            problems.push(problem(&place_of(rule.id()), error));
+        }
+    }
+    let result = Validator::new(schema).validate(&set, ValidationMode::Strict);
+    problems.extend(
+        result
+            .validation_errors()
+            .map(|error| problem(&place_of(error.policy_id()), error)),
+    );
+    // A policy that can never match is a mistake in the making, a forbid above all.
+    problems.extend(
+        result
+            .validation_warnings()
+            .map(|warning| problem(&place_of(warning.policy_id()), warning)),
+    );
+    problems
+}
+
+pub(super) fn place_of(id: &PolicyId) -> String {
+    let id = id.to_string();
+    match id.split_once('#') {
+        Some((file, _)) => file.to_owned(),
+        None => format!("mission.{id}.when"),
+    }
+}
+
+/// The last `when` of the permit, cut at its top-level `&&`.
+pub(super) fn conjuncts(permit: &Rule) -> Result<Vec<(String, PolicySet)>, String> {
+    let permit = permit.to_json().map_err(|error| error.to_string())?;
+    let body = permit
+        .get("conditions")
+        .and_then(Value::as_array)
+        .and_then(|conditions| conditions.last()?.get("body"))
+        .ok_or("its condition cannot be read back")?;
+    let mut parts = Vec::new();
+    split(body, &mut parts);
+    parts.into_iter().map(conjunct).collect()
+}
+
+fn split<'a>(body: &'a Value, parts: &mut Vec<&'a Value>) {
+    let and = body.get("&&");
+    let sides = and.and_then(|and| Some((and.get("left")?, and.get("right")?)));
+    match sides {
+        Some((left, right)) => {
+            split(left, parts);
+            split(right, parts);
+        }
+        None => parts.push(body),
+    }
+}
+
+fn conjunct(body: &Value) -> Result<(String, PolicySet), String> {
+    let any = json!({ "op": "All" });
+    let rule = json!({
+        "effect": "permit", "principal": any, "action": any, "resource": any,
+        "conditions": [{ "kind": "when", "body": body }],
+    });
+    let rule = Rule::from_json(None, rule).map_err(|error| error.to_string())?;
+    let text = rule.to_cedar().unwrap_or_default();
+    let text = text
+        .split_once("when {")
+        .and_then(|(_, rest)| rest.rsplit_once('}'))
+        .map_or("its condition", |(body, _)| body);
+    // On one line, and without the brackets around all of it.
+    let text = text.split_whitespace().collect::<Vec<_>>().join(" ");
+    let rule = PolicySet::from_policies([rule]).map_err(|error| error.to_string())?;
+    Ok((text, rule))
+}
+
+pub(super) fn problem(place: &str, problem: impl Display) -> PolicyError {
+    PolicyError {
+        place: place.to_owned(),
+        problem: problem.to_string(),
+    }
+}
+
+/// Facts that a policy may name: the presets', the configuration's, and what missions require.
+pub(super) fn fact_names(
+    missions: &BTreeMap<MissionId, Mission>,
+    own: &[String],
+) -> BTreeSet<String> {
+    let mut names = schema::standard();
+    names.extend(own.iter().cloned());
+    names.extend(missions.values().flat_map(|m| m.require.keys().cloned()));
+    names
+}
