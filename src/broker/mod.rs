@@ -1,5 +1,126 @@
-//! The corridor: one use case per file, each reads as a paragraph. The only place that knows the order.
+//! The corridor: one use case per file, each reads as a paragraph. The only place that knows the
+//! order of the rooms.
 
+pub mod contexts;
+pub mod exchange;
+pub mod introspect;
+pub mod keys;
+pub mod operators;
+mod record;
 pub mod refusal;
+pub mod release;
+pub mod revoke;
+pub mod show;
 
+pub use exchange::{ExchangeRequest, GrantType};
+pub use operators::{Operator, OperatorSettings, Role, RoleRule};
 pub use refusal::{Reason, Refusal};
+pub use release::{ResourceServer, ResourceServerSettings};
+pub use contexts::{SourceKind, SourceSettings};
+
+use crate::agents::Registry;
+use crate::clock::Clock;
+use crate::connectors::Connectors;
+use crate::fences::{Fences, View};
+use crate::identity::Identity;
+use crate::intent::Intents;
+use crate::jose::Keyring;
+use crate::leases::Leases;
+use crate::policy::Policy;
+use crate::store::Store;
+use arc_swap::ArcSwap;
+use std::sync::Arc;
+
+/// Everything that a reload swaps, as a whole or not at all.
+#[derive(Debug)]
+pub struct Bundle {
+    pub identity: Identity,
+    pub intents: Intents,
+    pub agents: Registry,
+    pub policy: Policy,
+    pub connectors: Arc<Connectors>,
+    pub resource_servers: release::ResourceServers,
+    pub operators: operators::Operators,
+    pub sources: Vec<SourceSettings>,
+    /// Of the configuration files: it is in every decision and lease.
+    pub hash: String,
+}
+
+/// What outlives a reload.
+#[derive(Debug)]
+pub struct Broker {
+    pub(in crate::broker) url: String,
+    pub(in crate::broker) clock: Arc<dyn Clock>,
+    pub(in crate::broker) store: Arc<dyn Store>,
+    pub(in crate::broker) fences: Arc<Fences>,
+    pub(in crate::broker) leases: Arc<Leases>,
+    pub(in crate::broker) keyring: Arc<Keyring>,
+    pub(in crate::broker) record: record::Recorder,
+    pub(in crate::broker) bundle: ArcSwap<Bundle>,
+}
+
+/// What [`Broker::new`] is built from.
+#[derive(Debug)]
+pub struct Parts {
+    /// The issuer identifier: an absolute URL without a trailing slash.
+    pub url: String,
+    pub clock: Arc<dyn Clock>,
+    pub store: Arc<dyn Store>,
+    pub fences: Arc<Fences>,
+    pub leases: Arc<Leases>,
+    pub keyring: Arc<Keyring>,
+}
+
+impl Broker {
+    pub fn new(parts: Parts, bundle: Bundle) -> Self {
+        Self {
+            url: parts.url,
+            clock: parts.clock,
+            record: record::Recorder::new(parts.store.clone()),
+            store: parts.store,
+            fences: parts.fences,
+            leases: parts.leases,
+            keyring: parts.keyring,
+            bundle: ArcSwap::from_pointee(bundle),
+        }
+    }
+
+    /// The issuer identifier.
+    pub fn url(&self) -> &str {
+        &self.url
+    }
+
+    /// The hash of the configuration in force.
+    pub fn config_hash(&self) -> String {
+        self.bundle.load().hash.clone()
+    }
+
+    /// Swaps everything at once. Requests under way finish on the bundle they began with.
+    pub fn reload(&self, bundle: Bundle) {
+        self.bundle.store(Arc::new(bundle));
+    }
+
+    /// The connector of a target, for the sweeper.
+    pub fn connectors(&self) -> Arc<Connectors> {
+        self.bundle.load().connectors.clone()
+    }
+
+    /// Ready = this replica would answer: a fresh view, a store fit for use. Otherwise, why not.
+    pub async fn ready(&self) -> Result<(), Vec<String>> {
+        let mut problems = Vec::new();
+        if let Err(stale) = self.fences.fresh() {
+            problems.push(stale.to_string());
+        }
+        match self.store.check().await {
+            Ok(found) => problems.extend(found),
+            Err(error) => problems.push(error.to_string()),
+        }
+        if problems.is_empty() { Ok(()) } else { Err(problems) }
+    }
+
+    fn view(&self) -> Result<Arc<View>, Refusal> {
+        self.fences
+            .fresh()
+            .map_err(|stale| Refusal::new(Reason::StaleView, stale.to_string()).after(1))
+    }
+}

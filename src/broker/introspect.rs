@@ -1,0 +1,76 @@
+//! RFC 7662 and RFC 9701: is it alive, now? From the lease and this replica's view, never from the
+//! token's own word.
+
+use super::{Broker, Refusal, ResourceServer};
+use crate::jose::Purpose;
+use crate::leases::{Lease, Standing};
+use crate::wire::Introspection;
+use serde_json::{Map, Value, json};
+
+impl Broker {
+    /// Unknown, expired, revoked and not-for-you all look the same: `{"active": false}`.
+    pub async fn introspect(
+        &self,
+        caller: &ResourceServer,
+        token: &str,
+    ) -> Result<Introspection, Refusal> {
+        // INVARIANT: a stale view answers nothing, not even "inactive": it fails closed with 503.
+        let view = self.view()?;
+        let now = self.clock.now();
+        let found = self.locate(token).await?;
+        let alive = found.filter(|lease| {
+            caller.audiences.iter().any(|audience| audience == lease.audience())
+                && matches!(self.leases.standing(lease, &view, now), Standing::Live)
+        });
+        // INVARIANT: and the view is checked last, just before the answer is written.
+        self.view()?;
+        Ok(alive.map_or_else(Introspection::default, |lease| Introspection {
+            active: true,
+            members: self.members(&lease),
+        }))
+    }
+
+    /// The same answer as a signed JWT for this resource server alone.
+    pub async fn introspect_signed(
+        &self,
+        caller: &ResourceServer,
+        token: &str,
+    ) -> Result<String, Refusal> {
+        let answer = self.introspect(caller, token).await?;
+        // RFC 9701 section 5: no top-level `sub` or `exp`, so that it cannot pass for a token.
+        let claims = json!({
+            "iss": self.url,
+            "aud": caller.name,
+            "iat": self.clock.now().unix_timestamp(),
+            "token_introspection": answer,
+        });
+        let (jwt, _) =
+            self.keyring.sign(&Purpose::Introspection, "token-introspection+jwt", &claims)?;
+        Ok(jwt.expose().clone())
+    }
+
+    fn members(&self, lease: &Lease) -> Map<String, Value> {
+        let mut members = Map::new();
+        let mut tell = |name: &str, value: Value| {
+            if !value.is_null() {
+                members.insert(name.to_owned(), value);
+            }
+        };
+        tell("iss", json!(self.url));
+        tell("sub", json!(lease.agent()));
+        tell("client_id", json!(lease.agent()));
+        tell("aud", json!(lease.audience()));
+        tell("jti", json!(lease.id()));
+        tell("iat", json!(lease.created_at().unix_timestamp()));
+        tell("exp", json!(lease.expires_at().unix_timestamp()));
+        tell("token_type", json!("Bearer"));
+        tell("scope", json!(lease.scope()));
+        tell("authorization_details", json!(lease.to_details()));
+        tell("txn", json!(lease.task()));
+        tell("mission", json!({ "id": lease.mission() }));
+        if let Some(thumbprint) = lease.bound_key() {
+            tell("cnf", json!({ "jkt": thumbprint }));
+        }
+        members
+    }
+}

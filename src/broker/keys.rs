@@ -1,0 +1,118 @@
+//! What the broker says of itself (RFC 8414, OIDC discovery, JWKS), and the change of its keys.
+
+use super::{Broker, Operator, Reason, Refusal};
+use crate::audit::{Entry, Event};
+use crate::fences::{Dimension, DimensionKind, FenceKind, NewFence};
+use crate::ids::{ShardId, TargetId};
+use crate::jose::Purpose;
+use crate::wire::{
+    ASSERTION_JWT_BEARER, CLIENT_CREDENTIALS, RotateAnswer, RotateRequest, TOKEN_EXCHANGE,
+};
+use serde_json::{Value, json};
+
+const SIGNING_ALGORITHMS: [&str; 5] = ["ES256", "ES384", "EdDSA", "PS256", "RS256"];
+
+impl Broker {
+    /// RFC 8414 section 2, OpenID Connect Discovery section 3.
+    pub fn metadata(&self) -> Value {
+        let url = &self.url;
+        let bundle = self.bundle.load();
+        let mut types: Vec<_> =
+            bundle.policy.targets().map(|target| target.vocabulary.detail_type()).collect();
+        types.sort_unstable();
+        types.dedup();
+        json!({
+            "issuer": url,
+            "token_endpoint": format!("{url}/token"),
+            "jwks_uri": format!("{url}/jwks"),
+            "introspection_endpoint": format!("{url}/introspect"),
+            "revocation_endpoint": format!("{url}/revoke"),
+            "grant_types_supported": [TOKEN_EXCHANGE, CLIENT_CREDENTIALS],
+            "response_types_supported": [],
+            "scopes_supported": [],
+            "subject_types_supported": ["public"],
+            "id_token_signing_alg_values_supported": ["ES256"],
+            "token_endpoint_auth_methods_supported": ["private_key_jwt", "none"],
+            "token_endpoint_auth_signing_alg_values_supported": SIGNING_ALGORITHMS,
+            "introspection_endpoint_auth_methods_supported":
+                ["client_secret_basic", "private_key_jwt"],
+            "introspection_endpoint_auth_signing_alg_values_supported": SIGNING_ALGORITHMS,
+            "introspection_signing_alg_values_supported": ["ES256"],
+            "revocation_endpoint_auth_methods_supported": ["none", "private_key_jwt"],
+            "revocation_endpoint_auth_signing_alg_values_supported": SIGNING_ALGORITHMS,
+            "authorization_details_types_supported": types,
+            "client_assertion_types_supported": [ASSERTION_JWT_BEARER],
+        })
+    }
+
+    /// Public keys: access tokens, signed introspection answers, audit checkpoints.
+    pub fn jwks(&self) -> Value {
+        let mut keys = Vec::new();
+        for purpose in [Purpose::AccessToken, Purpose::Introspection, Purpose::Checkpoint] {
+            if let Value::Array(more) = self.keyring.jwks(&purpose)["keys"].take() {
+                keys.extend(more);
+            }
+        }
+        json!({ "keys": keys })
+    }
+
+    /// What a cloud trusts is a separate issuer with its own keys: clouds ignore `typ`, so an
+    /// access token must never be a federation token.
+    pub fn federation_metadata(&self, target: &str) -> Option<Value> {
+        let issuer = format!("{}/federation/{}", self.url, self.known_target(target)?);
+        Some(json!({
+            "issuer": issuer,
+            "jwks_uri": format!("{issuer}/jwks"),
+            "response_types_supported": ["id_token"],
+            "subject_types_supported": ["public"],
+            "id_token_signing_alg_values_supported": ["RS256", "ES256"],
+            "claims_supported": ["iss", "sub", "aud", "exp", "iat", "jti"],
+        }))
+    }
+
+    pub fn federation_jwks(&self, target: &str) -> Option<Value> {
+        let target = self.known_target(target)?;
+        Some(self.keyring.jwks(&Purpose::Federation(target.to_string())))
+    }
+
+    fn known_target(&self, target: &str) -> Option<TargetId> {
+        let id: TargetId = target.parse().ok()?;
+        self.bundle.load().connectors.get(&id).map(|_| id)
+    }
+
+    /// A new key; with `compromised`, the old one is gone at once and every lease it signed is dead.
+    pub async fn rotate(
+        &self,
+        by: &Operator,
+        request: RotateRequest,
+    ) -> Result<RotateAnswer, Refusal> {
+        if by.break_glass {
+            return Err(Refusal::new(Reason::NotPermitted, "break-glass never rotates keys"));
+        }
+        let now = self.clock.now();
+        let purpose: Purpose = request.purpose.parse().map_err(|_| {
+            Refusal::new(Reason::NotFound, format!("no keys for `{}`", request.purpose)).exact()
+        })?;
+        let report = self.keyring.rotate(&purpose, now, request.compromised).await?;
+        for kid in &report.removed {
+            let fence = NewFence {
+                kind: FenceKind::Kill,
+                dimension: Dimension::new(DimensionKind::SigningKey, kid.clone()),
+                reason: "signing key compromised".to_owned(),
+                author: by.name.clone(),
+                until: Some(now + super::revoke::LONGEST_LIFETIME),
+            };
+            self.fences.raise(fence, now).await?;
+        }
+        let mut entry = Entry::new(Event::KeyRotated, now).operator(&by.name);
+        entry.detail.insert("purpose".to_owned(), json!(request.purpose));
+        entry.detail.insert("new_key".to_owned(), json!(report.new_key));
+        entry.detail.insert("removed".to_owned(), json!(report.removed));
+        self.record.append(entry, ShardId::INSTALLATION, now).await?;
+        Ok(RotateAnswer {
+            new_key: report.new_key,
+            signs_from: report.signs_from,
+            removed: report.removed,
+        })
+    }
+}

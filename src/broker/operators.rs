@@ -1,0 +1,226 @@
+//! Operators are callers too: an OIDC token whose claims give a role, or the break-glass token.
+
+use super::{Broker, Reason, Refusal};
+use crate::identity::{Identity, Presented, PresentedToken, TokenType};
+use crate::ids::ShardId;
+use crate::secret::Secret;
+use crate::store::Key;
+use ring::digest::{SHA256, digest};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use std::collections::BTreeMap;
+use subtle::ConstantTimeEq;
+use time::OffsetDateTime;
+
+/// What an operator may do; each role includes those before it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Role {
+    /// Reads agents, leases, audit.
+    Viewer,
+    /// Also explains refusals.
+    Reviewer,
+    /// Also revokes, holds and lifts.
+    Operator,
+    /// Also rotates keys.
+    Admin,
+}
+
+/// An operator who has shown who it is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Operator {
+    pub name: String,
+    pub role: Role,
+    /// Came in by the break-glass token: may revoke and hold, never lift or register.
+    pub break_glass: bool,
+}
+
+/// `[operators]`.
+#[derive(Debug, Clone, Default)]
+pub struct OperatorSettings {
+    pub roles: Vec<RoleRule>,
+    /// SHA-256 of tokens that the development broker makes for itself.
+    pub development_tokens: Vec<[u8; 32]>,
+}
+
+/// Whoever's token carries all of these claims has the role.
+#[derive(Debug, Clone, PartialEq)]
+pub struct RoleRule {
+    pub role: Role,
+    pub claims: BTreeMap<String, Value>,
+}
+
+/// Knows operators: their issuer, their roles.
+#[derive(Debug)]
+pub struct Operators {
+    identity: Option<Identity>,
+    settings: OperatorSettings,
+}
+
+/// The stored side of a break-glass token.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BreakGlass {
+    pub name: String,
+    #[serde(with = "time::serde::timestamp")]
+    pub made_at: OffsetDateTime,
+}
+
+impl BreakGlass {
+    /// `dayflyop_` marks it for secret scanners.
+    pub const PREFIX: &'static str = "dayflyop_";
+
+    /// Where its record lies. The token itself is never stored.
+    pub fn key(token: &str) -> Key {
+        Key {
+            shard: ShardId::INSTALLATION,
+            name: [b"break-glass/".as_slice(), sha256(token).as_slice()].concat(),
+        }
+    }
+}
+
+impl Operators {
+    /// `identity` knows the operators' issuer and nothing else.
+    pub fn new(identity: Option<Identity>, settings: OperatorSettings) -> Self {
+        Self { identity, settings }
+    }
+
+    fn development(&self, token: &str) -> bool {
+        let hash = sha256(token);
+        self.settings
+            .development_tokens
+            .iter()
+            .any(|known| known.as_slice().ct_eq(hash.as_slice()).into())
+    }
+
+    /// The highest role whose claims are all there, exactly or as a member of an array claim.
+    fn role(&self, claims: &serde_json::Map<String, Value>) -> Option<Role> {
+        self.settings
+            .roles
+            .iter()
+            .filter(|rule| {
+                !rule.claims.is_empty()
+                    && rule.claims.iter().all(|(name, wanted)| match claims.get(name) {
+                        Some(Value::Array(values)) => values.contains(wanted),
+                        Some(value) => value == wanted,
+                        None => false,
+                    })
+            })
+            .map(|rule| rule.role)
+            .max()
+    }
+}
+
+impl Broker {
+    /// Who stands at an operators' door, and whether the role suffices.
+    pub async fn operator(&self, bearer: &str, needed: Role) -> Result<Operator, Refusal> {
+        let operator = self.recognise(bearer).await?;
+        if operator.role < needed {
+            return Err(Refusal::new(
+                Reason::NotPermitted,
+                format!("{} has role {:?}, this needs {needed:?}", operator.name, operator.role),
+            ));
+        }
+        Ok(operator)
+    }
+
+    async fn recognise(&self, bearer: &str) -> Result<Operator, Refusal> {
+        let bundle = self.bundle.load_full();
+        if bundle.operators.development(bearer) {
+            let name = "development-operator".to_owned();
+            return Ok(Operator { name, role: Role::Admin, break_glass: false });
+        }
+        if bearer.starts_with(BreakGlass::PREFIX) {
+            return self.break_glass(bearer).await;
+        }
+        let Some(identity) = &bundle.operators.identity else {
+            return Err(Refusal::new(Reason::NotAuthenticated, "no operators are configured"));
+        };
+        let presented = Presented {
+            subject_token: Some(PresentedToken {
+                unverified: Secret::new(bearer.to_owned()),
+                token_type: TokenType::IdToken,
+            }),
+            ..Presented::default()
+        };
+        let caller = identity.verify(&presented, self.clock.now()).await.map_err(|error| {
+            let refusal = Refusal::from(error);
+            match refusal.reason {
+                Reason::IssuerUnavailable => refusal,
+                _ => Refusal::new(Reason::NotAuthenticated, refusal.detail),
+            }
+        })?;
+        let role = bundle.operators.role(caller.claims()).ok_or_else(|| {
+            Refusal::new(Reason::NotPermitted, format!("{} has no role", caller.subject()))
+        })?;
+        let name = caller
+            .claims()
+            .get("email")
+            .and_then(Value::as_str)
+            .unwrap_or_else(|| caller.subject())
+            .to_owned();
+        Ok(Operator { name, role, break_glass: false })
+    }
+
+    /// Works while the identity provider is down. Every use is written to the log, loudly.
+    async fn break_glass(&self, token: &str) -> Result<Operator, Refusal> {
+        let found = self.store.get(&[BreakGlass::key(token)]).await?;
+        let record = found.into_iter().next().flatten().ok_or_else(|| {
+            Refusal::new(Reason::NotAuthenticated, "not a break-glass token of this store")
+        })?;
+        let known: BreakGlass = serde_json::from_slice(&record.value)
+            .map_err(|error| Refusal::new(Reason::Internal, error.to_string()))?;
+        tracing::warn!(operator = known.name, "break-glass token used");
+        Ok(Operator { name: known.name, role: Role::Operator, break_glass: true })
+    }
+}
+
+fn sha256(text: &str) -> [u8; 32] {
+    let mut bytes = [0; 32];
+    let hash = digest(&SHA256, text.as_bytes());
+    bytes.iter_mut().zip(hash.as_ref()).for_each(|(to, from)| *to = *from);
+    bytes
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn rule(role: Role, claims: Value) -> RoleRule {
+        RoleRule { role, claims: serde_json::from_value(claims).unwrap() }
+    }
+
+    fn role_of(rules: Vec<RoleRule>, claims: &Value) -> Option<Role> {
+        let settings = OperatorSettings { roles: rules, development_tokens: Vec::new() };
+        Operators::new(None, settings).role(claims.as_object().unwrap())
+    }
+
+    #[test]
+    fn the_highest_role_whose_claims_are_all_there_counts() {
+        let rules = vec![
+            rule(Role::Viewer, json!({"groups": "staff"})),
+            rule(Role::Operator, json!({"groups": "oncall", "amr": "hwk"})),
+        ];
+        let staff = json!({"groups": ["staff", "oncall"]});
+        assert_eq!(role_of(rules.clone(), &staff), Some(Role::Viewer));
+        let oncall = json!({"groups": ["staff", "oncall"], "amr": "hwk"});
+        assert_eq!(role_of(rules.clone(), &oncall), Some(Role::Operator));
+        assert_eq!(role_of(rules, &json!({"groups": "guests"})), None);
+    }
+
+    #[test]
+    fn a_rule_without_claims_gives_nobody_a_role() {
+        assert_eq!(role_of(vec![rule(Role::Admin, json!({}))], &json!({"sub": "x"})), None);
+    }
+
+    #[test]
+    fn a_development_token_is_known_by_its_hash_alone() {
+        let settings = OperatorSettings {
+            roles: Vec::new(),
+            development_tokens: vec![sha256("dayflyop_a")],
+        };
+        let operators = Operators::new(None, settings);
+        assert!(operators.development("dayflyop_a"));
+        assert!(!operators.development("dayflyop_b"));
+    }
+}

@@ -1,0 +1,108 @@
+//! What happened, to the metrics and the audit. Decisions about a verified caller are entries;
+//! anonymous refusals are counted, so that nobody can fill the store that revocation needs.
+
+use super::{Reason, Refusal};
+use crate::agents::AdmittedAgent;
+use crate::audit::{Entry, Event};
+use crate::fences::{Fence, FenceKind};
+use crate::ids::{AgentId, ShardId};
+use crate::intent::Intent;
+use crate::leases::Lease;
+use crate::store::{Outcome, Store, StoreError, Transaction};
+use crate::telemetry;
+use crate::wire::TokenResponse;
+use governor::{DefaultKeyedRateLimiter, Quota, RateLimiter};
+use serde_json::json;
+use std::num::NonZeroU32;
+use std::sync::Arc;
+use time::{Duration, OffsetDateTime};
+
+/// Refusals of one agent that are audited one by one, per minute; more are counted.
+const AUDITED_PER_MINUTE: NonZeroU32 = NonZeroU32::new(60).unwrap();
+
+#[derive(Debug)]
+pub(in crate::broker) struct Recorder {
+    store: Arc<dyn Store>,
+    quota: DefaultKeyedRateLimiter<AgentId>,
+}
+
+impl Recorder {
+    pub(in crate::broker) fn new(store: Arc<dyn Store>) -> Self {
+        let quota = RateLimiter::keyed(Quota::per_minute(AUDITED_PER_MINUTE));
+        Self { store, quota }
+    }
+
+    pub(in crate::broker) fn issued(&self, issued: &TokenResponse) {
+        telemetry::minted(issued.mission.as_str());
+    }
+
+    pub(in crate::broker) fn refused(&self, refusal: &Refusal) {
+        telemetry::refused(refusal.reason.code());
+    }
+
+    pub(in crate::broker) fn released(&self, lease: &Lease) {
+        telemetry::ended("released", lease.target().as_str());
+    }
+
+    pub(in crate::broker) fn fenced(&self, fence: &Fence) {
+        telemetry::fenced(match fence.kind {
+            FenceKind::Kill => "kill",
+            FenceKind::Hold => "hold",
+            FenceKind::Lift => "lift",
+        });
+    }
+
+    /// A refusal that cannot be written down is still a refusal.
+    pub(in crate::broker) async fn audit_refusal(
+        &self,
+        agent: &AdmittedAgent,
+        intent: &Intent,
+        refusal: &Refusal,
+        config_hash: &str,
+        now: OffsetDateTime,
+    ) {
+        let id = &agent.agent().id;
+        if refusal.reason == Reason::Internal || self.quota.check_key(id).is_err() {
+            telemetry::unaudited_refusal();
+            return;
+        }
+        let caller = agent.caller();
+        let mut entry = Entry::new(Event::Refused, now)
+            .agent(id.as_str())
+            .reason(refusal.reason.code())
+            .caller(caller.issuer_url(), caller.subject())
+            .intent_hash(intent.sha256())
+            .token_hash(caller.token_sha256())
+            .config_hash(config_hash);
+        let mut tell = |name: &str, value: serde_json::Value| {
+            entry.detail.insert(name.to_owned(), value);
+        };
+        tell("refusal_id", json!(refusal.id));
+        tell("why", json!(refusal.detail));
+        tell("at", json!(refusal.at));
+        tell("mission", json!(intent.mission()));
+        tell("goal", json!(intent.goal()));
+        tell("asked", json!(intent.authorization_details()));
+        tell("facts", json!(caller.facts()));
+        tell("signer", json!(intent.signer()));
+        if let Err(error) = self.append(entry, ShardId::of(id, intent.instance()), now).await {
+            tracing::error!(%error, "a refusal could not be audited");
+        }
+    }
+
+    /// An entry that records nothing else in the same commit.
+    pub(in crate::broker) async fn append(
+        &self,
+        entry: Entry,
+        shard: ShardId,
+        now: OffsetDateTime,
+    ) -> Result<(), StoreError> {
+        let transaction = Transaction::new(shard, now + Duration::seconds(10))
+            .local()
+            .write(entry.append(shard));
+        match self.store.commit(transaction).await? {
+            Outcome::Applied { .. } | Outcome::Unreplicated { .. } => Ok(()),
+            refused => Err(StoreError::Unavailable(format!("the entry was refused: {refused:?}"))),
+        }
+    }
+}

@@ -1,0 +1,163 @@
+//! RFC 7009: whoever presents a credential or its handle may end that lease; and who may introspect.
+
+use super::{Broker, Reason, Refusal};
+use crate::connectors::opaque;
+use crate::identity::{ClientAuthentication, Identity, Presented};
+use crate::ids::LeaseId;
+use crate::jose::{self, Compact, Purpose, TypRule};
+use crate::leases::{EndedWhy, Lease};
+use ring::digest::{SHA256, digest};
+use serde_json::Value;
+use subtle::ConstantTimeEq;
+
+/// Longest credential string that is looked at.
+const MAX_TOKEN: usize = 16 * 1024;
+
+/// `[resource_server.NAME]`.
+#[derive(Debug, Clone)]
+pub struct ResourceServerSettings {
+    pub name: String,
+    /// SHA-256 of its secret for Basic authentication.
+    pub secret_sha256: Option<[u8; 32]>,
+    /// Tokens for these audiences it may introspect.
+    pub audiences: Vec<String>,
+}
+
+/// A resource server that has shown who it is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ResourceServer {
+    pub name: String,
+    pub audiences: Vec<String>,
+}
+
+/// Knows resource servers; `identity` knows the keys of those that use `private_key_jwt`.
+#[derive(Debug)]
+pub struct ResourceServers {
+    identity: Identity,
+    settings: Vec<ResourceServerSettings>,
+}
+
+impl ResourceServers {
+    pub fn new(identity: Identity, settings: Vec<ResourceServerSettings>) -> Self {
+        Self { identity, settings }
+    }
+
+    fn by_name(&self, name: &str) -> Option<ResourceServer> {
+        self.settings
+            .iter()
+            .find(|known| known.name == name)
+            .map(|known| ResourceServer { name: name.to_owned(), audiences: known.audiences.clone() })
+    }
+
+    /// Some clients form-encode id and secret first (RFC 6749 section 2.3.1), some do not: both
+    /// readings are tried, both in constant time.
+    fn by_secret(&self, id: &str, secret: &str) -> Option<ResourceServer> {
+        let readings = [(form_decoded(id), form_decoded(secret)), (id.to_owned(), secret.to_owned())];
+        readings.iter().find_map(|(id, secret)| {
+            let known = self.settings.iter().find(|known| known.name == *id)?;
+            let expected = known.secret_sha256?;
+            let given = digest(&SHA256, secret.as_bytes());
+            bool::from(expected.as_slice().ct_eq(given.as_ref())).then(|| self.by_name(id))?
+        })
+    }
+}
+
+impl Broker {
+    /// The caller of `/introspect`. It must authenticate, or the endpoint would be an oracle.
+    pub async fn resource_server(&self, presented: &Presented) -> Result<ResourceServer, Refusal> {
+        let bundle = self.bundle.load_full();
+        let known = match &presented.client {
+            ClientAuthentication::Basic { id, secret } => {
+                bundle.resource_servers.by_secret(id, secret.expose())
+            }
+            ClientAuthentication::Assertion(_) => {
+                let now = self.clock.now();
+                let caller = bundle.resource_servers.identity.verify(presented, now).await?;
+                self.spend(caller.replay(), now).await?;
+                bundle.resource_servers.by_name(caller.subject())
+            }
+            ClientAuthentication::None => None,
+        };
+        known.ok_or_else(|| Refusal::new(Reason::InvalidClient, "not a known resource server"))
+    }
+
+    /// From the holder it is a release: the work is done, the lease ends normally. An unknown token
+    /// is a success (RFC 7009 section 2.2), and so is one that is already dead.
+    pub async fn release(&self, token: &str, presented: &Presented) -> Result<(), Refusal> {
+        let now = self.clock.now();
+        let lease = match self.locate(token).await? {
+            Some(lease) => Some(lease),
+            None => self.locate_for_agent(token, presented).await?,
+        };
+        let Some(lease) = lease else { return Ok(()) };
+        let by = lease.agent().to_string();
+        self.leases.end(&lease, EndedWhy::Released, &by, now).await?;
+        self.record.released(&lease);
+        Ok(())
+    }
+
+    /// The lease of a credential, whatever its kind, if the credential is truly ours. A bare lease
+    /// id is no credential.
+    pub(in crate::broker) async fn locate(&self, token: &str) -> Result<Option<Lease>, Refusal> {
+        if token.len() > MAX_TOKEN {
+            return Ok(None);
+        }
+        let Some(id) = opaque::parse(token).or_else(|| self.lease_of_jwt(token)) else {
+            return Ok(None);
+        };
+        let hash = digest(&SHA256, token.as_bytes());
+        let lease = self.leases.get(&id).await?;
+        // SECURITY: the id alone proves nothing; the whole string must be the one we made.
+        Ok(lease.filter(|lease| lease.is_credential(hash.as_ref())))
+    }
+
+    /// An agent that authenticates may end its own lease by id.
+    async fn locate_for_agent(
+        &self,
+        token: &str,
+        presented: &Presented,
+    ) -> Result<Option<Lease>, Refusal> {
+        let Ok(id) = token.parse::<LeaseId>() else { return Ok(None) };
+        if presented.subject_token.is_none()
+            && matches!(presented.client, ClientAuthentication::None)
+        {
+            return Ok(None);
+        }
+        let bundle = self.bundle.load_full();
+        let caller = bundle.identity.verify(presented, self.clock.now()).await?;
+        self.spend(caller.replay(), self.clock.now()).await?;
+        let agent = bundle.agents.find(&caller);
+        let lease = self.leases.get(&id).await?;
+        Ok(lease.filter(|lease| agent.is_some_and(|agent| agent.id == *lease.agent())))
+    }
+
+    fn lease_of_jwt(&self, token: &str) -> Option<LeaseId> {
+        let parsed = Compact::parse(token, MAX_TOKEN, &TypRule::Exactly("at+jwt")).ok()?;
+        let keys = self.keyring.verifying(&Purpose::AccessToken);
+        let candidates = keys.candidates(parsed.kid(), parsed.algorithm());
+        let verified = parsed.verify(&candidates, jose::Algorithm::ALL).ok()?;
+        let claims = verified.claims();
+        if claims.get("iss").and_then(Value::as_str) != Some(self.url.as_str()) {
+            return None;
+        }
+        claims.get("jti").and_then(Value::as_str)?.parse().ok()
+    }
+}
+
+fn form_decoded(text: &str) -> String {
+    url::form_urlencoded::parse(format!("x={text}").as_bytes())
+        .next()
+        .map(|(_, value)| value.into_owned())
+        .unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_encoded_secret_is_read_as_its_sender_meant_it() {
+        assert_eq!(form_decoded("spiffe%3A%2F%2Facme%2Etest"), "spiffe://acme.test");
+        assert_eq!(form_decoded("plain-secret"), "plain-secret");
+    }
+}

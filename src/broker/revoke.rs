@@ -1,0 +1,224 @@
+//! Operators end things: one append, whatever the number of leases, and a receipt that tells the
+//! truth about what is dead where.
+
+use super::{Broker, Operator, Reason, Refusal};
+use crate::audit::{Entry, Event};
+use crate::fences::{Dimension, DimensionKind, Fence, FenceKind, NewFence};
+use crate::ids::ShardId;
+use crate::leases::Coverage;
+use crate::store::{Guard, Key, Outcome, Transaction, Write};
+use crate::wire::{RevocationReceipt, RevocationRequest, RevocationState, Selector};
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+use time::{Duration, OffsetDateTime};
+
+/// No lease lives longer, so a fence older than this covers nothing any more.
+pub const LONGEST_LIFETIME: Duration = Duration::hours(13);
+
+/// What a receipt is rebuilt from.
+#[derive(Debug, Serialize, Deserialize)]
+struct Recorded {
+    fence: Fence,
+    position: u64,
+    replicated: bool,
+    selector: Selector,
+}
+
+impl Broker {
+    /// `POST /admin/v1/revocations`.
+    pub async fn revoke(
+        &self,
+        by: &Operator,
+        request: RevocationRequest,
+        dry_run: bool,
+    ) -> Result<RevocationReceipt, Refusal> {
+        let now = self.clock.now();
+        let dimension = dimension(&request.selector);
+        let holds = !request.kill_only && holds_by_default(&request.selector);
+        let coverage = self.leases.covered(&dimension, &self.view()?, now).await?;
+        if dry_run {
+            let state = RevocationState::DryRun;
+            return Ok(receipt(None, request.selector, None, state, holds, coverage));
+        }
+        let fence = NewFence {
+            kind: if holds { FenceKind::Hold } else { FenceKind::Kill },
+            dimension,
+            reason: request.reason,
+            author: by.name.clone(),
+            until: (!holds).then_some(now + LONGEST_LIFETIME),
+        };
+        self.fence(fence, request.selector, coverage, now).await
+    }
+
+    /// Ends a hold. What it killed stays dead.
+    pub async fn lift(
+        &self,
+        by: &Operator,
+        selector: Selector,
+        reason: String,
+    ) -> Result<RevocationReceipt, Refusal> {
+        if by.break_glass {
+            return Err(Refusal::new(Reason::NotPermitted, "break-glass holds, it never lifts"));
+        }
+        let now = self.clock.now();
+        let dimension = dimension(&selector);
+        if self.view()?.held(&[dimension.hash()]).is_none() {
+            return Err(Refusal::new(Reason::NotFound, "no hold stands on it").exact());
+        }
+        let fence = NewFence {
+            kind: FenceKind::Lift,
+            dimension,
+            reason,
+            author: by.name.clone(),
+            until: None,
+        };
+        self.fence(fence, selector, Coverage::default(), now).await
+    }
+
+    /// Raises the fence and keeps what its receipt needs.
+    pub(in crate::broker) async fn fence(
+        &self,
+        fence: NewFence,
+        selector: Selector,
+        coverage: Coverage,
+        now: OffsetDateTime,
+    ) -> Result<RevocationReceipt, Refusal> {
+        let raised = self.fences.raise(fence, now).await?;
+        let mut entry = Entry::new(Event::FenceRaised, now).operator(&raised.fence.author);
+        entry.detail.insert("fence".to_owned(), json!(raised.fence));
+        entry.detail.insert("position".to_owned(), json!(raised.position.sequence));
+        let recorded = Recorded {
+            fence: raised.fence,
+            position: raised.position.sequence,
+            replicated: raised.replicated,
+            selector,
+        };
+        let value = serde_json::to_vec(&recorded)
+            .map_err(|error| Refusal::new(Reason::Internal, error.to_string()))?;
+        let key = receipt_key(recorded.fence.id);
+        let transaction = Transaction::new(ShardId::INSTALLATION, now + Duration::seconds(10))
+            .revoking()
+            .guard(Guard::Absent(key.clone()))
+            .write(Write::Put { key, value, expires_at: Some(now + Duration::days(90)) })
+            .write(entry.append(ShardId::INSTALLATION));
+        match self.store.commit(transaction).await? {
+            Outcome::Applied { .. } | Outcome::Unreplicated { .. } => {}
+            refused => {
+                return Err(Refusal::new(Reason::StoreUnavailable, format!("{refused:?}")).after(1));
+            }
+        }
+        self.record.fenced(&recorded.fence);
+        Ok(finished(recorded, coverage))
+    }
+
+    /// `GET /admin/v1/revocations/{id}`: how far it is, downstream included.
+    pub async fn receipt(&self, id: uuid::Uuid) -> Result<RevocationReceipt, Refusal> {
+        let found = self.store.get(&[receipt_key(id)]).await?.into_iter().next().flatten();
+        let record = found.ok_or_else(|| {
+            Refusal::new(Reason::NotFound, format!("no revocation {id}")).exact()
+        })?;
+        let recorded: Recorded = serde_json::from_slice(&record.value)
+            .map_err(|error| Refusal::new(Reason::Internal, error.to_string()))?;
+        let view = self.view()?;
+        let now = self.clock.now();
+        let coverage = self.leases.covered(&recorded.fence.dimension, &view, now).await?;
+        Ok(finished(recorded, coverage))
+    }
+}
+
+fn finished(recorded: Recorded, coverage: Coverage) -> RevocationReceipt {
+    let state = if !recorded.replicated {
+        RevocationState::NotYetReplicated
+    } else if coverage.outstanding > 0 {
+        RevocationState::Revoking
+    } else if coverage.until_expiry > 0 {
+        RevocationState::ConfirmedExceptExpiry
+    } else {
+        RevocationState::Confirmed
+    };
+    let holds = recorded.fence.kind == FenceKind::Hold;
+    let position = Some(recorded.position);
+    receipt(Some(recorded.fence.id), recorded.selector, position, state, holds, coverage)
+}
+
+fn receipt(
+    id: Option<uuid::Uuid>,
+    selector: Selector,
+    position: Option<u64>,
+    state: RevocationState,
+    holds: bool,
+    coverage: Coverage,
+) -> RevocationReceipt {
+    RevocationReceipt {
+        id,
+        selector,
+        position,
+        state,
+        leases: coverage.by_class,
+        holds,
+        outstanding: coverage.outstanding,
+        agents: coverage.agents.into_iter().collect(),
+        targets: coverage.targets.into_iter().collect(),
+    }
+}
+
+fn receipt_key(id: uuid::Uuid) -> Key {
+    Key {
+        shard: ShardId::INSTALLATION,
+        name: [b"revocation/".as_slice(), id.as_bytes().as_slice()].concat(),
+    }
+}
+
+/// Every selector but those of single credentials also refuses new ones until lifted.
+fn holds_by_default(selector: &Selector) -> bool {
+    !matches!(selector, Selector::Lease(_) | Selector::Delegation(_) | Selector::SigningKey(_))
+}
+
+pub(in crate::broker) fn dimension(selector: &Selector) -> Dimension {
+    use DimensionKind as Kind;
+    match selector {
+        Selector::Lease(id) => Dimension::new(Kind::Lease, id.to_string()),
+        Selector::Agent(id) => Dimension::new(Kind::Agent, id.as_str()),
+        Selector::Mission(id) => Dimension::new(Kind::Mission, id.as_str()),
+        Selector::Target(id) => Dimension::new(Kind::Target, id.as_str()),
+        Selector::Owner(owner) => Dimension::new(Kind::Owner, owner),
+        Selector::Issuer(url) => Dimension::new(Kind::Issuer, url),
+        Selector::Subject { issuer, subject } => Dimension::subject(issuer, subject),
+        Selector::Task(task) => Dimension::new(Kind::Task, task),
+        Selector::Delegation(root) => Dimension::new(Kind::Delegation, root.to_string()),
+        Selector::Context { issuer, kind, id } => Dimension::context(issuer, kind, id),
+        Selector::Label { name, value } => Dimension::label(name, value),
+        Selector::SigningKey(kid) => Dimension::new(Kind::SigningKey, kid),
+        Selector::All => Dimension::all(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_single_credential_is_ended_without_a_hold() {
+        let lease = crate::ids::LeaseId::draw(ShardId::of(&"a".parse().unwrap(), None));
+        assert!(!holds_by_default(&Selector::Lease(lease)));
+        assert!(!holds_by_default(&Selector::Delegation(lease)));
+        assert!(holds_by_default(&Selector::Agent("a".parse().unwrap())));
+        assert!(holds_by_default(&Selector::All));
+    }
+
+    #[test]
+    fn selectors_of_different_kinds_never_meet() {
+        let name = "same";
+        let kinds = [
+            Selector::Agent(name.parse().unwrap()),
+            Selector::Mission(name.parse().unwrap()),
+            Selector::Target(name.parse().unwrap()),
+            Selector::Owner(name.to_owned()),
+            Selector::Issuer(name.to_owned()),
+            Selector::Task(name.to_owned()),
+        ];
+        let hashes: std::collections::BTreeSet<_> =
+            kinds.iter().map(|selector| dimension(selector).hash()).collect();
+        assert_eq!(hashes.len(), kinds.len());
+    }
+}

@@ -1,0 +1,259 @@
+//! `dayfly exec -- command`: the command runs with credentials that stay fresh under it and are
+//! released when it ends.
+
+use super::deliver::{Delivery, Folder, SHADOWING_AWS};
+use super::proof::Prover;
+use super::request::{Wanted, ask};
+use super::{Client, ClientError};
+use crate::clock::Clock;
+use crate::secret::Secret;
+use crate::wire::TokenResponse;
+use rustix::process::{Pid, Signal};
+use std::ffi::OsString;
+use std::process::ExitStatus;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::process::{Child, Command};
+use tokio::signal::unix::{SignalKind, signal};
+
+/// Both credentials live this long at a renewal: a request that began with the old one can finish.
+const OVERLAP: Duration = Duration::from_secs(10);
+/// Between two tries of a renewal that failed.
+const RETRY: Duration = Duration::from_secs(5);
+
+/// Everything one run needs.
+#[derive(Debug)]
+pub struct Run {
+    pub client: Client,
+    pub prover: Prover,
+    pub wanted: Vec<Wanted>,
+    pub command: Vec<OsString>,
+    /// Deliver by environment variables, which a running child never reads again.
+    pub environment: bool,
+    pub clock: Arc<dyn Clock>,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum ExecError {
+    #[error("{target}: {error}")]
+    Credential { target: String, error: ClientError },
+    #[error("the credential cannot be delivered: {0}")]
+    Delivery(ClientError),
+    #[error("`{command}` cannot be started: {cause}")]
+    Command { command: String, cause: String },
+}
+
+impl ExecError {
+    /// Exit codes of `dayfly exec` itself; every other code is the command's.
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            Self::Credential { error: ClientError::Refused { status, .. }, .. } if *status < 429 => 121,
+            Self::Credential { error: ClientError::Local(_), .. } => 122,
+            Self::Credential { .. } => 123,
+            Self::Delivery(_) => 124,
+            Self::Command { .. } => 125,
+        }
+    }
+}
+
+/// One credential and where it is delivered.
+#[derive(Debug)]
+struct Held {
+    wanted: Wanted,
+    delivery: Delivery,
+    token: Secret<String>,
+    /// On the boot clock.
+    renew_at: Duration,
+    dies_at: Duration,
+}
+
+impl Run {
+    /// Runs the command to its end. `notice` tells the person at the terminal what they must know.
+    pub async fn run(self, notice: &(dyn Fn(&str) + Sync)) -> Result<u8, ExecError> {
+        let folder = Folder::make(&std::env::temp_dir()).map_err(ExecError::Delivery)?;
+        let mut held = Vec::new();
+        let outcome = match self.collect(&folder, &mut held, notice).await {
+            Ok(()) => self.supervise(&mut held, notice).await,
+            Err(error) => Err(error),
+        };
+        // Whatever happened, what was got is given back.
+        for one in &held {
+            one.delivery.withdraw();
+            if let Err(error) = self.client.release(&one.token).await {
+                let target = &one.wanted.target;
+                notice(&format!("{target}: not released ({error}); it ends by itself"));
+            }
+        }
+        outcome
+    }
+
+    async fn collect(
+        &self,
+        folder: &Folder,
+        held: &mut Vec<Held>,
+        notice: &(dyn Fn(&str) + Sync),
+    ) -> Result<(), ExecError> {
+        for wanted in &self.wanted {
+            let response = self.ask(wanted).await?;
+            let token = Secret::new(response.access_token.clone());
+            let opened = Delivery::open(folder, &wanted.target, &response, self.environment).await;
+            let delivery = match opened {
+                Ok(delivery) => delivery,
+                Err(error) => {
+                    drop(self.client.release(&token).await);
+                    return Err(ExecError::Delivery(error));
+                }
+            };
+            if self.environment {
+                let seconds = response.expires_in;
+                notice(&format!(
+                    "{}: in the environment, dies in {seconds} s and cannot be renewed there",
+                    wanted.target
+                ));
+            }
+            let (renew_at, dies_at) = self.times(&response);
+            held.push(Held { wanted: wanted.clone(), delivery, token, renew_at, dies_at });
+        }
+        Ok(())
+    }
+
+    async fn ask(&self, wanted: &Wanted) -> Result<TokenResponse, ExecError> {
+        ask(&self.client, &self.prover, wanted, self.clock.now())
+            .await
+            .map_err(|error| ExecError::Credential { target: wanted.target.clone(), error })
+    }
+
+    /// Renewal at two thirds of the life.
+    fn times(&self, response: &TokenResponse) -> (Duration, Duration) {
+        let now = self.clock.since_boot();
+        let life = Duration::from_secs(response.expires_in);
+        (now + life * 2 / 3, now + life)
+    }
+
+    async fn supervise(
+        &self,
+        held: &mut [Held],
+        notice: &(dyn Fn(&str) + Sync),
+    ) -> Result<u8, ExecError> {
+        let mut signals = Signals::listen().map_err(|cause| self.failed_to_start(&cause))?;
+        let mut child = self.spawn(held).map_err(|cause| self.failed_to_start(&cause))?;
+        loop {
+            let now = self.clock.since_boot();
+            let next = held.iter().map(|one| one.renew_at).min().filter(|_| !self.environment);
+            let pause = next.map_or(Duration::from_secs(3600), |at| at.saturating_sub(now));
+            tokio::select! {
+                status = child.wait() => {
+                    return status.map(exit_code).map_err(|cause| self.failed_to_start(&cause));
+                }
+                signal = signals.next() => pass_on(&child, signal),
+                () = tokio::time::sleep(pause) => self.renew(held, notice).await,
+            }
+        }
+    }
+
+    fn spawn(&self, held: &[Held]) -> std::io::Result<Child> {
+        let mut words = self.command.iter();
+        let program = words.next().ok_or_else(|| std::io::Error::other("no command was given"))?;
+        let mut command = Command::new(program);
+        command.args(words);
+        if held.iter().any(|one| matches!(one.delivery, Delivery::Aws(_))) {
+            for name in SHADOWING_AWS {
+                command.env_remove(name);
+            }
+        }
+        for one in held {
+            command.envs(one.delivery.variables());
+        }
+        command.spawn()
+    }
+
+    async fn renew(&self, held: &mut [Held], notice: &(dyn Fn(&str) + Sync)) {
+        let now = self.clock.since_boot();
+        for one in held.iter_mut().filter(|one| one.renew_at <= now) {
+            match self.ask(&one.wanted).await {
+                Ok(response) => {
+                    if let Err(error) = one.delivery.replace(&response) {
+                        notice(&format!("{}: {error}", one.wanted.target));
+                        drop(self.client.release(&Secret::new(response.access_token)).await);
+                        one.renew_at = now + RETRY;
+                        continue;
+                    }
+                    (one.renew_at, one.dies_at) = self.times(&response);
+                    let fresh = Secret::new(response.access_token);
+                    let old = std::mem::replace(&mut one.token, fresh);
+                    let client = self.client.clone();
+                    tokio::spawn(async move {
+                        tokio::time::sleep(OVERLAP).await;
+                        // If this fails, the old one ends by itself in the last third of its life.
+                        drop(client.release(&old).await);
+                    });
+                }
+                Err(error) => {
+                    if now >= one.dies_at {
+                        one.delivery.withdraw();
+                    }
+                    notice(&format!("not renewed, trying again: {error}"));
+                    one.renew_at = now + RETRY;
+                }
+            }
+        }
+    }
+
+    fn failed_to_start(&self, cause: &std::io::Error) -> ExecError {
+        let command = self.command.first().map(|word| word.to_string_lossy().into_owned());
+        ExecError::Command { command: command.unwrap_or_default(), cause: cause.to_string() }
+    }
+}
+
+/// The signals that the command gets in our place.
+struct Signals(Vec<(Signal, tokio::signal::unix::Signal)>);
+
+impl Signals {
+    fn listen() -> std::io::Result<Self> {
+        let mut all = Vec::new();
+        for (kind, number) in [
+            (SignalKind::terminate(), Signal::TERM),
+            (SignalKind::hangup(), Signal::HUP),
+            (SignalKind::interrupt(), Signal::INT),
+            (SignalKind::quit(), Signal::QUIT),
+            (SignalKind::user_defined1(), Signal::USR1),
+            (SignalKind::user_defined2(), Signal::USR2),
+        ] {
+            all.push((number, signal(kind)?));
+        }
+        Ok(Self(all))
+    }
+
+    async fn next(&mut self) -> Signal {
+        std::future::poll_fn(|context| {
+            for (number, stream) in &mut self.0 {
+                if stream.poll_recv(context).is_ready() {
+                    return std::task::Poll::Ready(*number);
+                }
+            }
+            std::task::Poll::Pending
+        })
+        .await
+    }
+}
+
+fn pass_on(child: &Child, signal: Signal) {
+    // A terminal sends its own interrupts to the whole group: the command has this one already.
+    let from_terminal = matches!(signal, Signal::INT | Signal::QUIT)
+        && std::io::IsTerminal::is_terminal(&std::io::stdin());
+    if from_terminal {
+        return;
+    }
+    let pid = child.id().and_then(|id| i32::try_from(id).ok()).and_then(Pid::from_raw);
+    if let Some(pid) = pid {
+        // The child may have ended in between, which the loop sees next.
+        drop(rustix::process::kill_process(pid, signal));
+    }
+}
+
+/// As a shell tells it: the code, or 128 + the signal that ended it.
+fn exit_code(status: ExitStatus) -> u8 {
+    use std::os::unix::process::ExitStatusExt;
+    let code = status.code().or_else(|| status.signal().map(|signal| 128 + signal));
+    code.and_then(|code| u8::try_from(code).ok()).unwrap_or(125)
+}

@@ -1,0 +1,134 @@
+//! Where an agent's proof of identity comes from: its own key, a file that the platform refreshes,
+//! GitHub's token endpoint, or an environment variable that the platform sets.
+
+use super::ClientError;
+use crate::jose::{Algorithm, SigningKey};
+use crate::secret::Secret;
+use crate::wire::ASSERTION_JWT_BEARER;
+use serde_json::{Value, json};
+use std::path::PathBuf;
+use time::OffsetDateTime;
+
+/// What this process can show.
+#[derive(Debug)]
+pub enum Source {
+    /// `private_key_jwt` with the agent's own key.
+    Key { agent: String },
+    /// A token in a file, read anew each time: platforms rotate it.
+    File(PathBuf),
+    /// A token that was handed over once.
+    Fixed(Secret<String>),
+    /// GitHub Actions: a token made on request, with an audience of our choice.
+    GitHubActions { url: String, bearer: Secret<String> },
+}
+
+/// A proof, with the key that signs intents.
+#[derive(Debug)]
+pub struct Prover {
+    source: Source,
+    key: SigningKey,
+    http: reqwest::Client,
+}
+
+impl Prover {
+    /// `key`: the agent's registered key; absent, one is made for this process alone, and the
+    /// platform's token must bind it.
+    pub fn new(source: Source, key: Option<SigningKey>) -> Result<Self, ClientError> {
+        let key = match key {
+            Some(key) => key,
+            None => SigningKey::generate(Algorithm::Es256)
+                .map_err(|error| ClientError::Local(format!("no key can be made: {error}")))?,
+        };
+        Ok(Self { source, key, http: super::http_client()? })
+    }
+
+    pub fn key(&self) -> &SigningKey {
+        &self.key
+    }
+
+    /// The form fields that prove who asks, and the subject token if there is one.
+    pub async fn fields(
+        &self,
+        broker: &str,
+        now: OffsetDateTime,
+    ) -> Result<(Vec<(&'static str, String)>, Option<Secret<String>>), ClientError> {
+        let token = match &self.source {
+            Source::Key { agent } => {
+                let assertion = self.assertion(agent, broker, now)?;
+                let fields = vec![
+                    ("client_id", agent.clone()),
+                    ("client_assertion_type", ASSERTION_JWT_BEARER.to_owned()),
+                    ("client_assertion", assertion),
+                ];
+                return Ok((fields, None));
+            }
+            Source::File(path) => read_token(path).await?,
+            Source::Fixed(token) => token.clone(),
+            Source::GitHubActions { url, bearer } => {
+                let audience = format!("{broker}#jkt={}", self.key.thumbprint());
+                self.github_token(url, bearer, &audience).await?
+            }
+        };
+        let fields = vec![
+            ("subject_token", token.expose().clone()),
+            ("subject_token_type", "urn:ietf:params:oauth:token-type:jwt".to_owned()),
+        ];
+        Ok((fields, Some(token)))
+    }
+
+    fn assertion(&self, agent: &str, broker: &str, now: OffsetDateTime) -> Result<String, ClientError> {
+        let issued = now.unix_timestamp();
+        let claims = json!({
+            "iss": agent, "sub": agent, "aud": broker,
+            "iat": issued, "exp": issued + 60, "jti": crate::ids::draw_uuid(),
+        });
+        let kid = self.key.thumbprint().to_owned();
+        self.key
+            .sign("client-authentication+jwt", Some(&kid), &claims)
+            .map_err(|error| ClientError::Local(format!("the assertion cannot be signed: {error}")))
+    }
+
+    async fn github_token(
+        &self,
+        url: &str,
+        bearer: &Secret<String>,
+        audience: &str,
+    ) -> Result<Secret<String>, ClientError> {
+        let mut url = url::Url::parse(url).map_err(|_| {
+            ClientError::Local("ACTIONS_ID_TOKEN_REQUEST_URL is not a URL".to_owned())
+        })?;
+        url.query_pairs_mut().append_pair("audience", audience);
+        let problem = |cause: String| {
+            ClientError::Local(format!(
+                "GitHub gave no OIDC token ({cause}): does the job have `permissions: id-token: write`?"
+            ))
+        };
+        let response = self
+            .http
+            .get(url)
+            .bearer_auth(bearer.expose())
+            .send()
+            .await
+            .map_err(|error| problem(error.without_url().to_string()))?;
+        if !response.status().is_success() {
+            return Err(problem(format!("status {}", response.status().as_u16())));
+        }
+        let mut body: Value =
+            response.json().await.map_err(|error| problem(error.without_url().to_string()))?;
+        match body.get_mut("value").map(Value::take) {
+            Some(Value::String(token)) => Ok(Secret::new(token)),
+            _ => Err(problem("no `value` in the answer".to_owned())),
+        }
+    }
+}
+
+async fn read_token(path: &PathBuf) -> Result<Secret<String>, ClientError> {
+    let text = tokio::fs::read_to_string(path).await.map_err(|error| {
+        ClientError::Local(format!("the token file {} cannot be read: {error}", path.display()))
+    })?;
+    let token = text.trim();
+    if token.is_empty() {
+        return Err(ClientError::Local(format!("the token file {} is empty", path.display())));
+    }
+    Ok(Secret::new(token.to_owned()))
+}

@@ -1,0 +1,95 @@
+//! One exchange, from the agent's side: prove, sign the intent, ask.
+
+use super::proof::Prover;
+use super::{Client, ClientError};
+use crate::authority::AuthorizationDetail;
+use crate::secret::Secret;
+use crate::wire::{CLIENT_CREDENTIALS, TOKEN_EXCHANGE, TokenResponse};
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use ring::digest::{SHA256, digest};
+use serde_json::{Value, json};
+use time::OffsetDateTime;
+
+/// How long a signed intent may be used.
+const INTENT_LIFETIME_SECONDS: i64 = 120;
+
+/// What the agent wants, and why.
+#[derive(Debug, Clone)]
+pub struct Wanted {
+    pub mission: String,
+    pub target: String,
+    /// Empty: all that the mission grants on this target.
+    pub authorization_details: Vec<AuthorizationDetail>,
+    pub goal: String,
+    pub task: Option<String>,
+    pub instance: Option<String>,
+    /// The agent's name, where it is known: the broker compares it with the proof.
+    pub agent: Option<String>,
+}
+
+/// The claims of an intent (`intent+jwt`), ready to be signed.
+pub fn intent_claims(
+    wanted: &Wanted,
+    broker: &str,
+    thumbprint: &str,
+    subject_token: Option<&Secret<String>>,
+    now: OffsetDateTime,
+) -> Value {
+    let issued = now.unix_timestamp();
+    let mut claims = json!({
+        "iss": wanted.agent.as_deref().unwrap_or(thumbprint),
+        "aud": broker,
+        "iat": issued,
+        "exp": issued + INTENT_LIFETIME_SECONDS,
+        "jti": crate::ids::draw_uuid(),
+        "mission": { "id": wanted.mission },
+        "intent": { "goal": wanted.goal },
+        "cnf": { "jkt": thumbprint },
+    });
+    let mut tell = |name: &str, value: Value| {
+        if let Value::Object(members) = &mut claims {
+            members.insert(name.to_owned(), value);
+        }
+    };
+    if !wanted.authorization_details.is_empty() {
+        tell("authorization_details", json!(wanted.authorization_details));
+    }
+    if let Some(agent) = &wanted.agent {
+        tell("client_id", json!(agent));
+        tell("sub", json!(agent));
+    }
+    if let Some(task) = &wanted.task {
+        tell("txn", json!(task));
+    }
+    if let Some(instance) = &wanted.instance {
+        tell("instance", json!(instance));
+    }
+    if let Some(token) = subject_token {
+        let hash = digest(&SHA256, token.expose().as_bytes());
+        tell("subject_token_hash", json!(URL_SAFE_NO_PAD.encode(hash.as_ref())));
+    }
+    claims
+}
+
+/// Asks once. A refused request burns nothing, so asking again with a new intent is safe.
+pub async fn ask(
+    client: &Client,
+    prover: &Prover,
+    wanted: &Wanted,
+    now: OffsetDateTime,
+) -> Result<TokenResponse, ClientError> {
+    let broker = client.broker();
+    let (mut form, subject_token) = prover.fields(broker, now).await?;
+    let thumbprint = prover.key().thumbprint().to_owned();
+    let claims = intent_claims(wanted, broker, &thumbprint, subject_token.as_ref(), now);
+    let intent = prover
+        .key()
+        .sign("intent+jwt", Some(&thumbprint), &claims)
+        .map_err(|error| ClientError::Local(format!("the intent cannot be signed: {error}")))?;
+    let grant = if subject_token.is_some() { TOKEN_EXCHANGE } else { CLIENT_CREDENTIALS };
+    form.push(("grant_type", grant.to_owned()));
+    form.push(("audience", wanted.target.clone()));
+    form.push(("intent", intent));
+    client.token(&form).await
+}
