@@ -1,0 +1,184 @@
+//! `token` and `exec`: what an agent or a pipeline calls.
+
+use super::output::{Failure, Output};
+use crate::authority::AuthorizationDetail;
+use crate::client::exec::{ExecError, Run};
+use crate::client::proof::{Prover, Source};
+use crate::client::request::{Wanted, ask};
+use crate::client::Client;
+use crate::clock::{Clock, SystemClock};
+use crate::jose::SigningKey;
+use crate::secret::Secret;
+use clap::Args;
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+/// Who asks, at which broker, for what.
+#[derive(Debug, Args)]
+pub struct AskArgs {
+    /// The broker's URL, exactly as it calls itself (its issuer identifier).
+    #[arg(long, env = "DAYFLY_URL", default_value = "http://127.0.0.1:8470")]
+    url: String,
+    /// The approved purpose.
+    #[arg(long, env = "DAYFLY_MISSION")]
+    mission: String,
+    /// The target; `exec` takes several.
+    #[arg(long = "target", env = "DAYFLY_TARGET", value_delimiter = ',', required = true)]
+    targets: Vec<String>,
+    /// Why, in words. Recorded and shown, never decides.
+    #[arg(long, env = "DAYFLY_GOAL", default_value = "")]
+    goal: String,
+    /// Joins the requests of one run of work.
+    #[arg(long, env = "DAYFLY_TASK")]
+    task: Option<String>,
+    /// Which of several instances of the agent this is.
+    #[arg(long, env = "DAYFLY_INSTANCE")]
+    instance: Option<String>,
+    /// An action, in the target's own words. Absent: all that the mission grants.
+    #[arg(long = "action", requires = "kind")]
+    actions: Vec<String>,
+    /// A location, in the target's own words.
+    #[arg(long = "location", requires = "actions")]
+    locations: Vec<String>,
+    /// The type of `authorization_details`: `access_token`, `api_key`, `aws_session`.
+    #[arg(long = "type", id = "kind")]
+    kind: Option<String>,
+    /// Seconds; less than the mission allows.
+    #[arg(long, requires = "actions")]
+    ttl: Option<u32>,
+    /// The agent's name, with `--key`.
+    #[arg(long, env = "DAYFLY_AGENT", requires = "key")]
+    agent: Option<String>,
+    /// The agent's private key: a JWK file.
+    #[arg(long, env = "DAYFLY_KEY_FILE")]
+    key: Option<PathBuf>,
+    /// A file with the platform's token, read anew for each request.
+    #[arg(long, env = "DAYFLY_SUBJECT_TOKEN_FILE")]
+    subject_token_file: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub struct TokenArgs {
+    #[command(flatten)]
+    ask: AskArgs,
+}
+
+#[derive(Debug, Args)]
+pub struct ExecArgs {
+    #[command(flatten)]
+    ask: AskArgs,
+    /// Deliver in environment variables. A running command never reads them again: they die with
+    /// the first credential, and the command is told when.
+    #[arg(long)]
+    env: bool,
+    /// The command and its arguments.
+    #[arg(last = true, required = true)]
+    command: Vec<OsString>,
+}
+
+/// `dayfly token`: the answer of the token endpoint, or the bearer string alone.
+pub async fn token(args: TokenArgs, output: &Output) -> Result<u8, Failure> {
+    let clock = SystemClock::new();
+    let (client, prover, wanted) = prepare(args.ask)?;
+    let [wanted] = wanted.as_slice() else {
+        return Err(Failure::usage("`token` takes one --target"));
+    };
+    let response = ask(&client, &prover, wanted, clock.now()).await?;
+    output.show(&response, |response| match &response.credential {
+        Some(credential) => credential.to_string(),
+        None => response.access_token.clone(),
+    })?;
+    Ok(0)
+}
+
+/// `dayfly exec -- command`.
+pub async fn exec(args: ExecArgs, output: &Output) -> Result<u8, Failure> {
+    let (client, prover, wanted) = prepare(args.ask).map_err(|failure| own(120, failure))?;
+    let run = Run {
+        client,
+        prover,
+        wanted,
+        command: args.command,
+        environment: args.env,
+        clock: Arc::new(SystemClock::new()),
+    };
+    let notice = |text: &str| output.notice(text);
+    run.run(&notice).await.map_err(|error: ExecError| Failure {
+        code: error.exit_code(),
+        message: error.to_string(),
+        reason: None,
+    })
+}
+
+fn own(code: u8, failure: Failure) -> Failure {
+    Failure { code, ..failure }
+}
+
+fn prepare(args: AskArgs) -> Result<(Client, Prover, Vec<Wanted>), Failure> {
+    let client = Client::new(&args.url, None)?;
+    let key = args.key.as_ref().map(read_key).transpose()?;
+    let source = source(&args)?;
+    let prover = Prover::new(source, key)?;
+    let wanted = args
+        .targets
+        .iter()
+        .map(|target| Wanted {
+            mission: args.mission.clone(),
+            target: target.clone(),
+            authorization_details: details(&args, target),
+            goal: args.goal.clone(),
+            task: args.task.clone(),
+            instance: args.instance.clone(),
+            agent: args.agent.clone(),
+        })
+        .collect();
+    Ok((client, prover, wanted))
+}
+
+fn details(args: &AskArgs, target: &str) -> Vec<AuthorizationDetail> {
+    match &args.kind {
+        Some(kind) if !args.actions.is_empty() => vec![AuthorizationDetail {
+            kind: kind.clone(),
+            identifier: target.to_owned(),
+            actions: args.actions.clone(),
+            locations: args.locations.clone(),
+            max_ttl: args.ttl,
+        }],
+        _ => Vec::new(),
+    }
+}
+
+/// The first proof that is there: what was named, then what the platform set.
+#[expect(clippy::disallowed_methods, reason = "platforms hand their tokens over in the environment")]
+fn source(args: &AskArgs) -> Result<Source, Failure> {
+    if let Some(path) = &args.subject_token_file {
+        return Ok(Source::File(path.clone()));
+    }
+    if let (Some(agent), Some(_)) = (&args.agent, &args.key) {
+        return Ok(Source::Key { agent: agent.clone() });
+    }
+    if let (Ok(url), Ok(bearer)) = (
+        std::env::var("ACTIONS_ID_TOKEN_REQUEST_URL"),
+        std::env::var("ACTIONS_ID_TOKEN_REQUEST_TOKEN"),
+    ) {
+        return Ok(Source::GitHubActions { url, bearer: Secret::new(bearer) });
+    }
+    if let Ok(token) = std::env::var("DAYFLY_ID_TOKEN") {
+        return Ok(Source::Fixed(Secret::new(token)));
+    }
+    Err(Failure::usage(
+        "no proof of identity: give --subject-token-file, or --agent with --key, set DAYFLY_ID_TOKEN \
+         (GitLab `id_tokens`), or run where GitHub Actions grants `id-token: write`",
+    ))
+}
+
+/// Reads the agent's private key.
+pub fn read_key(path: &PathBuf) -> Result<SigningKey, Failure> {
+    let text = std::fs::read_to_string(path)
+        .map(Secret::new)
+        .map_err(|error| Failure::usage(format!("the key {}: {error}", path.display())))?;
+    SigningKey::from_jwk_text(&text)
+        .map_err(|error| Failure::usage(format!("the key {}: {error}", path.display())))
+}
+
