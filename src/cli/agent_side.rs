@@ -77,6 +77,30 @@ pub struct ExecArgs {
     command: Vec<OsString>,
 }
 
+#[derive(Debug, Args)]
+pub struct ReleaseArgs {
+    /// The broker's URL.
+    #[arg(long, env = "DAYFLY_URL", default_value = "http://127.0.0.1:8470")]
+    url: String,
+    /// A file that holds the credential or its handle; `-` reads it from standard input.
+    #[arg(long, default_value = "-")]
+    token_file: PathBuf,
+}
+
+/// `dayfly release`: the work is done, the lease ends now.
+pub async fn release(args: ReleaseArgs) -> Result<u8, Failure> {
+    let read = if args.token_file.as_os_str() == "-" {
+        std::io::read_to_string(std::io::stdin())
+    } else {
+        std::fs::read_to_string(&args.token_file)
+    };
+    let token = read
+        .map(|text| Secret::new(text.trim().to_owned()))
+        .map_err(|error| Failure::usage(format!("{}: {error}", args.token_file.display())))?;
+    Client::new(&args.url, None)?.release(&token).await?;
+    Ok(0)
+}
+
 /// `dayfly token`: the answer of the token endpoint, or the bearer string alone.
 pub async fn token(args: TokenArgs, output: &Output) -> Result<u8, Failure> {
     let clock = SystemClock::new();
