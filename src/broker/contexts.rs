@@ -5,7 +5,7 @@
 //! Generic: HMAC-SHA-256 over `timestamp.body`.
 
 use super::{Broker, Reason, Refusal};
-use crate::fences::{Dimension, FenceKind, NewFence};
+use crate::fences::{Dimension, FenceKind, LONGEST_LIFETIME, NewFence};
 use crate::policy::context_id;
 use crate::secret::Secret;
 use crate::wire::{EndContextRequest, RevocationReceipt, Selector};
@@ -48,16 +48,15 @@ impl Broker {
     ) -> Result<RevocationReceipt, Refusal> {
         let now = self.clock.now();
         let dimension = Dimension::context(&request.issuer, &request.kind, &request.id);
-        let coverage = self.leases.covered(&dimension, &self.view()?, now).await?;
         let fence = NewFence {
             kind: FenceKind::Hold,
             dimension,
             reason: request.reason.unwrap_or_else(|| format!("{} ended", request.kind)),
             author: by.to_owned(),
-            until: Some(now + super::revoke::LONGEST_LIFETIME),
+            until: Some(now + LONGEST_LIFETIME),
         };
         let selector = selector(&request.issuer, &request.kind, &request.id);
-        self.fence(fence, selector, coverage, now).await
+        self.fence(fence, selector, now).await
     }
 
     /// `POST /hooks/{source}`.

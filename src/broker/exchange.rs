@@ -2,12 +2,14 @@
 
 use super::{Broker, Bundle, Reason, Refusal};
 use crate::agents::AdmittedAgent;
-use crate::connectors::{Connector, MintContext, Minted};
+use crate::connectors::{Connector, Minted, handle};
 use crate::fences::View;
 use crate::identity::Presented;
+use crate::ids::LeaseId;
 use crate::intent::Asked;
-use crate::leases::{Draft, Issued};
+use crate::leases::{Issued, LeaseError};
 use crate::policy::Grant;
+use crate::secret::Secret;
 use crate::wire::{Revocation, TokenResponse};
 use std::sync::Arc;
 use time::OffsetDateTime;
@@ -73,61 +75,75 @@ impl Broker {
         grant: &Grant,
         connector: &dyn Connector,
         now: OffsetDateTime,
-    ) -> Result<Issued, Refusal> {
+    ) -> Result<(Issued, Secret<String>), Refusal> {
         let promises = connector.promises();
-        let draft = self.leases.draft(grant, &promises, now)?;
+        let draft = self.leases.draft(grant, &promises, now);
         if promises.local {
-            let minted = connector.mint(grant, context(&draft, now)).await?;
-            return Ok(self.leases.issue_local(grant, draft, minted, now).await?);
+            let mut minted = connector.mint(grant, draft.context(now)).await?;
+            let bearer = bearer(&mut minted, draft.id());
+            let issued = self.leases.issue(draft, grant, minted, now).await?;
+            return Ok((issued, bearer));
         }
-        let reserved = self.leases.reserve(grant, draft, now).await?;
-        let minted = match connector.mint(grant, context(reserved.draft(), now)).await {
+        let reserved = self.leases.reserve(draft, grant, now).await?;
+        let mut minted = match connector.mint(grant, reserved.context(self.clock.now())).await {
             Ok(minted) => minted,
             Err(error) => {
-                let refusal = Refusal::from(&error);
                 self.leases.fail(reserved, &error, self.clock.now()).await?;
-                return Err(refusal);
+                return Err(Refusal::from(error));
             }
         };
-        let activated = self.leases.activate(reserved, minted, self.clock.now()).await?;
-        Ok(activated)
+        let bearer = bearer(&mut minted, &reserved.lease().id);
+        let view = self.fences.last();
+        match self.leases.activate(reserved, minted, &view, self.clock.now()).await {
+            Ok(issued) => Ok((issued, bearer)),
+            Err(LeaseError::Fenced(lease)) => {
+                // Recorded with its handle and never answered: ended at once, by the sweeper if not here.
+                self.sweeper.end_now(&lease.id, self.clock.now()).await?;
+                Err(Refusal::new(Reason::RevokedMeanwhile, lease.id.to_string()))
+            }
+            Err(error) => Err(error.into()),
+        }
     }
 
     fn answer(
         &self,
         grant: &Grant,
         connector: &dyn Connector,
-        issued: Issued,
+        (issued, bearer): (Issued, Secret<String>),
         now: OffsetDateTime,
     ) -> Result<TokenResponse, Refusal> {
+        let Issued { lease, minted } = issued;
         // INVARIANT: the view is checked last, just before the answer is written.
         let view = self.view()?;
-        if let Some(ended) = view.ended_by(issued.dimensions(), grant.position()) {
-            return Err(Refusal::new(Reason::RevokedMeanwhile, format!("{ended:?}")).exact());
+        if let Some(ended) = view.ended_by(lease.hashes(), lease.position()) {
+            return Err(Refusal::new(Reason::RevokedMeanwhile, ended.reason().to_owned()).exact());
         }
-        let promises = connector.promises();
-        let Minted { token, credential, issued_token_type, expires_at, .. } = issued.minted();
-        let expires_in = u64::try_from((*expires_at - now).whole_seconds()).unwrap_or(0);
-        let credential = match credential {
+        let expires_in = u64::try_from((minted.expires_at - now).whole_seconds()).unwrap_or(0);
+        let credential = match &minted.credential {
             Some(text) => Some(serde_json::from_str(text.expose()).map_err(|_| {
                 Refusal::new(Reason::Internal, "a connector made a credential that is not JSON")
             })?),
             None => None,
         };
+        let promises = connector.promises();
         Ok(TokenResponse {
-            access_token: token
-                .as_ref()
-                .map_or_else(|| issued.handle().expose().clone(), |token| token.expose().clone()),
-            issued_token_type: (*issued_token_type).to_string(),
-            token_type: if token.is_some() { "Bearer" } else { "N_A" }.to_owned(),
+            access_token: bearer.expose().clone(),
+            issued_token_type: minted.issued_token_type.to_string(),
+            token_type: if credential.is_none() { "Bearer" } else { "N_A" }.to_owned(),
             expires_in,
-            scope: grant.scope(),
-            authorization_details: grant.to_details(),
-            lease_id: *issued.lease_id(),
+            scope: lease.authority.scope(),
+            authorization_details: lease.authority.to_details(
+                grant.detail_type(),
+                grant.target(),
+                None,
+            ),
+            lease_id: lease.id,
             mission: grant.mission().clone(),
             revocation: Revocation {
                 class: promises.class,
-                within_seconds: promises.dead_within.map_or(expires_in, |within| within.as_secs().max(1)),
+                within_seconds: promises
+                    .dead_within
+                    .map_or(expires_in, |within| within.as_secs().max(1)),
             },
             credential,
         })
@@ -147,11 +163,14 @@ impl Broker {
     }
 }
 
-fn context(draft: &Draft, now: OffsetDateTime) -> MintContext<'_> {
-    MintContext {
-        lease: draft.lease_id(),
-        expires_at: draft.expires_at(),
-        mint_by: draft.mint_by(),
-        now,
+/// What the answer carries as `access_token`: the credential where it is one bearer string, else a
+/// handle of the lease that opens nothing and ends everything.
+fn bearer(minted: &mut Minted, lease: &LeaseId) -> Secret<String> {
+    if let Some(token) = &minted.token {
+        return token.clone();
     }
+    let handle = handle::mint(lease);
+    let hash = ring::digest::digest(&ring::digest::SHA256, handle.expose().as_bytes());
+    minted.token_sha256 = hash.as_ref().try_into().ok();
+    handle
 }

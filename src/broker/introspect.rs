@@ -3,7 +3,7 @@
 
 use super::{Broker, Refusal, ResourceServer};
 use crate::jose::Purpose;
-use crate::leases::{Lease, Standing};
+use crate::leases::{Lease, Leases, Standing};
 use crate::wire::Introspection;
 use serde_json::{Map, Value, json};
 
@@ -19,8 +19,8 @@ impl Broker {
         let now = self.clock.now();
         let found = self.locate(token).await?;
         let alive = found.filter(|lease| {
-            caller.audiences.iter().any(|audience| audience == lease.audience())
-                && matches!(self.leases.standing(lease, &view, now), Standing::Live)
+            caller.audiences.iter().any(|audience| *audience == lease.audience)
+                && matches!(Leases::standing(lease, &view, now), Standing::Live)
         });
         // INVARIANT: and the view is checked last, just before the answer is written.
         self.view()?;
@@ -57,18 +57,18 @@ impl Broker {
             }
         };
         tell("iss", json!(self.url));
-        tell("sub", json!(lease.agent()));
-        tell("client_id", json!(lease.agent()));
-        tell("aud", json!(lease.audience()));
-        tell("jti", json!(lease.id()));
-        tell("iat", json!(lease.created_at().unix_timestamp()));
-        tell("exp", json!(lease.expires_at().unix_timestamp()));
+        tell("sub", json!(lease.agent));
+        tell("client_id", json!(lease.agent));
+        tell("aud", json!(lease.audience));
+        tell("jti", json!(lease.id));
+        tell("iat", json!(lease.created.unix_timestamp()));
+        tell("exp", json!(lease.expires_at.unix_timestamp()));
         tell("token_type", json!("Bearer"));
-        tell("scope", json!(lease.scope()));
-        tell("authorization_details", json!(lease.to_details()));
-        tell("txn", json!(lease.task()));
-        tell("mission", json!({ "id": lease.mission() }));
-        if let Some(thumbprint) = lease.bound_key() {
+        tell("scope", json!(lease.authority.scope()));
+        tell("authorization_details", json!(lease.authority.to_details(&lease.detail_type, &lease.target, None)));
+        tell("txn", json!(lease.task));
+        tell("mission", json!({ "id": lease.mission }));
+        if let Some(thumbprint) = &lease.bound_key {
             tell("cnf", json!({ "jkt": thumbprint }));
         }
         members

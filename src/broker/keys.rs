@@ -2,7 +2,7 @@
 
 use super::{Broker, Operator, Reason, Refusal};
 use crate::audit::{Entry, Event};
-use crate::fences::{Dimension, DimensionKind, FenceKind, NewFence};
+use crate::fences::{Dimension, DimensionKind, FenceKind, LONGEST_LIFETIME, NewFence};
 use crate::ids::{ShardId, TargetId};
 use crate::jose::Purpose;
 use crate::wire::{
@@ -100,7 +100,7 @@ impl Broker {
                 dimension: Dimension::new(DimensionKind::SigningKey, kid.clone()),
                 reason: "signing key compromised".to_owned(),
                 author: by.name.clone(),
-                until: Some(now + super::revoke::LONGEST_LIFETIME),
+                until: Some(now + LONGEST_LIFETIME),
             };
             self.fences.raise(fence, now).await?;
         }

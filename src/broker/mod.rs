@@ -25,7 +25,7 @@ use crate::fences::{Fences, View};
 use crate::identity::Identity;
 use crate::intent::Intents;
 use crate::jose::Keyring;
-use crate::leases::Leases;
+use crate::leases::{Leases, Sweeper};
 use crate::policy::Policy;
 use crate::store::Store;
 use arc_swap::ArcSwap;
@@ -54,6 +54,7 @@ pub struct Broker {
     pub(in crate::broker) store: Arc<dyn Store>,
     pub(in crate::broker) fences: Arc<Fences>,
     pub(in crate::broker) leases: Arc<Leases>,
+    pub(in crate::broker) sweeper: Arc<Sweeper>,
     pub(in crate::broker) keyring: Arc<Keyring>,
     pub(in crate::broker) record: record::Recorder,
     pub(in crate::broker) bundle: ArcSwap<Bundle>,
@@ -68,6 +69,7 @@ pub struct Parts {
     pub store: Arc<dyn Store>,
     pub fences: Arc<Fences>,
     pub leases: Arc<Leases>,
+    pub sweeper: Arc<Sweeper>,
     pub keyring: Arc<Keyring>,
 }
 
@@ -80,6 +82,7 @@ impl Broker {
             store: parts.store,
             fences: parts.fences,
             leases: parts.leases,
+            sweeper: parts.sweeper,
             keyring: parts.keyring,
             bundle: ArcSwap::from_pointee(bundle),
         }

@@ -41,7 +41,7 @@ impl Recorder {
     }
 
     pub(in crate::broker) fn released(&self, lease: &Lease) {
-        telemetry::ended("released", lease.target().as_str());
+        telemetry::ended("released", lease.target.as_str());
     }
 
     pub(in crate::broker) fn fenced(&self, fence: &Fence) {

@@ -1,11 +1,11 @@
 //! RFC 7009: whoever presents a credential or its handle may end that lease; and who may introspect.
 
 use super::{Broker, Reason, Refusal};
-use crate::connectors::opaque;
+use crate::connectors::{api_key, handle};
 use crate::identity::{ClientAuthentication, Identity, Presented};
 use crate::ids::LeaseId;
 use crate::jose::{self, Compact, Purpose, TypRule};
-use crate::leases::{EndedWhy, Lease};
+use crate::leases::Lease;
 use ring::digest::{SHA256, digest};
 use serde_json::Value;
 use subtle::ConstantTimeEq;
@@ -90,9 +90,11 @@ impl Broker {
             None => self.locate_for_agent(token, presented).await?,
         };
         let Some(lease) = lease else { return Ok(()) };
-        let by = lease.agent().to_string();
-        self.leases.end(&lease, EndedWhy::Released, &by, now).await?;
-        self.record.released(&lease);
+        // INVARIANT: durable before the answer; a dead lease needs no second fence.
+        if lease.state.is_open() {
+            self.leases.release(&lease, &self.fences, lease.agent.as_str(), now).await?;
+            self.record.released(&lease);
+        }
         Ok(())
     }
 
@@ -102,13 +104,16 @@ impl Broker {
         if token.len() > MAX_TOKEN {
             return Ok(None);
         }
-        let Some(id) = opaque::parse(token).or_else(|| self.lease_of_jwt(token)) else {
+        let named = api_key::parse(token).or_else(|| handle::parse(token));
+        let Some(id) = named.or_else(|| self.lease_of_jwt(token)) else {
             return Ok(None);
         };
         let hash = digest(&SHA256, token.as_bytes());
         let lease = self.leases.get(&id).await?;
         // SECURITY: the id alone proves nothing; the whole string must be the one we made.
-        Ok(lease.filter(|lease| lease.is_credential(hash.as_ref())))
+        Ok(lease.filter(|lease| {
+            lease.token_sha256.is_some_and(|ours| ours.as_slice().ct_eq(hash.as_ref()).into())
+        }))
     }
 
     /// An agent that authenticates may end its own lease by id.
@@ -128,7 +133,7 @@ impl Broker {
         self.spend(caller.replay(), self.clock.now()).await?;
         let agent = bundle.agents.find(&caller);
         let lease = self.leases.get(&id).await?;
-        Ok(lease.filter(|lease| agent.is_some_and(|agent| agent.id == *lease.agent())))
+        Ok(lease.filter(|lease| agent.is_some_and(|agent| agent.id == lease.agent)))
     }
 
     fn lease_of_jwt(&self, token: &str) -> Option<LeaseId> {

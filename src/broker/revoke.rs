@@ -3,17 +3,29 @@
 
 use super::{Broker, Operator, Reason, Refusal};
 use crate::audit::{Entry, Event};
-use crate::fences::{Dimension, DimensionKind, Fence, FenceKind, NewFence};
-use crate::ids::ShardId;
-use crate::leases::Coverage;
+use crate::fences::{Dimension, DimensionKind, Fence, FenceKind, LONGEST_LIFETIME, NewFence};
+use crate::connectors::RevocationClass;
+use crate::ids::{AgentId, ShardId, TargetId};
+use crate::leases::{Filter, Leases, Standing, State};
 use crate::store::{Guard, Key, Outcome, Transaction, Write};
 use crate::wire::{RevocationReceipt, RevocationRequest, RevocationState, Selector};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
+use std::collections::{BTreeMap, BTreeSet};
 use time::{Duration, OffsetDateTime};
 
-/// No lease lives longer, so a fence older than this covers nothing any more.
-pub const LONGEST_LIFETIME: Duration = Duration::hours(13);
+/// Open leases that a fence covers.
+#[derive(Debug, Default)]
+pub(in crate::broker) struct Coverage {
+    pub live: u64,
+    /// Must be dead downstream and are not confirmed yet.
+    pub outstanding: u64,
+    /// Cannot be ended downstream: they die of age.
+    pub until_expiry: u64,
+    pub by_class: BTreeMap<String, u64>,
+    pub agents: BTreeSet<AgentId>,
+    pub targets: BTreeSet<TargetId>,
+}
 
 /// What a receipt is rebuilt from.
 #[derive(Debug, Serialize, Deserialize)]
@@ -35,8 +47,8 @@ impl Broker {
         let now = self.clock.now();
         let dimension = dimension(&request.selector);
         let holds = !request.kill_only && holds_by_default(&request.selector);
-        let coverage = self.leases.covered(&dimension, &self.view()?, now).await?;
         if dry_run {
+            let coverage = self.covered(&dimension, now).await?;
             let state = RevocationState::DryRun;
             return Ok(receipt(None, request.selector, None, state, holds, coverage));
         }
@@ -47,7 +59,7 @@ impl Broker {
             author: by.name.clone(),
             until: (!holds).then_some(now + LONGEST_LIFETIME),
         };
-        self.fence(fence, request.selector, coverage, now).await
+        self.fence(fence, request.selector, now).await
     }
 
     /// Ends a hold. What it killed stays dead.
@@ -72,7 +84,7 @@ impl Broker {
             author: by.name.clone(),
             until: None,
         };
-        self.fence(fence, selector, Coverage::default(), now).await
+        self.fence(fence, selector, now).await
     }
 
     /// Raises the fence and keeps what its receipt needs.
@@ -80,9 +92,9 @@ impl Broker {
         &self,
         fence: NewFence,
         selector: Selector,
-        coverage: Coverage,
         now: OffsetDateTime,
     ) -> Result<RevocationReceipt, Refusal> {
+        // INVARIANT: first the fence, which is one append; only then is anything counted.
         let raised = self.fences.raise(fence, now).await?;
         let mut entry = Entry::new(Event::FenceRaised, now).operator(&raised.fence.author);
         entry.detail.insert("fence".to_owned(), json!(raised.fence));
@@ -108,7 +120,41 @@ impl Broker {
             }
         }
         self.record.fenced(&recorded.fence);
+        let coverage = self.covered(&recorded.fence.dimension, now).await?;
         Ok(finished(recorded, coverage))
+    }
+
+    /// What a fence on this dimension covers: what is alive, what is being ended, what cannot be.
+    pub(in crate::broker) async fn covered(
+        &self,
+        dimension: &Dimension,
+        now: OffsetDateTime,
+    ) -> Result<Coverage, Refusal> {
+        let view = self.view()?;
+        let filter = Filter { dimension: Some(dimension.hash()), ..Filter::default() };
+        let mut coverage = Coverage::default();
+        let mut next = None;
+        loop {
+            let page = self.leases.list(&filter, next.as_ref(), 1000).await?;
+            for lease in &page.leases {
+                coverage.live += u64::from(Leases::standing(lease, &view, now) == Standing::Live);
+                match lease.state {
+                    State::Unclaimed => coverage.until_expiry += 1,
+                    State::Reserved | State::Revoking if lease.class == RevocationClass::Expiry => {
+                        coverage.until_expiry += 1;
+                    }
+                    State::Reserved | State::Revoking => coverage.outstanding += 1,
+                    _ => {}
+                }
+                *coverage.by_class.entry(lease.class.as_str().to_owned()).or_default() += 1;
+                coverage.agents.insert(lease.agent.clone());
+                coverage.targets.insert(lease.target.clone());
+            }
+            next = page.next;
+            if next.is_none() {
+                return Ok(coverage);
+            }
+        }
     }
 
     /// `GET /admin/v1/revocations/{id}`: how far it is, downstream included.
@@ -119,9 +165,7 @@ impl Broker {
         })?;
         let recorded: Recorded = serde_json::from_slice(&record.value)
             .map_err(|error| Refusal::new(Reason::Internal, error.to_string()))?;
-        let view = self.view()?;
-        let now = self.clock.now();
-        let coverage = self.leases.covered(&recorded.fence.dimension, &view, now).await?;
+        let coverage = self.covered(&recorded.fence.dimension, self.clock.now()).await?;
         Ok(finished(recorded, coverage))
     }
 }

@@ -4,7 +4,7 @@ use super::{Broker, Reason, Refusal};
 use crate::agents::Agent;
 use crate::fences::{Dimension, DimensionKind, View};
 use crate::ids::{AgentId, LeaseId, MissionId, TargetId};
-use crate::leases::{Filter, Lease, Standing};
+use crate::leases::{Cursor, Filter, Lease, Leases, Standing};
 use crate::wire::{AgentView, ExplainAnswer, ExplainRequest, LeaseView, Page, Revocation};
 use serde_json::Value;
 use time::OffsetDateTime;
@@ -24,35 +24,27 @@ impl Broker {
     pub async fn leases(&self, filter: LeaseFilter) -> Result<Page<LeaseView>, Refusal> {
         let view = self.view()?;
         let now = self.clock.now();
-        let after = match &filter.after {
-            Some(text) => Some(text.parse::<LeaseId>().map_err(|error| {
+        let from = match &filter.after {
+            Some(text) => Some(text.parse::<Cursor>().map_err(|error| {
                 Refusal::new(Reason::MalformedRequest, format!("after: {error}")).exact()
             })?),
             None => None,
         };
-        let limit = filter.limit.clamp(1, 1000);
-        let wanted = Filter { agent: filter.agent, mission: filter.mission, target: filter.target };
-        let mut items = Vec::new();
-        let mut cursor = after;
-        loop {
-            let page = self.leases.list(&wanted, cursor, limit).await?;
-            let last = page.last().map(|lease| *lease.id());
-            let ended = page.len() < limit;
-            for lease in page {
-                let shown = self.show(&lease, &view, now);
-                if filter.alive.is_none_or(|alive| alive == shown.alive) {
-                    items.push(shown);
-                }
-                if items.len() == limit {
-                    let next = items.last().map(|item| item.id.to_string());
-                    return Ok(Page { items, next });
-                }
-            }
-            if ended {
-                return Ok(Page { items, next: None });
-            }
-            cursor = last;
-        }
+        let wanted = Filter {
+            agent: filter.agent,
+            mission: filter.mission,
+            target: filter.target,
+            closed: filter.alive == Some(false),
+            ..Filter::default()
+        };
+        let page = self.leases.list(&wanted, from.as_ref(), filter.limit.clamp(1, 1000)).await?;
+        let items = page
+            .leases
+            .iter()
+            .map(|lease| self.show(lease, &view, now))
+            .filter(|shown| filter.alive.is_none_or(|alive| alive == shown.alive))
+            .collect();
+        Ok(Page { items, next: page.next.map(|cursor| cursor.to_string()) })
     }
 
     pub async fn lease(&self, id: LeaseId) -> Result<LeaseView, Refusal> {
@@ -115,7 +107,7 @@ impl Broker {
         let own = Dimension::new(DimensionKind::Agent, agent.id.as_str());
         let owner = Dimension::new(DimensionKind::Owner, &agent.owner);
         let held = view.held(&[own.hash(), owner.hash(), Dimension::all().hash()]);
-        let coverage = self.leases.covered(&own, view, now).await?;
+        let coverage = self.covered(&own, now).await?;
         let bundle = self.bundle.load();
         let missions = bundle
             .policy
@@ -141,34 +133,43 @@ impl Broker {
     }
 
     fn show(&self, lease: &Lease, view: &View, now: OffsetDateTime) -> LeaseView {
-        let (alive, why_ended) = match self.leases.standing(lease, view, now) {
-            Standing::Live => (true, None),
-            Standing::Ended(why) => (false, Some(why)),
-            Standing::Expired => (false, Some("expired".to_owned())),
+        let why_ended = match Leases::standing(lease, view, now) {
+            Standing::Live => None,
+            Standing::Ended(why) => Some(match &lease.closing {
+                Some(closing) => format!("{}: {} (by {})", why.as_str(), closing.reason, closing.by),
+                None => why.as_str().to_owned(),
+            }),
+            Standing::Fenced(by) => Some(by.reason().to_owned()),
+            Standing::Expired => Some("expired".to_owned()),
         };
+        let left = u64::try_from((lease.expires_at - now).whole_seconds()).unwrap_or(0);
         LeaseView {
-            id: *lease.id(),
-            state: lease.state().code().to_owned(),
-            alive,
+            id: lease.id,
+            state: lease.state.as_str().to_owned(),
+            alive: why_ended.is_none(),
             why_ended,
-            agent: lease.agent().clone(),
-            instance: lease.instance().map(str::to_owned),
-            owner: lease.owner().to_owned(),
-            mission: lease.mission().clone(),
-            target: lease.target().clone(),
-            goal: lease.goal().to_owned(),
-            task: lease.task().map(str::to_owned),
-            issuer: lease.issuer_url().to_owned(),
-            subject: lease.subject().to_owned(),
-            authorization_details: lease.to_details(),
+            agent: lease.agent.clone(),
+            instance: lease.instance.clone(),
+            owner: lease.owner.clone(),
+            mission: lease.mission.clone(),
+            target: lease.target.clone(),
+            goal: lease.goal.clone(),
+            task: lease.task.clone(),
+            issuer: lease.issuer_url.clone(),
+            subject: lease.subject.clone(),
+            authorization_details: lease.authority.to_details(
+                &lease.detail_type,
+                &lease.target,
+                None,
+            ),
             revocation: Revocation {
-                class: lease.class(),
-                within_seconds: lease.dead_within_seconds(now),
+                class: lease.class,
+                within_seconds: lease.dead_within.unwrap_or(left),
             },
-            names: lease.names().to_vec(),
-            created_at: lease.created_at(),
-            expires_at: lease.expires_at(),
-            config_hash: lease.config_hash().to_owned(),
+            names: lease.names.clone(),
+            created_at: lease.created,
+            expires_at: lease.expires_at,
+            config_hash: lease.config_hash.clone(),
         }
     }
 }
