@@ -3,6 +3,7 @@
 
 pub mod contexts;
 pub mod exchange;
+mod faults;
 pub mod introspect;
 pub mod keys;
 pub mod operators;

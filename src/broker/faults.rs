@@ -1,0 +1,159 @@
+//! How each room's failure becomes a refusal. Exhaustive on purpose: a new failure must choose its
+//! reason here before it compiles.
+
+use super::{Reason, Refusal};
+use crate::agents::AgentError;
+use crate::connectors::ConnectorError;
+use crate::fences::{FenceError, Stale};
+use crate::identity::IdentityError;
+use crate::intent::IntentError;
+use crate::jose::KeyringError;
+use crate::leases::LeaseError;
+use crate::policy::{Denial, Denied};
+use crate::store::StoreError;
+
+impl From<IdentityError> for Refusal {
+    fn from(error: IdentityError) -> Self {
+        let reason = match &error {
+            IdentityError::Missing => Reason::NoProof,
+            IdentityError::InvalidClient(_) => Reason::InvalidClient,
+            IdentityError::InvalidToken(_) => Reason::InvalidToken,
+            IdentityError::Unavailable { .. } => {
+                return Self::new(Reason::IssuerUnavailable, error.to_string()).after(5);
+            }
+        };
+        Self::new(reason, error.to_string())
+    }
+}
+
+impl From<IntentError> for Refusal {
+    fn from(error: IntentError) -> Self {
+        let reason = match &error {
+            IntentError::Details(_) => Reason::InvalidAuthorizationDetails,
+            IntentError::TwoIntents
+            | IntentError::Jose(_)
+            | IntentError::Claim(_)
+            | IntentError::UnknownSigner
+            | IntentError::UnknownKey
+            | IntentError::KeyNotProved
+            | IntentError::OtherKey
+            | IntentError::OtherToken
+            | IntentError::NoTokenHash
+            | IntentError::OtherMission { .. } => Reason::InvalidIntent,
+        };
+        Self::new(reason, error.to_string())
+    }
+}
+
+impl From<AgentError> for Refusal {
+    fn from(error: AgentError) -> Self {
+        let detail = error.to_string();
+        match error {
+            AgentError::Unknown | AgentError::OtherClient { .. } => {
+                Self::new(Reason::UnknownAgent, detail)
+            }
+            AgentError::OtherIntent { .. } => Self::new(Reason::InvalidIntent, detail),
+            AgentError::Held { .. } | AgentError::Ended { .. } => {
+                Self::new(Reason::AgentNotInStanding, detail)
+            }
+            AgentError::TooMany { retry_after, .. } => {
+                Self::new(Reason::TooManyRequests, detail).exact().after(seconds(retry_after))
+            }
+        }
+    }
+}
+
+impl From<Denied> for Refusal {
+    /// Exact from the moment the mission is one of the agent's own: a caller learns about its own
+    /// missions and about nothing else.
+    fn from(denied: Denied) -> Self {
+        let reason = match denied.reason {
+            Denial::UnknownMission => Reason::UnknownMission,
+            Denial::AmbiguousMission => Reason::AmbiguousMission,
+            Denial::MissionEnded => Reason::MissionEnded,
+            Denial::SignerNotAccepted => Reason::SignerNotAccepted,
+            Denial::UnknownTarget => Reason::UnknownTarget,
+            Denial::InvalidAuthorizationDetails => Reason::InvalidAuthorizationDetails,
+            Denial::ExceedsIntent => Reason::ExceedsIntent,
+            Denial::ExceedsMission => Reason::ExceedsMission,
+            Denial::ExceedsAgentCeiling => Reason::ExceedsAgentCeiling,
+            Denial::ExceedsTargetCeiling => Reason::ExceedsTargetCeiling,
+            Denial::Undecidable => Reason::Undecidable,
+            Denial::LifetimeOutOfRange => Reason::LifetimeOutOfRange,
+            Denial::RequirementUnmet => Reason::RequirementUnmet,
+            Denial::ConditionUnmet => Reason::ConditionUnmet,
+            Denial::ForbiddenByPolicy => Reason::ForbiddenByPolicy,
+            Denial::TetherMissing => Reason::TetherMissing,
+            Denial::Held => Reason::Held,
+        };
+        let exact = denied.mission.is_some() || denied.reason == Denial::AmbiguousMission;
+        let refusal = Self::new(reason, denied.detail).at(denied.at);
+        if exact { refusal.exact() } else { refusal }
+    }
+}
+
+impl From<ConnectorError> for Refusal {
+    fn from(error: ConnectorError) -> Self {
+        let detail = error.to_string();
+        match error {
+            ConnectorError::Refused(_) => Self::new(Reason::TargetRefused, detail),
+            ConnectorError::Inexpressible(_) => Self::new(Reason::TargetInexpressible, detail),
+            // The answer was lost: the lease stays open until whatever was made must be dead.
+            ConnectorError::Unavailable(_) | ConnectorError::Unknown(_) => {
+                Self::new(Reason::TargetUnavailable, detail).after(5)
+            }
+        }
+    }
+}
+
+impl From<LeaseError> for Refusal {
+    fn from(error: LeaseError) -> Self {
+        let detail = error.to_string();
+        match error {
+            LeaseError::Store(error) => error.into(),
+            LeaseError::Fences(error) => error.into(),
+            LeaseError::Stale(error) => error.into(),
+            LeaseError::Replayed => Self::new(Reason::IntentSpent, detail).exact(),
+            LeaseError::TooMany(_) => Self::new(Reason::TooManyLeases, detail).exact().after(30),
+            LeaseError::Fenced(_) | LeaseError::Closed(_) => {
+                Self::new(Reason::RevokedMeanwhile, detail).exact()
+            }
+            LeaseError::DecideAgain
+            | LeaseError::Unreplicated
+            | LeaseError::TooLate
+            | LeaseError::Contended(_) => Self::new(Reason::StoreUnavailable, detail).after(1),
+            LeaseError::Forged(_)
+            | LeaseError::Unwritable(..)
+            | LeaseError::NotLocal(_)
+            | LeaseError::Seal(_) => Self::new(Reason::Internal, detail),
+        }
+    }
+}
+
+impl From<StoreError> for Refusal {
+    fn from(error: StoreError) -> Self {
+        Self::new(Reason::StoreUnavailable, error.to_string()).after(1)
+    }
+}
+
+impl From<Stale> for Refusal {
+    fn from(stale: Stale) -> Self {
+        Self::new(Reason::StaleView, stale.to_string()).after(1)
+    }
+}
+
+impl From<FenceError> for Refusal {
+    fn from(error: FenceError) -> Self {
+        Self::new(Reason::StoreUnavailable, error.to_string()).after(1)
+    }
+}
+
+impl From<KeyringError> for Refusal {
+    fn from(error: KeyringError) -> Self {
+        Self::new(Reason::Internal, error.to_string())
+    }
+}
+
+fn seconds(duration: std::time::Duration) -> u32 {
+    u32::try_from(duration.as_secs()).unwrap_or(u32::MAX).max(1)
+}
