@@ -1,0 +1,282 @@
+//! The composition root: settings in, a broker out. The only place that knows every room at once.
+
+use super::output::Failure;
+use crate::agents::Registry;
+use crate::audit::Sealing;
+use crate::broker::operators::Operators;
+use crate::broker::release::ResourceServers;
+use crate::broker::{
+    Broker, Bundle, OperatorSettings, Parts, ResourceServerSettings, Role, RoleRule, SourceKind,
+    SourceSettings,
+};
+use crate::client::http_client;
+use crate::clock::Clock;
+use crate::config::{ResourceServerProof, Settings, StoreSettings, sealing_key, secret_reference};
+use crate::connectors::{Connectors, Setup};
+use crate::fences::Fences;
+use crate::identity::{ClientSettings, Identity};
+use crate::intent::Intents;
+use crate::jose::{Keyring, Purpose};
+use crate::leases::{Leases, Sweeper};
+use crate::policy::Policy;
+use crate::secret::Sealer;
+use crate::store::embedded::Embedded;
+use crate::store::redis::{Redis, RedisSettings};
+use crate::store::Store;
+use ring::digest::{SHA256, digest};
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// How long one call to a downstream may take in all.
+const CALL_TIMEOUT: Duration = Duration::from_secs(8);
+
+/// A broker and what keeps it going for as long as it is held.
+#[derive(Debug)]
+pub struct Composed {
+    pub broker: Arc<Broker>,
+    pub store: Arc<dyn Store>,
+    pub keyring: Arc<Keyring>,
+    pub clock: Arc<dyn Clock>,
+    _sweeper: Arc<Sweeper>,
+    sealing: Option<Arc<Sealing>>,
+    /// SHA-256 of the tokens that the development broker made for itself.
+    development_tokens: Vec<[u8; 32]>,
+}
+
+impl Composed {
+    /// Opens the store, the keys and the logs, checks that the store is fit, and builds the broker.
+    pub async fn open(
+        settings: &Settings,
+        clock: Arc<dyn Clock>,
+        development_tokens: Vec<[u8; 32]>,
+    ) -> Result<Self, Failure> {
+        let store = open_store(&settings.broker.store).await?;
+        let unfit = store.check().await.map_err(|error| Failure::failed(error.to_string()))?;
+        if !unfit.is_empty() {
+            return Err(Failure::failed(format!("the store is not fit for use:\n  {}", unfit.join("\n  "))));
+        }
+        Self::over(store, settings, clock, development_tokens).await
+    }
+
+    /// The same over a store that is open already.
+    pub async fn over(
+        store: Arc<dyn Store>,
+        settings: &Settings,
+        clock: Arc<dyn Clock>,
+        development_tokens: Vec<[u8; 32]>,
+    ) -> Result<Self, Failure> {
+        let failed = |error: &dyn std::fmt::Display| Failure::failed(error.to_string());
+        let sealer = sealer(settings)?;
+        let keyring = Keyring::open(store.clone(), sealer.clone(), clock.now())
+            .await
+            .map_err(|error| failed(&error))?;
+        let keyring = Arc::new(keyring);
+        keyring.clone().keep_fresh(clock.clone());
+        let fences = Fences::start(store.clone(), clock.clone(), settings.broker.fence_view_max_age);
+        let leases = Arc::new(Leases::new(store.clone(), sealer, clock.clone()));
+        let bundle = bundle(settings, &keyring, &clock, &development_tokens)?;
+        let connectors = Arc::new(arc_swap::ArcSwap::new(bundle.connectors.clone()));
+        let current = connectors.clone();
+        let sweeper = Sweeper::new(
+            leases.clone(),
+            fences.clone(),
+            Arc::new(move |target| current.load().get(target).cloned()),
+        )
+        .start(clock.clone());
+        let sealing = settings.broker.audit_path.as_ref().map(|path| {
+            let signer = keyring.clone();
+            let sign = move |claims: &[u8]| {
+                let claims: serde_json::Value =
+                    serde_json::from_slice(claims).map_err(|error| error.to_string())?;
+                signer
+                    .sign(&Purpose::Checkpoint, "dayfly-checkpoint+jwt", &claims)
+                    .map(|(jws, _)| jws.expose().clone())
+                    .map_err(|error| error.to_string())
+            };
+            Sealing::start(store.clone(), clock.clone(), path.clone(), Box::new(sign))
+        });
+        let parts = Parts {
+            url: settings.broker.url.clone(),
+            clock: clock.clone(),
+            store: store.clone(),
+            fences,
+            leases,
+            sweeper: sweeper.clone(),
+            keyring: keyring.clone(),
+            connectors,
+        };
+        let broker = Arc::new(Broker::new(parts, bundle));
+        Ok(Self { broker, store, keyring, clock, _sweeper: sweeper, sealing, development_tokens })
+    }
+
+    /// Swaps everything or keeps everything.
+    pub fn reload(&self, settings: &Settings) -> Result<(), Failure> {
+        if settings.broker.url != self.broker.url() {
+            return Err(Failure::failed(
+                "`url` cannot change under a running broker: tokens carry it; restart instead",
+            ));
+        }
+        let bundle = bundle(settings, &self.keyring, &self.clock, &self.development_tokens)?;
+        self.broker.reload(bundle);
+        Ok(())
+    }
+
+    /// Seals and exports what is still open, before the process ends.
+    pub async fn finish(&self) {
+        if let Some(sealing) = &self.sealing {
+            sealing.finish().await;
+        }
+    }
+}
+
+async fn open_store(settings: &StoreSettings) -> Result<Arc<dyn Store>, Failure> {
+    let failed = |error: crate::store::StoreError| Failure { code: 6, ..Failure::failed(error.to_string()) };
+    match settings {
+        StoreSettings::Embedded { path } => Ok(Arc::new(Embedded::open(path).map_err(failed)?)),
+        StoreSettings::Redis { url, min_replicas } => {
+            let url = secret_reference(url).map_err(|error| Failure::failed(error.to_string()))?;
+            let settings = RedisSettings { min_replicas: *min_replicas, ..RedisSettings::new(url) };
+            Ok(Arc::new(Redis::connect(settings).await.map_err(failed)?))
+        }
+    }
+}
+
+fn sealer(settings: &Settings) -> Result<Sealer, Failure> {
+    let mut keys = Vec::new();
+    for reference in &settings.broker.sealing_keys {
+        keys.push(sealing_key(reference).map_err(|error| Failure::failed(error.to_string()))?);
+    }
+    Sealer::new(&keys).map_err(|error| Failure::failed(error.to_string()))
+}
+
+/// Everything that a reload swaps.
+fn bundle(
+    settings: &Settings,
+    keyring: &Arc<Keyring>,
+    clock: &Arc<dyn Clock>,
+    development_tokens: &[[u8; 32]],
+) -> Result<Bundle, Failure> {
+    let http = http_client()?;
+    let url = &settings.broker.url;
+    let identity = |issuers, clients| {
+        Identity::new(issuers, clients, url.clone(), http.clone(), settings.broker.allow_loopback)
+            .map_err(|error| Failure::failed(error.to_string()))
+    };
+    let facts: BTreeSet<String> =
+        settings.issuers.iter().flat_map(|issuer| issuer.facts.keys().cloned()).collect();
+    let targets: Vec<_> =
+        settings.targets.iter().map(|(target, connector)| (target.id.clone(), connector.clone())).collect();
+    let setup = Setup {
+        keyring: keyring.clone(),
+        clock: clock.clone(),
+        broker_url: url,
+        fence_view_max_age: settings.broker.fence_view_max_age,
+        call_timeout: CALL_TIMEOUT,
+        resolve: &|text| secret_reference(text).map_err(|error| error.to_string()),
+    };
+    let connectors = Connectors::build(&targets, &setup).map_err(|wrong| together(&wrong))?;
+    let policy = Policy::new(
+        settings.missions.clone(),
+        settings.targets.iter().map(|(target, _)| target.clone()).collect(),
+        &settings.forbids,
+        settings.hash.clone(),
+        &facts.into_iter().collect::<Vec<_>>(),
+    )
+    .map_err(|wrong| together(&wrong))?;
+    let operators = match &settings.operators {
+        Some(table) => Some(identity(vec![table.issuer.clone()], Vec::new())?),
+        None => None,
+    };
+    let (servers, clients) = resource_servers(settings)?;
+    Ok(Bundle {
+        identity: identity(settings.issuers.clone(), settings.clients.clone())?,
+        intents: Intents::new(url.clone(), settings.intent_issuers.clone())
+            .map_err(|error| Failure::failed(error.to_string()))?,
+        agents: Registry::new(settings.agents.clone())
+            .map_err(|error| Failure::failed(error.to_string()))?,
+        policy,
+        connectors: Arc::new(connectors),
+        resource_servers: ResourceServers::new(identity(Vec::new(), clients)?, servers),
+        operators: Operators::new(operators, operator_settings(settings, development_tokens)?),
+        sources: sources(settings)?,
+        hash: settings.hash.clone(),
+    })
+}
+
+fn together(wrong: &[impl std::fmt::Display]) -> Failure {
+    let lines: Vec<_> = wrong.iter().map(ToString::to_string).collect();
+    Failure::failed(lines.join("\n"))
+}
+
+fn operator_settings(
+    settings: &Settings,
+    development_tokens: &[[u8; 32]],
+) -> Result<OperatorSettings, Failure> {
+    let mut roles = Vec::new();
+    for rule in settings.operators.iter().flat_map(|table| &table.roles) {
+        let role = match rule.role.as_str() {
+            "viewer" => Role::Viewer,
+            "reviewer" => Role::Reviewer,
+            "operator" => Role::Operator,
+            "admin" => Role::Admin,
+            other => return Err(Failure::failed(format!("`{other}` is no role"))),
+        };
+        roles.push(RoleRule { role, claims: rule.claims.clone() });
+    }
+    Ok(OperatorSettings { roles, development_tokens: development_tokens.to_vec() })
+}
+
+fn resource_servers(
+    settings: &Settings,
+) -> Result<(Vec<ResourceServerSettings>, Vec<ClientSettings>), Failure> {
+    let mut servers = Vec::new();
+    let mut clients = Vec::new();
+    for table in &settings.resource_servers {
+        let secret_sha256 = match &table.proof {
+            ResourceServerProof::Secret(reference) => {
+                let secret = secret_reference(reference)
+                    .map_err(|error| Failure::failed(error.to_string()))?;
+                digest(&SHA256, secret.expose().as_bytes()).as_ref().try_into().ok()
+            }
+            ResourceServerProof::Keys(keys) => {
+                clients.push(ClientSettings {
+                    agent: table
+                        .name
+                        .parse()
+                        .map_err(|error| Failure::failed(format!("resource server: {error}")))?,
+                    keys: keys.clone(),
+                    legacy_audience: false,
+                });
+                None
+            }
+        };
+        servers.push(ResourceServerSettings {
+            name: table.name.clone(),
+            secret_sha256,
+            audiences: table.audiences.clone(),
+        });
+    }
+    Ok((servers, clients))
+}
+
+fn sources(settings: &Settings) -> Result<Vec<SourceSettings>, Failure> {
+    let mut sources = Vec::new();
+    for table in &settings.sources {
+        let kind = match table.kind.as_str() {
+            "github" => SourceKind::Github,
+            "gitlab" => SourceKind::Gitlab,
+            "generic" => SourceKind::Generic,
+            other => return Err(Failure::failed(format!("`{other}` is no kind of source"))),
+        };
+        sources.push(SourceSettings {
+            name: table.name.clone(),
+            kind,
+            secret: secret_reference(&table.secret)
+                .map_err(|error| Failure::failed(error.to_string()))?,
+            issuer_url: table.issuer_url.clone(),
+            may_end: table.may_end.clone(),
+        });
+    }
+    Ok(sources)
+}

@@ -1,0 +1,148 @@
+//! `dayfly serve`: listens until it is told to stop, drains, and swaps its configuration on SIGHUP.
+
+use super::compose::Composed;
+use super::output::{Failure, Output};
+use crate::clock::SystemClock;
+use crate::config::{self, Settings};
+use crate::http::{Bound, DoorSettings, ListenSettings, Rate, TlsFiles, health_router, router};
+use crate::telemetry::{LogFormat, Metrics, init_log};
+use clap::Args;
+use std::num::NonZeroU32;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
+
+#[derive(Debug, Args)]
+pub struct ServeArgs {
+    /// The configuration folder. Without it: a development broker on loopback with its state in
+    /// `--state`, that knows no agent yet.
+    #[arg(long, env = "DAYFLY_CONFIG")]
+    config: Option<PathBuf>,
+    /// Where the development broker keeps its state.
+    #[arg(long, default_value = ".dayfly", conflicts_with = "config")]
+    state: PathBuf,
+    /// Log lines as JSON.
+    #[arg(long, env = "DAYFLY_LOG_JSON")]
+    log_json: bool,
+    /// A level, or directives such as `info,dayfly::leases=debug`.
+    #[arg(long, env = "DAYFLY_LOG", default_value = "info")]
+    log: String,
+}
+
+pub async fn serve(args: ServeArgs, output: &Output) -> Result<u8, Failure> {
+    let format = if args.log_json { LogFormat::Json } else { LogFormat::Human };
+    init_log(format, &args.log).map_err(|error| Failure::usage(error.to_string()))?;
+    let metrics = Metrics::install().map_err(|error| Failure::failed(error.to_string()))?;
+    let (settings, tokens) = match &args.config {
+        Some(dir) => (load(dir)?, Vec::new()),
+        None => development(&args.state, output)?,
+    };
+    for warning in &settings.warnings.0 {
+        tracing::warn!("{}", warning.message);
+    }
+
+    let composed = Composed::open(&settings, Arc::new(SystemClock::new()), tokens).await?;
+    let doors = door_settings(&settings);
+    let public = bind(ListenSettings {
+        tls: settings.broker.tls.as_ref().map(|tls| TlsFiles {
+            certificate: tls.certificate.clone(),
+            key: tls.key.clone(),
+        }),
+        ..ListenSettings::on(settings.broker.listen)
+    })
+    .await?;
+    let health = bind(ListenSettings::on(settings.broker.health_listen)).await?;
+    tracing::info!(
+        url = settings.broker.url,
+        listen = %public.address(),
+        health = %health.address(),
+        config = settings.hash,
+        "dayfly serves"
+    );
+
+    let (stop, stopped) = watch::channel(false);
+    let wait = |mut stopped: watch::Receiver<bool>| async move {
+        // The sender is dropped only when this process ends: that is a stop, too.
+        drop(stopped.wait_for(|stop| *stop).await);
+    };
+    let tls = public.tls_reload();
+    let serving = tokio::spawn(public.serve(router(composed.broker.clone(), &doors), wait(stopped.clone())));
+    let watching =
+        tokio::spawn(health.serve(health_router(composed.broker.clone(), metrics, &doors), wait(stopped)));
+
+    let mut hangup = signal(SignalKind::hangup()).map_err(|error| Failure::failed(error.to_string()))?;
+    let mut terminate = signal(SignalKind::terminate()).map_err(|error| Failure::failed(error.to_string()))?;
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(|error| Failure::failed(error.to_string()))?;
+    loop {
+        tokio::select! {
+            _ = hangup.recv() => {
+                if let Some(dir) = &args.config {
+                    reload(dir, &composed);
+                }
+                if let Some(tls) = &tls && let Err(error) = tls.reload().await {
+                    tracing::error!(%error, "the certificate was not swapped");
+                }
+            }
+            _ = terminate.recv() => break,
+            _ = interrupt.recv() => break,
+        }
+    }
+    tracing::info!("stopping: requests under way are finished, new ones are refused");
+    drop(stop.send(true));
+    drop(serving.await);
+    drop(watching.await);
+    composed.finish().await;
+    Ok(0)
+}
+
+fn load(dir: &Path) -> Result<Settings, Failure> {
+    config::load(dir)
+        .and_then(|document| document.resolve())
+        .map_err(|problems| Failure::failed(format!("{problems}\nnothing was started")))
+}
+
+/// Everything or nothing: a folder with a mistake in it leaves the broker as it was.
+fn reload(dir: &Path, composed: &Composed) {
+    let swapped = load(dir).and_then(|settings| {
+        composed.reload(&settings)?;
+        Ok(settings)
+    });
+    match swapped {
+        Ok(settings) => tracing::info!(config = settings.hash, "the configuration was swapped"),
+        Err(failure) => tracing::error!(
+            kept = composed.broker.config_hash(),
+            "the configuration was kept: {}",
+            failure.message
+        ),
+    }
+}
+
+fn development(state: &Path, output: &Output) -> Result<(Settings, Vec<[u8; 32]>), Failure> {
+    let made = config::development(state.to_owned()).map_err(|error| Failure::failed(error.to_string()))?;
+    let token = super::operator_token(&made.dir)?;
+    output.notice(&format!(
+        "DEVELOPMENT BROKER: loopback, one node, no agents. State: {}. Operator token: {}",
+        made.dir.display(),
+        token.path.display()
+    ));
+    Ok((made.settings, vec![token.sha256]))
+}
+
+pub fn door_settings(settings: &Settings) -> DoorSettings {
+    let limits = &settings.broker.limits;
+    let per_minute = limits.per_address_per_minute.max(60);
+    let rate = Rate {
+        per_second: NonZeroU32::new(per_minute / 60).unwrap_or(NonZeroU32::MIN),
+        burst: NonZeroU32::new(per_minute).unwrap_or(NonZeroU32::MIN),
+    };
+    DoorSettings {
+        trusted_proxies: limits.trusted_proxies.iter().map(|address| (*address).into()).collect(),
+        rate,
+        ..DoorSettings::default()
+    }
+}
+
+pub async fn bind(settings: ListenSettings) -> Result<Bound, Failure> {
+    Bound::bind(settings).await.map_err(|error| Failure::failed(error.to_string()))
+}
