@@ -57,6 +57,7 @@ pub struct Broker {
     pub(in crate::broker) leases: Arc<Leases>,
     pub(in crate::broker) sweeper: Arc<Sweeper>,
     pub(in crate::broker) keyring: Arc<Keyring>,
+    connectors: Arc<ArcSwap<Connectors>>,
     pub(in crate::broker) record: record::Recorder,
     pub(in crate::broker) bundle: ArcSwap<Bundle>,
 }
@@ -72,6 +73,8 @@ pub struct Parts {
     pub leases: Arc<Leases>,
     pub sweeper: Arc<Sweeper>,
     pub keyring: Arc<Keyring>,
+    /// Shared with the sweeper, which ends what older configurations minted.
+    pub connectors: Arc<ArcSwap<Connectors>>,
 }
 
 impl Broker {
@@ -85,6 +88,7 @@ impl Broker {
             leases: parts.leases,
             sweeper: parts.sweeper,
             keyring: parts.keyring,
+            connectors: parts.connectors,
             bundle: ArcSwap::from_pointee(bundle),
         }
     }
@@ -101,12 +105,8 @@ impl Broker {
 
     /// Swaps everything at once. Requests under way finish on the bundle they began with.
     pub fn reload(&self, bundle: Bundle) {
+        self.connectors.store(bundle.connectors.clone());
         self.bundle.store(Arc::new(bundle));
-    }
-
-    /// The connector of a target, for the sweeper.
-    pub fn connectors(&self) -> Arc<Connectors> {
-        self.bundle.load().connectors.clone()
     }
 
     /// Ready = this replica would answer: a fresh view, a store fit for use. Otherwise, why not.
