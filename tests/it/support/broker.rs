@@ -1,0 +1,345 @@
+//! A whole broker in this process, on loopback, over the embedded store or over a real Redis, with a
+//! real issuer beside it. Everything between is what `dayfly serve` runs.
+
+use super::issuer::Issuer;
+use dayfly::cli::compose::Composed;
+use dayfly::clock::{Clock, SystemClock};
+use dayfly::config;
+use dayfly::http::{Bound, DoorSettings, ListenSettings, router};
+use dayfly::jose::{Algorithm, SigningKey};
+use dayfly::store::Store;
+use dayfly::store::embedded::Embedded;
+use serde_json::{Value, json};
+use std::sync::Arc;
+use tokio::sync::oneshot;
+
+/// The token that operators' tests use; the broker knows its SHA-256.
+pub const OPERATOR_TOKEN: &str = "dayflyop_integration-tests";
+pub const SERVER_SECRET: &str = "resource-server-secret";
+
+pub struct TestBroker {
+    pub url: String,
+    pub issuer: Arc<Issuer>,
+    pub composed: Composed,
+    pub http: reqwest::Client,
+    /// The deployer's key: registered for its intents.
+    pub key: SigningKey,
+    pub folder: tempfile::TempDir,
+    stop: Option<oneshot::Sender<()>>,
+}
+
+/// What a test may change before the broker starts.
+pub struct Setup {
+    pub store: Option<Arc<dyn Store>>,
+    pub issuer: Option<Arc<Issuer>>,
+    pub key: Option<SigningKey>,
+    pub clock: Arc<dyn Clock>,
+    /// Added to the configuration.
+    pub more: String,
+    pub sealing_key: [u8; 32],
+}
+
+impl Default for Setup {
+    fn default() -> Self {
+        Self {
+            store: None,
+            issuer: None,
+            key: None,
+            clock: Arc::new(SystemClock::new()),
+            more: String::new(),
+            sealing_key: [7; 32],
+        }
+    }
+}
+
+impl TestBroker {
+    pub async fn start() -> Self {
+        Self::with(Setup::default()).await
+    }
+
+    pub async fn with(setup: Setup) -> Self {
+        drop(rustls::crypto::ring::default_provider().install_default());
+        let issuer = match setup.issuer {
+            Some(issuer) => issuer,
+            None => Arc::new(Issuer::start().await),
+        };
+        let key = setup.key.unwrap_or_else(|| {
+            SigningKey::generate(Algorithm::Es256).unwrap().named_by_thumbprint()
+        });
+        let bound = Bound::bind(ListenSettings::on("127.0.0.1:0".parse().unwrap())).await.unwrap();
+        let url = format!("http://{}", bound.address());
+        let folder = tempfile::tempdir().unwrap();
+        write_files(folder.path(), &key, &setup.sealing_key);
+        let text = configuration(&url, &issuer.url) + &setup.more;
+        let files = vec![("test.toml".to_owned(), text)];
+        let settings = config::load_with(files, folder.path().to_owned())
+            .and_then(|document| document.resolve())
+            .unwrap_or_else(|problems| panic!("{problems}"));
+        let store = setup.store.unwrap_or_else(|| Arc::new(Embedded::in_memory().unwrap()));
+        let tokens = vec![sha256(OPERATOR_TOKEN.as_bytes())];
+        let composed = Composed::over(store, &settings, setup.clock, tokens).await.unwrap();
+        let (stop, stopped) = oneshot::channel::<()>();
+        let app = router(composed.broker.clone(), &DoorSettings::default());
+        tokio::spawn(bound.serve(app, async move { drop(stopped.await) }));
+        let broker = Self {
+            url,
+            issuer,
+            composed,
+            http: dayfly::client::http_client().unwrap(),
+            key,
+            folder,
+            stop: Some(stop),
+        };
+        broker.until_fresh().await;
+        broker
+    }
+
+    /// The fence view of a broker that has just started is not there yet.
+    async fn until_fresh(&self) {
+        for _ in 0..200 {
+            if self.composed.broker.ready().await.is_ok() {
+                return;
+            }
+            tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+        }
+        panic!("not ready: {:?}", self.composed.broker.ready().await);
+    }
+
+    pub fn now(&self) -> i64 {
+        self.composed.clock.now().unix_timestamp()
+    }
+
+    /// Claims of the deployer's platform token, good in every way.
+    pub fn platform_claims(&self) -> Value {
+        let now = self.now();
+        json!({
+            "iss": self.issuer.url, "sub": "repo:acme/checkout:ref:refs/heads/main",
+            "aud": self.url, "iat": now, "nbf": now, "exp": now + 300, "jti": unique(),
+            "repository": "acme/checkout", "repository_id": "1234", "environment": "production",
+            "run_id": "77", "run_attempt": "1", "sha": "c0ffee",
+        })
+    }
+
+    pub fn platform_token(&self) -> String {
+        self.issuer.sign(&self.platform_claims())
+    }
+
+    /// Claims of an intent that the mission allows, bound to this subject token.
+    pub fn intent_claims(&self, subject_token: &str) -> Value {
+        let now = self.now();
+        json!({
+            "iss": "deployer", "sub": "deployer", "client_id": "deployer", "aud": self.url,
+            "iat": now, "nbf": now, "exp": now + 120, "jti": unique(),
+            "mission": { "id": "deploy-checkout" },
+            "authorization_details": [{
+                "type": "access_token", "identifier": "deploy-api",
+                "actions": ["deploy:write"], "locations": ["https://deploy.example/checkout"],
+            }],
+            "intent": { "goal": "Deploy checkout 1.42" },
+            "subject_token_hash": b64(&sha256(subject_token.as_bytes())),
+        })
+    }
+
+    pub fn sign_intent(&self, claims: &Value) -> String {
+        self.key.sign("intent+jwt", self.key.verifying().kid(), claims, false).unwrap()
+    }
+
+    /// A form that is granted as it is.
+    pub fn good_form(&self) -> Vec<(String, String)> {
+        let token = self.platform_token();
+        let intent = self.sign_intent(&self.intent_claims(&token));
+        form(&[
+            ("grant_type", "urn:ietf:params:oauth:grant-type:token-exchange"),
+            ("subject_token", &token),
+            ("subject_token_type", "urn:ietf:params:oauth:token-type:jwt"),
+            ("audience", "deploy-api"),
+            ("intent", &intent),
+        ])
+    }
+
+    pub async fn post(&self, path: &str, form: &[(String, String)]) -> Answer {
+        let request = self.http.post(format!("{}{path}", self.url)).form(form);
+        Answer::of(request.send().await.unwrap()).await
+    }
+
+    pub async fn exchange(&self, form: &[(String, String)]) -> Answer {
+        self.post("/token", form).await
+    }
+
+    /// A good exchange, granted.
+    pub async fn issue(&self) -> Value {
+        let answer = self.exchange(&self.good_form()).await;
+        assert_eq!(answer.status, 200, "{}", answer.body);
+        answer.body
+    }
+
+    pub async fn introspect(&self, token: &str) -> Answer {
+        let request = self
+            .http
+            .post(format!("{}/introspect", self.url))
+            .basic_auth("deploy-api", Some(SERVER_SECRET))
+            .form(&[("token", token)]);
+        Answer::of(request.send().await.unwrap()).await
+    }
+
+    pub async fn is_active(&self, token: &str) -> bool {
+        let answer = self.introspect(token).await;
+        assert_eq!(answer.status, 200, "{}", answer.body);
+        answer.body["active"].as_bool().unwrap()
+    }
+
+    pub async fn admin(&self, method: &str, path: &str, body: Option<Value>) -> Answer {
+        let mut request = self
+            .http
+            .request(method.parse().unwrap(), format!("{}/admin/v1{path}", self.url))
+            .bearer_auth(OPERATOR_TOKEN);
+        if let Some(body) = body {
+            request = request.json(&body);
+        }
+        Answer::of(request.send().await.unwrap()).await
+    }
+
+    pub async fn revoke(&self, selector: Value) -> Answer {
+        let body = json!({ "selector": selector, "reason": "a test says so" });
+        self.admin("POST", "/revocations", Some(body)).await
+    }
+}
+
+impl Drop for TestBroker {
+    fn drop(&mut self) {
+        if let Some(stop) = self.stop.take() {
+            drop(stop.send(()));
+        }
+    }
+}
+
+/// An answer of a door, whatever it was.
+#[derive(Debug)]
+pub struct Answer {
+    pub status: u16,
+    pub headers: reqwest::header::HeaderMap,
+    pub body: Value,
+}
+
+impl Answer {
+    pub async fn of(response: reqwest::Response) -> Self {
+        let status = response.status().as_u16();
+        let headers = response.headers().clone();
+        let bytes = response.bytes().await.unwrap();
+        let body = serde_json::from_slice(&bytes)
+            .unwrap_or_else(|_| Value::String(String::from_utf8_lossy(&bytes).into_owned()));
+        Self { status, headers, body }
+    }
+
+    pub fn error(&self) -> &str {
+        self.body["error"].as_str().unwrap_or("")
+    }
+
+    pub fn reason(&self) -> &str {
+        self.body["dayfly_reason"].as_str().unwrap_or("")
+    }
+}
+
+pub fn form(fields: &[(&str, &str)]) -> Vec<(String, String)> {
+    fields.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
+}
+
+/// The form with one field changed.
+pub fn with(mut fields: Vec<(String, String)>, name: &str, value: &str) -> Vec<(String, String)> {
+    fields.retain(|(known, _)| known != name);
+    fields.push((name.to_owned(), value.to_owned()));
+    fields
+}
+
+/// The form without one field.
+pub fn without(mut fields: Vec<(String, String)>, name: &str) -> Vec<(String, String)> {
+    fields.retain(|(known, _)| known != name);
+    fields
+}
+
+pub fn unique() -> String {
+    dayfly::ids::draw_uuid().to_string()
+}
+
+pub fn sha256(bytes: &[u8]) -> [u8; 32] {
+    ring::digest::digest(&ring::digest::SHA256, bytes).as_ref().try_into().unwrap()
+}
+
+pub fn b64(bytes: &[u8]) -> String {
+    use base64::Engine as _;
+    base64::engine::general_purpose::URL_SAFE_NO_PAD.encode(bytes)
+}
+
+fn write_files(folder: &std::path::Path, key: &SigningKey, sealing: &[u8; 32]) {
+    use base64::Engine as _;
+    use std::os::unix::fs::PermissionsExt as _;
+    let sealing = base64::engine::general_purpose::STANDARD.encode(sealing);
+    let keys = json!({ "keys": [key.public_jwk()] }).to_string();
+    for (name, text) in [
+        ("sealing.key", sealing.as_str()),
+        ("server.secret", SERVER_SECRET),
+        ("hook.secret", "hook-secret"),
+        ("deployer.jwks.json", &keys),
+    ] {
+        let path = folder.join(name);
+        std::fs::write(&path, text).unwrap();
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).unwrap();
+    }
+}
+
+fn configuration(url: &str, issuer: &str) -> String {
+    format!(
+        r#"
+[broker]
+url = "{url}"
+store = {{ embedded = "unused.redb" }}
+keys = {{ sealing = ["file:sealing.key"] }}
+audit = {{ path = "audit" }}
+
+[issuer.ci]
+url = "{issuer}"
+audience = "{url}"
+algorithms = ["RS256"]
+facts = {{ "pipeline.run_id" = "run_id", "pipeline.run_attempt" = "run_attempt", "pipeline.repository_id" = "repository_id", "pipeline.environment" = "environment", "pipeline.sha" = "sha" }}
+
+[agent.deployer]
+owner = "payments@acme.example"
+purpose = "Deploys the checkout service"
+ends = 2099-01-01
+identity = {{ issuer = "ci", claims = {{ repository_id = "1234" }} }}
+intent_keys = "file:deployer.jwks.json"
+limits = {{ active = 100, per_minute = 100000 }}
+
+[mission.deploy-checkout]
+agents = ["deployer"]
+owner = "sre@acme.example"
+purpose = "Ship a reviewed checkout release"
+require = {{ "pipeline.environment" = "production" }}
+ttl = "10m"
+tether = ["pipeline"]
+allow = [
+  {{ target = "deploy-api", actions = ["deploy:write", "deploy:read"], locations = ["https://deploy.example/checkout"] }},
+  {{ target = "metrics-key", actions = ["metrics:read"], locations = ["https://metrics.example/*"] }},
+]
+
+[target.deploy-api]
+kind = "access_token"
+resources = ["https://deploy.example"]
+ceiling = {{ actions = ["deploy:*"], locations = ["https://deploy.example/*"] }}
+
+[target.metrics-key]
+kind = "api_key"
+ceiling = {{ actions = ["metrics:read"], locations = ["https://metrics.example/*"] }}
+
+[resource_server.deploy-api]
+secret = "file:server.secret"
+audiences = ["deploy-api", "https://deploy.example", "metrics-key"]
+
+[source.ci]
+kind = "generic"
+secret = "file:hook.secret"
+issuer = "ci"
+may_end = ["pipeline"]
+"#
+    )
+}
