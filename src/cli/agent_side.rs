@@ -18,7 +18,7 @@ use std::sync::Arc;
 #[derive(Debug, Args)]
 pub struct AskArgs {
     /// The broker's URL, exactly as it calls itself (its issuer identifier).
-    #[arg(long, env = "DAYFLY_URL", default_value = "http://127.0.0.1:8470")]
+    #[arg(long, env = "DAYFLY_URL", default_value = "http://127.0.0.1:8420")]
     url: String,
     /// The approved purpose.
     #[arg(long, env = "DAYFLY_MISSION")]
@@ -80,7 +80,7 @@ pub struct ExecArgs {
 #[derive(Debug, Args)]
 pub struct ReleaseArgs {
     /// The broker's URL.
-    #[arg(long, env = "DAYFLY_URL", default_value = "http://127.0.0.1:8470")]
+    #[arg(long, env = "DAYFLY_URL", default_value = "http://127.0.0.1:8420")]
     url: String,
     /// A file that holds the credential or its handle; `-` reads it from standard input.
     #[arg(long, default_value = "-")]

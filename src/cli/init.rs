@@ -143,7 +143,7 @@ fn mission(args: &GithubArgs, names: &Names) -> String {
 
 [broker]
 url     = {url}
-listen  = "127.0.0.1:8470"
+listen  = "127.0.0.1:8420"
 store   = {{ embedded = "dayfly.redb" }}
 keys    = {{ sealing = ["file:sealing.key"] }}   # head -c 32 /dev/urandom | base64 > sealing.key; chmod 600 sealing.key
 

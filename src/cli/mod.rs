@@ -50,7 +50,7 @@ enum Command {
 #[derive(Debug, Clone, Args)]
 pub struct OperatorArgs {
     /// The broker's URL.
-    #[arg(long, env = "DAYFLY_URL", default_value = "http://127.0.0.1:8470")]
+    #[arg(long, env = "DAYFLY_URL", default_value = "http://127.0.0.1:8420")]
     url: String,
     /// A file that holds the operator's token; default: what `dayfly login` stored.
     #[arg(long, env = "DAYFLY_OPERATOR_TOKEN_FILE")]

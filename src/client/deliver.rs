@@ -20,6 +20,10 @@ use subtle::ConstantTimeEq;
 pub struct Folder(PathBuf);
 
 impl Folder {
+    pub fn path(&self) -> &Path {
+        &self.0
+    }
+
     pub fn make(parent: &Path) -> Result<Self, ClientError> {
         let path = parent.join(format!("dayfly-{}", hex(&ids::random::<8>())));
         std::fs::DirBuilder::new().mode(0o700).create(&path).map_err(|error| local(&path, &error))?;
