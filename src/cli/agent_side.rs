@@ -202,7 +202,7 @@ pub fn read_key(path: &PathBuf) -> Result<SigningKey, Failure> {
     let text = std::fs::read_to_string(path)
         .map(Secret::new)
         .map_err(|error| Failure::usage(format!("the key {}: {error}", path.display())))?;
-    SigningKey::from_jwk_text(&text)
+    SigningKey::from_private_jwk(&text)
         .map_err(|error| Failure::usage(format!("the key {}: {error}", path.display())))
 }
 

@@ -84,7 +84,7 @@ impl Prover {
         });
         let kid = self.key.thumbprint().to_owned();
         self.key
-            .sign("client-authentication+jwt", Some(&kid), &claims)
+            .sign("client-authentication+jwt", Some(&kid), &claims, false)
             .map_err(|error| ClientError::Local(format!("the assertion cannot be signed: {error}")))
     }
 

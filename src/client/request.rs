@@ -79,17 +79,27 @@ pub async fn ask(
     wanted: &Wanted,
     now: OffsetDateTime,
 ) -> Result<TokenResponse, ClientError> {
-    let broker = client.broker();
+    let form = form(client.broker(), prover, wanted, now).await?;
+    client.token(&form).await
+}
+
+/// The token request: the proof, and an intent signed for it.
+pub async fn form(
+    broker: &str,
+    prover: &Prover,
+    wanted: &Wanted,
+    now: OffsetDateTime,
+) -> Result<Vec<(&'static str, String)>, ClientError> {
     let (mut form, subject_token) = prover.fields(broker, now).await?;
     let thumbprint = prover.key().thumbprint().to_owned();
     let claims = intent_claims(wanted, broker, &thumbprint, subject_token.as_ref(), now);
     let intent = prover
         .key()
-        .sign("intent+jwt", Some(&thumbprint), &claims)
+        .sign("intent+jwt", Some(&thumbprint), &claims, false)
         .map_err(|error| ClientError::Local(format!("the intent cannot be signed: {error}")))?;
     let grant = if subject_token.is_some() { TOKEN_EXCHANGE } else { CLIENT_CREDENTIALS };
     form.push(("grant_type", grant.to_owned()));
     form.push(("audience", wanted.target.clone()));
     form.push(("intent", intent));
-    client.token(&form).await
+    Ok(form)
 }
