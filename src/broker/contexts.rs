@@ -6,7 +6,7 @@
 
 use super::{Broker, Reason, Refusal};
 use crate::fences::{Dimension, FenceKind, LONGEST_LIFETIME, NewFence};
-use crate::policy::context_id;
+use crate::policy::contexts;
 use crate::secret::Secret;
 use crate::wire::{EndContextRequest, RevocationReceipt, Selector};
 use axum::http::HeaderMap;
@@ -168,7 +168,11 @@ fn ended(
     };
     allowed(source, &owner)?;
     let facts = facts.as_object().map(|map| map.clone().into_iter().collect()).unwrap_or_default();
-    Ok(context_id(kind, &facts).map(|id| (kind.to_owned(), id)).into_iter().collect())
+    // The narrowest: the end of one attempt must not refuse the next attempt of the same run.
+    let found = contexts(kind, &facts).map_err(|missing| {
+        Refusal::new(Reason::MalformedRequest, format!("the message lacks {missing}")).exact()
+    })?;
+    Ok(found.into_iter().next_back().into_iter().collect())
 }
 
 fn allowed(source: &SourceSettings, what: &str) -> Result<(), Refusal> {

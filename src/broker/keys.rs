@@ -18,7 +18,7 @@ impl Broker {
         let url = &self.url;
         let bundle = self.bundle.load();
         let mut types: Vec<_> =
-            bundle.policy.targets().map(|target| target.vocabulary.detail_type()).collect();
+            bundle.policy.targets().flat_map(|target| target.vocabulary.detail_types()).collect();
         types.sort_unstable();
         types.dedup();
         json!({

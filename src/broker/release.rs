@@ -2,13 +2,16 @@
 
 use super::{Broker, Reason, Refusal};
 use crate::connectors::{api_key, handle};
-use crate::identity::{ClientAuthentication, Identity, Presented};
-use crate::ids::LeaseId;
-use crate::jose::{self, Compact, Purpose, TypRule};
+use crate::identity::{Identity, Presented};
+use crate::ids::{LeaseId, ShardId};
+use crate::jose::{Algorithm, Compact, Purpose, TypRule};
 use crate::leases::Lease;
+use crate::replay::ReplayMark;
+use crate::store::{Guard, Key, Outcome, Transaction, Write, settle};
 use ring::digest::{SHA256, digest};
 use serde_json::Value;
 use subtle::ConstantTimeEq;
+use time::OffsetDateTime;
 
 /// Longest credential string that is looked at.
 const MAX_TOKEN: usize = 16 * 1024;
@@ -66,17 +69,17 @@ impl Broker {
     /// The caller of `/introspect`. It must authenticate, or the endpoint would be an oracle.
     pub async fn resource_server(&self, presented: &Presented) -> Result<ResourceServer, Refusal> {
         let bundle = self.bundle.load_full();
-        let known = match &presented.client {
-            ClientAuthentication::Basic { id, secret } => {
-                bundle.resource_servers.by_secret(id, secret.expose())
+        let known = match (&presented.basic, &presented.client_assertion) {
+            (Some(basic), None) => {
+                bundle.resource_servers.by_secret(&basic.id, basic.secret.expose())
             }
-            ClientAuthentication::Assertion(_) => {
+            (_, Some(_)) => {
                 let now = self.clock.now();
                 let caller = bundle.resource_servers.identity.verify(presented, now).await?;
                 self.spend(caller.replay(), now).await?;
                 bundle.resource_servers.by_name(caller.subject())
             }
-            ClientAuthentication::None => None,
+            (None, None) => None,
         };
         known.ok_or_else(|| Refusal::new(Reason::InvalidClient, "not a known resource server"))
     }
@@ -123,9 +126,7 @@ impl Broker {
         presented: &Presented,
     ) -> Result<Option<Lease>, Refusal> {
         let Ok(id) = token.parse::<LeaseId>() else { return Ok(None) };
-        if presented.subject_token.is_none()
-            && matches!(presented.client, ClientAuthentication::None)
-        {
+        if presented.subject_token.is_none() && presented.client_assertion.is_none() {
             return Ok(None);
         }
         let bundle = self.bundle.load_full();
@@ -136,11 +137,34 @@ impl Broker {
         Ok(lease.filter(|lease| agent.is_some_and(|agent| agent.id == lease.agent)))
     }
 
+    /// A proof that may be used once only is used up here, where no lease is reserved with it.
+    async fn spend(&self, marks: &[ReplayMark], now: OffsetDateTime) -> Result<(), Refusal> {
+        for mark in marks {
+            let key = Key {
+                shard: ShardId::INSTALLATION,
+                name: [b"spent/".as_slice(), &mark.hash].concat(),
+            };
+            let transaction = Transaction::new(key.shard, now + time::Duration::seconds(30))
+                .guard(Guard::Absent(key.clone()))
+                .write(Write::Put { key, value: Vec::new(), expires_at: Some(mark.keep_until) });
+            match settle(self.store.as_ref(), transaction).await? {
+                Outcome::Applied { .. } | Outcome::Unreplicated { .. } => {}
+                Outcome::Conflict { .. } => {
+                    return Err(Refusal::new(Reason::InvalidClient, "the assertion was used before"));
+                }
+                Outcome::TooLate => {
+                    return Err(Refusal::new(Reason::StoreUnavailable, "too late").after(1));
+                }
+            }
+        }
+        Ok(())
+    }
+
     fn lease_of_jwt(&self, token: &str) -> Option<LeaseId> {
         let parsed = Compact::parse(token, MAX_TOKEN, &TypRule::Exactly("at+jwt")).ok()?;
         let keys = self.keyring.verifying(&Purpose::AccessToken);
-        let candidates = keys.candidates(parsed.kid(), parsed.algorithm());
-        let verified = parsed.verify(&candidates, jose::Algorithm::ALL).ok()?;
+        let candidates = keys.candidates(parsed.kid(), parsed.alg());
+        let verified = parsed.verify(&candidates, &Algorithm::ALL).ok()?;
         let claims = verified.claims();
         if claims.get("iss").and_then(Value::as_str) != Some(self.url.as_str()) {
             return None;

@@ -1,11 +1,12 @@
 //! What operators see: leases, agents, who holds what, and why a request would be refused.
 
 use super::{Broker, Reason, Refusal};
-use crate::agents::Agent;
+use crate::agents::{Agent, AgentError};
 use crate::fences::{Dimension, DimensionKind, View};
 use crate::ids::{AgentId, LeaseId, MissionId, TargetId};
+use crate::intent::{Intent, SignerClass};
 use crate::leases::{Cursor, Filter, Lease, Leases, Standing};
-use crate::wire::{AgentView, ExplainAnswer, ExplainRequest, LeaseView, Page, Revocation};
+use crate::wire::{AgentView, ExplainAnswer, ExplainRequest, ExplainedCheck, LeaseView, Page, Revocation};
 use serde_json::Value;
 use time::OffsetDateTime;
 
@@ -88,11 +89,43 @@ impl Broker {
     pub async fn explain(&self, request: ExplainRequest) -> Result<ExplainAnswer, Refusal> {
         let view = self.view()?;
         let bundle = self.bundle.load_full();
-        let agent = bundle
-            .agents
-            .get(&request.agent)
-            .ok_or_else(|| not_found(request.agent.as_str()))?;
-        Ok(bundle.policy.explain_stated(&agent, request, &view, self.clock.now()))
+        let facts = request.facts.into_iter().collect();
+        let now = self.clock.now();
+        let agent = match bundle.agents.stated(&request.agent, facts, &view, now) {
+            Ok(agent) => agent,
+            Err(AgentError::Unknown) => return Err(not_found(request.agent.as_str())),
+            Err(error) => {
+                let refusal = Refusal::from(error);
+                let reason = refusal.reason.code().to_owned();
+                let check =
+                    ExplainedCheck { name: "agent".to_owned(), passed: false, detail: refusal.detail.clone() };
+                return Ok(ExplainAnswer {
+                    granted: false,
+                    reason: Some(reason),
+                    at: None,
+                    summary: refusal.detail,
+                    checks: vec![check],
+                });
+            }
+        };
+        let signer = request.signer.unwrap_or(SignerClass::Agent);
+        let intent = Intent::stated(signer, request.mission, request.authorization_details, now);
+        let told = bundle.policy.explain(&agent, &intent, &view, now);
+        Ok(ExplainAnswer {
+            granted: told.denied.is_none(),
+            reason: told.denied.as_ref().map(|denied| denied.reason.code().to_owned()),
+            at: told.denied.and_then(|denied| denied.at),
+            summary: told.summary,
+            checks: told
+                .checks
+                .into_iter()
+                .map(|check| ExplainedCheck {
+                    name: check.name.to_owned(),
+                    passed: check.passed,
+                    detail: check.detail,
+                })
+                .collect(),
+        })
     }
 
     /// The newest part of the audit that is still in the store, oldest first.

@@ -8,8 +8,9 @@ use crate::ids::IssuerId;
 /// The contexts that a tether means, as (kind, id), or the fact that is missing.
 ///
 /// - `pipeline` (no dot) is identified by the fact `pipeline.run_id`, else `pipeline.id`, else
-///   `pipeline.uid`. With `pipeline.run_attempt` there is also the narrower context `ID/ATTEMPT`:
-///   the end of an attempt ends what that attempt was given, the end of the run ends all.
+///   `pipeline.uid`; with `pipeline.repository_id`, by `REPOSITORY:ID`. With `pipeline.run_attempt`
+///   there is also the narrower context `ID/ATTEMPT`: the end of an attempt ends what that attempt
+///   was given, the end of the run ends all.
 /// - `pipeline.job_id` (a fact's name) is identified by that fact, and is a kind of its own.
 pub fn contexts(tether: &str, facts: &Facts) -> Result<Vec<(String, String)>, String> {
     let proved = |fact: &str| {
@@ -33,6 +34,12 @@ pub fn contexts(tether: &str, facts: &Facts) -> Result<Vec<(String, String)>, St
         .find_map(|name| proved(&format!("{tether}.{name}")))
         .filter(usable)
         .ok_or_else(|| format!("{tether}.run_id"))?;
+    // SECURITY: a run's id carries its repository's, so that whoever may speak for one repository
+    // cannot end the runs of another.
+    let id = match proved(&format!("{tether}.repository_id")).filter(usable) {
+        Some(repository) => format!("{repository}:{id}"),
+        None => id,
+    };
     let mut contexts = vec![(kind.clone(), id.clone())];
     if let Some(attempt) = proved(&format!("{tether}.run_attempt")) {
         contexts.push((kind, format!("{id}/{attempt}")));
