@@ -28,6 +28,12 @@ pub mod metric {
     pub const MINTS: &str = "dayfly_mint_total";
     /// Refusals at any door; label `reason`.
     pub const REFUSALS: &str = "dayfly_refusals_total";
+    /// Leases that their holders gave back; label `target`.
+    pub const RELEASES: &str = "dayfly_releases_total";
+    /// Entries appended to the fence log here; label `kind` (`kill`, `hold`, `lift`).
+    pub const FENCES: &str = "dayfly_fences_total";
+    /// Refusals of known agents past their quota of audit entries.
+    pub const UNAUDITED_REFUSALS: &str = "dayfly_unaudited_refusals_total";
     /// Handlers that panicked.
     pub const PANICS: &str = "dayfly_panics_total";
 }

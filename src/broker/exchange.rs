@@ -11,7 +11,6 @@ use crate::leases::{Issued, LeaseError};
 use crate::policy::Grant;
 use crate::secret::Secret;
 use crate::wire::{Revocation, TokenResponse};
-use std::sync::Arc;
 use time::OffsetDateTime;
 
 /// A token request, parsed and bounded by the door, nothing in it verified.
@@ -37,12 +36,7 @@ impl Broker {
         // INVARIANT: the view comes first; everything below decides on this one view, so that an
         // end that is appended meanwhile is later than the lease and kills it.
         let view = self.view()?;
-        let answer = self.walk(&bundle, &view, request, now).await;
-        match &answer {
-            Ok(issued) => self.record.issued(issued),
-            Err(refusal) => self.record.refused(refusal),
-        }
-        answer
+        self.walk(&bundle, &view, request, now).await
     }
 
     async fn walk(

@@ -9,8 +9,7 @@ use crate::ids::{AgentId, ShardId};
 use crate::intent::Intent;
 use crate::leases::Lease;
 use crate::store::{Outcome, Store, StoreError, Transaction};
-use crate::telemetry;
-use crate::wire::TokenResponse;
+use crate::telemetry::metric;
 use governor::{DefaultKeyedRateLimiter, Quota, RateLimiter};
 use serde_json::json;
 use std::num::NonZeroU32;
@@ -32,24 +31,18 @@ impl Recorder {
         Self { store, quota }
     }
 
-    pub(in crate::broker) fn issued(&self, issued: &TokenResponse) {
-        telemetry::minted(issued.mission.as_str());
-    }
-
-    pub(in crate::broker) fn refused(&self, refusal: &Refusal) {
-        telemetry::refused(refusal.reason.code());
-    }
-
     pub(in crate::broker) fn released(&self, lease: &Lease) {
-        telemetry::ended("released", lease.target.as_str());
+        let target = lease.target.to_string();
+        metrics::counter!(metric::RELEASES, "target" => target).increment(1);
     }
 
     pub(in crate::broker) fn fenced(&self, fence: &Fence) {
-        telemetry::fenced(match fence.kind {
+        let kind = match fence.kind {
             FenceKind::Kill => "kill",
             FenceKind::Hold => "hold",
             FenceKind::Lift => "lift",
-        });
+        };
+        metrics::counter!(metric::FENCES, "kind" => kind).increment(1);
     }
 
     /// A refusal that cannot be written down is still a refusal.
@@ -63,7 +56,7 @@ impl Recorder {
     ) {
         let id = &agent.agent().id;
         if refusal.reason == Reason::Internal || self.quota.check_key(id).is_err() {
-            telemetry::unaudited_refusal();
+            metrics::counter!(metric::UNAUDITED_REFUSALS).increment(1);
             return;
         }
         let caller = agent.caller();
