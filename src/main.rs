@@ -1,10 +1,3 @@
 //! Parse and run.
 
-use std::process::ExitCode;
-
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
-
-fn main() -> ExitCode {
-    dayfly::cli::main()
-}
+fn main() {}

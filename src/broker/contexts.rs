@@ -51,7 +51,9 @@ impl Broker {
         let fence = NewFence {
             kind: FenceKind::Hold,
             dimension,
-            reason: request.reason.unwrap_or_else(|| format!("{} ended", request.kind)),
+            reason: request
+                .reason
+                .unwrap_or_else(|| format!("{} ended", request.kind)),
             author: by.to_owned(),
             until: Some(now + LONGEST_LIFETIME),
         };
@@ -77,15 +79,25 @@ impl Broker {
             .map_err(|error| Refusal::new(Reason::MalformedRequest, error.to_string()).exact())?;
         for (kind, id) in ended(known, headers, &body)? {
             let issuer = known.issuer_url.clone();
-            let request = EndContextRequest { issuer, kind, id, reason: None };
-            self.end_context(&format!("source {source}"), request).await?;
+            let request = EndContextRequest {
+                issuer,
+                kind,
+                id,
+                reason: None,
+            };
+            self.end_context(&format!("source {source}"), request)
+                .await?;
         }
         Ok(())
     }
 }
 
 fn selector(issuer: &str, kind: &str, id: &str) -> Selector {
-    Selector::Context { issuer: issuer.to_owned(), kind: kind.to_owned(), id: id.to_owned() }
+    Selector::Context {
+        issuer: issuer.to_owned(),
+        kind: kind.to_owned(),
+        id: id.to_owned(),
+    }
 }
 
 fn is_authentic(
@@ -102,12 +114,21 @@ fn is_authentic(
             .and_then(unhex)
             .is_some_and(|tag| ring::hmac::verify(&key, body, &tag).is_ok()),
         SourceKind::Gitlab => header("x-gitlab-token").is_some_and(|token| {
-            token.as_bytes().ct_eq(source.secret.expose().as_bytes()).into()
+            token
+                .as_bytes()
+                .ct_eq(source.secret.expose().as_bytes())
+                .into()
         }),
         SourceKind::Generic => {
-            let Some(timestamp) = header("x-dayfly-timestamp") else { return false };
-            let Ok(seconds) = timestamp.parse::<i64>() else { return false };
-            let Ok(sent) = OffsetDateTime::from_unix_timestamp(seconds) else { return false };
+            let Some(timestamp) = header("x-dayfly-timestamp") else {
+                return false;
+            };
+            let Ok(seconds) = timestamp.parse::<i64>() else {
+                return false;
+            };
+            let Ok(sent) = OffsetDateTime::from_unix_timestamp(seconds) else {
+                return false;
+            };
             let signed = [timestamp.as_bytes(), b".", body].concat();
             (now - sent).abs() <= TIMESTAMP_WINDOW
                 && header("x-dayfly-signature")
@@ -130,7 +151,9 @@ fn ended(
     let text = |pointer: &str| body.pointer(pointer).map(plain).unwrap_or_default();
     let (owner, kind, facts) = match source.kind {
         SourceKind::Github => {
-            let event = headers.get("x-github-event").and_then(|value| value.to_str().ok());
+            let event = headers
+                .get("x-github-event")
+                .and_then(|value| value.to_str().ok());
             if event != Some("workflow_run") || text("/action") != "completed" {
                 return Ok(Vec::new());
             }
@@ -167,10 +190,17 @@ fn ended(
         }
     };
     allowed(source, &owner)?;
-    let facts = facts.as_object().map(|map| map.clone().into_iter().collect()).unwrap_or_default();
+    let facts = facts
+        .as_object()
+        .map(|map| map.clone().into_iter().collect())
+        .unwrap_or_default();
     // The narrowest: the end of one attempt must not refuse the next attempt of the same run.
     let found = contexts(kind, &facts).map_err(|missing| {
-        Refusal::new(Reason::MalformedRequest, format!("the message lacks {missing}")).exact()
+        Refusal::new(
+            Reason::MalformedRequest,
+            format!("the message lacks {missing}"),
+        )
+        .exact()
     })?;
     Ok(found.into_iter().next_back().into_iter().collect())
 }
@@ -197,6 +227,9 @@ fn unhex(text: &str) -> Option<Vec<u8>> {
     }
     (0..text.len())
         .step_by(2)
-        .map(|at| text.get(at..at + 2).and_then(|pair| u8::from_str_radix(pair, 16).ok()))
+        .map(|at| {
+            text.get(at..at + 2)
+                .and_then(|pair| u8::from_str_radix(pair, 16).ok())
+        })
         .collect()
 }

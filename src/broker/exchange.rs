@@ -50,7 +50,10 @@ impl Broker {
         let keys = |thumbprint: &str| bundle.agents.signs_with(&caller, thumbprint);
         let intent = bundle.intents.verify(request.asked, &caller, &keys, now)?;
         let agent = bundle.agents.admit(caller, &intent, view, now)?;
-        let decided = bundle.policy.decide(&agent, &intent, view, now).map_err(Refusal::from);
+        let decided = bundle
+            .policy
+            .decide(&agent, &intent, view, now)
+            .map_err(Refusal::from);
         let grant = match decided {
             Ok(grant) => grant,
             Err(refusal) => return Err(self.refuse(&agent, &intent, refusal, bundle, now).await),
@@ -59,7 +62,10 @@ impl Broker {
             .connectors
             .get(grant.target())
             .ok_or_else(|| Refusal::new(Reason::Internal, "a target without a connector"))?;
-        let issued = self.mint(&grant, connector.as_ref(), now).await.map_err(Refusal::exact)?;
+        let issued = self
+            .mint(&grant, connector.as_ref(), now)
+            .await
+            .map_err(Refusal::exact)?;
         self.answer(&grant, connector.as_ref(), issued, now)
     }
 
@@ -79,7 +85,10 @@ impl Broker {
             return Ok((issued, bearer));
         }
         let reserved = self.leases.reserve(draft, grant, now).await?;
-        let mut minted = match connector.mint(grant, reserved.context(self.clock.now())).await {
+        let mut minted = match connector
+            .mint(grant, reserved.context(self.clock.now()))
+            .await
+        {
             Ok(minted) => minted,
             Err(error) => {
                 self.leases.fail(reserved, &error, self.clock.now()).await?;
@@ -88,7 +97,11 @@ impl Broker {
         };
         let bearer = bearer(&mut minted, &reserved.lease().id);
         let view = self.fences.last();
-        match self.leases.activate(reserved, minted, &view, self.clock.now()).await {
+        match self
+            .leases
+            .activate(reserved, minted, &view, self.clock.now())
+            .await
+        {
             Ok(issued) => Ok((issued, bearer)),
             Err(LeaseError::Fenced(lease)) => {
                 // Recorded with its handle and never answered: ended at once, by the sweeper if not here.
@@ -115,7 +128,10 @@ impl Broker {
         let expires_in = u64::try_from((minted.expires_at - now).whole_seconds()).unwrap_or(0);
         let credential = match &minted.credential {
             Some(text) => Some(serde_json::from_str(text.expose()).map_err(|_| {
-                Refusal::new(Reason::Internal, "a connector made a credential that is not JSON")
+                Refusal::new(
+                    Reason::Internal,
+                    "a connector made a credential that is not JSON",
+                )
             })?),
             None => None,
         };
@@ -123,7 +139,12 @@ impl Broker {
         Ok(TokenResponse {
             access_token: bearer.expose().clone(),
             issued_token_type: minted.issued_token_type.to_string(),
-            token_type: if credential.is_none() { "Bearer" } else { "N_A" }.to_owned(),
+            token_type: if credential.is_none() {
+                "Bearer"
+            } else {
+                "N_A"
+            }
+            .to_owned(),
             expires_in,
             scope: lease.authority.scope(),
             authorization_details: lease.authority.to_details(
@@ -152,7 +173,9 @@ impl Broker {
         bundle: &Bundle,
         now: OffsetDateTime,
     ) -> Refusal {
-        self.record.audit_refusal(agent, intent, &refusal, &bundle.hash, now).await;
+        self.record
+            .audit_refusal(agent, intent, &refusal, &bundle.hash, now)
+            .await;
         refusal
     }
 }

@@ -56,9 +56,9 @@ impl From<AgentError> for Refusal {
             AgentError::Held { .. } | AgentError::Ended { .. } => {
                 Self::new(Reason::AgentNotInStanding, detail)
             }
-            AgentError::TooMany { retry_after, .. } => {
-                Self::new(Reason::TooManyRequests, detail).exact().after(seconds(retry_after))
-            }
+            AgentError::TooMany { retry_after, .. } => Self::new(Reason::TooManyRequests, detail)
+                .exact()
+                .after(seconds(retry_after)),
         }
     }
 }

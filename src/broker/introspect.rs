@@ -19,15 +19,20 @@ impl Broker {
         let now = self.clock.now();
         let found = self.locate(token).await?;
         let alive = found.filter(|lease| {
-            caller.audiences.iter().any(|audience| *audience == lease.audience)
+            caller
+                .audiences
+                .iter()
+                .any(|audience| *audience == lease.audience)
                 && matches!(Leases::standing(lease, &view, now), Standing::Live)
         });
         // INVARIANT: and the view is checked last, just before the answer is written.
         self.view()?;
-        Ok(alive.map_or_else(Introspection::default, |lease| Introspection {
-            active: true,
-            members: self.members(&lease),
-        }))
+        Ok(
+            alive.map_or_else(Introspection::default, |lease| Introspection {
+                active: true,
+                members: self.members(&lease),
+            }),
+        )
     }
 
     /// The same answer as a signed JWT for this resource server alone.
@@ -45,7 +50,8 @@ impl Broker {
             "token_introspection": answer,
         });
         let (jwt, _) =
-            self.keyring.sign(&Purpose::Introspection, "token-introspection+jwt", &claims)?;
+            self.keyring
+                .sign(&Purpose::Introspection, "token-introspection+jwt", &claims)?;
         Ok(jwt.expose().clone())
     }
 
@@ -65,7 +71,14 @@ impl Broker {
         tell("exp", json!(lease.expires_at.unix_timestamp()));
         tell("token_type", json!("Bearer"));
         tell("scope", json!(lease.authority.scope()));
-        tell("authorization_details", json!(lease.authority.to_details(&lease.detail_type, &lease.target, None)));
+        tell(
+            "authorization_details",
+            json!(
+                lease
+                    .authority
+                    .to_details(&lease.detail_type, &lease.target, None)
+            ),
+        );
         tell("txn", json!(lease.task));
         tell("mission", json!({ "id": lease.mission }));
         if let Some(thumbprint) = &lease.bound_key {

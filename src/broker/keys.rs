@@ -17,8 +17,11 @@ impl Broker {
     pub fn metadata(&self) -> Value {
         let url = &self.url;
         let bundle = self.bundle.load();
-        let mut types: Vec<_> =
-            bundle.policy.targets().flat_map(|target| target.vocabulary.detail_types()).collect();
+        let mut types: Vec<_> = bundle
+            .policy
+            .targets()
+            .flat_map(|target| target.vocabulary.detail_types())
+            .collect();
         types.sort_unstable();
         types.dedup();
         json!({
@@ -48,7 +51,11 @@ impl Broker {
     /// Public keys: access tokens, signed introspection answers, audit checkpoints.
     pub fn jwks(&self) -> Value {
         let mut keys = Vec::new();
-        for purpose in [Purpose::AccessToken, Purpose::Introspection, Purpose::Checkpoint] {
+        for purpose in [
+            Purpose::AccessToken,
+            Purpose::Introspection,
+            Purpose::Checkpoint,
+        ] {
             if let Value::Array(more) = self.keyring.jwks(&purpose)["keys"].take() {
                 keys.extend(more);
             }
@@ -87,13 +94,23 @@ impl Broker {
         request: RotateRequest,
     ) -> Result<RotateAnswer, Refusal> {
         if by.break_glass {
-            return Err(Refusal::new(Reason::NotPermitted, "break-glass never rotates keys"));
+            return Err(Refusal::new(
+                Reason::NotPermitted,
+                "break-glass never rotates keys",
+            ));
         }
         let now = self.clock.now();
         let purpose: Purpose = request.purpose.parse().map_err(|_| {
-            Refusal::new(Reason::NotFound, format!("no keys for `{}`", request.purpose)).exact()
+            Refusal::new(
+                Reason::NotFound,
+                format!("no keys for `{}`", request.purpose),
+            )
+            .exact()
         })?;
-        let report = self.keyring.rotate(&purpose, now, request.compromised).await?;
+        let report = self
+            .keyring
+            .rotate(&purpose, now, request.compromised)
+            .await?;
         for kid in &report.removed {
             let fence = NewFence {
                 kind: FenceKind::Kill,
@@ -105,10 +122,18 @@ impl Broker {
             self.fences.raise(fence, now).await?;
         }
         let mut entry = Entry::new(Event::KeyRotated, now).operator(&by.name);
-        entry.detail.insert("purpose".to_owned(), json!(request.purpose));
-        entry.detail.insert("new_key".to_owned(), json!(report.new_key));
-        entry.detail.insert("removed".to_owned(), json!(report.removed));
-        self.record.append(entry, ShardId::INSTALLATION, now).await?;
+        entry
+            .detail
+            .insert("purpose".to_owned(), json!(request.purpose));
+        entry
+            .detail
+            .insert("new_key".to_owned(), json!(report.new_key));
+        entry
+            .detail
+            .insert("removed".to_owned(), json!(report.removed));
+        self.record
+            .append(entry, ShardId::INSTALLATION, now)
+            .await?;
         Ok(RotateAnswer {
             new_key: report.new_key,
             signs_from: report.signs_from,

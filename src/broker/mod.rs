@@ -13,11 +13,11 @@ pub mod release;
 pub mod revoke;
 pub mod show;
 
+pub use contexts::{SourceKind, SourceSettings};
 pub use exchange::{ExchangeRequest, GrantType};
 pub use operators::{Operator, OperatorSettings, Role, RoleRule};
 pub use refusal::{Reason, Refusal};
 pub use release::{ResourceServer, ResourceServerSettings};
-pub use contexts::{SourceKind, SourceSettings};
 
 use crate::agents::Registry;
 use crate::clock::Clock;
@@ -119,7 +119,11 @@ impl Broker {
             Ok(found) => problems.extend(found),
             Err(error) => problems.push(error.to_string()),
         }
-        if problems.is_empty() { Ok(()) } else { Err(problems) }
+        if problems.is_empty() {
+            Ok(())
+        } else {
+            Err(problems)
+        }
     }
 
     fn view(&self) -> Result<Arc<View>, Refusal> {

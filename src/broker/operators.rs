@@ -99,11 +99,14 @@ impl Operators {
             .iter()
             .filter(|rule| {
                 !rule.claims.is_empty()
-                    && rule.claims.iter().all(|(name, wanted)| match claims.get(name) {
-                        Some(Value::Array(values)) => values.contains(wanted),
-                        Some(value) => value == wanted,
-                        None => false,
-                    })
+                    && rule
+                        .claims
+                        .iter()
+                        .all(|(name, wanted)| match claims.get(name) {
+                            Some(Value::Array(values)) => values.contains(wanted),
+                            Some(value) => value == wanted,
+                            None => false,
+                        })
             })
             .map(|rule| rule.role)
             .max()
@@ -117,7 +120,10 @@ impl Broker {
         if operator.role < needed {
             return Err(Refusal::new(
                 Reason::NotPermitted,
-                format!("{} has role {:?}, this needs {needed:?}", operator.name, operator.role),
+                format!(
+                    "{} has role {:?}, this needs {needed:?}",
+                    operator.name, operator.role
+                ),
             ));
         }
         Ok(operator)
@@ -127,13 +133,20 @@ impl Broker {
         let bundle = self.bundle.load_full();
         if bundle.operators.development(bearer) {
             let name = "development-operator".to_owned();
-            return Ok(Operator { name, role: Role::Admin, break_glass: false });
+            return Ok(Operator {
+                name,
+                role: Role::Admin,
+                break_glass: false,
+            });
         }
         if bearer.starts_with(BreakGlass::PREFIX) {
             return self.break_glass(bearer).await;
         }
         let Some(identity) = &bundle.operators.identity else {
-            return Err(Refusal::new(Reason::NotAuthenticated, "no operators are configured"));
+            return Err(Refusal::new(
+                Reason::NotAuthenticated,
+                "no operators are configured",
+            ));
         };
         let presented = Presented {
             subject_token: Some(PresentedToken {
@@ -142,15 +155,21 @@ impl Broker {
             }),
             ..Presented::default()
         };
-        let caller = identity.verify(&presented, self.clock.now()).await.map_err(|error| {
-            let refusal = Refusal::from(error);
-            match refusal.reason {
-                Reason::IssuerUnavailable => refusal,
-                _ => Refusal::new(Reason::NotAuthenticated, refusal.detail),
-            }
-        })?;
+        let caller = identity
+            .verify(&presented, self.clock.now())
+            .await
+            .map_err(|error| {
+                let refusal = Refusal::from(error);
+                match refusal.reason {
+                    Reason::IssuerUnavailable => refusal,
+                    _ => Refusal::new(Reason::NotAuthenticated, refusal.detail),
+                }
+            })?;
         let role = bundle.operators.role(caller.claims()).ok_or_else(|| {
-            Refusal::new(Reason::NotPermitted, format!("{} has no role", caller.subject()))
+            Refusal::new(
+                Reason::NotPermitted,
+                format!("{} has no role", caller.subject()),
+            )
         })?;
         let name = caller
             .claims()
@@ -158,26 +177,40 @@ impl Broker {
             .and_then(Value::as_str)
             .unwrap_or_else(|| caller.subject())
             .to_owned();
-        Ok(Operator { name, role, break_glass: false })
+        Ok(Operator {
+            name,
+            role,
+            break_glass: false,
+        })
     }
 
     /// Works while the identity provider is down. Every use is written to the log, loudly.
     async fn break_glass(&self, token: &str) -> Result<Operator, Refusal> {
         let found = self.store.get(&[BreakGlass::key(token)]).await?;
         let record = found.into_iter().next().flatten().ok_or_else(|| {
-            Refusal::new(Reason::NotAuthenticated, "not a break-glass token of this store")
+            Refusal::new(
+                Reason::NotAuthenticated,
+                "not a break-glass token of this store",
+            )
         })?;
         let known: BreakGlass = serde_json::from_slice(&record.value)
             .map_err(|error| Refusal::new(Reason::Internal, error.to_string()))?;
         tracing::warn!(operator = known.name, "break-glass token used");
-        Ok(Operator { name: known.name, role: Role::Operator, break_glass: true })
+        Ok(Operator {
+            name: known.name,
+            role: Role::Operator,
+            break_glass: true,
+        })
     }
 }
 
 fn sha256(text: &str) -> [u8; 32] {
     let mut bytes = [0; 32];
     let hash = digest(&SHA256, text.as_bytes());
-    bytes.iter_mut().zip(hash.as_ref()).for_each(|(to, from)| *to = *from);
+    bytes
+        .iter_mut()
+        .zip(hash.as_ref())
+        .for_each(|(to, from)| *to = *from);
     bytes
 }
 
@@ -187,11 +220,17 @@ mod tests {
     use serde_json::json;
 
     fn rule(role: Role, claims: Value) -> RoleRule {
-        RoleRule { role, claims: serde_json::from_value(claims).unwrap() }
+        RoleRule {
+            role,
+            claims: serde_json::from_value(claims).unwrap(),
+        }
     }
 
     fn role_of(rules: Vec<RoleRule>, claims: &Value) -> Option<Role> {
-        let settings = OperatorSettings { roles: rules, development_tokens: Vec::new() };
+        let settings = OperatorSettings {
+            roles: rules,
+            development_tokens: Vec::new(),
+        };
         Operators::new(None, settings).role(claims.as_object().unwrap())
     }
 
@@ -210,7 +249,10 @@ mod tests {
 
     #[test]
     fn a_rule_without_claims_gives_nobody_a_role() {
-        assert_eq!(role_of(vec![rule(Role::Admin, json!({}))], &json!({"sub": "x"})), None);
+        assert_eq!(
+            role_of(vec![rule(Role::Admin, json!({}))], &json!({"sub": "x"})),
+            None
+        );
     }
 
     #[test]

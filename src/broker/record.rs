@@ -78,7 +78,10 @@ impl Recorder {
         tell("asked", json!(intent.authorization_details()));
         tell("facts", json!(caller.facts()));
         tell("signer", json!(intent.signer()));
-        if let Err(error) = self.append(entry, ShardId::of(id, intent.instance()), now).await {
+        if let Err(error) = self
+            .append(entry, ShardId::of(id, intent.instance()), now)
+            .await
+        {
             tracing::error!(%error, "a refusal could not be audited");
         }
     }
@@ -95,7 +98,9 @@ impl Recorder {
             .write(entry.append(shard));
         match self.store.commit(transaction).await? {
             Outcome::Applied { .. } | Outcome::Unreplicated { .. } => Ok(()),
-            refused => Err(StoreError::Unavailable(format!("the entry was refused: {refused:?}"))),
+            refused => Err(StoreError::Unavailable(format!(
+                "the entry was refused: {refused:?}"
+            ))),
         }
     }
 }

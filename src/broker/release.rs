@@ -49,13 +49,19 @@ impl ResourceServers {
         self.settings
             .iter()
             .find(|known| known.name == name)
-            .map(|known| ResourceServer { name: name.to_owned(), audiences: known.audiences.clone() })
+            .map(|known| ResourceServer {
+                name: name.to_owned(),
+                audiences: known.audiences.clone(),
+            })
     }
 
     /// Some clients form-encode id and secret first (RFC 6749 section 2.3.1), some do not: both
     /// readings are tried, both in constant time.
     fn by_secret(&self, id: &str, secret: &str) -> Option<ResourceServer> {
-        let readings = [(form_decoded(id), form_decoded(secret)), (id.to_owned(), secret.to_owned())];
+        let readings = [
+            (form_decoded(id), form_decoded(secret)),
+            (id.to_owned(), secret.to_owned()),
+        ];
         readings.iter().find_map(|(id, secret)| {
             let known = self.settings.iter().find(|known| known.name == *id)?;
             let expected = known.secret_sha256?;
@@ -70,12 +76,16 @@ impl Broker {
     pub async fn resource_server(&self, presented: &Presented) -> Result<ResourceServer, Refusal> {
         let bundle = self.bundle.load_full();
         let known = match (&presented.basic, &presented.client_assertion) {
-            (Some(basic), None) => {
-                bundle.resource_servers.by_secret(&basic.id, basic.secret.expose())
-            }
+            (Some(basic), None) => bundle
+                .resource_servers
+                .by_secret(&basic.id, basic.secret.expose()),
             (_, Some(_)) => {
                 let now = self.clock.now();
-                let caller = bundle.resource_servers.identity.verify(presented, now).await?;
+                let caller = bundle
+                    .resource_servers
+                    .identity
+                    .verify(presented, now)
+                    .await?;
                 self.spend(caller.replay(), now).await?;
                 bundle.resource_servers.by_name(caller.subject())
             }
@@ -95,7 +105,9 @@ impl Broker {
         let Some(lease) = lease else { return Ok(()) };
         // INVARIANT: durable before the answer; a dead lease needs no second fence.
         if lease.state.is_open() {
-            self.leases.release(&lease, &self.fences, lease.agent.as_str(), now).await?;
+            self.leases
+                .release(&lease, &self.fences, lease.agent.as_str(), now)
+                .await?;
             self.record.released(&lease);
         }
         Ok(())
@@ -115,7 +127,9 @@ impl Broker {
         let lease = self.leases.get(&id).await?;
         // SECURITY: the id alone proves nothing; the whole string must be the one we made.
         Ok(lease.filter(|lease| {
-            lease.token_sha256.is_some_and(|ours| ours.as_slice().ct_eq(hash.as_ref()).into())
+            lease
+                .token_sha256
+                .is_some_and(|ours| ours.as_slice().ct_eq(hash.as_ref()).into())
         }))
     }
 
@@ -125,7 +139,9 @@ impl Broker {
         token: &str,
         presented: &Presented,
     ) -> Result<Option<Lease>, Refusal> {
-        let Ok(id) = token.parse::<LeaseId>() else { return Ok(None) };
+        let Ok(id) = token.parse::<LeaseId>() else {
+            return Ok(None);
+        };
         if presented.subject_token.is_none() && presented.client_assertion.is_none() {
             return Ok(None);
         }
@@ -146,11 +162,18 @@ impl Broker {
             };
             let transaction = Transaction::new(key.shard, now + time::Duration::seconds(30))
                 .guard(Guard::Absent(key.clone()))
-                .write(Write::Put { key, value: Vec::new(), expires_at: Some(mark.keep_until) });
+                .write(Write::Put {
+                    key,
+                    value: Vec::new(),
+                    expires_at: Some(mark.keep_until),
+                });
             match settle(self.store.as_ref(), transaction).await? {
                 Outcome::Applied { .. } | Outcome::Unreplicated { .. } => {}
                 Outcome::Conflict { .. } => {
-                    return Err(Refusal::new(Reason::InvalidClient, "the assertion was used before"));
+                    return Err(Refusal::new(
+                        Reason::InvalidClient,
+                        "the assertion was used before",
+                    ));
                 }
                 Outcome::TooLate => {
                     return Err(Refusal::new(Reason::StoreUnavailable, "too late").after(1));
@@ -186,7 +209,10 @@ mod tests {
 
     #[test]
     fn an_encoded_secret_is_read_as_its_sender_meant_it() {
-        assert_eq!(form_decoded("spiffe%3A%2F%2Facme%2Etest"), "spiffe://acme.test");
+        assert_eq!(
+            form_decoded("spiffe%3A%2F%2Facme%2Etest"),
+            "spiffe://acme.test"
+        );
         assert_eq!(form_decoded("plain-secret"), "plain-secret");
     }
 }

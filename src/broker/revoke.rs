@@ -3,8 +3,8 @@
 
 use super::{Broker, Operator, Reason, Refusal};
 use crate::audit::{Entry, Event};
-use crate::fences::{Dimension, DimensionKind, Fence, FenceKind, LONGEST_LIFETIME, NewFence};
 use crate::connectors::RevocationClass;
+use crate::fences::{Dimension, DimensionKind, Fence, FenceKind, LONGEST_LIFETIME, NewFence};
 use crate::ids::{AgentId, ShardId, TargetId};
 use crate::leases::{Filter, Leases, Standing, State};
 use crate::store::{Guard, Key, Outcome, Transaction, Write};
@@ -50,10 +50,21 @@ impl Broker {
         if dry_run {
             let coverage = self.covered(&dimension, now).await?;
             let state = RevocationState::DryRun;
-            return Ok(receipt(None, request.selector, None, state, holds, coverage));
+            return Ok(receipt(
+                None,
+                request.selector,
+                None,
+                state,
+                holds,
+                coverage,
+            ));
         }
         let fence = NewFence {
-            kind: if holds { FenceKind::Hold } else { FenceKind::Kill },
+            kind: if holds {
+                FenceKind::Hold
+            } else {
+                FenceKind::Kill
+            },
             dimension,
             reason: request.reason,
             author: by.name.clone(),
@@ -70,7 +81,10 @@ impl Broker {
         reason: String,
     ) -> Result<RevocationReceipt, Refusal> {
         if by.break_glass {
-            return Err(Refusal::new(Reason::NotPermitted, "break-glass holds, it never lifts"));
+            return Err(Refusal::new(
+                Reason::NotPermitted,
+                "break-glass holds, it never lifts",
+            ));
         }
         let now = self.clock.now();
         let dimension = dimension(&selector);
@@ -98,7 +112,9 @@ impl Broker {
         let raised = self.fences.raise(fence, now).await?;
         let mut entry = Entry::new(Event::FenceRaised, now).operator(&raised.fence.author);
         entry.detail.insert("fence".to_owned(), json!(raised.fence));
-        entry.detail.insert("position".to_owned(), json!(raised.position.sequence));
+        entry
+            .detail
+            .insert("position".to_owned(), json!(raised.position.sequence));
         let recorded = Recorded {
             fence: raised.fence,
             position: raised.position.sequence,
@@ -111,12 +127,18 @@ impl Broker {
         let transaction = Transaction::new(ShardId::INSTALLATION, now + Duration::seconds(10))
             .revoking()
             .guard(Guard::Absent(key.clone()))
-            .write(Write::Put { key, value, expires_at: Some(now + Duration::days(90)) })
+            .write(Write::Put {
+                key,
+                value,
+                expires_at: Some(now + Duration::days(90)),
+            })
             .write(entry.append(ShardId::INSTALLATION));
         match self.store.commit(transaction).await? {
             Outcome::Applied { .. } | Outcome::Unreplicated { .. } => {}
             refused => {
-                return Err(Refusal::new(Reason::StoreUnavailable, format!("{refused:?}")).after(1));
+                return Err(
+                    Refusal::new(Reason::StoreUnavailable, format!("{refused:?}")).after(1),
+                );
             }
         }
         self.record.fenced(&recorded.fence);
@@ -131,7 +153,10 @@ impl Broker {
         now: OffsetDateTime,
     ) -> Result<Coverage, Refusal> {
         let view = self.view()?;
-        let filter = Filter { dimension: Some(dimension.hash()), ..Filter::default() };
+        let filter = Filter {
+            dimension: Some(dimension.hash()),
+            ..Filter::default()
+        };
         let mut coverage = Coverage::default();
         let mut next = None;
         loop {
@@ -146,7 +171,10 @@ impl Broker {
                     State::Reserved | State::Revoking => coverage.outstanding += 1,
                     _ => {}
                 }
-                *coverage.by_class.entry(lease.class.as_str().to_owned()).or_default() += 1;
+                *coverage
+                    .by_class
+                    .entry(lease.class.as_str().to_owned())
+                    .or_default() += 1;
                 coverage.agents.insert(lease.agent.clone());
                 coverage.targets.insert(lease.target.clone());
             }
@@ -159,13 +187,20 @@ impl Broker {
 
     /// `GET /admin/v1/revocations/{id}`: how far it is, downstream included.
     pub async fn receipt(&self, id: uuid::Uuid) -> Result<RevocationReceipt, Refusal> {
-        let found = self.store.get(&[receipt_key(id)]).await?.into_iter().next().flatten();
-        let record = found.ok_or_else(|| {
-            Refusal::new(Reason::NotFound, format!("no revocation {id}")).exact()
-        })?;
+        let found = self
+            .store
+            .get(&[receipt_key(id)])
+            .await?
+            .into_iter()
+            .next()
+            .flatten();
+        let record = found
+            .ok_or_else(|| Refusal::new(Reason::NotFound, format!("no revocation {id}")).exact())?;
         let recorded: Recorded = serde_json::from_slice(&record.value)
             .map_err(|error| Refusal::new(Reason::Internal, error.to_string()))?;
-        let coverage = self.covered(&recorded.fence.dimension, self.clock.now()).await?;
+        let coverage = self
+            .covered(&recorded.fence.dimension, self.clock.now())
+            .await?;
         Ok(finished(recorded, coverage))
     }
 }
@@ -182,7 +217,14 @@ fn finished(recorded: Recorded, coverage: Coverage) -> RevocationReceipt {
     };
     let holds = recorded.fence.kind == FenceKind::Hold;
     let position = Some(recorded.position);
-    receipt(Some(recorded.fence.id), recorded.selector, position, state, holds, coverage)
+    receipt(
+        Some(recorded.fence.id),
+        recorded.selector,
+        position,
+        state,
+        holds,
+        coverage,
+    )
 }
 
 fn receipt(
@@ -215,7 +257,10 @@ fn receipt_key(id: uuid::Uuid) -> Key {
 
 /// Every selector but those of single credentials also refuses new ones until lifted.
 fn holds_by_default(selector: &Selector) -> bool {
-    !matches!(selector, Selector::Lease(_) | Selector::Delegation(_) | Selector::SigningKey(_))
+    !matches!(
+        selector,
+        Selector::Lease(_) | Selector::Delegation(_) | Selector::SigningKey(_)
+    )
 }
 
 pub(in crate::broker) fn dimension(selector: &Selector) -> Dimension {
@@ -261,8 +306,10 @@ mod tests {
             Selector::Issuer(name.to_owned()),
             Selector::Task(name.to_owned()),
         ];
-        let hashes: std::collections::BTreeSet<_> =
-            kinds.iter().map(|selector| dimension(selector).hash()).collect();
+        let hashes: std::collections::BTreeSet<_> = kinds
+            .iter()
+            .map(|selector| dimension(selector).hash())
+            .collect();
         assert_eq!(hashes.len(), kinds.len());
     }
 }

@@ -6,7 +6,9 @@ use crate::fences::{Dimension, DimensionKind, View};
 use crate::ids::{AgentId, LeaseId, MissionId, TargetId};
 use crate::intent::{Intent, SignerClass};
 use crate::leases::{Cursor, Filter, Lease, Leases, Standing};
-use crate::wire::{AgentView, ExplainAnswer, ExplainRequest, ExplainedCheck, LeaseView, Page, Revocation};
+use crate::wire::{
+    AgentView, ExplainAnswer, ExplainRequest, ExplainedCheck, LeaseView, Page, Revocation,
+};
 use serde_json::Value;
 use time::OffsetDateTime;
 
@@ -38,19 +40,29 @@ impl Broker {
             closed: filter.alive == Some(false),
             ..Filter::default()
         };
-        let page = self.leases.list(&wanted, from.as_ref(), filter.limit.clamp(1, 1000)).await?;
+        let page = self
+            .leases
+            .list(&wanted, from.as_ref(), filter.limit.clamp(1, 1000))
+            .await?;
         let items = page
             .leases
             .iter()
             .map(|lease| self.show(lease, &view, now))
             .filter(|shown| filter.alive.is_none_or(|alive| alive == shown.alive))
             .collect();
-        Ok(Page { items, next: page.next.map(|cursor| cursor.to_string()) })
+        Ok(Page {
+            items,
+            next: page.next.map(|cursor| cursor.to_string()),
+        })
     }
 
     pub async fn lease(&self, id: LeaseId) -> Result<LeaseView, Refusal> {
         let view = self.view()?;
-        let lease = self.leases.get(&id).await?.ok_or_else(|| not_found(&id.to_string()))?;
+        let lease = self
+            .leases
+            .get(&id)
+            .await?
+            .ok_or_else(|| not_found(&id.to_string()))?;
         Ok(self.show(&lease, &view, self.clock.now()))
     }
 
@@ -81,7 +93,10 @@ impl Broker {
     pub async fn agent(&self, id: &AgentId) -> Result<AgentView, Refusal> {
         let view = self.view()?;
         let bundle = self.bundle.load_full();
-        let agent = bundle.agents.get(id).ok_or_else(|| not_found(id.as_str()))?;
+        let agent = bundle
+            .agents
+            .get(id)
+            .ok_or_else(|| not_found(id.as_str()))?;
         self.show_agent(&agent, &view).await
     }
 
@@ -97,8 +112,11 @@ impl Broker {
             Err(error) => {
                 let refusal = Refusal::from(error);
                 let reason = refusal.reason.code().to_owned();
-                let check =
-                    ExplainedCheck { name: "agent".to_owned(), passed: false, detail: refusal.detail.clone() };
+                let check = ExplainedCheck {
+                    name: "agent".to_owned(),
+                    passed: false,
+                    detail: refusal.detail.clone(),
+                };
                 return Ok(ExplainAnswer {
                     granted: false,
                     reason: Some(reason),
@@ -113,7 +131,10 @@ impl Broker {
         let told = bundle.policy.explain(&agent, &intent, &view, now);
         Ok(ExplainAnswer {
             granted: told.denied.is_none(),
-            reason: told.denied.as_ref().map(|denied| denied.reason.code().to_owned()),
+            reason: told
+                .denied
+                .as_ref()
+                .map(|denied| denied.reason.code().to_owned()),
             at: told.denied.and_then(|denied| denied.at),
             summary: told.summary,
             checks: told
@@ -131,7 +152,8 @@ impl Broker {
     /// The newest part of the audit that is still in the store, oldest first.
     pub async fn audit(&self, after: Option<String>, limit: usize) -> Result<Page<Value>, Refusal> {
         let (items, next) =
-            crate::audit::recent(self.store.as_ref(), after.as_deref(), limit.clamp(1, 1000)).await?;
+            crate::audit::recent(self.store.as_ref(), after.as_deref(), limit.clamp(1, 1000))
+                .await?;
         Ok(Page { items, next })
     }
 
@@ -169,7 +191,9 @@ impl Broker {
         let why_ended = match Leases::standing(lease, view, now) {
             Standing::Live => None,
             Standing::Ended(why) => Some(match &lease.closing {
-                Some(closing) => format!("{}: {} (by {})", why.as_str(), closing.reason, closing.by),
+                Some(closing) => {
+                    format!("{}: {} (by {})", why.as_str(), closing.reason, closing.by)
+                }
                 None => why.as_str().to_owned(),
             }),
             Standing::Fenced(by) => Some(by.reason().to_owned()),

@@ -47,9 +47,9 @@ pub struct AskArgs {
     /// Seconds; less than the mission allows.
     #[arg(long, requires = "actions")]
     ttl: Option<u32>,
-    /// The agent's name, with `--key`.
-    #[arg(long, env = "DAYFLY_AGENT", requires = "key")]
-    agent: Option<String>,
+    /// The agent's name, as the configuration knows it.
+    #[arg(long, env = "DAYFLY_AGENT")]
+    agent: String,
     /// The agent's private key: a JWK file.
     #[arg(long, env = "DAYFLY_KEY_FILE")]
     key: Option<PathBuf>,
@@ -179,9 +179,6 @@ fn source(args: &AskArgs) -> Result<Source, Failure> {
     if let Some(path) = &args.subject_token_file {
         return Ok(Source::File(path.clone()));
     }
-    if let (Some(agent), Some(_)) = (&args.agent, &args.key) {
-        return Ok(Source::Key { agent: agent.clone() });
-    }
     if let (Ok(url), Ok(bearer)) = (
         std::env::var("ACTIONS_ID_TOKEN_REQUEST_URL"),
         std::env::var("ACTIONS_ID_TOKEN_REQUEST_TOKEN"),
@@ -191,8 +188,11 @@ fn source(args: &AskArgs) -> Result<Source, Failure> {
     if let Ok(token) = std::env::var("DAYFLY_ID_TOKEN") {
         return Ok(Source::Fixed(Secret::new(token)));
     }
+    if args.key.is_some() {
+        return Ok(Source::Key { agent: args.agent.clone() });
+    }
     Err(Failure::usage(
-        "no proof of identity: give --subject-token-file, or --agent with --key, set DAYFLY_ID_TOKEN \
+        "no proof of identity: give --subject-token-file or --key, set DAYFLY_ID_TOKEN \
          (GitLab `id_tokens`), or run where GitHub Actions grants `id-token: write`",
     ))
 }

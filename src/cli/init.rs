@@ -208,10 +208,12 @@ jobs:
       - run: dayfly exec --goal "Deploy ${{{{ github.sha }}}}" -- aws sts get-caller-identity
         env:
           DAYFLY_URL: {url}
+          DAYFLY_AGENT: {agent}
           DAYFLY_MISSION: {mission}
           DAYFLY_TARGET: {target}
 "#,
         url = args.url,
+        agent = names.agent,
         mission = names.mission,
         target = names.target,
     )

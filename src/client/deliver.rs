@@ -26,7 +26,10 @@ impl Folder {
 
     pub fn make(parent: &Path) -> Result<Self, ClientError> {
         let path = parent.join(format!("dayfly-{}", hex(&ids::random::<8>())));
-        std::fs::DirBuilder::new().mode(0o700).create(&path).map_err(|error| local(&path, &error))?;
+        std::fs::DirBuilder::new()
+            .mode(0o700)
+            .create(&path)
+            .map_err(|error| local(&path, &error))?;
         Ok(Self(path))
     }
 }
@@ -95,7 +98,10 @@ impl Delivery {
                 vec![(variable.clone(), path.display().to_string())]
             }
             Self::Aws(endpoint) => vec![
-                ("AWS_CONTAINER_CREDENTIALS_FULL_URI".to_owned(), endpoint.url.clone()),
+                (
+                    "AWS_CONTAINER_CREDENTIALS_FULL_URI".to_owned(),
+                    endpoint.url.clone(),
+                ),
                 (
                     "AWS_CONTAINER_AUTHORIZATION_TOKEN".to_owned(),
                     endpoint.authorization.expose().clone(),
@@ -147,12 +153,21 @@ impl AwsEndpoint {
             }
         });
         let url = format!("http://{address}/credentials");
-        Ok(Self { url, authorization, current, server })
+        Ok(Self {
+            url,
+            authorization,
+            current,
+            server,
+        })
     }
 
     fn put(&self, response: &TokenResponse) -> Result<(), ClientError> {
         let field = |name: &str| {
-            response.credential.as_ref().and_then(|all| all.get(name)).and_then(Value::as_str)
+            response
+                .credential
+                .as_ref()
+                .and_then(|all| all.get(name))
+                .and_then(Value::as_str)
         };
         let missing = || ClientError::Local("the broker's AWS credential lacks a field".to_owned());
         let body = json!({
@@ -161,7 +176,8 @@ impl AwsEndpoint {
             "Token": field("session_token").ok_or_else(missing)?,
             "Expiration": field("expiration").ok_or_else(missing)?,
         });
-        self.current.store(Some(Arc::new(Secret::new(body.to_string()))));
+        self.current
+            .store(Some(Arc::new(Secret::new(body.to_string()))));
         Ok(())
     }
 }
@@ -174,15 +190,22 @@ impl Drop for AwsEndpoint {
 
 type AwsState = (Arc<Secret<String>>, Arc<ArcSwapOption<Secret<String>>>);
 
-async fn aws_credentials(State((authorization, current)): State<AwsState>, headers: HeaderMap) -> Response {
-    let given = headers.get(header::AUTHORIZATION).map_or(b"".as_slice(), |value| value.as_bytes());
+async fn aws_credentials(
+    State((authorization, current)): State<AwsState>,
+    headers: HeaderMap,
+) -> Response {
+    let given = headers
+        .get(header::AUTHORIZATION)
+        .map_or(b"".as_slice(), |value| value.as_bytes());
     if !bool::from(given.ct_eq(authorization.expose().as_bytes())) {
         return StatusCode::UNAUTHORIZED.into_response();
     }
     match current.load_full() {
-        Some(body) => {
-            ([(header::CONTENT_TYPE, "application/json")], body.expose().clone()).into_response()
-        }
+        Some(body) => (
+            [(header::CONTENT_TYPE, "application/json")],
+            body.expose().clone(),
+        )
+            .into_response(),
         None => StatusCode::SERVICE_UNAVAILABLE.into_response(),
     }
 }
@@ -198,7 +221,9 @@ fn file_text(response: &TokenResponse) -> Secret<String> {
 fn environment_of(target: &str, response: &TokenResponse) -> Vec<(String, Secret<String>)> {
     let field = |name: &str| {
         let all = response.credential.as_ref()?;
-        all.get(name).and_then(Value::as_str).map(|text| Secret::new(text.to_owned()))
+        all.get(name)
+            .and_then(Value::as_str)
+            .map(|text| Secret::new(text.to_owned()))
     };
     if credential_type(response) == Some("aws_session") {
         return [
@@ -210,7 +235,10 @@ fn environment_of(target: &str, response: &TokenResponse) -> Vec<(String, Secret
         .filter_map(|(variable, name)| Some((variable.to_owned(), field(name)?)))
         .collect();
     }
-    vec![(format!("DAYFLY_TOKEN_{}", shouted(target)), file_text(response))]
+    vec![(
+        format!("DAYFLY_TOKEN_{}", shouted(target)),
+        file_text(response),
+    )]
 }
 
 fn credential_type(response: &TokenResponse) -> Option<&str> {
@@ -221,7 +249,13 @@ fn credential_type(response: &TokenResponse) -> Option<&str> {
 pub fn shouted(target: &str) -> String {
     target
         .chars()
-        .map(|c| if c.is_ascii_alphanumeric() { c.to_ascii_uppercase() } else { '_' })
+        .map(|c| {
+            if c.is_ascii_alphanumeric() {
+                c.to_ascii_uppercase()
+            } else {
+                '_'
+            }
+        })
         .collect()
 }
 
@@ -263,8 +297,15 @@ mod tests {
             write_atomically(&path, &Secret::new(text.to_owned())).unwrap();
             assert_eq!(std::fs::read_to_string(&path).unwrap(), text);
         }
-        assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
-        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1, "nothing is left behind");
+        assert_eq!(
+            std::fs::metadata(&path).unwrap().permissions().mode() & 0o777,
+            0o600
+        );
+        assert_eq!(
+            std::fs::read_dir(folder.path()).unwrap().count(),
+            1,
+            "nothing is left behind"
+        );
     }
 
     #[test]
@@ -272,7 +313,10 @@ mod tests {
         let parent = tempfile::tempdir().unwrap();
         let folder = Folder::make(parent.path()).unwrap();
         let path = folder.0.clone();
-        assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o700);
+        assert_eq!(
+            std::fs::metadata(&path).unwrap().permissions().mode() & 0o777,
+            0o700
+        );
         drop(folder);
         assert!(!path.exists());
     }
@@ -288,11 +332,19 @@ mod tests {
         let endpoint = AwsEndpoint::open().await.unwrap();
         let http = super::super::http_client().unwrap();
         let ask = |authorization: String| {
-            http.get(&endpoint.url).header("authorization", authorization).send()
+            http.get(&endpoint.url)
+                .header("authorization", authorization)
+                .send()
         };
         let right = endpoint.authorization.expose().clone();
-        assert_eq!(ask(right.clone()).await.unwrap().status(), 503, "nothing was delivered yet");
-        endpoint.current.store(Some(Arc::new(Secret::new("{}".to_owned()))));
+        assert_eq!(
+            ask(right.clone()).await.unwrap().status(),
+            503,
+            "nothing was delivered yet"
+        );
+        endpoint
+            .current
+            .store(Some(Arc::new(Secret::new("{}".to_owned()))));
         assert_eq!(ask("wrong".to_owned()).await.unwrap().status(), 401);
         assert_eq!(ask(right).await.unwrap().status(), 200);
     }

@@ -47,8 +47,14 @@ impl ExecError {
     /// Exit codes of `dayfly exec` itself; every other code is the command's.
     pub fn exit_code(&self) -> u8 {
         match self {
-            Self::Credential { error: ClientError::Refused { status, .. }, .. } if *status < 429 => 121,
-            Self::Credential { error: ClientError::Local(_), .. } => 122,
+            Self::Credential {
+                error: ClientError::Refused { status, .. },
+                ..
+            } if *status < 429 => 121,
+            Self::Credential {
+                error: ClientError::Local(_),
+                ..
+            } => 122,
             Self::Credential { .. } => 123,
             Self::Delivery(_) => 124,
             Self::Command { .. } => 125,
@@ -81,7 +87,9 @@ impl Run {
             one.delivery.withdraw();
             if let Err(error) = self.client.release(&one.token).await {
                 let target = &one.wanted.target;
-                notice(&format!("{target}: not released ({error}); it ends by itself"));
+                notice(&format!(
+                    "{target}: not released ({error}); it ends by itself"
+                ));
             }
         }
         outcome
@@ -112,7 +120,13 @@ impl Run {
                 ));
             }
             let (renew_at, dies_at) = self.times(&response);
-            held.push(Held { wanted: wanted.clone(), delivery, token, renew_at, dies_at });
+            held.push(Held {
+                wanted: wanted.clone(),
+                delivery,
+                token,
+                renew_at,
+                dies_at,
+            });
         }
         Ok(())
     }
@@ -120,7 +134,10 @@ impl Run {
     async fn ask(&self, wanted: &Wanted) -> Result<TokenResponse, ExecError> {
         ask(&self.client, &self.prover, wanted, self.clock.now())
             .await
-            .map_err(|error| ExecError::Credential { target: wanted.target.clone(), error })
+            .map_err(|error| ExecError::Credential {
+                target: wanted.target.clone(),
+                error,
+            })
     }
 
     /// Renewal at two thirds of the life.
@@ -136,10 +153,16 @@ impl Run {
         notice: &(dyn Fn(&str) + Sync),
     ) -> Result<u8, ExecError> {
         let mut signals = Signals::listen().map_err(|cause| self.failed_to_start(&cause))?;
-        let mut child = self.spawn(held).map_err(|cause| self.failed_to_start(&cause))?;
+        let mut child = self
+            .spawn(held)
+            .map_err(|cause| self.failed_to_start(&cause))?;
         loop {
             let now = self.clock.since_boot();
-            let next = held.iter().map(|one| one.renew_at).min().filter(|_| !self.environment);
+            let next = held
+                .iter()
+                .map(|one| one.renew_at)
+                .min()
+                .filter(|_| !self.environment);
             let pause = next.map_or(Duration::from_secs(3600), |at| at.saturating_sub(now));
             tokio::select! {
                 status = child.wait() => {
@@ -153,10 +176,15 @@ impl Run {
 
     fn spawn(&self, held: &[Held]) -> std::io::Result<Child> {
         let mut words = self.command.iter();
-        let program = words.next().ok_or_else(|| std::io::Error::other("no command was given"))?;
+        let program = words
+            .next()
+            .ok_or_else(|| std::io::Error::other("no command was given"))?;
         let mut command = Command::new(program);
         command.args(words);
-        if held.iter().any(|one| matches!(one.delivery, Delivery::Aws(_))) {
+        if held
+            .iter()
+            .any(|one| matches!(one.delivery, Delivery::Aws(_)))
+        {
             for name in SHADOWING_AWS {
                 command.env_remove(name);
             }
@@ -174,7 +202,11 @@ impl Run {
                 Ok(response) => {
                     if let Err(error) = one.delivery.replace(&response) {
                         notice(&format!("{}: {error}", one.wanted.target));
-                        drop(self.client.release(&Secret::new(response.access_token)).await);
+                        drop(
+                            self.client
+                                .release(&Secret::new(response.access_token))
+                                .await,
+                        );
                         one.renew_at = now + RETRY;
                         continue;
                     }
@@ -200,8 +232,14 @@ impl Run {
     }
 
     fn failed_to_start(&self, cause: &std::io::Error) -> ExecError {
-        let command = self.command.first().map(|word| word.to_string_lossy().into_owned());
-        ExecError::Command { command: command.unwrap_or_default(), cause: cause.to_string() }
+        let command = self
+            .command
+            .first()
+            .map(|word| word.to_string_lossy().into_owned());
+        ExecError::Command {
+            command: command.unwrap_or_default(),
+            cause: cause.to_string(),
+        }
     }
 }
 
@@ -244,7 +282,10 @@ fn pass_on(child: &Child, signal: Signal) {
     if from_terminal {
         return;
     }
-    let pid = child.id().and_then(|id| i32::try_from(id).ok()).and_then(Pid::from_raw);
+    let pid = child
+        .id()
+        .and_then(|id| i32::try_from(id).ok())
+        .and_then(Pid::from_raw);
     if let Some(pid) = pid {
         // The child may have ended in between, which the loop sees next.
         drop(rustix::process::kill_process(pid, signal));
@@ -254,6 +295,8 @@ fn pass_on(child: &Child, signal: Signal) {
 /// As a shell tells it: the code, or 128 + the signal that ended it.
 fn exit_code(status: ExitStatus) -> u8 {
     use std::os::unix::process::ExitStatusExt;
-    let code = status.code().or_else(|| status.signal().map(|signal| 128 + signal));
+    let code = status
+        .code()
+        .or_else(|| status.signal().map(|signal| 128 + signal));
     code.and_then(|code| u8::try_from(code).ok()).unwrap_or(125)
 }

@@ -25,7 +25,11 @@ pub enum ClientError {
     #[error("the broker at {broker} cannot be reached: {cause}")]
     Unreachable { broker: String, cause: String },
     #[error("{}", told(.body))]
-    Refused { status: u16, body: Box<ErrorBody>, retry_after: Option<u64> },
+    Refused {
+        status: u16,
+        body: Box<ErrorBody>,
+        retry_after: Option<u64>,
+    },
     #[error("the broker answered {status} with something that is not Dayfly's: {hint}")]
     Foreign { status: u16, hint: String },
     #[error("{0}")]
@@ -78,7 +82,11 @@ impl Client {
                 "`{broker}`: a broker is reached over https, or over http on loopback"
             )));
         }
-        Ok(Self { http: http_client()?, broker, operator_token })
+        Ok(Self {
+            http: http_client()?,
+            broker,
+            operator_token,
+        })
     }
 
     pub fn broker(&self) -> &str {
@@ -94,7 +102,10 @@ impl Client {
     /// `POST /revoke` (RFC 7009): the holder is done with it.
     pub async fn release(&self, token: &Secret<String>) -> Result<(), ClientError> {
         let form = [("token", token.expose().clone())];
-        let request = self.http.post(format!("{}/revoke", self.broker)).form(&form);
+        let request = self
+            .http
+            .post(format!("{}/revoke", self.broker))
+            .form(&form);
         let response = self.send(request).await?;
         if response.status() == StatusCode::OK {
             return Ok(());
@@ -111,7 +122,8 @@ impl Client {
     ) -> Result<T, ClientError> {
         let token = self.operator_token.as_ref().ok_or_else(|| {
             ClientError::Local(
-                "no operator token: run `dayfly login`, or set DAYFLY_OPERATOR_TOKEN_FILE".to_owned(),
+                "no operator token: run `dayfly login`, or set DAYFLY_OPERATOR_TOKEN_FILE"
+                    .to_owned(),
             )
         })?;
         let mut request = self
@@ -143,10 +155,13 @@ impl Client {
         &self,
         request: reqwest::RequestBuilder,
     ) -> Result<reqwest::Response, ClientError> {
-        request.send().await.map_err(|error| ClientError::Unreachable {
-            broker: self.broker.clone(),
-            cause: root_cause(&error),
-        })
+        request
+            .send()
+            .await
+            .map_err(|error| ClientError::Unreachable {
+                broker: self.broker.clone(),
+                cause: root_cause(&error),
+            })
     }
 
     async fn failure(&self, response: reqwest::Response) -> ClientError {
@@ -158,7 +173,11 @@ impl Client {
             .and_then(|text| text.parse().ok());
         let bytes = response.bytes().await.unwrap_or_default();
         match serde_json::from_slice::<ErrorBody>(&bytes) {
-            Ok(body) => ClientError::Refused { status, body: Box::new(body), retry_after },
+            Ok(body) => ClientError::Refused {
+                status,
+                body: Box::new(body),
+                retry_after,
+            },
             Err(_) => ClientError::Foreign {
                 status,
                 hint: String::from_utf8_lossy(&bytes).chars().take(200).collect(),
@@ -170,7 +189,10 @@ impl Client {
 /// Whether a URL's host is this machine.
 pub fn is_loopback(host: &str) -> bool {
     let bare = host.trim_start_matches('[').trim_end_matches(']');
-    bare == "localhost" || bare.parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_loopback())
+    bare == "localhost"
+        || bare
+            .parse::<std::net::IpAddr>()
+            .is_ok_and(|ip| ip.is_loopback())
 }
 
 fn root_cause(error: &reqwest::Error) -> String {
@@ -188,10 +210,21 @@ mod tests {
     #[test]
     fn a_broker_over_plain_http_must_be_on_loopback() {
         let _ = rustls::crypto::ring::default_provider().install_default();
-        for good in ["https://broker.example", "http://127.0.0.1:8080/", "http://[::1]:80", "http://localhost:1"] {
+        for good in [
+            "https://broker.example",
+            "http://127.0.0.1:8080/",
+            "http://[::1]:80",
+            "http://localhost:1",
+        ] {
             assert!(Client::new(good, None).is_ok(), "{good}");
         }
-        for bad in ["http://broker.example", "http://10.0.0.1", "ftp://127.0.0.1", "broker", "http://127.0.0.1.evil.example"] {
+        for bad in [
+            "http://broker.example",
+            "http://10.0.0.1",
+            "ftp://127.0.0.1",
+            "broker",
+            "http://127.0.0.1.evil.example",
+        ] {
             assert!(Client::new(bad, None).is_err(), "{bad}");
         }
     }

@@ -39,7 +39,11 @@ impl Prover {
             None => SigningKey::generate(Algorithm::Es256)
                 .map_err(|error| ClientError::Local(format!("no key can be made: {error}")))?,
         };
-        Ok(Self { source, key, http: super::http_client()? })
+        Ok(Self {
+            source,
+            key,
+            http: super::http_client()?,
+        })
     }
 
     pub fn key(&self) -> &SigningKey {
@@ -71,12 +75,20 @@ impl Prover {
         };
         let fields = vec![
             ("subject_token", token.expose().clone()),
-            ("subject_token_type", "urn:ietf:params:oauth:token-type:jwt".to_owned()),
+            (
+                "subject_token_type",
+                "urn:ietf:params:oauth:token-type:jwt".to_owned(),
+            ),
         ];
         Ok((fields, Some(token)))
     }
 
-    fn assertion(&self, agent: &str, broker: &str, now: OffsetDateTime) -> Result<String, ClientError> {
+    fn assertion(
+        &self,
+        agent: &str,
+        broker: &str,
+        now: OffsetDateTime,
+    ) -> Result<String, ClientError> {
         let issued = now.unix_timestamp();
         let claims = json!({
             "iss": agent, "sub": agent, "aud": broker,
@@ -113,8 +125,10 @@ impl Prover {
         if !response.status().is_success() {
             return Err(problem(format!("status {}", response.status().as_u16())));
         }
-        let mut body: Value =
-            response.json().await.map_err(|error| problem(error.without_url().to_string()))?;
+        let mut body: Value = response
+            .json()
+            .await
+            .map_err(|error| problem(error.without_url().to_string()))?;
         match body.get_mut("value").map(Value::take) {
             Some(Value::String(token)) => Ok(Secret::new(token)),
             _ => Err(problem("no `value` in the answer".to_owned())),
@@ -124,11 +138,17 @@ impl Prover {
 
 async fn read_token(path: &PathBuf) -> Result<Secret<String>, ClientError> {
     let text = tokio::fs::read_to_string(path).await.map_err(|error| {
-        ClientError::Local(format!("the token file {} cannot be read: {error}", path.display()))
+        ClientError::Local(format!(
+            "the token file {} cannot be read: {error}",
+            path.display()
+        ))
     })?;
     let token = text.trim();
     if token.is_empty() {
-        return Err(ClientError::Local(format!("the token file {} is empty", path.display())));
+        return Err(ClientError::Local(format!(
+            "the token file {} is empty",
+            path.display()
+        )));
     }
     Ok(Secret::new(token.to_owned()))
 }

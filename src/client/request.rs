@@ -24,8 +24,8 @@ pub struct Wanted {
     pub goal: String,
     pub task: Option<String>,
     pub instance: Option<String>,
-    /// The agent's name, where it is known: the broker compares it with the proof.
-    pub agent: Option<String>,
+    /// The agent's name: the broker compares it with the proof.
+    pub agent: String,
 }
 
 /// The claims of an intent (`intent+jwt`), ready to be signed.
@@ -38,7 +38,9 @@ pub fn intent_claims(
 ) -> Value {
     let issued = now.unix_timestamp();
     let mut claims = json!({
-        "iss": wanted.agent.as_deref().unwrap_or(thumbprint),
+        "iss": wanted.agent,
+        "sub": wanted.agent,
+        "client_id": wanted.agent,
         "aud": broker,
         "iat": issued,
         "exp": issued + INTENT_LIFETIME_SECONDS,
@@ -55,10 +57,6 @@ pub fn intent_claims(
     if !wanted.authorization_details.is_empty() {
         tell("authorization_details", json!(wanted.authorization_details));
     }
-    if let Some(agent) = &wanted.agent {
-        tell("client_id", json!(agent));
-        tell("sub", json!(agent));
-    }
     if let Some(task) = &wanted.task {
         tell("txn", json!(task));
     }
@@ -67,7 +65,10 @@ pub fn intent_claims(
     }
     if let Some(token) = subject_token {
         let hash = digest(&SHA256, token.expose().as_bytes());
-        tell("subject_token_hash", json!(URL_SAFE_NO_PAD.encode(hash.as_ref())));
+        tell(
+            "subject_token_hash",
+            json!(URL_SAFE_NO_PAD.encode(hash.as_ref())),
+        );
     }
     claims
 }
@@ -95,9 +96,14 @@ pub async fn form(
     let claims = intent_claims(wanted, broker, &thumbprint, subject_token.as_ref(), now);
     let intent = prover
         .key()
-        .sign("intent+jwt", Some(&thumbprint), &claims, false)
+        // The header carries the key: a token, or the registry, vouches for its thumbprint.
+        .sign("intent+jwt", Some(&thumbprint), &claims, true)
         .map_err(|error| ClientError::Local(format!("the intent cannot be signed: {error}")))?;
-    let grant = if subject_token.is_some() { TOKEN_EXCHANGE } else { CLIENT_CREDENTIALS };
+    let grant = if subject_token.is_some() {
+        TOKEN_EXCHANGE
+    } else {
+        CLIENT_CREDENTIALS
+    };
     form.push(("grant_type", grant.to_owned()));
     form.push(("audience", wanted.target.clone()));
     form.push(("intent", intent));

@@ -190,7 +190,7 @@ impl Stage<'_> {
             goal: goal.to_owned(),
             task: Some(format!("run-{run}")),
             instance: None,
-            agent: Some("checkout-deployer".to_owned()),
+            agent: "checkout-deployer".to_owned(),
         };
         Ok(form(url, &prover, &wanted, now).await?)
     }

@@ -141,7 +141,7 @@ impl TestBroker {
     }
 
     pub fn sign_intent(&self, claims: &Value) -> String {
-        self.key.sign("intent+jwt", self.key.verifying().kid(), claims, false).unwrap()
+        self.key.sign("intent+jwt", self.key.verifying().kid(), claims, true).unwrap()
     }
 
     /// A form that is granted as it is.
