@@ -21,6 +21,35 @@ pub(super) fn holds(text: &str, name: &'static str, key: &VerifyingKey) -> bool 
     josekit::jws::deserialize_compact(text, &verifier).is_ok()
 }
 
+/// The mathematics alone.
+pub(super) fn verifies(key: &VerifyingKey, message: &[u8], signature: &[u8]) -> bool {
+    let verified = match (key.algorithm(), key.material()) {
+        (Algorithm::Ed25519, Material::Ed25519(x)) => {
+            UnparsedPublicKey::new(&signature::ED25519, x).verify(message, signature)
+        }
+        (Algorithm::Es256, Material::Point(point)) => {
+            UnparsedPublicKey::new(&signature::ECDSA_P256_SHA256_FIXED, point)
+                .verify(message, signature)
+        }
+        (Algorithm::Es384, Material::Point(point)) => {
+            UnparsedPublicKey::new(&signature::ECDSA_P384_SHA384_FIXED, point)
+                .verify(message, signature)
+        }
+        (Algorithm::Rs256, Material::Rsa { n, e }) => RsaPublicKeyComponents { n, e }.verify(
+            &signature::RSA_PKCS1_2048_8192_SHA256,
+            message,
+            signature,
+        ),
+        (Algorithm::Ps256, Material::Rsa { n, e }) => RsaPublicKeyComponents { n, e }.verify(
+            &signature::RSA_PSS_2048_8192_SHA256,
+            message,
+            signature,
+        ),
+        _ => Err(ring::error::Unspecified),
+    };
+    verified.is_ok()
+}
+
 /// `None` cannot happen with a key that ring has accepted, short of a lack of randomness.
 pub(super) fn seal(payload: &[u8], header: &JwsHeader, pair: &Pair) -> Option<String> {
     let signer = RingSigner {
@@ -59,26 +88,11 @@ impl JwsVerifier for RingVerifier {
     }
 
     fn verify(&self, message: &[u8], signature: &[u8]) -> Result<(), EnvelopeError> {
-        let verified =
-            match (self.key.algorithm(), self.key.material()) {
-                (Algorithm::Ed25519, Material::Ed25519(x)) => {
-                    UnparsedPublicKey::new(&signature::ED25519, x).verify(message, signature)
-                }
-                (Algorithm::Es256, Material::Point(point)) => {
-                    UnparsedPublicKey::new(&signature::ECDSA_P256_SHA256_FIXED, point)
-                        .verify(message, signature)
-                }
-                (Algorithm::Es384, Material::Point(point)) => {
-                    UnparsedPublicKey::new(&signature::ECDSA_P384_SHA384_FIXED, point)
-                        .verify(message, signature)
-                }
-                (Algorithm::Rs256, Material::Rsa { n, e }) => RsaPublicKeyComponents { n, e }
-                    .verify(&signature::RSA_PKCS1_2048_8192_SHA256, message, signature),
-                (Algorithm::Ps256, Material::Rsa { n, e }) => RsaPublicKeyComponents { n, e }
-                    .verify(&signature::RSA_PSS_2048_8192_SHA256, message, signature),
-                _ => Err(ring::error::Unspecified),
-            };
-        verified.map_err(|_| EnvelopeError::InvalidSignature(std::fmt::Error.into()))
+        if verifies(&self.key, message, signature) {
+            Ok(())
+        } else {
+            Err(EnvelopeError::InvalidSignature(std::fmt::Error.into()))
+        }
     }
 
     fn box_clone(&self) -> Box<dyn JwsVerifier> {
@@ -99,6 +113,30 @@ pub(super) enum RingKey {
     Ec(Arc<EcdsaKeyPair>),
     Ed(Arc<Ed25519KeyPair>),
     Rsa(Arc<RsaKeyPair>),
+}
+
+impl Pair {
+    pub(super) fn sign(&self, message: &[u8]) -> Option<Vec<u8>> {
+        let random = SystemRandom::new();
+        let signed = match &self.key {
+            RingKey::Ed(pair) => Ok(pair.sign(message).as_ref().to_vec()),
+            RingKey::Ec(pair) => pair
+                .sign(&random, message)
+                .map(|signature| signature.as_ref().to_vec()),
+            RingKey::Rsa(pair) => {
+                let padding: &'static dyn signature::RsaEncoding =
+                    if self.algorithm == Algorithm::Ps256 {
+                        &signature::RSA_PSS_SHA256
+                    } else {
+                        &signature::RSA_PKCS1_SHA256
+                    };
+                let mut signature = vec![0; pair.public().modulus_len()];
+                pair.sign(padding, &random, message, &mut signature)
+                    .map(|()| signature)
+            }
+        };
+        signed.ok()
+    }
 }
 
 #[derive(Debug, Clone)]
@@ -125,25 +163,9 @@ impl JwsSigner for RingSigner {
     }
 
     fn sign(&self, message: &[u8]) -> Result<Vec<u8>, EnvelopeError> {
-        let random = SystemRandom::new();
-        let signed = match &self.pair.key {
-            RingKey::Ed(pair) => Ok(pair.sign(message).as_ref().to_vec()),
-            RingKey::Ec(pair) => pair
-                .sign(&random, message)
-                .map(|signature| signature.as_ref().to_vec()),
-            RingKey::Rsa(pair) => {
-                let padding: &'static dyn signature::RsaEncoding =
-                    if self.pair.algorithm == Algorithm::Ps256 {
-                        &signature::RSA_PSS_SHA256
-                    } else {
-                        &signature::RSA_PKCS1_SHA256
-                    };
-                let mut signature = vec![0; pair.public().modulus_len()];
-                pair.sign(padding, &random, message, &mut signature)
-                    .map(|()| signature)
-            }
-        };
-        signed.map_err(|_| EnvelopeError::InvalidSignature(std::fmt::Error.into()))
+        self.pair
+            .sign(message)
+            .ok_or_else(|| EnvelopeError::InvalidSignature(std::fmt::Error.into()))
     }
 
     fn box_clone(&self) -> Box<dyn JwsSigner> {

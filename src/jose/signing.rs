@@ -46,7 +46,7 @@ pub enum SigningError {
 /// A private key and the one algorithm it signs with. `Debug` shows the public half.
 #[derive(Debug, Clone)]
 pub struct SigningKey {
-    pair: Pair,
+    pub(super) pair: Pair,
     public: VerifyingKey,
     jwk: Secret<String>,
 }
