@@ -6,6 +6,7 @@ use serde_json::json;
 use std::time::Duration;
 
 mod clients;
+mod remote;
 mod settings_rules;
 mod workloads;
 
