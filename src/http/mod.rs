@@ -1,22 +1,45 @@
 //! The public doors: what a request must look like, and what an answer looks like.
 //!
-//! A door parses and bounds, calls the broker once, and answers; what it means is decided in the
-//! corridor. [`serve`] listens. RFC 6749, 7009, 7662, 8414, 8693, 9701.
+//! [`routes::TABLE`] lists every door and who may enter; [`router`] and [`health_router`] are
+//! built from it. A door parses and bounds, calls the broker once, and answers; what it means is
+//! decided in the corridor. [`serve`] listens. RFC 6749, 7009, 7662, 8414, 8693, 9701.
 
+mod admin;
 mod client_auth;
+mod discovery;
 pub mod error;
 mod form;
+mod gate;
+mod health;
+mod introspect;
 pub mod listen;
+mod observe;
 mod peer;
+mod revoke;
+pub mod routes;
 mod tls;
+mod token;
+mod webhook;
 
 pub use error::{Challenge, Refused};
 pub use listen::{Bound, ListenError, ListenSettings, serve};
 pub use peer::{ConnectedFrom, Network, NetworkError, Peer, Rate};
 pub use tls::{TlsError, TlsFiles, TlsReload};
 
+use crate::broker::Broker;
+use crate::broker::Reason;
+use crate::broker::Refusal;
+use crate::telemetry;
+use crate::telemetry::Metrics;
+use axum::Router;
+use axum::middleware;
+use routes::{Listener, Route, Who};
 use std::num::NonZeroU32;
+use std::sync::Arc;
 use std::time::Duration;
+use tokio::sync::Semaphore;
+use tower_http::catch_panic::CatchPanicLayer;
+use tracing::Instrument as _;
 
 /// `[broker]`: how much of whom the doors take.
 #[derive(Debug, Clone)]
@@ -53,4 +76,105 @@ impl Default for DoorSettings {
 
 fn at_least_one(number: u32) -> NonZeroU32 {
     NonZeroU32::new(number).unwrap_or(NonZeroU32::MIN)
+}
+
+/// What every door has at hand.
+#[derive(Debug, Clone)]
+pub(in crate::http) struct Doors {
+    broker: Arc<Broker>,
+    limits: Arc<Limits>,
+    metrics: Option<Metrics>,
+}
+
+#[derive(Debug)]
+struct Limits {
+    trusted_proxies: Vec<Network>,
+    general: peer::Bucket,
+    introspection: peer::Bucket,
+    exchanges: Semaphore,
+    others: Semaphore,
+    request_timeout: Duration,
+}
+
+impl Limits {
+    fn new(settings: &DoorSettings) -> Self {
+        Self {
+            trusted_proxies: settings.trusted_proxies.clone(),
+            general: peer::Bucket::new(settings.rate),
+            introspection: peer::Bucket::new(settings.introspection_rate),
+            exchanges: Semaphore::new(settings.concurrency),
+            others: Semaphore::new(settings.concurrency),
+            request_timeout: settings.request_timeout,
+        }
+    }
+
+    fn bucket(&self, who: Who) -> &peer::Bucket {
+        match who {
+            Who::ResourceServer => &self.introspection,
+            Who::Anyone | Who::Client | Who::Operator(_) | Who::Platform => &self.general,
+        }
+    }
+
+    fn room(&self, route: &Route) -> &Semaphore {
+        if route.path == "/token" {
+            &self.exchanges
+        } else {
+            &self.others
+        }
+    }
+}
+
+/// Work that changes something goes on to its end when the client hangs up or time runs out: half
+/// a mint is for a crash to leave behind, not for an impatient client.
+async fn to_its_end<T: Send + 'static>(
+    work: impl Future<Output = Result<T, Refusal>> + Send + 'static,
+) -> Result<T, Refusal> {
+    match tokio::spawn(work.in_current_span()).await {
+        Ok(done) => done,
+        // SECURITY: what a panic says may quote the request.
+        Err(_) => {
+            telemetry::panicked();
+            Err(Refusal::new(Reason::Internal, "the work panicked"))
+        }
+    }
+}
+
+/// The public doors. Where the issuer's URL has a path, they stand under that path, and at the
+/// root for a proxy that strips it.
+pub fn router(broker: Arc<Broker>, settings: &DoorSettings) -> Router {
+    let prefix = discovery::issuer_path(broker.url());
+    let doors = Doors {
+        broker,
+        limits: Arc::new(Limits::new(settings)),
+        metrics: None,
+    };
+    let table = routes::mount(&doors, Listener::Public);
+    let mounted = match prefix {
+        None => table,
+        Some(path) => table
+            .clone()
+            .merge(discovery::inserted(&doors, &path))
+            .nest(&path, table),
+    };
+    finish(mounted, doors)
+}
+
+/// `/livez`, `/readyz` and `/metrics`, for a listener of their own.
+pub fn health_router(broker: Arc<Broker>, metrics: Metrics, settings: &DoorSettings) -> Router {
+    let doors = Doors {
+        broker,
+        limits: Arc::new(Limits::new(settings)),
+        metrics: Some(metrics),
+    };
+    finish(routes::mount(&doors, Listener::Health), doors)
+}
+
+/// What is the same for every answer, those to unknown paths included.
+fn finish(router: Router<Doors>, doors: Doors) -> Router {
+    router
+        .fallback(observe::no_such_path)
+        .method_not_allowed_fallback(observe::no_such_method)
+        .layer(CatchPanicLayer::custom(observe::panicked))
+        .layer(middleware::from_fn(observe::observe))
+        .with_state(doors)
 }

@@ -54,6 +54,14 @@ fn same_prefix(a: u128, b: u128, width: u32, prefix: u8) -> bool {
     a.checked_shr(host_bits) == b.checked_shr(host_bits)
 }
 
+/// One address alone.
+impl From<IpAddr> for Network {
+    fn from(first: IpAddr) -> Self {
+        let prefix = if first.is_ipv4() { 32 } else { 128 };
+        Self { first, prefix }
+    }
+}
+
 impl FromStr for Network {
     type Err = NetworkError;
 

@@ -1,0 +1,215 @@
+//! `/admin/v1`: what operators see and do. The gate has authenticated them and checked the role.
+//!
+//! JSON in, JSON out, closed both in the body and in the query: a mistyped `dry_run` must not
+//! become the real thing. What could be a credential comes in a body, never in a URL.
+
+use super::Doors;
+use super::error::Refused;
+use super::form;
+use super::form::Form;
+use super::form::malformed;
+use super::to_its_end;
+use crate::broker::Operator;
+use crate::broker::Reason;
+use crate::broker::Refusal;
+use crate::broker::show::LeaseFilter;
+use crate::ids::AgentId;
+use crate::ids::LeaseId;
+use crate::wire;
+use axum::Extension;
+use axum::Json;
+use axum::body::Body;
+use axum::extract::{Path, RawQuery, State};
+use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use serde::Serialize;
+use std::str::FromStr;
+
+const LIMIT: usize = 100;
+const MAX_LIMIT: usize = 1000;
+
+type Answer = Result<Response, Refused>;
+
+/// 202 where it is in force but not yet acknowledged by enough replicas of the store.
+pub(super) async fn revoke(
+    State(doors): State<Doors>,
+    Extension(by): Extension<Operator>,
+    RawQuery(query): RawQuery,
+    headers: HeaderMap,
+    body: Body,
+) -> Answer {
+    let query = closed(query, &["dry_run"])?;
+    let dry_run = flag(&query, "dry_run")?.unwrap_or(false);
+    let request = form::read_json(&headers, body).await?;
+    let broker = doors.broker.clone();
+    let receipt = to_its_end(async move { broker.revoke(&by, request, dry_run).await }).await?;
+    Ok(received(&receipt))
+}
+
+pub(super) async fn lift(
+    State(doors): State<Doors>,
+    Extension(by): Extension<Operator>,
+    headers: HeaderMap,
+    body: Body,
+) -> Answer {
+    let request: wire::LiftRequest = form::read_json(&headers, body).await?;
+    let broker = doors.broker.clone();
+    let receipt =
+        to_its_end(async move { broker.lift(&by, request.selector, request.reason).await }).await?;
+    Ok(received(&receipt))
+}
+
+pub(super) async fn receipt(State(doors): State<Doors>, Path(id): Path<String>) -> Answer {
+    let id = id.parse().map_err(|_| nothing())?;
+    Ok(shown(&doors.broker.receipt(id).await?))
+}
+
+pub(super) async fn end_context(
+    State(doors): State<Doors>,
+    Extension(by): Extension<Operator>,
+    headers: HeaderMap,
+    body: Body,
+) -> Answer {
+    let request = form::read_json(&headers, body).await?;
+    let broker = doors.broker.clone();
+    let receipt = to_its_end(async move { broker.end_context(&by.name, request).await }).await?;
+    Ok(received(&receipt))
+}
+
+pub(super) async fn leases(State(doors): State<Doors>, RawQuery(query): RawQuery) -> Answer {
+    let known = ["agent", "mission", "target", "alive", "after", "limit"];
+    let query = closed(query, &known)?;
+    let filter = LeaseFilter {
+        agent: parsed(&query, "agent")?,
+        mission: parsed(&query, "mission")?,
+        target: parsed(&query, "target")?,
+        alive: flag(&query, "alive")?,
+        after: query.get("after").map(str::to_owned),
+        limit: limit(&query)?,
+    };
+    Ok(shown(&doors.broker.leases(filter).await?))
+}
+
+pub(super) async fn lease(State(doors): State<Doors>, Path(id): Path<String>) -> Answer {
+    let id: LeaseId = id.parse().map_err(|_| nothing())?;
+    Ok(shown(&doors.broker.lease(id).await?))
+}
+
+/// By credential, handle, access key, session name, lease id.
+pub(super) async fn find(State(doors): State<Doors>, headers: HeaderMap, body: Body) -> Answer {
+    let request: wire::FindRequest = form::read_json(&headers, body).await?;
+    Ok(shown(&doors.broker.find(&request.query).await?))
+}
+
+pub(super) async fn agents(State(doors): State<Doors>) -> Answer {
+    Ok(shown(&doors.broker.agents().await?))
+}
+
+pub(super) async fn agent(State(doors): State<Doors>, Path(id): Path<String>) -> Answer {
+    let id: AgentId = id.parse().map_err(|_| nothing())?;
+    Ok(shown(&doors.broker.agent(&id).await?))
+}
+
+pub(super) async fn explain(State(doors): State<Doors>, headers: HeaderMap, body: Body) -> Answer {
+    let request = form::read_json(&headers, body).await?;
+    Ok(shown(&doors.broker.explain(request).await?))
+}
+
+pub(super) async fn audit(State(doors): State<Doors>, RawQuery(query): RawQuery) -> Answer {
+    let query = closed(query, &["after", "limit"])?;
+    let after = query.get("after").map(str::to_owned);
+    Ok(shown(&doors.broker.audit(after, limit(&query)?).await?))
+}
+
+pub(super) async fn rotate(
+    State(doors): State<Doors>,
+    Extension(by): Extension<Operator>,
+    headers: HeaderMap,
+    body: Body,
+) -> Answer {
+    let request = form::read_json(&headers, body).await?;
+    let broker = doors.broker.clone();
+    let answer = to_its_end(async move { broker.rotate(&by, request).await }).await?;
+    Ok(shown(&answer))
+}
+
+fn shown(value: &impl Serialize) -> Response {
+    let mut response = Json(value).into_response();
+    response
+        .headers_mut()
+        .insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    response
+}
+
+fn received(receipt: &wire::RevocationReceipt) -> Response {
+    let mut response = shown(receipt);
+    if receipt.state == wire::RevocationState::NotYetReplicated {
+        *response.status_mut() = StatusCode::ACCEPTED;
+    }
+    response
+}
+
+/// A name that cannot exist does not.
+fn nothing() -> Refusal {
+    Refusal::new(Reason::NotFound, "not a name of anything").exact()
+}
+
+/// The query, in which nothing unknown stands.
+fn closed(query: Option<String>, known: &[&str]) -> Result<Form, Refusal> {
+    let form = Form::parse(query.unwrap_or_default().as_bytes())?;
+    if form.names().all(|name| known.contains(&name)) {
+        Ok(form)
+    } else {
+        Err(malformed("an unknown query parameter", None))
+    }
+}
+
+fn parsed<T: FromStr>(query: &Form, name: &'static str) -> Result<Option<T>, Refusal> {
+    let parse = |text: &str| {
+        text.parse()
+            .map_err(|_| malformed("a query parameter is not a name", Some(name)))
+    };
+    query.get(name).map(parse).transpose()
+}
+
+fn flag(query: &Form, name: &'static str) -> Result<Option<bool>, Refusal> {
+    parsed(query, name)
+}
+
+fn limit(query: &Form) -> Result<usize, Refusal> {
+    let limit = parsed(query, "limit")?.unwrap_or(LIMIT);
+    if (1..=MAX_LIMIT).contains(&limit) {
+        Ok(limit)
+    } else {
+        Err(malformed("limit is from 1 to 1000", Some("limit")))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn query(text: &str) -> Option<String> {
+        Some(text.to_owned())
+    }
+
+    #[test]
+    fn a_mistyped_dry_run_is_refused() {
+        assert!(closed(query("dryrun=true"), &["dry_run"]).is_err());
+        assert!(closed(query("dry_run=true&dry_run=false"), &["dry_run"]).is_err());
+        let yes = closed(query("dry_run=true"), &["dry_run"]).unwrap();
+        assert_eq!(flag(&yes, "dry_run").unwrap(), Some(true));
+        let odd = closed(query("dry_run=yes"), &["dry_run"]).unwrap();
+        assert!(flag(&odd, "dry_run").is_err());
+    }
+
+    #[test]
+    fn a_page_has_a_size() {
+        let size = |text: &str| limit(&closed(query(text), &["limit"]).unwrap());
+        assert_eq!(size("").unwrap(), LIMIT);
+        assert_eq!(size("limit=1").unwrap(), 1);
+        for bad in ["limit=0", "limit=1001", "limit=-1", "limit=x"] {
+            assert!(size(bad).is_err(), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,32 @@
+//! `POST /revoke` (RFC 7009): the holder is done with its credential.
+
+use super::Doors;
+use super::client_auth;
+use super::error::Refused;
+use super::form;
+use super::introspect;
+use super::to_its_end;
+use crate::broker::Refusal;
+use axum::body::Body;
+use axum::extract::State;
+use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+
+/// 200 = dead at the broker, durably; or never alive. Whoever presents the credential may end it:
+/// a job that is over often has no proof left but the credential itself.
+pub(super) async fn release(
+    State(doors): State<Doors>,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Response, Refused> {
+    let refused = |refusal: Refusal| Refused::new(refusal, client_auth::challenge(&headers));
+    let form = form::read_form(&headers, body).await.map_err(refused)?;
+    let presented = client_auth::read(&headers, &form).map_err(refused)?;
+    let token = introspect::token(&form).map_err(refused)?.to_owned();
+    let broker = doors.broker.clone();
+    to_its_end(async move { broker.release(&token, &presented).await })
+        .await
+        .map_err(refused)?;
+    let no_store = [(header::CACHE_CONTROL, HeaderValue::from_static("no-store"))];
+    Ok((StatusCode::OK, no_store).into_response())
+}

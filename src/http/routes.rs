@@ -1,0 +1,117 @@
+//! The doors, in one table: the routers are built from it, and so is who may enter.
+
+use super::Doors;
+use super::admin;
+use super::discovery;
+use super::gate;
+use super::health;
+use super::introspect;
+use super::revoke;
+use super::token;
+use super::webhook;
+use crate::broker::Role;
+use axum::Router;
+use axum::middleware;
+use axum::routing::{MethodFilter, MethodRouter, on};
+
+/// Who a door is for. The gate checks operators; the others prove themselves in the request, which
+/// the corridor verifies.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Who {
+    Anyone,
+    /// Agents: in the form, or by client authentication.
+    Client,
+    /// By client authentication.
+    ResourceServer,
+    /// By bearer token, with at least this role.
+    Operator(Role),
+    /// What runs around the broker: probes on their own listener, and webhooks, which are signed.
+    Platform,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Listener {
+    Public,
+    Health,
+}
+
+#[derive(Debug, Clone, Copy)]
+pub struct Route {
+    pub method: &'static str,
+    pub path: &'static str,
+    pub who: Who,
+    /// Whether what it does is entered in the audit.
+    pub audited: bool,
+    pub listener: Listener,
+    door: fn(MethodFilter) -> MethodRouter<Doors>,
+}
+
+/// One line per door: method, path, who, audited, listener, handler.
+macro_rules! table {
+    ($($method:ident $path:literal, $who:expr, $audited:literal, $listener:ident, $door:path;)+) => {
+        pub const TABLE: &[Route] = &[$(Route {
+            method: stringify!($method),
+            path: $path,
+            who: $who,
+            audited: $audited,
+            listener: Listener::$listener,
+            door: |method| on(method, $door),
+        },)+];
+    };
+}
+
+use Role::{Admin, Operator, Reviewer, Viewer};
+use Who::{Anyone, Client, Platform, ResourceServer};
+
+table! {
+    POST "/token", Client, true, Public, token::exchange;
+    POST "/introspect", ResourceServer, false, Public, introspect::introspect;
+    POST "/revoke", Client, true, Public, revoke::release;
+    POST "/hooks/{source}", Platform, true, Public, webhook::receive;
+
+    GET "/jwks", Anyone, false, Public, discovery::jwks;
+    GET "/.well-known/oauth-authorization-server", Anyone, false, Public, discovery::metadata;
+    GET "/.well-known/openid-configuration", Anyone, false, Public, discovery::metadata;
+    GET "/federation/{target}/.well-known/openid-configuration", Anyone, false, Public, discovery::federation_metadata;
+    GET "/federation/{target}/jwks", Anyone, false, Public, discovery::federation_jwks;
+
+    POST "/admin/v1/revocations", Who::Operator(Operator), true, Public, admin::revoke;
+    GET "/admin/v1/revocations/{id}", Who::Operator(Viewer), false, Public, admin::receipt;
+    POST "/admin/v1/lifts", Who::Operator(Operator), true, Public, admin::lift;
+    GET "/admin/v1/leases", Who::Operator(Viewer), false, Public, admin::leases;
+    GET "/admin/v1/leases/{id}", Who::Operator(Viewer), false, Public, admin::lease;
+    POST "/admin/v1/find", Who::Operator(Viewer), false, Public, admin::find;
+    GET "/admin/v1/agents", Who::Operator(Viewer), false, Public, admin::agents;
+    GET "/admin/v1/agents/{id}", Who::Operator(Viewer), false, Public, admin::agent;
+    POST "/admin/v1/explain", Who::Operator(Reviewer), false, Public, admin::explain;
+    GET "/admin/v1/audit", Who::Operator(Viewer), false, Public, admin::audit;
+    POST "/admin/v1/keys/rotate", Who::Operator(Admin), true, Public, admin::rotate;
+    POST "/admin/v1/contexts/end", Who::Operator(Operator), true, Public, admin::end_context;
+
+    GET "/livez", Platform, false, Health, health::livez;
+    GET "/readyz", Platform, false, Health, health::readyz;
+    GET "/metrics", Platform, false, Health, health::metrics;
+}
+
+/// Every door of one listener, each behind its gate.
+pub(super) fn mount(doors: &Doors, listener: Listener) -> Router<Doors> {
+    let routes = TABLE.iter().filter(|route| route.listener == listener);
+    routes.fold(Router::new(), |router, route| {
+        let gate = gate::Gate {
+            doors: doors.clone(),
+            route,
+        };
+        let door = (route.door)(filter(route.method))
+            .route_layer(middleware::from_fn_with_state(gate, gate::enter));
+        router.route(route.path, door)
+    })
+}
+
+/// The table has two methods.
+fn filter(method: &str) -> MethodFilter {
+    if method == "GET" {
+        MethodFilter::GET
+    } else {
+        MethodFilter::POST
+    }
+}
