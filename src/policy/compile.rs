@@ -2,10 +2,11 @@
 
 use super::mission::Mission;
 use super::{PolicyError, schema};
-use crate::ids::{MissionId, TargetId};
+use crate::ids::{AgentId, MissionId, TargetId};
 use cedar_policy::{
     Effect, Expression, Policy as Rule, PolicyId, PolicySet, Schema, ValidationMode, Validator,
 };
+use miette::Diagnostic;
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Display;
@@ -13,38 +14,42 @@ use std::str::FromStr;
 
 /// The mission's name is the policy's id, so every decision names what made it.
 pub(super) fn permit(mission: &Mission) -> Result<Rule, PolicyError> {
-    let name = mission.id.as_str();
-    let list = |kind: &str, names: Vec<&str>| {
-        let uids: Vec<_> = names
-            .iter()
-            .map(|n| format!("Dayfly::{kind}::\"{n}\""))
-            .collect();
-        uids.join(", ")
-    };
-    let agents = list(
-        "Agent",
-        mission.agents.iter().map(|id| id.as_str()).collect(),
-    );
-    let targets = list(
-        "Target",
-        mission.allow.keys().map(TargetId::as_str).collect(),
-    );
-    let mut text = format!(
-        "permit (principal, action == Dayfly::Action::\"issue\", resource)\n\
-         when {{ context.mission == Dayfly::Mission::\"{name}\" }}\n\
-         when {{ [{agents}].contains(principal) }}\n\
-         when {{ [{targets}].contains(resource) }}\n"
-    );
-    let place = format!("mission.{name}.when");
+    let mut text = opening(mission);
+    let place = format!("mission.{}.when", mission.id);
     if let Some(when) = &mission.when {
         // SECURITY: one whole expression by itself, so that it cannot close the braces around it.
-        Expression::from_str(when).map_err(|error| problem(&place, error))?;
-        text.push_str("when {\n");
+        Expression::from_str(when).map_err(|error| problem(&place, located(&error, when, 0)))?;
         text.push_str(when);
         text.push_str("\n}");
     }
     text.push(';');
-    Rule::parse(Some(PolicyId::new(name)), text).map_err(|error| problem(&place, error))
+    let id = PolicyId::new(mission.id.as_str());
+    Rule::parse(Some(id), text).map_err(|error| problem(&place, error))
+}
+
+/// All of the permit that stands before the text of `when`.
+pub(super) fn opening(mission: &Mission) -> String {
+    let list = |kind: &str, names: Vec<&str>| {
+        let uids: Vec<_> = names
+            .iter()
+            .map(|name| format!("Dayfly::{kind}::\"{name}\""))
+            .collect();
+        uids.join(", ")
+    };
+    let agents = mission.agents.iter().map(AgentId::as_str).collect();
+    let targets = mission.allow.keys().map(TargetId::as_str).collect();
+    let (agents, targets) = (list("Agent", agents), list("Target", targets));
+    let (name, when) = (
+        &mission.id,
+        mission.when.as_ref().map_or("", |_| "when {\n"),
+    );
+    format!(
+        "permit (principal, action == Dayfly::Action::\"issue\", resource)\n\
+         when {{ context.mission == Dayfly::Mission::\"{name}\" }}\n\
+         when {{ [{agents}].contains(principal) }}\n\
+         when {{ [{targets}].contains(resource) }}\n\
+         {when}"
+    )
 }
 
 /// Every policy of the files, with the file's name and `@id` or its number as its id. A mission's
@@ -56,7 +61,7 @@ pub(super) fn parse_forbids(files: &[(String, String)]) -> (Vec<Rule>, Vec<Polic
         let set = match PolicySet::from_str(text) {
             Ok(set) => set,
             Err(error) => {
-                problems.push(problem(file, error));
+                problems.push(problem(file, located(&error, text, 0)));
                 continue;
             }
         };
@@ -83,9 +88,11 @@ pub(super) fn parse_forbids(files: &[(String, String)]) -> (Vec<Rule>, Vec<Polic
     (rules, problems)
 }
 
+/// `text_of`: where a policy was written, and how much stands before it in what Cedar has read.
 pub(super) fn validate<'a>(
     schema: Schema,
     rules: impl Iterator<Item = &'a Rule>,
+    text_of: impl Fn(&str) -> Option<(&'a str, usize)>,
 ) -> Vec<PolicyError> {
     let mut set = PolicySet::new();
     let mut problems = Vec::new();
@@ -95,18 +102,38 @@ pub(super) fn validate<'a>(
         }
     }
     let result = Validator::new(schema).validate(&set, ValidationMode::Strict);
-    problems.extend(
-        result
-            .validation_errors()
-            .map(|error| problem(&place_of(error.policy_id()), error)),
-    );
+    let mut found = |id: &PolicyId, error: &dyn Diagnostic| {
+        let place = place_of(id);
+        let told = match text_of(&place) {
+            Some((text, before)) => located(error, text, before),
+            None => error.to_string(),
+        };
+        problems.push(problem(&place, told));
+    };
+    result
+        .validation_errors()
+        .for_each(|error| found(error.policy_id(), error));
     // A policy that can never match is a mistake in the making, a forbid above all.
-    problems.extend(
-        result
-            .validation_warnings()
-            .map(|warning| problem(&place_of(warning.policy_id()), warning)),
-    );
+    result
+        .validation_warnings()
+        .for_each(|warning| found(warning.policy_id(), warning));
     problems
+}
+
+/// The message with its place in the text, lines and columns counted from 1.
+fn located(error: &dyn Diagnostic, text: &str, before: usize) -> String {
+    let first = error.labels().and_then(|mut labels| labels.next());
+    let place = first
+        .and_then(|label| label.offset().checked_sub(before))
+        .and_then(|offset| text.get(..offset));
+    match place {
+        Some(read) => {
+            let line = read.matches('\n').count() + 1;
+            let column = read.rsplit('\n').next().map_or(0, |l| l.chars().count()) + 1;
+            format!("line {line}, column {column}: {error}")
+        }
+        None => error.to_string(),
+    }
 }
 
 pub(super) fn place_of(id: &PolicyId) -> String {

@@ -3,7 +3,9 @@
 //! In: a request that everything else allowed. Out: which policies decided, or which one refused.
 //! Cedar skips a policy that it cannot evaluate, a `forbid` included; here that is a denial.
 
-use super::compile::{conjuncts, fact_names, parse_forbids, permit, place_of, problem, validate};
+use super::compile::{
+    conjuncts, fact_names, opening, parse_forbids, permit, place_of, problem, validate,
+};
 use super::mission::{Mission, Target};
 use super::schema::Known;
 use super::{Denial, PolicyError};
@@ -84,7 +86,8 @@ impl Rules {
         let (schema, _) = Schema::from_cedarschema_str(&known.schema())
             .map_err(|error| vec![problem("the policy schema", error)])?;
 
-        let (forbids, unfit) = parse_forbids(forbids);
+        let files = forbids;
+        let (forbids, unfit) = parse_forbids(files);
         problems.extend(unfit);
         let mut permits = Vec::new();
         for mission in missions.values() {
@@ -94,7 +97,16 @@ impl Rules {
             }
         }
         let all = permits.iter().map(|(_, rule)| rule).chain(&forbids);
-        problems.extend(validate(schema.clone(), all));
+        let text_of = |place: &str| {
+            let file = files.iter().find(|(name, _)| name == place);
+            let forbid = file.map(|(_, text)| (text.as_str(), 0));
+            forbid.or_else(|| {
+                let own = |m: &&Mission| format!("mission.{}.when", m.id) == place;
+                let mission = missions.values().find(own)?;
+                Some((mission.when.as_deref()?, opening(mission).len()))
+            })
+        };
+        problems.extend(validate(schema.clone(), all, text_of));
         if !problems.is_empty() {
             return Err(problems);
         }

@@ -280,3 +280,18 @@ fn what_a_decision_costs_does_not_grow_with_the_number_of_missions() {
     assert_eq!(size("deploy-checkout", "orders-api"), 1);
     assert_eq!(size("m7", "stock-api"), 2);
 }
+
+#[test]
+fn what_cedar_finds_is_told_with_its_place() {
+    let told = |world: World| world.policy().unwrap_err().remove(0).problem;
+    let problem = told(with_when("context.ttl > 1 &&\n  context.nothing == 2"));
+    assert!(problem.starts_with("line 2, column 3: "), "{problem}");
+    let problem = told(with_when("context.ttl >\n  > 1"));
+    assert!(problem.starts_with("line 2, column 3: "), "{problem}");
+    let first = "forbid (principal, action, resource) when { context.ttl == 7 };\n";
+    let wrong = "forbid (principal, action, resource) when { context.nothing };";
+    let problem = told(with_forbid(&format!("{first}{wrong}")));
+    assert!(problem.starts_with("line 2, column 45: "), "{problem}");
+    let problem = told(with_forbid(&format!("{first}forbid;")));
+    assert!(problem.starts_with("line 2, column 7: "), "{problem}");
+}
