@@ -202,18 +202,18 @@ fn place(written: Written, within: &str) -> Option<String> {
 /// day of mission and agent.
 pub(super) fn lifetime(
     request: &Request,
-    agent: &Agent,
+    question: &Question<'_>,
     mission: &Mission,
     target: &Target,
     now: OffsetDateTime,
 ) -> Result<Duration, Denied> {
     let mut ttl = mission.ttl.min(target.max_ttl);
-    for last_day in [Some(agent.ends), mission.ends].into_iter().flatten() {
-        let Some(over) = last_day.next_day() else {
-            continue;
-        };
-        let left = over.midnight().assume_utc() - now;
-        ttl = ttl.min(Duration::try_from(left).unwrap_or_default());
+    let last_days = [Some(question.agent.ends), mission.ends]
+        .into_iter()
+        .flatten()
+        .filter_map(|last_day| Some(last_day.next_day()?.midnight().assume_utc()));
+    for end in last_days.chain(question.goal_ends) {
+        ttl = ttl.min(Duration::try_from(end - now).unwrap_or_default());
     }
     let mut at = None;
     if let Some((asked, place)) = &request.shortest

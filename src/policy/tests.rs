@@ -36,6 +36,7 @@ struct World {
     asked: Asked,
     task: Option<String>,
     instance: Option<String>,
+    goal_ends: Option<OffsetDateTime>,
     view: View,
     now: OffsetDateTime,
 }
@@ -157,6 +158,7 @@ impl World {
             asked: Asked::default(),
             task: Some("task-1".to_owned()),
             instance: None,
+            goal_ends: None,
             view: View::empty_for_tests(),
             now: NOW,
         }
@@ -195,6 +197,7 @@ impl World {
             asked: &self.asked,
             task: self.task.as_deref(),
             instance: self.instance.as_deref(),
+            goal_ends: self.goal_ends,
         }
     }
 

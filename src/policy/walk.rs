@@ -32,6 +32,8 @@ pub(super) struct Question<'a> {
     pub asked: &'a Asked,
     pub task: Option<&'a str>,
     pub instance: Option<&'a str>,
+    /// When the purpose itself ends.
+    pub goal_ends: Option<OffsetDateTime>,
 }
 
 impl<'a> Question<'a> {
@@ -51,6 +53,7 @@ impl<'a> Question<'a> {
             asked: intent.asked(),
             task: intent.task(),
             instance: intent.instance(),
+            goal_ends: intent.goal_ends(),
         }
     }
 }
@@ -110,7 +113,7 @@ impl Policy {
         for (name, outcome) in within {
             trace.step(name, outcome.map_err(of), |()| "covers it".to_owned())?;
         }
-        let ttl = request::lifetime(&asked, question.agent, mission, target, now).map_err(of);
+        let ttl = request::lifetime(&asked, question, mission, target, now).map_err(of);
         let ttl = trace.step("lifetime", ttl, |ttl| format!("{} s", ttl.as_secs()))?;
         for (fact, value) in &mission.require {
             let met = requirement::check(fact, value, question.facts).map_err(of);

@@ -317,6 +317,10 @@ fn a_lifetime_is_the_shortest_of_all_that_limit_it() {
     world.mission().ends = None;
     world.agent.ends = date!(2026 - 11 - 21);
     assert_eq!(world.decide().unwrap().ttl, 120);
+    world.goal_ends = Some(datetime!(2026-11-21 23:59 UTC));
+    assert_eq!(world.decide().unwrap().ttl, 60);
+    world.goal_ends = Some(datetime!(2026-11-21 23:58 UTC));
+    assert_eq!(world.reason(), Denial::LifetimeOutOfRange);
 }
 
 #[test]
