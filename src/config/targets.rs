@@ -239,7 +239,13 @@ fn connector(
     }
     keys.insert("kind".to_owned(), Value::from(kind.value.as_str()));
     match ConnectorSettings::deserialize(Value::Object(keys)) {
-        Ok(connector) => Some(connector),
+        Ok(connector) => {
+            for problem in connector.problems() {
+                let at = places.get(problem.key).copied().unwrap_or(reader.at);
+                reader.bad(at, format!("`{}`: {problem}", reader.name), "");
+            }
+            Some(connector)
+        }
         Err(error) => {
             connector_problem(reader, kind, &places, &error.to_string());
             None

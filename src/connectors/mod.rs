@@ -146,7 +146,23 @@ pub enum ConnectorSettings {
     Aws(AwsSettings),
 }
 
+/// What is wrong with one key of a target's settings, and what to write instead.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("`{key}` {why}")]
+pub struct SettingProblem {
+    pub key: &'static str,
+    pub why: &'static str,
+}
+
 impl ConnectorSettings {
+    /// What is wrong, as far as it shows without asking the downstream. Empty: nothing.
+    pub fn problems(&self) -> Vec<SettingProblem> {
+        match self {
+            Self::AccessToken {} | Self::ApiKey {} => Vec::new(),
+            Self::Aws(aws) => aws.problems(),
+        }
+    }
+
     /// What authority on this target is written in.
     pub fn vocabulary(&self) -> Vocabulary {
         match self {

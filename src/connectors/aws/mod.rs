@@ -14,7 +14,7 @@ mod settings;
 mod sts;
 
 use super::{AWS_SESSION_TYPE, Connector, ConnectorError, Ended, Handle, MintContext, Minted};
-use super::{AwsMethod, AwsSettings, Promises, Setup};
+use super::{AwsMethod, AwsSettings, Promises, SettingProblem, Setup};
 use crate::ids::{LeaseId, TargetId};
 use crate::jose::Keyring;
 use crate::policy::Grant;
@@ -47,8 +47,7 @@ pub(super) struct Aws {
 }
 
 impl AwsSettings {
-    /// What is wrong with these settings, without asking AWS. Empty: nothing.
-    pub fn problems(&self) -> Vec<String> {
+    pub(super) fn problems(&self) -> Vec<SettingProblem> {
         settings::problems(self)
     }
 }
@@ -63,7 +62,7 @@ impl Aws {
         let problems = settings.problems();
         let role = match RoleArn::parse(&settings.role) {
             Some(role) if problems.is_empty() => role,
-            _ => return Err(problems),
+            _ => return Err(problems.iter().map(ToString::to_string).collect()),
         };
         let sts = Sts::new(settings, setup).map_err(|problem| vec![problem])?;
         let broker_url = setup.broker_url.trim_end_matches('/');

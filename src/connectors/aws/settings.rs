@@ -1,6 +1,6 @@
 //! `[target.NAME]` of kind `aws`: what can be checked without asking AWS.
 
-use super::super::{AwsMethod, AwsSettings};
+use super::super::{AwsMethod, AwsSettings, SettingProblem};
 
 /// `arn:PARTITION:iam::ACCOUNT:role/PATH/NAME`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -57,38 +57,62 @@ impl RoleArn {
     }
 }
 
-pub(super) fn problems(settings: &AwsSettings) -> Vec<String> {
+pub(super) fn problems(settings: &AwsSettings) -> Vec<SettingProblem> {
     let mut problems = Vec::new();
-    let mut wrong = |problem: &str| problems.push(problem.to_owned());
+    let mut wrong = |key, why| problems.push(SettingProblem { key, why });
     if RoleArn::parse(&settings.role).is_none() {
-        wrong("`role` is not a role's ARN: write `arn:aws:iam::ACCOUNT:role/NAME`");
+        wrong(
+            "role",
+            "is not a role's ARN: write `arn:aws:iam::ACCOUNT:role/NAME`",
+        );
     }
     let is_region = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
     if settings.region.is_empty() || !settings.region.bytes().all(is_region) {
-        wrong("`region` is not a region: write one such as `eu-west-1`");
+        wrong("region", "is not a region: write one such as `eu-west-1`");
     }
     if settings
         .endpoint
         .as_deref()
         .is_some_and(|url| !is_safe(url))
     {
-        wrong("`endpoint` must be an https URL, or http on loopback, without a path or a query");
+        wrong(
+            "endpoint",
+            "must be an https URL, or http on loopback, without a path or a query",
+        );
     }
-    if settings.access_key_id.is_some() != settings.secret_access_key.is_some() {
-        wrong("`access_key_id` and `secret_access_key` come together: set both, or neither");
+    if settings.access_key_id.is_some() && settings.secret_access_key.is_none() {
+        wrong(
+            "access_key_id",
+            "comes with `secret_access_key`: set both, or neither",
+        );
+    }
+    if settings.secret_access_key.is_some() && settings.access_key_id.is_none() {
+        wrong(
+            "secret_access_key",
+            "comes with `access_key_id`: set both, or neither",
+        );
     }
     if settings.method == AwsMethod::WebIdentity {
         if settings.access_key_id.is_some() || settings.secret_access_key.is_some() {
-            wrong("method `web_identity` uses no AWS key: remove it, or set method `assume_role`");
+            wrong(
+                "method",
+                "`web_identity` uses no AWS key: remove the key, or write `assume_role`",
+            );
         }
         if settings.external_id.is_some() {
-            wrong("`external_id` belongs to method `assume_role`: remove it");
+            wrong(
+                "external_id",
+                "belongs to method `assume_role`: remove it, or write that method",
+            );
         }
     }
     if let Some(id) = &settings.external_id {
         let allowed = |b: u8| b.is_ascii_alphanumeric() || b"_+=,.@:/-".contains(&b);
         if !(2..=1224).contains(&id.len()) || !id.bytes().all(allowed) {
-            wrong("`external_id` has 2 to 1224 of letters, digits and `_+=,.@:/-`");
+            wrong(
+                "external_id",
+                "has 2 to 1224 letters, digits and `_+=,.@:/-`",
+            );
         }
     }
     problems
@@ -129,7 +153,7 @@ mod tests {
 
     #[test]
     fn a_role_is_enough() {
-        assert_eq!(settings().problems(), Vec::<String>::new());
+        assert_eq!(settings().problems(), []);
         assert_eq!(settings().method, AwsMethod::WebIdentity);
     }
 
