@@ -12,6 +12,9 @@ mod record;
 mod state;
 mod sweep;
 
+#[cfg(test)]
+mod tests;
+
 pub use look::{Blast, Cursor, Filter, Page};
 pub use open::{Draft, Issued, Reserved};
 pub use record::{Closing, Lease, Record};

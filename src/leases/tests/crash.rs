@@ -1,0 +1,113 @@
+//! The process dies at every commit of a lease's life, before it and after it. Whatever works
+//! downstream has an open lease, at every moment, and in the end nothing works.
+
+use super::bench::{Bench, Downstream, store};
+use crate::connectors::RevocationClass;
+use crate::fences::DimensionKind;
+use crate::fences::tests::fixture::{Advanced, Death};
+use crate::leases::{Filter, LeaseError, State};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Issue, use, end: as far as it gets.
+async fn live_a_life(bench: &Bench, ending: bool) -> Result<(), LeaseError> {
+    let lease = bench.issue(&bench.grant()).await?.lease;
+    if ending {
+        bench
+            .leases
+            .release(&lease, &bench.fences, "deployer", bench.now())
+            .await?;
+    } else {
+        let agent = crate::fences::Dimension::new(DimensionKind::Agent, "deployer");
+        let fence = crate::fences::NewFence {
+            kind: crate::fences::FenceKind::Kill,
+            dimension: agent,
+            reason: "a test".to_owned(),
+            author: "ops@acme.example".to_owned(),
+            until: None,
+        };
+        bench.fences.raise(fence, bench.now()).await?;
+    }
+    bench.sweeper.run_once(bench.now()).await?;
+    Ok(())
+}
+
+async fn everything_that_works_is_tracked(bench: &Bench, moment: &str) {
+    let open = bench
+        .leases
+        .list(&Filter::default(), None, 100)
+        .await
+        .unwrap()
+        .leases;
+    for id in bench.downstream.live() {
+        assert!(
+            open.iter().any(|lease| lease.id == id),
+            "{moment}: {id} works and is not tracked"
+        );
+    }
+}
+
+async fn die_at(commit: i64, death: Death, named: bool, ending: bool) -> bool {
+    let shared = store();
+    let downstream = Downstream::new(RevocationClass::Native, named);
+    let clock = Advanced::new();
+    let first = Bench::on(
+        Arc::clone(&shared),
+        Arc::clone(&downstream),
+        Arc::clone(&clock),
+    )
+    .await;
+    first.line.die_at(commit, death);
+    let finished = live_a_life(&first, ending).await.is_ok();
+    let was_given = |state: State| state == State::Active;
+
+    let second = Bench::on(shared, downstream, clock).await;
+    let moment = format!("commit {commit} {death:?} named {named} release {ending}");
+    everything_that_works_is_tracked(&second, &moment).await;
+    let mut lost = false;
+    for _ in 0..8 {
+        second.later(11);
+        second.fences.follow(Duration::ZERO).await.unwrap();
+        second.sweep().await;
+        everything_that_works_is_tracked(&second, &moment).await;
+    }
+    let open = second.leases.list(&Filter::default(), None, 100).await;
+    for lease in open.unwrap().leases {
+        lost |= lease.state == State::Unclaimed;
+        assert!(
+            named || lease.state == State::Unclaimed || was_given(lease.state),
+            "{moment}: {:?}",
+            lease.state
+        );
+    }
+    // In the end: closed, and dead unless nobody could name it.
+    for _ in 0..6 {
+        second.later(900);
+        second.sweep().await;
+        second.sweep().await;
+    }
+    let open = second.leases.list(&Filter::default(), None, 100).await;
+    assert!(open.unwrap().leases.is_empty(), "{moment}");
+    assert!(
+        lost || second.downstream.live().is_empty(),
+        "{moment}: still works"
+    );
+    finished
+}
+
+#[tokio::test]
+async fn dying_at_any_commit_leaves_nothing_untracked() {
+    for named in [true, false] {
+        for ending in [true, false] {
+            for death in [Death::Before, Death::After] {
+                let mut commit = 1;
+                // Until the whole life fits in front of the death.
+                while !die_at(commit, death, named, ending).await {
+                    commit += 1;
+                    assert!(commit < 400, "the life never ends");
+                }
+                assert!(commit > 3, "{commit}: the life was not disturbed");
+            }
+        }
+    }
+}

@@ -1,0 +1,246 @@
+use super::bench::{Bench, Downstream, store};
+use crate::clock::Clock;
+use crate::connectors::RevocationClass;
+use crate::fences::tests::fixture::{Advanced, Death};
+use crate::fences::{Dimension, DimensionKind, FenceKind};
+use crate::ids::TargetId;
+use crate::leases::{State, keys};
+use crate::store::{Store, Transaction, Write};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+fn target() -> TargetId {
+    "orders-api".parse().unwrap()
+}
+
+#[tokio::test]
+async fn one_fence_ends_every_lease_of_a_mission_downstream_too() {
+    let bench = Bench::new(RevocationClass::Native, true).await;
+    for number in 0..40 {
+        let grant = bench.granted(&format!("agent-{number}"));
+        bench.issue(&grant).await.unwrap();
+    }
+    bench.kill(DimensionKind::Mission, "deploy-checkout").await;
+    let swept = bench.sweep().await;
+    assert_eq!((swept.matched, swept.closed), (40, 40));
+    assert!(bench.downstream.live().is_empty());
+    assert_eq!(bench.sweep().await, crate::leases::Swept::default());
+}
+
+#[tokio::test]
+async fn a_hold_ends_what_is_open_and_a_lift_brings_nothing_back() {
+    let bench = Bench::new(RevocationClass::Native, true).await;
+    let lease = bench.issued().await;
+    let agent = Dimension::new(DimensionKind::Agent, "deployer");
+    bench.raise(FenceKind::Hold, agent.clone()).await;
+    bench.raise(FenceKind::Lift, agent).await;
+    bench.sweep().await;
+    assert_eq!(bench.again(&lease).await.state, State::Revoked);
+    bench.issued().await;
+    assert_eq!(bench.sweep().await.matched, 0);
+}
+
+#[tokio::test]
+async fn two_sweepers_at_once_end_a_credential_by_one_claim() {
+    let shared = store();
+    let downstream = Downstream::new(RevocationClass::Native, true);
+    let clock = Advanced::new();
+    let one = Bench::on(
+        Arc::clone(&shared),
+        Arc::clone(&downstream),
+        Arc::clone(&clock),
+    )
+    .await;
+    let two = Bench::on(shared, Arc::clone(&downstream), clock).await;
+    for number in 0..10 {
+        one.issue(&one.granted(&format!("agent-{number}")))
+            .await
+            .unwrap();
+    }
+    one.kill(DimensionKind::Mission, "deploy-checkout").await;
+    let (a, b) = tokio::join!(one.sweep(), two.sweep());
+    let (c, d) = tokio::join!(one.sweep(), two.sweep());
+    assert_eq!(a.closed + b.closed + c.closed + d.closed, 10);
+    assert_eq!(downstream.ends.load(Ordering::SeqCst), 10);
+    assert!(downstream.live().is_empty());
+}
+
+#[tokio::test]
+async fn ending_is_tried_with_growing_pauses_and_never_given_up() {
+    let bench = Bench::new(RevocationClass::Native, true).await;
+    let lease = bench.issued().await;
+    bench.downstream.out_of_order.store(true, Ordering::SeqCst);
+    bench.kill(DimensionKind::Agent, "deployer").await;
+    bench.sweep().await;
+    assert!(bench.sweeper.backlog(&target()).is_some());
+    for _ in 0..40 {
+        bench.later(20);
+        bench.sweep().await;
+    }
+    let tried = bench.downstream.ends.load(Ordering::SeqCst);
+    assert!((8..30).contains(&tried), "{tried} attempts in 800 s");
+    assert_eq!(bench.again(&lease).await.state, State::Revoking);
+    bench.downstream.out_of_order.store(false, Ordering::SeqCst);
+    bench.later(400);
+    bench.sweep().await;
+    bench.sweep().await;
+    assert_eq!(bench.again(&lease).await.state, State::Revoked);
+    assert!(bench.sweeper.backlog(&target()).is_none());
+}
+
+#[tokio::test]
+async fn what_could_not_be_ended_lapses_only_after_its_own_expiry() {
+    let bench = Bench::new(RevocationClass::Native, true).await;
+    let lease = bench.issued().await;
+    bench.downstream.out_of_order.store(true, Ordering::SeqCst);
+    bench.kill(DimensionKind::Agent, "deployer").await;
+    bench.later(899);
+    bench.sweep().await;
+    assert_eq!(bench.again(&lease).await.state, State::Revoking);
+    bench.later(400);
+    assert_eq!(bench.sweep().await.lapsed, 1);
+    assert_eq!(bench.again(&lease).await.state, State::Lapsed);
+}
+
+#[tokio::test]
+async fn what_cannot_be_ended_waits_for_its_expiry_and_stops_no_target() {
+    let bench = Bench::new(RevocationClass::Expiry, true).await;
+    bench.downstream.cannot_end.store(true, Ordering::SeqCst);
+    let lease = bench.issued().await;
+    bench.kill(DimensionKind::Agent, "deployer").await;
+    bench.sweep().await;
+    bench.later(300);
+    bench.sweep().await;
+    assert_eq!(bench.again(&lease).await.state, State::Revoking);
+    assert_eq!(bench.downstream.ends.load(Ordering::SeqCst), 1);
+    assert!(bench.sweeper.backlog(&target()).is_none());
+    bench.later(1000);
+    bench.sweep().await;
+    assert_eq!(bench.again(&lease).await.state, State::Lapsed);
+}
+
+#[tokio::test]
+async fn rubbish_is_collected_later_and_stops_no_target() {
+    let bench = Bench::new(RevocationClass::Native, true).await;
+    bench
+        .downstream
+        .leaves_rubbish
+        .store(true, Ordering::SeqCst);
+    let lease = bench.issued().await;
+    bench.kill(DimensionKind::Agent, "deployer").await;
+    bench.sweep().await;
+    let stored = bench.again(&lease).await;
+    assert_eq!((stored.state, stored.uncollected), (State::Revoked, true));
+    assert!(bench.sweeper.backlog(&target()).is_none());
+    bench
+        .downstream
+        .leaves_rubbish
+        .store(false, Ordering::SeqCst);
+    bench.later(60);
+    bench.sweep().await;
+    assert!(!bench.again(&lease).await.uncollected);
+}
+
+#[tokio::test]
+async fn a_lease_whose_time_is_up_is_closed_as_its_class_allows() {
+    for (class, closed) in [
+        (RevocationClass::Broker, State::Expired),
+        (RevocationClass::Expiry, State::Expired),
+        (RevocationClass::Deny, State::Expired),
+        (RevocationClass::Native, State::Expired),
+    ] {
+        let bench = Bench::new(class, true).await;
+        let lease = bench.issued().await;
+        bench.later(902);
+        bench.sweep().await;
+        bench.sweep().await;
+        assert_eq!(bench.again(&lease).await.state, closed, "{class:?}");
+        let told = u64::from(class == RevocationClass::Native);
+        assert_eq!(bench.downstream.ends.load(Ordering::SeqCst), told);
+    }
+}
+
+#[tokio::test]
+async fn a_sweep_that_died_half_way_is_taken_over() {
+    for commit in 1..12 {
+        for death in [Death::Before, Death::After] {
+            let shared = store();
+            let downstream = Downstream::new(RevocationClass::Native, true);
+            let clock = Advanced::new();
+            let one = Bench::on(
+                Arc::clone(&shared),
+                Arc::clone(&downstream),
+                Arc::clone(&clock),
+            )
+            .await;
+            let two = Bench::on(shared, Arc::clone(&downstream), clock).await;
+            let lease = one.issued().await;
+            one.kill(DimensionKind::Target, "orders-api").await;
+            one.line.die_at(commit, death);
+            let _ = one.sweeper.run_once(one.now()).await;
+            two.later(61);
+            two.sweep().await;
+            two.later(10);
+            two.sweep().await;
+            assert_eq!(two.again(&lease).await.state, State::Revoked);
+            assert!(downstream.live().is_empty());
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_forged_record_does_not_hide_the_leases_beside_it() {
+    let shared = store();
+    let downstream = Downstream::new(RevocationClass::Native, true);
+    let bench = Bench::on(Arc::clone(&shared), downstream, Advanced::new()).await;
+    let (forged, honest) = (bench.issued().await, bench.issued().await);
+    let deadline = bench.now() + Duration::from_secs(10);
+    let transaction = Transaction::new(forged.id.shard(), deadline).write(Write::Put {
+        key: keys::lease(&forged.id),
+        value: b"nonsense".to_vec(),
+        expires_at: None,
+    });
+    shared.commit(transaction).await.unwrap();
+    bench.kill(DimensionKind::Agent, "deployer").await;
+    bench.sweep().await;
+    assert_eq!(bench.again(&honest).await.state, State::Revoked);
+}
+
+#[tokio::test]
+async fn sweeping_in_the_background_needs_no_call() {
+    let Bench {
+        line: _line,
+        clock,
+        leases,
+        fences: _,
+        sweeper: _,
+        downstream,
+    } = Bench::new(RevocationClass::Native, true).await;
+    let fences = crate::fences::Fences::start(
+        Arc::clone(&leases.store),
+        Arc::clone(&clock) as Arc<dyn Clock>,
+        Duration::from_secs(1),
+    );
+    fences.reach(0).await.unwrap();
+    let connector = Arc::clone(&downstream);
+    let connectors: crate::leases::Connectors =
+        Arc::new(move |_| Some(Arc::clone(&connector) as Arc<dyn crate::connectors::Connector>));
+    let sweeper = crate::leases::Sweeper::new(Arc::clone(&leases), Arc::clone(&fences), connectors);
+    let _sweeper = sweeper.start(Arc::clone(&clock) as Arc<dyn Clock>);
+    let bench = Bench::on(
+        Arc::clone(&leases.store),
+        Arc::clone(&downstream),
+        Arc::clone(&clock),
+    )
+    .await;
+    let lease = bench.issued().await;
+    bench.kill(DimensionKind::All, "").await;
+    for _ in 0..50 {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        if downstream.live().is_empty() && bench.again(&lease).await.state == State::Revoked {
+            return;
+        }
+    }
+    panic!("{:?}", bench.again(&lease).await.state);
+}
