@@ -1,6 +1,7 @@
 //! Follows the fence log, says how fresh the view is, and raises fences.
 
-use super::{Fence, FenceError, NewFence, View, fork, log, snapshot};
+use super::{Fence, FenceError, FenceKind, NewFence, View, fork, log, snapshot};
+use crate::audit::{Entry, Event};
 use crate::clock::Clock;
 use crate::ids::{self, ShardId};
 use crate::store::{
@@ -172,7 +173,8 @@ impl Fences {
             .write(Write::Append {
                 log: log(),
                 value: value.clone(),
-            });
+            })
+            .write(audited(&fence).append(ShardId::INSTALLATION));
         let (appended, replicated) = match settle(self.store.as_ref(), transaction).await? {
             Outcome::Applied { appended } => (appended, true),
             Outcome::Unreplicated { appended } => (appended, false),
@@ -345,4 +347,18 @@ fn keep_snapshot(fences: Arc<Fences>) {
             }
         });
     }
+}
+
+fn audited(fence: &Fence) -> Entry {
+    let event = match fence.kind {
+        FenceKind::Kill | FenceKind::Hold => Event::FenceRaised,
+        FenceKind::Lift => Event::FenceLifted,
+    };
+    Entry::new(event, fence.at)
+        .reason(fence.reason.as_str())
+        .with("fence", fence.id.to_string())
+        .with("by", fence.author.as_str())
+        .with("kind", fence.kind.as_str())
+        .with("dimension", fence.dimension.kind.as_str())
+        .with("value", fence.dimension.value.as_str())
 }

@@ -118,6 +118,38 @@ pub enum FenceKind {
     Lift,
 }
 
+impl FenceKind {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Kill => "kill",
+            Self::Hold => "hold",
+            Self::Lift => "lift",
+        }
+    }
+}
+
+impl DimensionKind {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Lease => "lease",
+            Self::Agent => "agent",
+            Self::Instance => "instance",
+            Self::Mission => "mission",
+            Self::Target => "target",
+            Self::Owner => "owner",
+            Self::Issuer => "issuer",
+            Self::IssuerKey => "issuer_key",
+            Self::Subject => "subject",
+            Self::Task => "task",
+            Self::Delegation => "delegation",
+            Self::Context => "context",
+            Self::Label => "label",
+            Self::SigningKey => "signing_key",
+            Self::All => "all",
+        }
+    }
+}
+
 /// One entry of the fence log.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Fence {

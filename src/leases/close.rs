@@ -3,7 +3,7 @@
 use super::open::name_keys;
 use super::record::{Closing, Lease, Record};
 use super::state::{Event, State, Why};
-use super::{DEADLINE, KEPT, LeaseError, Leases, TOLERANCE, keys};
+use super::{DEADLINE, KEPT, LeaseError, Leases, TOLERANCE, keys, notes};
 use crate::connectors::{Handle, RevocationClass};
 use crate::fences::{Dimension, DimensionKind, EndedBy, FenceKind, Fences, NewFence, Raised};
 use crate::ids::LeaseId;
@@ -220,13 +220,15 @@ impl Leases {
         let Some((first, _)) = changes.first() else {
             return Ok(Some(Vec::new()));
         };
-        let mut transaction = Transaction::new(first.id.shard(), self.clock.now() + DEADLINE)
-            .local()
-            .revoking();
+        let (shard, now) = (first.id.shard(), self.clock.now());
+        let mut transaction = Transaction::new(shard, now + DEADLINE).local().revoking();
         for (lease, record) in &changes {
             transaction =
                 transaction.guard(Guard::Unchanged(keys::lease(&lease.id), lease.version()));
             transaction = self.put(transaction, record, retry_at)?;
+            if let Some(entry) = notes::step(lease.state, record, now) {
+                transaction = transaction.write(entry.append(shard));
+            }
         }
         let version = transaction.id;
         match settle(self.store.as_ref(), transaction).await? {

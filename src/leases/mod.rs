@@ -7,6 +7,7 @@
 mod close;
 mod keys;
 mod look;
+mod notes;
 mod open;
 mod record;
 mod state;

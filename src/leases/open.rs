@@ -3,7 +3,7 @@
 
 use super::record::{Closing, Lease, Record};
 use super::state::{Event, State, Why};
-use super::{DEADLINE, LeaseError, Leases, MINT_WITHIN, keys};
+use super::{DEADLINE, LeaseError, Leases, MINT_WITHIN, keys, notes};
 use crate::connectors::{ConnectorError, MintContext, Minted, Promises};
 use crate::fences::{Dimension, DimensionKind, LONGEST_LIFETIME, View};
 use crate::ids::LeaseId;
@@ -151,7 +151,9 @@ impl Leases {
                     expires_at: Some(mark.keep_until),
                 });
         }
-        let transaction = self.put(transaction, &record, now)?;
+        let transaction = self
+            .put(transaction, &record, now)?
+            .write(notes::issued(&record, now).append(shard));
         let version = transaction.id;
         match settle(self.store.as_ref(), transaction).await? {
             Outcome::Applied { .. } => Ok(Lease::new(record, version)),
@@ -211,7 +213,10 @@ impl Leases {
             let transaction = Transaction::new(record.id.shard(), now + DEADLINE)
                 .revoking()
                 .guard(guard);
-            let transaction = self.put(transaction, &record, now)?;
+            let mut transaction = self.put(transaction, &record, now)?;
+            if let Some(entry) = notes::step(from.state, &record, now) {
+                transaction = transaction.write(entry.append(record.id.shard()));
+            }
             let version = transaction.id;
             match settle(self.store.as_ref(), transaction).await? {
                 Outcome::Applied { .. } => {

@@ -12,13 +12,13 @@ use super::{Closing, KEPT, LeaseError, Leases, TOLERANCE, keys};
 use crate::clock::Clock;
 use crate::connectors::{Connector, RevocationClass};
 use crate::fences::Fences;
-use crate::ids::{self, LeaseId, ShardId, TargetId};
+use crate::ids::{self, LeaseId, SHARDS, ShardId, TargetId};
 use crate::store::{MAX_RANK, Transaction, Write};
 use arc_swap::ArcSwap;
 use futures_util::StreamExt;
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 use time::OffsetDateTime;
 
@@ -41,6 +41,8 @@ pub struct Sweeper {
     me: [u8; 16],
     /// How far fences on single leases were followed here.
     seen: AtomicU64,
+    /// Closed leases are forgotten in one shard a round.
+    rounds: AtomicUsize,
     /// Since when the oldest credential of each target is overdue.
     backlog: ArcSwap<BTreeMap<TargetId, OffsetDateTime>>,
 }
@@ -74,6 +76,7 @@ impl Sweeper {
             connectors,
             me: ids::random(),
             seen: AtomicU64::new(0),
+            rounds: AtomicUsize::new(0),
             backlog: ArcSwap::default(),
         }
     }
@@ -123,6 +126,12 @@ impl Sweeper {
                 Err(error) => failed = Some(error),
             }
         }
+        let round = self.rounds.fetch_add(1, Ordering::Relaxed);
+        if let Some(shard) = ShardId::all().nth(round % usize::from(SHARDS))
+            && let Err(error) = self.forget_closed(shard, now).await
+        {
+            failed = Some(error);
+        }
         match failed {
             // INVARIANT: half a picture must not close a breaker; the last whole one stands.
             Some(error) => Err(error),
@@ -167,7 +176,6 @@ impl Sweeper {
         for (_, lease) in self.leases.leases_of(&due).await? {
             swept.add(self.work_on(&lease, now).await?);
         }
-        self.forget_closed(shard, now).await?;
         let ending = store
             .range(&keys::ending(shard), -MAX_RANK..=MAX_RANK, BACKLOG)
             .await?;

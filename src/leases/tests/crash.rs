@@ -47,7 +47,7 @@ async fn everything_that_works_is_tracked(bench: &Bench, moment: &str) {
     }
 }
 
-async fn die_at(commit: i64, death: Death, named: bool, ending: bool) -> bool {
+async fn die_at(commit: i64, death: Death, named: bool, ending: bool) {
     let shared = store();
     let downstream = Downstream::new(RevocationClass::Native, named);
     let clock = Advanced::new();
@@ -58,15 +58,14 @@ async fn die_at(commit: i64, death: Death, named: bool, ending: bool) -> bool {
     )
     .await;
     first.line.die_at(commit, death);
-    let finished = live_a_life(&first, ending).await.is_ok();
-    let was_given = |state: State| state == State::Active;
+    let _ = live_a_life(&first, ending).await;
 
     let second = Bench::on(shared, downstream, clock).await;
     let moment = format!("commit {commit} {death:?} named {named} release {ending}");
     everything_that_works_is_tracked(&second, &moment).await;
     let mut lost = false;
-    for _ in 0..8 {
-        second.later(11);
+    for _ in 0..3 {
+        second.later(36);
         second.fences.follow(Duration::ZERO).await.unwrap();
         second.sweep().await;
         everything_that_works_is_tracked(&second, &moment).await;
@@ -75,14 +74,14 @@ async fn die_at(commit: i64, death: Death, named: bool, ending: bool) -> bool {
     for lease in open.unwrap().leases {
         lost |= lease.state == State::Unclaimed;
         assert!(
-            named || lease.state == State::Unclaimed || was_given(lease.state),
+            named || lease.state == State::Unclaimed || lease.state == State::Active,
             "{moment}: {:?}",
             lease.state
         );
     }
     // In the end: closed, and dead unless nobody could name it.
-    for _ in 0..6 {
-        second.later(900);
+    for _ in 0..3 {
+        second.later(1900);
         second.sweep().await;
         second.sweep().await;
     }
@@ -92,22 +91,34 @@ async fn die_at(commit: i64, death: Death, named: bool, ending: bool) -> bool {
         lost || second.downstream.live().is_empty(),
         "{moment}: still works"
     );
-    finished
+}
+
+/// Every commit up to the ends of the leases, then the last ones: in between, shards without
+/// leases are matched.
+async fn die_everywhere(named: bool, ending: bool) {
+    let whole = Bench::new(RevocationClass::Native, named).await;
+    live_a_life(&whole, ending).await.unwrap();
+    let commits = whole.line.commits();
+    assert!(commits > 5, "{commits}: there is little to disturb");
+    for commit in (1..=commits).filter(|at| *at <= 6 || *at > commits - 4) {
+        for death in [Death::Before, Death::After] {
+            die_at(commit, death, named, ending).await;
+        }
+    }
 }
 
 #[tokio::test]
-async fn dying_at_any_commit_leaves_nothing_untracked() {
-    for named in [true, false] {
-        for ending in [true, false] {
-            for death in [Death::Before, Death::After] {
-                let mut commit = 1;
-                // Until the whole life fits in front of the death.
-                while !die_at(commit, death, named, ending).await {
-                    commit += 1;
-                    assert!(commit < 400, "the life never ends");
-                }
-                assert!(commit > 3, "{commit}: the life was not disturbed");
-            }
-        }
-    }
+async fn dying_at_any_commit_of_a_released_lease_leaves_nothing_untracked() {
+    die_everywhere(true, true).await;
+}
+
+#[tokio::test]
+async fn dying_at_any_commit_of_a_killed_lease_leaves_nothing_untracked() {
+    die_everywhere(true, false).await;
+}
+
+#[tokio::test]
+async fn dying_at_any_commit_leaves_nothing_untracked_where_nothing_can_be_named() {
+    die_everywhere(false, true).await;
+    die_everywhere(false, false).await;
 }

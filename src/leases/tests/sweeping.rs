@@ -5,7 +5,7 @@ use crate::fences::tests::fixture::{Advanced, Death};
 use crate::fences::{Dimension, DimensionKind, FenceKind};
 use crate::ids::TargetId;
 use crate::leases::{State, keys};
-use crate::store::{Store, Transaction, Write};
+use crate::store::{Transaction, Write};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -163,7 +163,7 @@ async fn a_lease_whose_time_is_up_is_closed_as_its_class_allows() {
 
 #[tokio::test]
 async fn a_sweep_that_died_half_way_is_taken_over() {
-    for commit in 1..12 {
+    for commit in [1, 2, 3, 4, 5, 129, 130, 131] {
         for death in [Death::Before, Death::After] {
             let shared = store();
             let downstream = Downstream::new(RevocationClass::Native, true);
