@@ -338,6 +338,13 @@ impl Fences {
     }
 }
 
+#[cfg(test)]
+impl Fences {
+    pub(crate) async fn store_snapshot_now(&self) {
+        snapshot::keep(self).await.unwrap();
+    }
+}
+
 /// Beside the following, never in its way: a large fold takes a while to write.
 fn keep_snapshot(fences: Arc<Fences>) {
     if snapshot::is_due(&fences) {

@@ -160,9 +160,19 @@ impl View {
 
     /// The fences after this sequence, oldest first, if the view still has them all.
     pub fn since(&self, sequence: u64) -> Option<Vec<Arc<Fence>>> {
-        (sequence + 1..=self.position.sequence)
-            .map(|at| Some(Arc::clone(&self.entry_at(at)?.fence)))
-            .collect()
+        let kept = self.kept_since(sequence);
+        let all = self.position.sequence.saturating_sub(sequence);
+        (kept.len() as u64 == all).then_some(kept)
+    }
+
+    /// The fences after this sequence, oldest first, as far back as the view still has them all.
+    pub fn kept_since(&self, sequence: u64) -> Vec<Arc<Fence>> {
+        let mut kept: Vec<_> = (sequence + 1..=self.position.sequence)
+            .rev()
+            .map_while(|at| Some(Arc::clone(&self.entry_at(at)?.fence)))
+            .collect();
+        kept.reverse();
+        kept
     }
 
     pub(in crate::fences) fn kill_on(&self, dimension: &DimensionHash) -> Option<&Kill> {

@@ -1,6 +1,5 @@
 //! Ending: what is written when a lease must die, is dead, or cannot live any more.
 
-use super::open::name_keys;
 use super::record::{Closing, Lease, Record};
 use super::state::{Event, State, Why};
 use super::{DEADLINE, KEPT, LeaseError, Leases, TOLERANCE, keys, notes};
@@ -111,26 +110,26 @@ impl Record {
 impl Leases {
     /// The holder, or the context it hangs on, is done with it. In force at every replica with the
     /// fence: introspection reads no store for a lease that it has seen, so even a single end is a
-    /// fence on the lease's own dimension.
+    /// fence on the lease's own dimension. `None`: it was over already.
     pub async fn release(
         &self,
         lease: &Lease,
         fences: &Fences,
         by: &str,
         now: OffsetDateTime,
-    ) -> Result<Raised, LeaseError> {
+    ) -> Result<Option<Raised>, LeaseError> {
         let closing = Closing::new(Why::Released, by, RELEASE, now);
         self.close(lease, fences, closing, now).await
     }
 
-    /// Someone says that this one lease must die.
+    /// Someone says that this one lease must die. `None`: it was over already.
     pub async fn revoke(
         &self,
         lease: &Lease,
         fences: &Fences,
         (by, reason): (&str, &str),
         now: OffsetDateTime,
-    ) -> Result<Raised, LeaseError> {
+    ) -> Result<Option<Raised>, LeaseError> {
         let closing = Closing::new(Why::Revoked, by, reason, now);
         self.close(lease, fences, closing, now).await
     }
@@ -141,7 +140,14 @@ impl Leases {
         fences: &Fences,
         closing: Closing,
         now: OffsetDateTime,
-    ) -> Result<Raised, LeaseError> {
+    ) -> Result<Option<Raised>, LeaseError> {
+        // A holder that ends its lease over and over must not fill the log.
+        let over = self.get(&lease.id).await?.is_none_or(|current| {
+            current.closing.is_some() || now >= current.expires_at.max(current.lives_until)
+        });
+        if over {
+            return Ok(None);
+        }
         let fence = NewFence {
             kind: FenceKind::Kill,
             dimension: Dimension::new(DimensionKind::Lease, lease.id.to_string()),
@@ -154,7 +160,7 @@ impl Leases {
         if let Err(error) = self.mark(&lease.id, closing, now).await {
             tracing::warn!(lease = %lease.id, %error, "the fence stands; the record follows with the sweep");
         }
-        Ok(raised)
+        Ok(Some(raised))
     }
 
     /// Writes that an open lease must die: closed at once where the broker's word is enough.
@@ -311,13 +317,6 @@ impl Leases {
                 None => Write::Unrank { index, member },
             };
             transaction = transaction.write(write);
-        }
-        for key in name_keys(record) {
-            transaction = transaction.write(Write::Put {
-                key,
-                value: record.id.as_bytes().to_vec(),
-                expires_at: Some(record.lives_until + KEPT),
-            });
         }
         Ok(transaction)
     }

@@ -3,12 +3,12 @@
 
 use super::record::{Closing, Lease, Record};
 use super::state::{Event, State, Why};
-use super::{DEADLINE, LeaseError, Leases, MINT_WITHIN, keys, notes};
+use super::{DEADLINE, KEPT, LeaseError, Leases, MINT_WITHIN, keys, notes};
 use crate::connectors::{ConnectorError, MintContext, Minted, Promises};
 use crate::fences::{Dimension, DimensionKind, LONGEST_LIFETIME, View};
 use crate::ids::LeaseId;
 use crate::policy::Grant;
-use crate::store::{Guard, Key, Outcome, Transaction, Write, settle};
+use crate::store::{Guard, Outcome, Transaction, Write, settle};
 use serde_bytes::ByteArray;
 use std::time::Duration;
 use time::OffsetDateTime;
@@ -151,8 +151,7 @@ impl Leases {
                     expires_at: Some(mark.keep_until),
                 });
         }
-        let transaction = self
-            .put(transaction, &record, now)?
+        let transaction = put_names(self.put(transaction, &record, now)?, &record)
             .write(notes::issued(&record, now).append(shard));
         let version = transaction.id;
         match settle(self.store.as_ref(), transaction).await? {
@@ -213,7 +212,7 @@ impl Leases {
             let transaction = Transaction::new(record.id.shard(), now + DEADLINE)
                 .revoking()
                 .guard(guard);
-            let mut transaction = self.put(transaction, &record, now)?;
+            let mut transaction = put_names(self.put(transaction, &record, now)?, &record);
             if let Some(entry) = notes::step(from.state, &record, now) {
                 transaction = transaction.write(entry.append(record.id.shard()));
             }
@@ -364,10 +363,10 @@ pub(super) fn whole_milliseconds(at: OffsetDateTime) -> OffsetDateTime {
         .unwrap_or(at)
 }
 
-/// The places in the store that lead from a lease's public names to it.
-pub(super) fn name_keys(record: &Record) -> Vec<Key> {
+/// What leads from a lease's public names to it, for `find`.
+fn put_names(transaction: Transaction, record: &Record) -> Transaction {
     let shard = record.id.shard();
-    record
+    let keys = record
         .names
         .iter()
         .map(|name| keys::name(shard, &keys::sha256(name.as_bytes())))
@@ -376,6 +375,12 @@ pub(super) fn name_keys(record: &Record) -> Vec<Key> {
                 .token_sha256
                 .iter()
                 .map(|hash| keys::name(shard, hash)),
-        )
-        .collect()
+        );
+    keys.fold(transaction, |transaction, key| {
+        transaction.write(Write::Put {
+            key,
+            value: record.id.as_bytes().to_vec(),
+            expires_at: Some(record.lives_until + KEPT),
+        })
+    })
 }

@@ -123,6 +123,10 @@ impl State {
         )
     }
 
+    pub fn parse(text: &str) -> Option<Self> {
+        STATES.into_iter().find(|state| state.as_str() == text)
+    }
+
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Reserved => "reserved",

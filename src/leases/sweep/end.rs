@@ -3,15 +3,17 @@
 
 use super::{Sweeper, Swept};
 use crate::connectors::{Connector, ConnectorError, Ended};
-use crate::ids;
+use crate::ids::{self, TargetId};
 use crate::leases::state::{Event, State, Why};
 use crate::leases::{Lease, LeaseError, TOLERANCE};
+use std::sync::PoisonError;
 use std::time::Duration;
 use time::OffsetDateTime;
 
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 const LONGEST_PAUSE: Duration = Duration::from_secs(300);
-const PATIENCE: Duration = Duration::from_secs(30);
+/// How long a target that did not answer is left alone, so that others have their turn.
+const SILENCE: Duration = Duration::from_secs(5);
 
 /// How an attempt went.
 enum Attempt {
@@ -29,6 +31,13 @@ impl Sweeper {
         lease: &Lease,
         now: OffsetDateTime,
     ) -> Result<Swept, LeaseError> {
+        if let Some(until) = self.silent_until(&lease.target, now) {
+            self.leases.step(lease, until, |_| true).await?;
+            return Ok(Swept {
+                alive: 1,
+                ..Swept::default()
+            });
+        }
         // The claim: whoever writes the next attempt's time may make this one.
         let retry_at = now + pause(lease.attempts);
         let claimed = self
@@ -63,9 +72,12 @@ impl Sweeper {
             Err(error) => return Attempt::Failed(error.to_string()),
         };
         let ending = connector.end(&lease.record().id, handle.as_ref());
-        let ended = tokio::time::timeout(PATIENCE, ending)
+        let ended = tokio::time::timeout(self.patience, ending)
             .await
-            .unwrap_or_else(|_| Err(ConnectorError::Unknown("no answer in time".to_owned())));
+            .unwrap_or_else(|_| {
+                self.note_silence(&lease.target, now);
+                Err(ConnectorError::Unknown("no answer in time".to_owned()))
+            });
         // INVARIANT: without a handle, "there is nothing of that name" says something only once no
         // mint can still be on its way.
         let settled = lease.mint_by + TOLERANCE;
@@ -77,6 +89,18 @@ impl Sweeper {
             Ok(Ended::LivesUntilExpiry) => Attempt::Wait(lease.lives_until + TOLERANCE),
             Err(error) => Attempt::Failed(error.to_string()),
         }
+    }
+
+    fn silent_until(&self, target: &TargetId, now: OffsetDateTime) -> Option<OffsetDateTime> {
+        let silent = self.silent.lock().unwrap_or_else(PoisonError::into_inner);
+        silent.get(target).copied().filter(|until| now < *until)
+    }
+
+    fn note_silence(&self, target: &TargetId, now: OffsetDateTime) {
+        let mut silent = self.silent.lock().unwrap_or_else(PoisonError::into_inner);
+        silent.retain(|_, until| now < *until);
+        // Counted from the end of the wait, which began at `now`.
+        silent.insert(target.clone(), now + self.patience + SILENCE);
     }
 
     async fn record(

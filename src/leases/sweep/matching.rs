@@ -97,19 +97,25 @@ impl Sweeper {
     async fn follow_single(&self, view: &View, now: OffsetDateTime) -> Result<u64, LeaseError> {
         let seen = self.seen.load(Ordering::Relaxed);
         let mut hits = 0;
-        // What a snapshot swallowed is found by matching whole shards.
-        for fence in view.since(seen).unwrap_or_default() {
+        // What a snapshot swallowed is found by matching whole shards: `is_behind`.
+        for fence in view.kept_since(seen) {
             if !is_single(&fence) || fence.kind == FenceKind::Lift {
                 continue;
             }
-            if let Ok(id) = fence.dimension.value.parse::<LeaseId>()
-                && let Ok(Some(lease)) = self.leases.get(&id).await
-                && matches!(lease.state, State::Reserved | State::Active)
-            {
+            let Ok(id) = fence.dimension.value.parse::<LeaseId>() else {
+                continue;
+            };
+            let lease = match self.leases.get(&id).await {
+                Err(error @ LeaseError::Forged(_)) => {
+                    tracing::error!(%error, "a fence on a lease cannot be followed");
+                    None
+                }
+                found => found?,
+            };
+            if lease.is_some_and(|lease| matches!(lease.state, State::Reserved | State::Active)) {
                 let ended = EndedBy::Fence(Arc::clone(&fence));
-                self.leases
-                    .mark(&id, Closing::because(&ended, now), now)
-                    .await?;
+                let closing = Closing::because(&ended, now);
+                self.leases.mark(&id, closing, now).await?;
                 hits += 1;
             }
         }

@@ -16,11 +16,12 @@ use crate::ids::{self, LeaseId, SHARDS, ShardId, TargetId};
 use crate::store::{MAX_RANK, Transaction, Write};
 use arc_swap::ArcSwap;
 use futures_util::StreamExt;
-use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use time::OffsetDateTime;
+use tokio::sync::Notify;
 
 /// The connector behind a target, if the configuration still has one.
 pub type Connectors = Arc<dyn Fn(&TargetId) -> Option<Arc<dyn Connector>> + Send + Sync>;
@@ -31,6 +32,7 @@ const BATCH: usize = 128;
 const ABREAST: usize = 8;
 /// Entries of a shard's backlog that are looked at for the oldest of each target.
 const BACKLOG: usize = 512;
+const PATIENCE: Duration = Duration::from_secs(10);
 const ROUND: Duration = Duration::from_secs(1);
 
 pub struct Sweeper {
@@ -41,6 +43,12 @@ pub struct Sweeper {
     me: [u8; 16],
     /// How far fences on single leases were followed here.
     seen: AtomicU64,
+    /// How long a downstream may take to end a credential.
+    pub(in crate::leases) patience: Duration,
+    /// Something was marked that a downstream must end.
+    marked: Notify,
+    /// Targets that did not answer, and until when they are left alone.
+    silent: Mutex<HashMap<TargetId, OffsetDateTime>>,
     /// Closed leases are forgotten in one shard a round.
     rounds: AtomicUsize,
     /// Since when the oldest credential of each target is overdue.
@@ -76,6 +84,9 @@ impl Sweeper {
             connectors,
             me: ids::random(),
             seen: AtomicU64::new(0),
+            patience: PATIENCE,
+            marked: Notify::new(),
+            silent: Mutex::default(),
             rounds: AtomicUsize::new(0),
             backlog: ArcSwap::default(),
         }
@@ -84,30 +95,48 @@ impl Sweeper {
     /// Sweeps in the background for as long as the result is held.
     pub fn start(self, clock: Arc<dyn Clock>) -> Arc<Self> {
         let sweeper = Arc::new(self);
-        let worker = Arc::downgrade(&sweeper);
+        let (matcher, worker) = (Arc::downgrade(&sweeper), Arc::downgrade(&sweeper));
         let mut moved = sweeper.fences.moved();
+        let time = Arc::clone(&clock);
+        // Apart, so that a downstream that is slow to end does not delay the marking.
         tokio::spawn(async move {
-            while let Some(sweeper) = worker.upgrade() {
-                if let Err(error) = sweeper.run_once(clock.now()).await {
-                    tracing::warn!(%error, "a sweep did not get through; the next one starts over");
+            while let Some(sweeper) = matcher.upgrade() {
+                match sweeper.match_fences(time.now()).await {
+                    Ok(0) => {}
+                    Ok(_) => sweeper.marked.notify_one(),
+                    Err(error) => {
+                        tracing::warn!(%error, "open leases were not matched against the fences; tried again");
+                    }
                 }
                 drop(sweeper);
-                // A new fence is followed at once, but a stream of them in rounds.
+                // A new fence is followed at once, a stream of them in rounds.
                 tokio::time::sleep(ROUND / 10).await;
                 let _ = tokio::time::timeout(ROUND, moved.changed()).await;
+            }
+        });
+        tokio::spawn(async move {
+            while let Some(sweeper) = worker.upgrade() {
+                if let Err(error) = sweeper.do_due(clock.now()).await {
+                    tracing::warn!(%error, "a sweep did not get through; the next one starts over");
+                }
+                let _ = tokio::time::timeout(ROUND, sweeper.marked.notified()).await;
             }
         });
         sweeper
     }
 
-    /// One round over every shard. A shard that fails does not keep the others waiting.
+    /// One whole round: what fences ended is marked, then what is due is done.
     pub async fn run_once(&self, now: OffsetDateTime) -> Result<Swept, LeaseError> {
+        let matched = self.match_fences(now).await;
+        let mut swept = self.do_due(now).await?;
+        swept.matched = matched?;
+        Ok(swept)
+    }
+
+    /// Over every shard. One that fails does not keep the others waiting.
+    async fn do_due(&self, now: OffsetDateTime) -> Result<Swept, LeaseError> {
         let mut swept = Swept::default();
         let mut failed = None;
-        match self.match_fences(now).await {
-            Ok(matched) => swept.matched = matched,
-            Err(error) => failed = Some(error),
-        }
         let rounds: Vec<_> = futures_util::stream::iter(ShardId::all())
             .map(|shard| self.work_off(shard, now))
             .buffer_unordered(ABREAST)
@@ -173,8 +202,14 @@ impl Sweeper {
         let due = store
             .range(&keys::due(shard), -MAX_RANK..=keys::rank(now), BATCH)
             .await?;
-        for (_, lease) in self.leases.leases_of(&due).await? {
-            swept.add(self.work_on(&lease, now).await?);
+        let due = self.leases.leases_of(&due).await?;
+        let works: Vec<_> = futures_util::stream::iter(due)
+            .map(|(_, lease)| async move { self.work_on(&lease, now).await })
+            .buffer_unordered(ABREAST)
+            .collect()
+            .await;
+        for done in works {
+            swept.add(done?);
         }
         let ending = store
             .range(&keys::ending(shard), -MAX_RANK..=MAX_RANK, BACKLOG)
@@ -196,35 +231,27 @@ impl Sweeper {
     async fn work_on(&self, lease: &Lease, now: OffsetDateTime) -> Result<Swept, LeaseError> {
         let mut swept = Swept::default();
         match lease.state {
-            State::Reserved => {
-                if now >= lease.mint_by + TOLERANCE {
-                    self.give_up_reservation(lease, now).await?;
-                    swept.stale += 1;
-                }
+            State::Reserved if now >= lease.mint_by + TOLERANCE => {
+                self.give_up_reservation(lease, now).await?;
+                swept.stale += 1;
             }
-            State::Active => {
-                if now >= lease.expires_at {
-                    let closed = self.expire(lease, now).await?;
-                    swept.closed += u64::from(closed);
-                }
+            State::Active if now >= lease.expires_at => {
+                let closed = self.expire(lease, now).await?;
+                swept.closed += u64::from(closed);
             }
             State::Revoking if lease.can_be_named() || lease.ends_here() => {
                 swept.add(self.end(lease, now).await?);
             }
-            State::Revoking => {
-                if now >= lease.mint_by + TOLERANCE {
-                    self.leases
-                        .step(lease, now, |record| {
-                            record.advance(Event::LostUnnamed, None, now)
-                        })
-                        .await?;
-                    swept.stale += 1;
-                }
+            State::Revoking if now >= lease.mint_by + TOLERANCE => {
+                self.leases
+                    .step(lease, now, |record| {
+                        record.advance(Event::LostUnnamed, None, now)
+                    })
+                    .await?;
+                swept.stale += 1;
             }
-            State::Unclaimed => {
-                if now >= lease.lives_until + TOLERANCE {
-                    swept.lapsed += u64::from(self.lapse(lease, now).await?);
-                }
+            State::Unclaimed if now >= lease.lives_until + TOLERANCE => {
+                swept.lapsed += u64::from(self.lapse(lease, now).await?);
             }
             _ if lease.uncollected => swept.add(self.end(lease, now).await?),
             _ => {}

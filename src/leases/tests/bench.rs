@@ -28,6 +28,7 @@ pub(super) struct Downstream {
     pub(super) loses_answers: AtomicBool,
     pub(super) leaves_rubbish: AtomicBool,
     pub(super) cannot_end: AtomicBool,
+    pub(super) hangs: AtomicBool,
     pub(super) ends: AtomicU64,
 }
 
@@ -48,6 +49,7 @@ impl Downstream {
             loses_answers: AtomicBool::new(false),
             leaves_rubbish: AtomicBool::new(false),
             cannot_end: AtomicBool::new(false),
+            hangs: AtomicBool::new(false),
             ends: AtomicU64::new(0),
         })
     }
@@ -95,6 +97,9 @@ impl Connector for Downstream {
 
     async fn end(&self, lease: &LeaseId, handle: Option<&Handle>) -> Result<Ended, ConnectorError> {
         self.ends.fetch_add(1, Ordering::SeqCst);
+        if self.hangs.load(Ordering::SeqCst) {
+            std::future::pending::<()>().await;
+        }
         if self.out_of_order.load(Ordering::SeqCst) {
             return Err(ConnectorError::Unavailable("closed today".to_owned()));
         }

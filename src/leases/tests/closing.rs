@@ -132,3 +132,18 @@ async fn the_first_reason_to_die_is_kept() {
     bench.sweep().await;
     assert_eq!(bench.again(&lease).await.state, State::Released);
 }
+
+#[tokio::test]
+async fn ending_what_is_over_fills_no_log() {
+    let bench = Bench::new(RevocationClass::Native, true).await;
+    let lease = bench.issued().await;
+    for first in [true, false, false] {
+        let raised = bench
+            .leases
+            .release(&lease, &bench.fences, "deployer", bench.now())
+            .await
+            .unwrap();
+        assert_eq!(raised.is_some(), first);
+    }
+    assert_eq!(bench.fences.fresh().unwrap().position().sequence, 1);
+}

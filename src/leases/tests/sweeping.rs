@@ -244,3 +244,90 @@ async fn sweeping_in_the_background_needs_no_call() {
     }
     panic!("{:?}", bench.again(&lease).await.state);
 }
+
+#[tokio::test]
+async fn a_target_that_hangs_is_asked_once_and_then_left_alone_for_a_while() {
+    let mut bench = Bench::new(RevocationClass::Native, true).await;
+    bench.sweeper.patience = Duration::from_millis(50);
+    for _ in 0..10 {
+        bench.issued().await;
+    }
+    bench.downstream.hangs.store(true, Ordering::SeqCst);
+    bench.kill(DimensionKind::Agent, "deployer").await;
+    for _ in 0..5 {
+        bench.sweep().await;
+    }
+    let asked = bench.downstream.ends.load(Ordering::SeqCst);
+    assert!(asked <= 8, "{asked}: as many as are worked on at once");
+    bench.downstream.hangs.store(false, Ordering::SeqCst);
+    bench.later(20);
+    bench.sweep().await;
+    assert!(bench.downstream.live().is_empty());
+}
+
+#[tokio::test]
+async fn a_start_from_a_snapshot_still_follows_fences_on_single_leases() {
+    let shared = store();
+    let downstream = Downstream::new(RevocationClass::Native, true);
+    let clock = Advanced::new();
+    let one = Bench::on(
+        Arc::clone(&shared),
+        Arc::clone(&downstream),
+        Arc::clone(&clock),
+    )
+    .await;
+    let lease = one.issued().await;
+    let early = one.issued().await;
+    one.kill(DimensionKind::Lease, &early.id.to_string()).await;
+    one.kill(DimensionKind::Mission, "another").await;
+    one.fences.store_snapshot_now().await;
+    one.sweep().await;
+    one.kill(DimensionKind::Lease, &lease.id.to_string()).await;
+    // The replica that raised the last fence dies before it follows it.
+    let two = Bench::on(shared, downstream, clock).await;
+    two.sweep().await;
+    assert_eq!(two.again(&early).await.state, State::Revoked);
+    assert_eq!(two.again(&lease).await.state, State::Revoked);
+}
+
+#[tokio::test]
+async fn every_end_is_in_the_audit_with_its_reason() {
+    let bench = Bench::new(RevocationClass::Native, true).await;
+    let (released, killed) = (bench.issued().await, bench.issued().await);
+    bench
+        .leases
+        .release(&released, &bench.fences, "deployer", bench.now())
+        .await
+        .unwrap();
+    bench.sweep().await;
+    bench.kill(DimensionKind::Agent, "deployer").await;
+    bench.sweep().await;
+    for (lease, end, reason) in [
+        (&released, "released", "released"),
+        (&killed, "revoked", "fenced"),
+    ] {
+        let events = audited(&bench, lease).await;
+        let names: Vec<_> = events.iter().map(|event| event["event"].clone()).collect();
+        assert_eq!(names, ["issued", "activated", end, "ended"], "{events:?}");
+        assert_eq!(events[2]["reason"], reason);
+        assert_eq!(events[3]["detail"]["state"], end);
+    }
+}
+
+async fn audited(bench: &Bench, lease: &crate::leases::Lease) -> Vec<serde_json::Value> {
+    let log = crate::audit::log(lease.id.shard());
+    let tail = bench
+        .leases
+        .store
+        .tail(&log, crate::store::Position::ORIGIN, 100, Duration::ZERO)
+        .await
+        .unwrap();
+    let crate::store::Tail::Entries { entries, .. } = tail else {
+        panic!("{tail:?}");
+    };
+    entries
+        .iter()
+        .map(|entry| serde_json::from_slice(&entry.value).unwrap())
+        .filter(|event: &serde_json::Value| event["lease"] == lease.id.to_string())
+        .collect()
+}
