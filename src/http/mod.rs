@@ -178,3 +178,6 @@ fn finish(router: Router<Doors>, doors: Doors) -> Router {
         .layer(middleware::from_fn(observe::observe))
         .with_state(doors)
 }
+
+#[cfg(test)]
+mod tests;
