@@ -5,18 +5,85 @@
 //! with them ([`verify`]). It knows entries, no lease and no agent. Fields of OCSF are added on
 //! export.
 
+mod chain;
+mod files;
 mod ocsf;
 mod recent;
+mod sealing;
+mod state;
+mod verify;
 
+pub use chain::Sign;
+pub use files::FileSink;
 pub use recent::recent;
+pub use sealing::{Sealing, check};
+pub use verify::{Finding, Report, SegmentBreak, verify};
 
 use crate::ids;
 use crate::ids::ShardId;
-use crate::store::{Log, Write};
+use crate::store::{Log, StoreError, Write};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
+use std::path::Path;
 use time::{OffsetDateTime, UtcOffset};
 use uuid::Uuid;
+
+/// Why the audit is not sealed, exported or verified.
+#[derive(Debug, thiserror::Error)]
+pub enum AuditError {
+    #[error("{path} cannot be read: {source}")]
+    Read {
+        path: String,
+        source: std::io::Error,
+    },
+    #[error("{path} cannot be written: {source}")]
+    Write {
+        path: String,
+        source: std::io::Error,
+    },
+    #[error(
+        "{path}:{line}: {what}; move the file away for whoever investigates, then a new one is begun"
+    )]
+    Changed {
+        path: String,
+        line: u64,
+        what: String,
+    },
+    #[error(
+        "the store is behind the exported audit: it knows checkpoint {store}, the export holds \
+         {export}; restore the store, or move the export away if the loss is accepted"
+    )]
+    StoreBehind { store: u64, export: u64 },
+    #[error("a checkpoint cannot be signed: {0}")]
+    Sign(String),
+    #[error("an audit line cannot be written: {0}")]
+    Line(#[from] serde_json::Error),
+    #[error("the state of the sealed audit in the store does not parse")]
+    State,
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+impl AuditError {
+    fn read(path: &Path, source: std::io::Error) -> Self {
+        let path = path.display().to_string();
+        Self::Read { path, source }
+    }
+
+    fn write(path: &Path, source: std::io::Error) -> Self {
+        let path = path.display().to_string();
+        Self::Write { path, source }
+    }
+
+    /// An export that its own broker finds changed is left as it is.
+    fn changed(path: &Path, finding: &Finding) -> Self {
+        Self::Changed {
+            path: path.display().to_string(),
+            line: finding.line,
+            what: finding.what.clone(),
+        }
+    }
+}
 
 /// The log of entries, one in every shard.
 pub(crate) const LOG: &str = "audit";
@@ -202,3 +269,6 @@ fn hex(bytes: &[u8]) -> String {
         text
     })
 }
+
+#[cfg(test)]
+mod tests;

@@ -114,7 +114,11 @@ impl Embedded {
                 read_log(transaction, &name, after, limit).map_err(|error| unavailable(&error))?
             })
             .await?;
-        reading.judge(after)
+        let mut tail = reading.judge(after)?;
+        if let Tail::Entries { entries, .. } = &mut tail {
+            entries.truncate(limit);
+        }
+        Ok(tail)
     }
 }
 

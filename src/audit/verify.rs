@@ -1,0 +1,347 @@
+//! Is an export as it was written? Finds an edit, a gap, a reorder, a cut before the last
+//! checkpoint, and names the file and the line.
+//!
+//! What no export can show by itself is that its end was cut off at an earlier checkpoint: compare
+//! [`Report::last`] with what the broker says is sealed.
+
+use super::chain::{BreakLine, Chain, CheckpointLine, EntryLine, Hash, Head, Parts, run, unhex};
+use super::{AuditError, files, hex};
+use crate::store::{Link, Position};
+use serde::Serialize;
+use std::fs::File;
+use std::io::{BufRead, BufReader, Seek, SeekFrom};
+use std::ops::RangeInclusive;
+use std::path::{Path, PathBuf};
+
+/// What a line is not, but must be.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Finding {
+    pub file: PathBuf,
+    /// Counted from one.
+    pub line: u64,
+    pub what: String,
+}
+
+/// A loss that the export itself names: the store came back without entries that were sealed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct SegmentBreak {
+    pub file: PathBuf,
+    pub line: u64,
+    pub shard: u8,
+    /// The last entry sealed before, and the place from which reading went on.
+    pub sealed: u64,
+    pub resumes: u64,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize)]
+pub struct Report {
+    pub entries: u64,
+    pub checkpoints: u64,
+    /// The number of the first checkpoint here; above one, older files lie elsewhere.
+    pub first: Option<u64>,
+    /// The number and the hash of the last checkpoint: everything up to there is proven.
+    pub last: Option<(u64, String)>,
+    /// Lines behind the last checkpoint: whole, but not signed yet.
+    pub unsealed: u64,
+    pub breaks: Vec<SegmentBreak>,
+    /// Checkpoints that lie in the files of other replicas, or nowhere.
+    pub missing: Vec<RangeInclusive<u64>>,
+    pub findings: Vec<Finding>,
+}
+
+impl Report {
+    /// Nothing was changed and nothing is missing between the first and the last checkpoint.
+    pub fn is_sound(&self) -> bool {
+        self.findings.is_empty() && self.missing.is_empty() && self.last.is_some()
+    }
+}
+
+/// Verifies a file with the older files beside it, or every file of a folder (the exports of all
+/// replicas together). `verifying` says whether a compact JWS was signed by a checkpoint key.
+pub fn verify(path: &Path, verifying: &dyn Fn(&str) -> bool) -> Result<Report, AuditError> {
+    let mut segments = Vec::new();
+    let mut walk = Walk::new(Some(verifying));
+    for file in files::exported(path)? {
+        walk.find_segments(&file, &mut segments)?;
+    }
+    segments.sort_by_key(|segment: &Segment| (segment.checkpoint, segment.file.clone()));
+    for segment in &segments {
+        walk.segment(segment)?;
+    }
+    Ok(walk.report)
+}
+
+/// What a sink knows of its own file when it opens it.
+pub(super) struct Own {
+    /// The chain behind the last checkpoint, and where that ends in the file.
+    pub sealed: Option<(Chain, u64)>,
+    pub findings: Vec<Finding>,
+}
+
+/// Walks one's own file without asking for signatures. Lines behind the last checkpoint, whole or
+/// torn, are leftovers of a crash: they are still in the store.
+pub(super) fn own(file: &Path) -> Result<Own, AuditError> {
+    let mut segments = Vec::new();
+    let mut walk = Walk::new(None);
+    walk.find_segments(file, &mut segments)?;
+    for segment in &segments {
+        walk.segment(segment)?;
+    }
+    let after = walk.sealed.as_ref().map_or(0, |(_, _, line)| *line);
+    let mut findings = walk.report.findings;
+    findings.retain(|finding| finding.line <= after);
+    Ok(Own {
+        sealed: walk.sealed.map(|(chain, end, _)| (chain, end)),
+        findings,
+    })
+}
+
+/// From one opening checkpoint to the next, or to the end of the file.
+struct Segment {
+    file: PathBuf,
+    offset: u64,
+    lines: u64,
+    first_line: u64,
+    checkpoint: u64,
+    ends_file: bool,
+}
+
+struct Walk<'a> {
+    verifying: Option<&'a dyn Fn(&str) -> bool>,
+    report: Report,
+    /// The chain behind the last checkpoint, where that line ends in its file, and its number.
+    sealed: Option<(Chain, u64, u64)>,
+    chain: Option<Chain>,
+    hashes: Vec<Hash>,
+    file: PathBuf,
+    line: u64,
+}
+
+impl<'a> Walk<'a> {
+    fn new(verifying: Option<&'a dyn Fn(&str) -> bool>) -> Self {
+        Self {
+            verifying,
+            report: Report::default(),
+            sealed: None,
+            chain: None,
+            hashes: Vec::new(),
+            file: PathBuf::new(),
+            line: 0,
+        }
+    }
+
+    fn find(&mut self, what: impl Into<String>) {
+        self.report.findings.push(Finding {
+            file: self.file.clone(),
+            line: self.line,
+            what: what.into(),
+        });
+    }
+
+    /// A first reading: where segments begin.
+    fn find_segments(
+        &mut self,
+        file: &Path,
+        segments: &mut Vec<Segment>,
+    ) -> Result<(), AuditError> {
+        let failed = |error| AuditError::read(file, error);
+        let mut reader = BufReader::new(File::open(file).map_err(failed)?);
+        file.clone_into(&mut self.file);
+        let mut buffer = Vec::new();
+        let (mut offset, mut line, mut begun) = (0, 0, false);
+        loop {
+            buffer.clear();
+            let length = reader.read_until(b'\n', &mut buffer).map_err(failed)?;
+            if length == 0 {
+                break;
+            }
+            line += 1;
+            let opening = Parts::of(trimmed(&buffer))
+                .filter(|parts| parts.is("checkpoint"))
+                .and_then(|parts| parts.parse::<CheckpointLine>())
+                .filter(|checkpoint| checkpoint.opening.is_some());
+            if let Some(checkpoint) = opening {
+                segments.push(Segment {
+                    file: file.to_owned(),
+                    offset,
+                    lines: 0,
+                    first_line: line,
+                    checkpoint: checkpoint.checkpoint,
+                    ends_file: false,
+                });
+                begun = true;
+            }
+            match segments.last_mut().filter(|_| begun) {
+                Some(segment) => segment.lines += 1,
+                None if line == 1 => {
+                    self.line = 1;
+                    self.find("the file does not begin with an opening checkpoint");
+                }
+                None => {}
+            }
+            offset += length as u64;
+        }
+        if let Some(segment) = segments.last_mut().filter(|_| begun) {
+            segment.ends_file = true;
+        }
+        Ok(())
+    }
+
+    fn segment(&mut self, segment: &Segment) -> Result<(), AuditError> {
+        let failed = |error| AuditError::read(&segment.file, error);
+        let mut file = File::open(&segment.file).map_err(failed)?;
+        file.seek(SeekFrom::Start(segment.offset)).map_err(failed)?;
+        let mut reader = BufReader::new(file);
+        segment.file.clone_into(&mut self.file);
+        self.line = segment.first_line - 1;
+        let mut end = segment.offset;
+        let mut buffer = Vec::new();
+        for _ in 0..segment.lines {
+            buffer.clear();
+            end += reader.read_until(b'\n', &mut buffer).map_err(failed)? as u64;
+            self.line += 1;
+            if buffer.last() != Some(&b'\n') {
+                self.find("the last line is not complete");
+                continue;
+            }
+            self.take(trimmed(&buffer), end);
+        }
+        let unsealed = self.hashes.len() as u64;
+        if segment.ends_file {
+            self.report.unsealed += unsealed;
+        } else if unsealed > 0 {
+            self.find(format!(
+                "{unsealed} lines before an opening checkpoint are signed by none"
+            ));
+        }
+        // What no checkpoint covers is no part of the chain that goes on elsewhere.
+        self.chain = self.sealed.as_ref().map(|(chain, _, _)| chain.clone());
+        self.hashes.clear();
+        Ok(())
+    }
+
+    fn take(&mut self, line: &[u8], end: u64) {
+        let Some(parts) = Parts::of(line) else {
+            self.find("the line was changed: its hash is not that of its bytes");
+            return;
+        };
+        let taken = if parts.is("entry") {
+            parts.parse().map(|line| self.entry(&line, parts.hash))
+        } else if parts.is("break") {
+            parts
+                .parse()
+                .map(|line| self.segment_break(&line, parts.hash))
+        } else {
+            parts
+                .parse()
+                .map(|line| self.checkpoint(&line, &parts, end))
+        };
+        if taken.is_none() {
+            self.find("the line is none that was ever written");
+        }
+    }
+
+    fn entry(&mut self, line: &EntryLine, hash: Hash) {
+        let mut chain = self.chain.take().unwrap_or_default();
+        let head = chain.head(line.shard);
+        let expected = head.position.sequence.saturating_add(1);
+        let (shard, sequence) = (line.shard, line.sequence);
+        if sequence > expected {
+            let last = sequence - 1;
+            self.find(format!(
+                "entries {expected} to {last} of shard {shard} are missing"
+            ));
+        } else if sequence < expected {
+            self.find(format!("entry {sequence} of shard {shard} is out of order"));
+        } else if line.prev != hex(&head.hash) {
+            self.find(format!(
+                "entry {sequence} of shard {shard} does not follow the one before it"
+            ));
+        }
+        // Going on from what the line says keeps one change from being found in every line behind.
+        let position = Position {
+            sequence,
+            link: Link(unhex(&line.link).unwrap_or_default()),
+        };
+        chain.heads.insert(shard, Head { position, hash });
+        self.chain = Some(chain);
+        self.hashes.push(hash);
+        self.report.entries += 1;
+    }
+
+    fn segment_break(&mut self, line: &BreakLine, hash: Hash) {
+        let mut chain = self.chain.take().unwrap_or_default();
+        let head = chain.head(line.shard);
+        if line.prev != hex(&head.hash) || line.sealed != head.position.sequence {
+            self.find("the segment break does not follow the entry before it");
+        }
+        self.report.breaks.push(SegmentBreak {
+            file: self.file.clone(),
+            line: self.line,
+            shard: line.shard,
+            sealed: line.sealed,
+            resumes: line.resumes,
+        });
+        let position = Position {
+            sequence: line.resumes,
+            link: Link(unhex(&line.link).unwrap_or_default()),
+        };
+        chain.heads.insert(line.shard, Head { position, hash });
+        self.chain = Some(chain);
+        self.hashes.push(hash);
+    }
+
+    fn checkpoint(&mut self, line: &CheckpointLine, parts: &Parts<'_>, end: u64) {
+        // SECURITY: the signature first. An opening is believed about where a chain begins.
+        let signed = parts.is_claimed(line.checkpoint)
+            && self
+                .verifying
+                .is_none_or(|verifying| parts.jws.is_some_and(verifying));
+        if !signed {
+            self.find("the checkpoint is not signed by a key of this broker");
+        }
+        let opened = line
+            .opening
+            .as_ref()
+            .and_then(|heads| Chain::read(line.checkpoint.saturating_sub(1), &line.prev, heads));
+        let begins = self.chain.is_none();
+        let mut chain = match (self.chain.take(), opened) {
+            (None, Some(opened)) => opened,
+            (Some(chain), Some(opened)) if line.checkpoint > chain.checkpoint + 1 => {
+                let missing = chain.checkpoint + 1..=line.checkpoint - 1;
+                self.report.missing.push(missing);
+                opened
+            }
+            (chain, _) => chain.unwrap_or_default(),
+        };
+        if line.checkpoint != chain.checkpoint.saturating_add(1) {
+            let expected = chain.checkpoint.saturating_add(1);
+            let what = format!(
+                "checkpoint {expected} belongs here, not {}",
+                line.checkpoint
+            );
+            self.find(what);
+        } else if line.prev != hex(&chain.checkpoint_hash) {
+            self.find("the checkpoint does not follow the one before it");
+        }
+        if line.vector != hex(&chain.vector()) {
+            self.find("the entries before this checkpoint are not those that it closed");
+        } else if line.run != hex(&run(&self.hashes)) {
+            self.find("the lines before this checkpoint are not in the order that it closed");
+        }
+        if begins {
+            self.report.first = Some(line.checkpoint);
+        }
+        chain.checkpoint = line.checkpoint;
+        chain.checkpoint_hash = parts.hash;
+        self.hashes.clear();
+        self.report.checkpoints += 1;
+        self.report.last = Some((line.checkpoint, hex(&parts.hash)));
+        self.sealed = Some((chain.clone(), end, self.line));
+        self.chain = Some(chain);
+    }
+}
+
+fn trimmed(line: &[u8]) -> &[u8] {
+    line.strip_suffix(b"\n").unwrap_or(line)
+}
