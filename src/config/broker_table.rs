@@ -147,16 +147,18 @@ fn sealing_keys(reader: &Reader<'_>, decoder: &Decoder<'_>) -> Option<Vec<String
     let sealing = keys.required("sealing", keys.texts("sealing"), "[\"file:sealing.key\"]");
     let at = keys.at;
     keys.finish();
-    let sealing: Vec<_> = sealing?
+    let named = sealing?;
+    let is_empty = named.is_empty();
+    let sealing: Vec<_> = named
         .into_iter()
         .filter_map(|key: At<String>| Some(decoder.reference(key)?.value))
         .collect();
-    if sealing.is_empty() {
+    if is_empty {
         let help = "name at least one; make it with `openssl rand -base64 32`";
         reader.bad(at, "there is no sealing key", help);
         return None;
     }
-    Some(sealing)
+    (!sealing.is_empty()).then_some(sealing)
 }
 
 /// The doors, and how many connections at once.

@@ -2,7 +2,7 @@
 //! that the broker itself makes. Offline; no secret is read.
 
 use super::document::Document;
-use super::problem::{Code, Desk, Problems};
+use super::problem::{Code, Desk, Problems, plural};
 use super::settings::{Case, Expectation, Settings};
 use crate::agents::Registry;
 use crate::fences::View;
@@ -74,15 +74,9 @@ fn report(document: &Document, now: OffsetDateTime) -> CheckReport {
 }
 
 fn run(settings: &Settings, desk: &Desk, now: OffsetDateTime) -> Vec<CaseResult> {
-    let targets = settings.targets.iter().map(|(target, _)| target.clone());
-    let policy = Policy::new(
-        settings.missions.clone(),
-        targets.collect(),
-        &settings.forbids,
-        settings.hash.clone(),
-    );
     // Both were built from the same values before, when problems were looked for.
-    let (Ok(policy), Ok(registry)) = (policy, Registry::new(settings.agents.clone())) else {
+    let (Ok(policy), Ok(registry)) = (settings.policy(), Registry::new(settings.agents.clone()))
+    else {
         let help = "report this as a bug";
         desk.general(Code::Incomplete, "the policy tests cannot be run", help);
         return Vec::new();
@@ -175,8 +169,10 @@ impl fmt::Display for CheckReport {
         let verdict = if self.ok { "ok" } else { "not ok" };
         write!(
             f,
-            "{verdict}: {} errors, {} warnings, {passed} of {cases} cases passed",
-            self.errors, self.warnings
+            "{verdict}: {}, {}, {passed} of {} passed",
+            plural(self.errors, "error"),
+            plural(self.warnings, "warning"),
+            plural(cases, "case"),
         )
     }
 }

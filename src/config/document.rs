@@ -89,7 +89,7 @@ impl Document {
                 sort(&key, node, &desk, &mut entries);
             }
         }
-        twice(&entries, &desk);
+        let entries = twice(entries, &desk);
         Self {
             sources,
             base,
@@ -213,14 +213,17 @@ fn check_name(kind: &str, name: &At<String>, desk: &Desk) {
     }
 }
 
-/// The same table in two files: both places are named.
-fn twice(entries: &[Entry], desk: &Desk) {
-    let mut first: BTreeMap<(&str, &str), Place> = BTreeMap::new();
-    for entry in entries.iter().filter(|entry| !LISTED.contains(&entry.kind)) {
-        let key = (entry.kind, entry.name.as_str());
+/// The same table in two files: both places are named, and the first one counts.
+fn twice(entries: Vec<Entry>, desk: &Desk) -> Vec<Entry> {
+    let mut first: BTreeMap<(&str, String), Place> = BTreeMap::new();
+    let keep = |entry: &Entry| {
+        if LISTED.contains(&entry.kind) {
+            return true;
+        }
+        let key = (entry.kind, entry.name.clone());
         let Some(other) = first.get(&key) else {
             first.insert(key, entry.at);
-            continue;
+            return true;
         };
         let shown = match entry.name.as_str() {
             "" => format!("[{}]", entry.kind),
@@ -229,5 +232,9 @@ fn twice(entries: &[Entry], desk: &Desk) {
         let message = format!("`{shown}` stands twice");
         let help = "keep one of them";
         desk.collision(entry.at, Code::Duplicate, message, help, *other);
-    }
+        false
+    };
+    let mut entries = entries;
+    entries.retain(keep);
+    entries
 }

@@ -27,6 +27,8 @@ struct Known {
     at: Place,
     /// One list of claims for each identity that names this issuer, and where.
     used: Vec<(Place, BTreeMap<String, Value>)>,
+    /// An identity of it has problems of its own.
+    is_torn: bool,
 }
 
 const LONGEST_TOKEN: Duration = Duration::from_secs(24 * 60 * 60);
@@ -73,6 +75,7 @@ impl Issuers {
                 preset,
                 at,
                 used: Vec::new(),
+                is_torn: false,
             };
             self.known.insert(name.to_owned(), known);
         }
@@ -105,10 +108,14 @@ impl Issuers {
             }
         };
         let known = self.named(decoder, &name.value, name.at, broker_url)?;
-        let fields = expand(decoder, &known.preset, fields, &places, reader)?;
-        let mut claims = match known.preset.identity_claims(&fields) {
+        let Some(fields) = expand(decoder, &known.preset, fields, &places, reader) else {
+            known.is_torn = true;
+            return None;
+        };
+        let mut claims = match claims_of(&known.preset, fields) {
             Ok(claims) => claims,
             Err(error) => {
+                known.is_torn = true;
                 let code = match &error {
                     presets::PresetError::UnknownField { .. } => Code::UnknownKey,
                     presets::PresetError::NoId { .. } => Code::IdentityByName,
@@ -163,6 +170,22 @@ impl Issuers {
         }
         settings
     }
+}
+
+/// On an issuer of one's own, of which nothing is known, any claim may be the id: the subject is
+/// only the usual one.
+fn claims_of(
+    preset: &Preset,
+    mut fields: BTreeMap<String, Value>,
+) -> Result<BTreeMap<String, Value>, presets::PresetError> {
+    let names_claims = fields.keys().any(|field| field.starts_with("claim."));
+    if preset.name != "generic" || fields.contains_key("subject") || !names_claims {
+        return preset.identity_claims(&fields);
+    }
+    fields.insert("subject".to_owned(), Value::from(""));
+    let mut claims = preset.identity_claims(&fields)?;
+    claims.remove("sub");
+    Ok(claims)
 }
 
 /// Fields of an identity as the preset knows them.
@@ -297,6 +320,7 @@ fn issuer(decoder: &Decoder<'_>, entry: &Entry, broker_url: &str) -> Option<Know
         preset,
         at,
         used: Vec::new(),
+        is_torn: false,
     })
 }
 
@@ -368,6 +392,9 @@ fn pin_tenant(decoder: &Decoder<'_>, known: &mut Known) {
                 .all(|(_, claims)| claims.contains_key(**claim))
     });
     let Some(claim) = shared else {
+        if known.is_torn {
+            return;
+        }
         let name = &known.settings.id;
         let message =
             format!("anyone can get a token of issuer `{name}`: nothing says whose count");

@@ -36,12 +36,17 @@ pub(in crate::config) fn decode(
     let reader = entry.reader(decoder.desk);
     let id: Option<MissionId> = entry.name.parse().ok();
     let agents = reader.required("agents", reader.texts("agents"), "[\"NAME\"]");
-    let agents = agents.map(|names| known_agents(decoder, names));
+    let agents = agents.map(|names| known_agents(&reader, decoder, names));
     let owner = reader.required_text("owner", "\"team@example.com\"");
     let purpose = reader.required_text("purpose", "\"what it achieves, in one sentence\"");
     let ends = reader.date("ends");
     let example = "[{ target = \"NAME\", actions = [\"...\"], locations = [\"...\"] }]";
     let allow = reader.required("allow", reader.tables("allow"), example);
+    if allow.as_ref().is_some_and(Vec::is_empty) {
+        let at = reader.node("allow").map_or(reader.at, |node| node.at);
+        let help = &format!("write `allow = {example}`");
+        reader.bad(at, "this mission allows nothing", help);
+    }
     let allowed = allow.map(|tables| agents_table::authorities(decoder, tables, targets));
     let require = reader.value_map("require").unwrap_or_default();
     let require = require
@@ -92,7 +97,16 @@ pub(in crate::config) fn decode(
     })
 }
 
-fn known_agents(decoder: &Decoder<'_>, names: Vec<At<String>>) -> Vec<AgentId> {
+fn known_agents(
+    reader: &Reader<'_>,
+    decoder: &Decoder<'_>,
+    names: Vec<At<String>>,
+) -> Vec<AgentId> {
+    if names.is_empty() {
+        let help = "name the agents that may have it, or remove the mission";
+        let at = reader.node("agents").map_or(reader.at, |node| node.at);
+        reader.bad(at, "this mission admits nobody", help);
+    }
     let mut agents = Vec::new();
     for name in names {
         if decoder.doc.find("agent", &name.value).is_some() {
@@ -132,7 +146,7 @@ fn ttl_within(
 ) {
     for target in known(allowed, targets) {
         if ttl.value > target.max_ttl {
-            let message = format!("target `{}` gives less", target.id);
+            let message = format!("this is longer than target `{}` gives", target.id);
             let help = format!(
                 "its leases will end after `{}`",
                 values::show_duration(target.max_ttl)
@@ -140,7 +154,7 @@ fn ttl_within(
             decoder.desk.report(ttl.at, Code::TtlCapped, message, &help);
         }
         if ttl.value < target.min_ttl {
-            let message = format!("target `{}` cannot give so little", target.id);
+            let message = format!("this is shorter than target `{}` can give", target.id);
             let help = format!("write `{}` or more", values::show_duration(target.min_ttl));
             decoder.desk.report(ttl.at, Code::BadValue, message, &help);
         }

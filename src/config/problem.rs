@@ -138,6 +138,19 @@ impl Problems {
     }
 
     pub(in crate::config) fn sort(&mut self) {
+        // What follows from a line that does not parse is noise.
+        let torn: Vec<_> = self
+            .0
+            .iter()
+            .filter(|problem| problem.code == Code::Syntax)
+            .map(|problem| (problem.file.clone(), problem.line))
+            .collect();
+        self.0.retain(|problem| match problem.code {
+            Code::Syntax => true,
+            Code::MissingKey => !torn.iter().any(|(file, _)| *file == problem.file),
+            Code::Incomplete => torn.is_empty(),
+            _ => !torn.contains(&(problem.file.clone(), problem.line)),
+        });
         self.0.sort_by(|a, b| {
             (a.severity, &a.file, a.line, a.column, a.code)
                 .cmp(&(b.severity, &b.file, b.line, b.column, b.code))
@@ -161,7 +174,7 @@ impl fmt::Display for Problems {
     }
 }
 
-fn plural(count: usize, word: &str) -> String {
+pub(in crate::config) fn plural(count: usize, word: &str) -> String {
     if count == 1 {
         format!("1 {word}")
     } else {
@@ -207,6 +220,8 @@ impl fmt::Display for Problem {
 pub(in crate::config) struct Desk {
     sources: Sources,
     problems: RefCell<Vec<Problem>>,
+    /// Lines that may hold a secret: file, line.
+    unseen: RefCell<Vec<(String, usize)>>,
 }
 
 impl Desk {
@@ -214,6 +229,7 @@ impl Desk {
         Self {
             sources,
             problems: RefCell::default(),
+            unseen: RefCell::default(),
         }
     }
 
@@ -231,11 +247,12 @@ impl Desk {
         self.add(None, code, message.into(), help, None);
     }
 
-    /// SECURITY: like `report`, for a line that may hold a secret: its text is not repeated.
+    // SECURITY: the line may hold a secret. Its text is not repeated, by no other problem either.
+    /// Like `report`, for a line that is not to be shown.
     pub fn report_unseen(&self, at: Place, code: Code, message: impl Into<String>, help: &str) {
         self.add(Some(at), code, message.into(), help, None);
-        if let Some(last) = self.problems.borrow_mut().last_mut() {
-            last.spot = None;
+        if let Some(spot) = self.sources.spot(at) {
+            self.unseen.borrow_mut().push((spot.file, spot.line));
         }
     }
 
@@ -264,8 +281,20 @@ impl Desk {
         });
     }
 
+    pub fn has_errors(&self) -> bool {
+        let problems = self.problems.borrow();
+        problems.iter().any(|p| p.severity == Severity::Error)
+    }
+
     pub fn finish(self) -> Problems {
+        let unseen = self.unseen.into_inner();
         let mut problems = Problems(self.problems.into_inner());
+        for problem in &mut problems.0 {
+            let is_unseen = |spot: &Spot| unseen.contains(&(spot.file.clone(), spot.line));
+            if problem.spot.as_ref().is_some_and(is_unseen) {
+                problem.spot = None;
+            }
+        }
         problems.sort();
         problems
     }

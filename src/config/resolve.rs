@@ -9,9 +9,9 @@ use super::settings::{BrokerSettings, Settings};
 use super::source::Place;
 use super::{broker_table, missions, tables, targets};
 use crate::agents::{IdentityMatch, Registry};
-use crate::authority::Authority;
-use crate::intent::SignerClass;
-use crate::policy::Policy;
+use crate::authority::{Authority, Permission, Vocabulary};
+use crate::intent::{Intents, SignerClass};
+use crate::policy::Mission;
 use std::collections::BTreeMap;
 use std::time::Duration;
 use time::{Date, OffsetDateTime};
@@ -141,21 +141,38 @@ impl Document {
 
     /// The real compiler has the last word on conditions and policies.
     fn compile(&self, desk: &Desk, settings: &Settings, missions: &[missions::Decoded]) {
-        let targets = settings.targets.iter().map(|(target, _)| target.clone());
-        let made = Policy::new(
-            settings.missions.clone(),
-            targets.collect(),
-            &settings.forbids,
-            settings.hash.clone(),
-        );
+        let made = settings.policy();
         // Whatever the rooms themselves refuse, `check` has to say.
         if let Err(error) = Registry::new(settings.agents.clone()) {
             desk.general(Code::BadValue, error.to_string(), "");
         }
+        let url = settings.broker.url.clone();
+        if let Err(error) = Intents::new(url, settings.intent_issuers.clone()) {
+            desk.general(Code::BadValue, error.to_string(), "");
+        }
+        // What follows from a problem that was reported is noise; conditions and policies are only
+        // compiled here.
+        let is_torn = self.early.has_errors() || desk.has_errors();
         for error in made.err().unwrap_or_default() {
+            let whole_mission = missions.iter().any(|decoded| {
+                let Mission {
+                    id,
+                    agents,
+                    allow,
+                    when,
+                    ..
+                } = &decoded.mission;
+                let is_whole = when.is_some() && !agents.is_empty() && !allow.is_empty();
+                is_whole && error.place == format!("mission.{id}.when")
+            });
+            let is_cedar = whole_mission || error.place.starts_with("policies/");
+            if is_torn && !is_cedar {
+                continue;
+            }
+            let message = format!("`{}`: {}", error.place, error.problem);
             match self.place_of(&error.place, missions) {
-                Some(at) => desk.report(at, Code::BadPolicy, error.problem, ""),
-                None => desk.general(Code::BadPolicy, error.to_string(), ""),
+                Some(at) => desk.report(at, Code::BadPolicy, message, ""),
+                None => desk.general(Code::BadPolicy, message, ""),
             }
         }
     }
@@ -245,7 +262,10 @@ impl Whole<'_> {
                         Ok(false) => self.desk.collision(
                             *at,
                             Code::WiderThanTarget,
-                            format!("this is more than the ceiling of `target.{id}` allows"),
+                            format!(
+                                "{} is more than the ceiling of `target.{id}` allows",
+                                first_outside(vocabulary, &target.target.ceiling, permission)
+                            ),
                             "ask for less here, or have the target's owner raise its ceiling",
                             target.at,
                         ),
@@ -334,6 +354,10 @@ impl Whole<'_> {
     }
 
     fn without_mission(&self) {
+        // A mission that has problems may be the one that admits it.
+        if self.desk.has_errors() {
+            return;
+        }
         for decoded in self.agents {
             let id = &decoded.agent.id;
             if !self.missions.iter().any(|m| m.mission.agents.contains(id)) {
@@ -373,6 +397,33 @@ impl Whole<'_> {
             }
         }
     }
+}
+
+/// One action on one location that the ceiling does not cover, for the message.
+fn first_outside(vocabulary: Vocabulary, ceiling: &Authority, asked: &Permission) -> String {
+    let pair = |action: &String, location: Option<&String>| Permission {
+        actions: vec![action.clone()],
+        locations: location.cloned().into_iter().collect(),
+    };
+    let locations: Vec<_> = match asked.locations.as_slice() {
+        [] => vec![None],
+        some => some.iter().map(Some).collect(),
+    };
+    asked
+        .actions
+        .iter()
+        .flat_map(|action| locations.iter().map(move |location| (action, *location)))
+        .find(|(action, location)| {
+            let one = Authority(vec![pair(action, *location)]);
+            vocabulary.covers(ceiling, &one) == Ok(false)
+        })
+        .map_or_else(
+            || "this".to_owned(),
+            |(action, location)| match location {
+                Some(location) => format!("`{action}` on `{location}`"),
+                None => format!("`{action}`"),
+            },
+        )
 }
 
 /// Whether every proof that fits `narrow` fits `wide`, too.

@@ -9,9 +9,9 @@ use crate::identity::{ClientSettings, IssuerSettings};
 use crate::ids::{AgentId, MissionId};
 use crate::intent::{IntentIssuer, SignerClass};
 use crate::jose::KeySet;
-use crate::policy::{Mission, Target};
+use crate::policy::{Mission, Policy, PolicyError, Target};
 use serde_json::Value;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::time::Duration;
 use time::OffsetDateTime;
@@ -36,6 +36,27 @@ pub struct Settings {
     pub hash: String,
     /// What is not wrong and should be looked at.
     pub warnings: Problems,
+}
+
+impl Settings {
+    /// The policy room of this configuration, which knows the facts of its own issuers.
+    pub fn policy(&self) -> Result<Policy, Vec<PolicyError>> {
+        let facts: BTreeSet<String> = self
+            .issuers
+            .iter()
+            .flat_map(|issuer| issuer.facts.keys().cloned())
+            .collect();
+        Policy::with_facts(
+            self.missions.clone(),
+            self.targets
+                .iter()
+                .map(|(target, _)| target.clone())
+                .collect(),
+            &self.forbids,
+            self.hash.clone(),
+            &facts.into_iter().collect::<Vec<_>>(),
+        )
+    }
 }
 
 /// `[broker]`.
