@@ -120,3 +120,6 @@ pub fn sole_audience(claims: &Map<String, Value>) -> Result<&str, JoseError> {
         _ => Err(JoseError::ClaimMalformed("aud")),
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -380,3 +380,6 @@ fn thumbprint(material: &Material) -> String {
     let text = required_members(material).to_string();
     encode(ring::digest::digest(&ring::digest::SHA256, text.as_bytes()).as_ref())
 }
+
+#[cfg(test)]
+mod tests;

@@ -76,12 +76,17 @@ impl SigningKey {
         let jwk = RsaKeyPair::from_pem(pem)
             .map(|pair| pair.to_jwk_key_pair())
             .or_else(|_| EcKeyPair::from_pem(pem, None).map(|pair| pair.to_jwk_key_pair()))
-            .or_else(|_| EdKeyPair::from_pem(pem).map(|pair| pair.to_jwk_key_pair()))
-            .map_err(|_| SigningError::Pem)?;
-        Self::from_library(jwk, None)
+            .or_else(|_| EdKeyPair::from_pem(pem).map(|pair| pair.to_jwk_key_pair()));
+        match jwk {
+            Ok(jwk) => Self::from_library(jwk, None),
+            Err(_) => Self::from_pkcs8(&pem_body(pem).ok_or(SigningError::Pem)?)
+                .map_err(|_| SigningError::Pem),
+        }
     }
 
     pub fn from_pkcs8(der: &[u8]) -> Result<Self, SigningError> {
+        let older = ed25519_without_public_half(der);
+        let der = older.as_deref().map_or(der, |der| der.as_slice());
         let jwk = EcKeyPair::from_der(der, None)
             .map(|pair| pair.to_jwk_key_pair())
             .or_else(|_| EdKeyPair::from_der(der).map(|pair| pair.to_jwk_key_pair()))
@@ -237,6 +242,25 @@ impl SigningKey {
     }
 }
 
+fn pem_body(pem: &str) -> Option<Zeroizing<Vec<u8>>> {
+    use base64::Engine as _;
+    let (_, body) = pem.split_once("-----BEGIN PRIVATE KEY-----")?;
+    let (body, _) = body.split_once("-----END PRIVATE KEY-----")?;
+    let body: Zeroizing<String> = Zeroizing::new(body.split_whitespace().collect());
+    let der = base64::engine::general_purpose::STANDARD.decode(body.as_bytes());
+    der.ok().map(Zeroizing::new)
+}
+
+/// ring, and what is built on it, writes Ed25519 keys in version 2 of PKCS#8 (RFC 5958), which josekit
+/// does not read: the same key in version 1.
+fn ed25519_without_public_half(der: &[u8]) -> Option<Zeroizing<Vec<u8>>> {
+    const ALGORITHM_AND_SEED: &[u8] = &[0x30, 5, 6, 3, 0x2b, 0x65, 0x70, 4, 0x22, 4, 0x20];
+    let rest = der.get(2..)?.strip_prefix(&[2, 1, 1])?;
+    let seed = rest.strip_prefix(ALGORITHM_AND_SEED)?.get(..32)?;
+    let front: &[u8] = &[0x30, 0x2e, 2, 1, 0];
+    Some(Zeroizing::new([front, ALGORITHM_AND_SEED, seed].concat()))
+}
+
 const SECRET_MEMBERS: [&str; 6] = ["d", "p", "q", "dp", "dq", "qi"];
 
 /// Only what identifies a public key; a private JWK's `use`, `key_ops` and the like speak of signing.
@@ -247,3 +271,6 @@ fn public_half(map: &Map<String, Value>) -> Value {
         .collect::<Map<_, _>>()
         .into()
 }
+
+#[cfg(test)]
+mod tests;
