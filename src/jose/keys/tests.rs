@@ -241,7 +241,7 @@ fn two_keys_with_one_name_are_refused_and_one_key_twice_is_not() {
 #[test]
 fn candidates_are_few_of_the_algorithm_and_of_the_name() {
     let named: Vec<_> = ["a", "b"].map(|kid| with(ec(), "kid", kid)).into();
-    let all = set(&[named.clone(), vec![rsa()]].concat()).unwrap();
+    let all = set(&[named, vec![rsa()]].concat()).unwrap();
     let kids = |kid, algorithm| -> Vec<_> {
         all.candidates(kid, algorithm)
             .iter()

@@ -430,7 +430,7 @@ proptest! {
     fn any_single_changed_character_is_refused(place in 0_usize..1000, with in "[ -~]") {
         static TOKEN: LazyLock<String> = LazyLock::new(good);
         let place = place % TOKEN.len();
-        prop_assume!(&TOKEN[place..=place] != with.as_str());
+        prop_assume!(TOKEN.as_bytes()[place] != with.as_bytes()[0]);
         let mut changed = TOKEN.clone();
         changed.replace_range(place..=place, &with);
         prop_assert!(verify(&changed).is_err());

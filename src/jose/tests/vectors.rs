@@ -19,8 +19,10 @@ fn tests(group: &Value) -> &Vec<Value> {
 }
 
 fn hex(text: &str) -> Vec<u8> {
-    (0..text.len() / 2)
-        .map(|place| u8::from_str_radix(&text[2 * place..2 * place + 2], 16).unwrap())
+    let digit = |byte: &u8| u8::try_from(char::from(*byte).to_digit(16).unwrap()).unwrap();
+    text.as_bytes()
+        .chunks(2)
+        .map(|pair| digit(&pair[0]) << 4 | digit(&pair[1]))
         .collect()
 }
 
