@@ -6,7 +6,7 @@ use crate::client::Client;
 use crate::ids::{AgentId, LeaseId, MissionId, TargetId};
 use crate::secret::Secret;
 use crate::wire::{
-    AgentView, LeaseView, Page, RevocationReceipt, RevocationRequest, RevocationState,
+    AgentView, LeaseView, LiftRequest, Page, RevocationReceipt, RevocationRequest, RevocationState,
     RotateAnswer, RotateRequest, Selector,
 };
 use clap::{Args, Subcommand};
@@ -265,8 +265,7 @@ pub async fn agent(command: AgentCommand, output: &Output) -> Result<u8, Failure
             return post_revocation(&operator, "/revocations", &request, output).await;
         }
         AgentCommand::Resume { id, reason, operator } => {
-            let request =
-                RevocationRequest { selector: Selector::Agent(id), reason, kill_only: false };
+            let request = LiftRequest { selector: Selector::Agent(id), reason };
             return post_revocation(&operator, "/lifts", &request, output).await;
         }
     }
@@ -285,7 +284,7 @@ pub async fn revoke(args: RevokeArgs, output: &Output) -> Result<u8, Failure> {
 
 pub async fn lift(args: LiftArgs, output: &Output) -> Result<u8, Failure> {
     let selector = args.selector.selector()?;
-    let request = RevocationRequest { selector, reason: args.reason, kill_only: false };
+    let request = LiftRequest { selector, reason: args.reason };
     post_revocation(&args.operator, "/lifts", &request, output).await
 }
 
@@ -326,7 +325,7 @@ async fn get<T: serde::de::DeserializeOwned>(
 async fn post_revocation(
     operator: &OperatorArgs,
     path: &str,
-    request: &RevocationRequest,
+    request: &impl serde::Serialize,
     output: &Output,
 ) -> Result<u8, Failure> {
     let receipt: RevocationReceipt =
