@@ -19,9 +19,9 @@ use axum::routing::get;
 use serde_json::Value;
 use url::Url;
 
-/// Clients may keep keys and metadata this long. A new signing key is published for longer than
-/// that before it signs.
-const CACHE: &str = "public, max-age=300";
+/// Clients may keep keys and metadata this long: a minute less than a new key is published before
+/// it signs, for what is on its way.
+const CACHE: &str = "public, max-age=240";
 
 pub(super) async fn metadata(State(doors): State<Doors>) -> Response {
     published(&doors.broker.metadata(), "application/json")
