@@ -20,6 +20,8 @@ pub(super) const PAGE: usize = 512;
 const DEADLINE: Duration = Duration::from_secs(30);
 /// How often kills and links that nothing can need any more are looked for.
 const FORGET_EVERY: Duration = Duration::from_secs(60);
+/// Cycles that a replica far behind may take to reach a fence of its own.
+const CATCH_UP: usize = 1024;
 const NEVER: u64 = u64::MAX;
 
 /// This replica's reading of the fence log.
@@ -199,14 +201,21 @@ impl Fences {
         if next && self.absorb(&[entry]).is_ok() {
             return;
         }
-        while self.view.load().position().sequence < position.sequence {
-            if let Err(error) = self.follow(Duration::ZERO).await {
-                // SECURITY: a fence that was raised here and is not in the view here: this replica
-                // may answer nothing until it has read it.
-                self.doubt();
-                tracing::error!(%error, "a fence was raised and cannot be read back; nothing is issued until it can");
+        // INVARIANT: asked by position, not by number: after a failover this view may be further
+        // on, on a history that is no more.
+        for _ in 0..CATCH_UP {
+            if self.view.load().knows(position) {
                 return;
             }
+            if let Err(error) = self.follow(Duration::ZERO).await {
+                tracing::error!(%error, "a fence was raised and cannot be read back; nothing is issued until it can");
+                break;
+            }
+        }
+        if !self.view.load().knows(position) {
+            // SECURITY: a fence that was raised here and is not in the view here: this replica
+            // may answer nothing until it has read it.
+            self.doubt();
         }
     }
 

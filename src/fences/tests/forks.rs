@@ -165,3 +165,23 @@ async fn a_fence_that_no_replica_holds_any_more_is_never_passed_over() {
     follow(&started).await;
     assert!(started.fresh().is_ok());
 }
+
+#[tokio::test]
+async fn a_fence_raised_before_the_loss_was_noticed_is_in_force_all_the_same() {
+    for kept in [0, 3, 5] {
+        let old = store();
+        let line = Line::to(Arc::clone(&old));
+        let (fences, _) = six_fences(&line).await;
+        line.point_to(survivor(old.as_ref(), kept).await);
+        let raised = raise(&fences, FenceKind::Hold, "new").await;
+        for _ in 0..2 {
+            if let Ok(view) = fences.fresh() {
+                assert!(view.knows(raised), "kept {kept}");
+                assert!(view.held(&[agent("new").hash()]).is_some());
+                assert!(view.held(&[agent("f").hash()]).is_some());
+            }
+            follow(&fences).await;
+        }
+        assert!(fences.fresh().is_ok());
+    }
+}
