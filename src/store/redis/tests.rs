@@ -375,6 +375,30 @@ async fn a_late_first_sending_is_not_applied_after_the_second_conflicted() {
     assert_eq!(send(false).await, Outcome::Conflict { guard: 0 });
 }
 
+/// The commands that `docs/storage.md` lists, no more.
+#[tokio::test]
+async fn a_user_with_the_documented_commands_is_enough() {
+    let server = server!(AOF);
+    let page = include_str!("../../../docs/storage.md");
+    let list = page.split_once("**The ACL user** needs").unwrap().1;
+    let (list, _) = list.split_once("Without `config|get`").unwrap();
+    let commands: Vec<_> = list
+        .split('`')
+        .skip(3)
+        .step_by(2)
+        .flat_map(str::split_whitespace)
+        .map(|command| format!("+{command}"))
+        .collect();
+    assert!(commands.len() > 20, "{commands:?}");
+    let set = format!("ACL SETUSER dayfly on >pw ~{{d* {}", commands.join(" "));
+    assert_eq!(server.command(&set).unwrap(), "+OK\r\n");
+    let url = format!("redis://dayfly:pw@127.0.0.1:{}", server.port());
+    let store = Redis::connect(RedisSettings::new(Secret::new(url))).await;
+    let store = store.unwrap();
+    assert_eq!(store.check().await.unwrap(), [""; 0]);
+    conformance::exercise(Arc::new(store)).await.unwrap();
+}
+
 #[tokio::test]
 async fn no_error_shows_the_password() {
     for url in [
