@@ -9,14 +9,13 @@ use crate::broker::{
     Broker, Bundle, OperatorSettings, Parts, ResourceServerSettings, Role, RoleRule, SourceKind,
     SourceSettings,
 };
-use crate::client::http_client;
 use crate::clock::Clock;
 use crate::config::{ResourceServerProof, Settings, StoreSettings, sealing_key, secret_reference};
 use crate::connectors::{Connectors, Setup};
 use crate::fences::Fences;
 use crate::identity::{ClientSettings, Identity};
 use crate::intent::Intents;
-use crate::jose::{Keyring, Purpose};
+use crate::jose::{KeyClient, Keyring, Purpose, Reach};
 use crate::leases::{Leases, Sweeper};
 use crate::policy::Policy;
 use crate::secret::Sealer;
@@ -24,12 +23,13 @@ use crate::store::embedded::Embedded;
 use crate::store::redis::{Redis, RedisSettings};
 use crate::store::Store;
 use ring::digest::{SHA256, digest};
-use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
 /// How long one call to a downstream may take in all.
 const CALL_TIMEOUT: Duration = Duration::from_secs(8);
+
+const KEYS_EVERY: Duration = Duration::from_secs(20);
 
 /// A broker and what keeps it going for as long as it is held.
 #[derive(Debug)]
@@ -72,7 +72,7 @@ impl Composed {
             .await
             .map_err(|error| failed(&error))?;
         let keyring = Arc::new(keyring);
-        keyring.clone().keep_fresh(clock.clone());
+        keep_fresh(&keyring, clock.clone());
         let fences = Fences::start(store.clone(), clock.clone(), settings.broker.fence_view_max_age);
         let leases = Arc::new(Leases::new(store.clone(), sealer, clock.clone()));
         let bundle = bundle(settings, &keyring, &clock, &development_tokens)?;
@@ -130,6 +130,27 @@ impl Composed {
     }
 }
 
+/// Rotation counts on every replica looking at the keys at least once a minute.
+fn keep_fresh(keyring: &Arc<Keyring>, clock: Arc<dyn Clock>) {
+    let keyring = Arc::downgrade(keyring);
+    tokio::spawn(async move {
+        loop {
+            tokio::time::sleep(KEYS_EVERY).await;
+            let Some(keyring) = keyring.upgrade() else { return };
+            let now = clock.now();
+            if let Err(error) = keyring.refresh(now).await {
+                tracing::warn!(%error, "the signing keys could not be looked at; trying again");
+                continue;
+            }
+            for purpose in keyring.due(now) {
+                if let Err(error) = keyring.rotate(&purpose, now, false).await {
+                    tracing::warn!(%error, %purpose, "a key that is due was not rotated; trying again");
+                }
+            }
+        }
+    });
+}
+
 async fn open_store(settings: &StoreSettings) -> Result<Arc<dyn Store>, Failure> {
     let failed = |error: crate::store::StoreError| Failure { code: 6, ..Failure::failed(error.to_string()) };
     match settings {
@@ -157,14 +178,13 @@ fn bundle(
     clock: &Arc<dyn Clock>,
     development_tokens: &[[u8; 32]],
 ) -> Result<Bundle, Failure> {
-    let http = http_client()?;
     let url = &settings.broker.url;
+    let reach = if settings.broker.allow_loopback { Reach::Loopback } else { Reach::Public };
+    let http = KeyClient::new(reach, &[]).map_err(|error| Failure::failed(error.to_string()))?;
     let identity = |issuers, clients| {
-        Identity::new(issuers, clients, url.clone(), http.clone(), settings.broker.allow_loopback)
+        Identity::new(issuers, clients, url.clone(), &http)
             .map_err(|error| Failure::failed(error.to_string()))
     };
-    let facts: BTreeSet<String> =
-        settings.issuers.iter().flat_map(|issuer| issuer.facts.keys().cloned()).collect();
     let targets: Vec<_> =
         settings.targets.iter().map(|(target, connector)| (target.id.clone(), connector.clone())).collect();
     let setup = Setup {
@@ -181,7 +201,6 @@ fn bundle(
         settings.targets.iter().map(|(target, _)| target.clone()).collect(),
         &settings.forbids,
         settings.hash.clone(),
-        &facts.into_iter().collect::<Vec<_>>(),
     )
     .map_err(|wrong| together(&wrong))?;
     let operators = match &settings.operators {

@@ -1,1 +1,165 @@
+//! The command line. Each command is a file; this one parses, runs and turns failures into exit
+//! codes by class.
 
+mod agent_side;
+mod completion;
+pub mod compose;
+mod demo;
+mod init;
+mod login;
+mod operator_side;
+mod output;
+mod serve;
+
+pub use output::{Failure, Output};
+
+use crate::broker::operators::BreakGlass;
+use crate::client::deliver::write_atomically;
+use crate::ids;
+use crate::secret::Secret;
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+/// A credential broker: narrow, minutes-long, recorded, killable credentials for agents and pipelines.
+#[derive(Debug, Parser)]
+#[command(
+    name = "dayfly",
+    version,
+    max_term_width = 100,
+    subcommand_required = true,
+    arg_required_else_help = true,
+    after_help = "Exit codes: 0 done, 1 failed, 2 usage, 3 refused, 4 not authenticated or not permitted, \
+                  5 not found, 6 unavailable (try again). `exec` passes its command's code on and keeps \
+                  120-125 for its own failures."
+)]
+pub struct Cli {
+    /// How answers are printed.
+    #[arg(short = 'o', long, global = true, value_enum, default_value_t = Format::Table, env = "DAYFLY_FORMAT")]
+    output: Format,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Format {
+    /// For people.
+    Table,
+    /// For programs: the same JSON as the admin API's.
+    Json,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run the broker.
+    Serve(serve::ServeArgs),
+    /// See the whole story on this machine: no configuration, no network.
+    Demo(demo::DemoArgs),
+    /// Ask for a credential and print it.
+    Token(agent_side::TokenArgs),
+    /// Run a command with credentials that stay fresh under it and are released when it ends.
+    Exec(agent_side::ExecArgs),
+    /// The work is done: end the lease of a credential now.
+    Release(agent_side::ReleaseArgs),
+    /// Write a first mission, the workflow that uses it and the trust policy it needs.
+    #[command(subcommand)]
+    Init(init::InitCommand),
+    /// Sign in as an operator.
+    Login(login::LoginArgs),
+    /// Whose is this? From a credential, a lease id, a session name, an AWS key id.
+    Find(operator_side::FindArgs),
+    #[command(subcommand)]
+    Lease(operator_side::LeaseCommand),
+    /// End leases, by anything they have in common.
+    Revoke(operator_side::RevokeArgs),
+    /// End a hold; what it killed stays dead.
+    Lift(operator_side::LiftArgs),
+    #[command(subcommand)]
+    Agent(operator_side::AgentCommand),
+    #[command(subcommand)]
+    Key(operator_side::KeyCommand),
+    /// Print a shell's completion script.
+    Completion(completion::CompletionArgs),
+}
+
+/// Where the broker is and who the operator is.
+#[derive(Debug, Clone, Args)]
+pub struct OperatorArgs {
+    /// The broker's URL.
+    #[arg(long, env = "DAYFLY_URL", default_value = "http://127.0.0.1:8420")]
+    url: String,
+    /// A file that holds the operator's token; default: what `dayfly login` stored.
+    #[arg(long, env = "DAYFLY_OPERATOR_TOKEN_FILE")]
+    operator_token_file: Option<PathBuf>,
+}
+
+/// Parses the command line and runs it.
+pub fn main() -> ExitCode {
+    // `ring` is the one provider of cryptography; reqwest and rustls are built without a default.
+    if rustls::crypto::ring::default_provider().install_default().is_err() {
+        return ExitCode::FAILURE;
+    }
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            let code = u8::try_from(error.exit_code()).unwrap_or(2);
+            // Help and version go to standard output, mistakes to standard error.
+            return if error.print().is_ok() { ExitCode::from(code) } else { ExitCode::FAILURE };
+        }
+    };
+    let output = Output::new(cli.output);
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return output.fail(&Failure::failed(error.to_string())),
+    };
+    match runtime.block_on(run(cli.command, &output)) {
+        Ok(code) => ExitCode::from(code),
+        Err(failure) => output.fail(&failure),
+    }
+}
+
+async fn run(command: Command, output: &Output) -> Result<u8, Failure> {
+    match command {
+        Command::Token(args) => agent_side::token(args, output).await,
+        Command::Exec(args) => agent_side::exec(args, output).await,
+        Command::Release(args) => agent_side::release(args).await,
+        Command::Serve(args) => serve::serve(args, output).await,
+        Command::Demo(args) => demo::demo(args, output).await,
+        Command::Init(command) => init::init(&command, output),
+        Command::Login(args) => login::login(args, output).await,
+        Command::Find(args) => operator_side::find(args, output).await,
+        Command::Lease(command) => operator_side::lease(command, output).await,
+        Command::Revoke(args) => operator_side::revoke(args, output).await,
+        Command::Lift(args) => operator_side::lift(args, output).await,
+        Command::Agent(command) => operator_side::agent(command, output).await,
+        Command::Key(command) => operator_side::key(command, output).await,
+        Command::Completion(args) => completion::completion(&args, output),
+    }
+}
+
+/// An operator's token that a development broker makes for itself.
+pub struct OperatorToken {
+    pub path: PathBuf,
+    pub secret: Secret<String>,
+    pub sha256: [u8; 32],
+}
+
+/// Makes the token in this folder, or reads the one that is there.
+fn operator_token(folder: &Path) -> Result<OperatorToken, Failure> {
+    let path = folder.join("operator.token");
+    let secret = if path.exists() {
+        let text = std::fs::read_to_string(&path)
+            .map_err(|error| Failure::failed(format!("{}: {error}", path.display())))?;
+        Secret::new(text.trim().to_owned())
+    } else {
+        let random: String =
+            ids::random::<24>().iter().map(|byte| format!("{byte:02x}")).collect();
+        let secret = Secret::new(format!("{}{random}", BreakGlass::PREFIX));
+        write_atomically(&path, &secret)?;
+        secret
+    };
+    let hash = ring::digest::digest(&ring::digest::SHA256, secret.expose().as_bytes());
+    let mut sha256 = [0; 32];
+    sha256.iter_mut().zip(hash.as_ref()).for_each(|(to, from)| *to = *from);
+    Ok(OperatorToken { path, secret, sha256 })
+}

@@ -4,10 +4,9 @@ use super::compose::Composed;
 use super::output::{Failure, Output};
 use crate::clock::SystemClock;
 use crate::config::{self, Settings};
-use crate::http::{Bound, DoorSettings, ListenSettings, Rate, TlsFiles, health_router, router};
+use crate::http::{Bound, ListenSettings, health_router, router};
 use crate::telemetry::{LogFormat, Metrics, init_log};
 use clap::Args;
-use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use tokio::signal::unix::{SignalKind, signal};
@@ -43,16 +42,9 @@ pub async fn serve(args: ServeArgs, output: &Output) -> Result<u8, Failure> {
     }
 
     let composed = Composed::open(&settings, Arc::new(SystemClock::new()), tokens).await?;
-    let doors = door_settings(&settings);
-    let public = bind(ListenSettings {
-        tls: settings.broker.tls.as_ref().map(|tls| TlsFiles {
-            certificate: tls.certificate.clone(),
-            key: tls.key.clone(),
-        }),
-        ..ListenSettings::on(settings.broker.listen)
-    })
-    .await?;
-    let health = bind(ListenSettings::on(settings.broker.health_listen)).await?;
+    let doors = settings.broker.doors.clone();
+    let public = bind(settings.broker.listen.clone()).await?;
+    let health = bind(settings.broker.health_listen.clone()).await?;
     tracing::info!(
         url = settings.broker.url,
         listen = %public.address(),
@@ -127,20 +119,6 @@ fn development(state: &Path, output: &Output) -> Result<(Settings, Vec<[u8; 32]>
         token.path.display()
     ));
     Ok((made.settings, vec![token.sha256]))
-}
-
-pub fn door_settings(settings: &Settings) -> DoorSettings {
-    let limits = &settings.broker.limits;
-    let per_minute = limits.per_address_per_minute.max(60);
-    let rate = Rate {
-        per_second: NonZeroU32::new(per_minute / 60).unwrap_or(NonZeroU32::MIN),
-        burst: NonZeroU32::new(per_minute).unwrap_or(NonZeroU32::MIN),
-    };
-    DoorSettings {
-        trusted_proxies: limits.trusted_proxies.iter().map(|address| (*address).into()).collect(),
-        rate,
-        ..DoorSettings::default()
-    }
 }
 
 pub async fn bind(settings: ListenSettings) -> Result<Bound, Failure> {

@@ -7,7 +7,6 @@ use crate::cli::output::{Failure, Output};
 use crate::client::proof::{Prover, Source};
 use crate::client::request::{Wanted, form};
 use crate::client::{Client, ClientError};
-use crate::clock::Clock;
 use crate::jose::{Algorithm, Purpose, SigningKey};
 use crate::secret::Secret;
 use crate::wire::{ExplainAnswer, ExplainRequest, RevocationReceipt, RevocationRequest, Selector, TokenResponse};

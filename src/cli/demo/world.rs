@@ -5,7 +5,7 @@ use super::api::Api;
 use super::platform::Platform;
 use crate::cli::compose::Composed;
 use crate::cli::output::{Failure, Output};
-use crate::cli::serve::{bind, door_settings};
+use crate::cli::serve::bind;
 use crate::cli::{OperatorToken, operator_token};
 use crate::client::Client;
 use crate::client::deliver::{Folder, write_atomically};
@@ -63,7 +63,7 @@ impl World {
         let composed =
             Composed::open(&settings, Arc::new(SystemClock::new()), vec![token.sha256]).await?;
         let (stop, stopped) = oneshot::channel::<()>();
-        let doors = router(composed.broker.clone(), &door_settings(&settings));
+        let doors = router(composed.broker.clone(), &settings.broker.doors);
         let serving = tokio::spawn(bound.serve(doors, async move { drop(stopped.await) }));
         api.trust(&url, server_secret.expose());
         let operator = Client::new(&url, Some(token.secret.clone()))?;
