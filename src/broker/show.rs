@@ -1,11 +1,12 @@
 //! What operators see: leases, agents, who holds what, and why a request would be refused.
 
 use super::{Broker, Reason, Refusal};
-use crate::agents::{Agent, AgentError};
+use crate::agents::{Agent, AgentError, Registry};
 use crate::fences::{Dimension, DimensionKind, View};
 use crate::ids::{AgentId, LeaseId, MissionId, TargetId};
 use crate::intent::{Intent, SignerClass};
 use crate::leases::{Cursor, Filter, Lease, Leases, Standing};
+use crate::policy::Policy;
 use crate::wire::{
     AgentView, ExplainAnswer, ExplainRequest, ExplainedCheck, LeaseView, Page, Revocation,
 };
@@ -104,49 +105,7 @@ impl Broker {
     pub async fn explain(&self, request: ExplainRequest) -> Result<ExplainAnswer, Refusal> {
         let view = self.view()?;
         let bundle = self.bundle.load_full();
-        let facts = request.facts.into_iter().collect();
-        let now = self.clock.now();
-        let agent = match bundle.agents.stated(&request.agent, facts, &view, now) {
-            Ok(agent) => agent,
-            Err(AgentError::Unknown) => return Err(not_found(request.agent.as_str())),
-            Err(error) => {
-                let refusal = Refusal::from(error);
-                let reason = refusal.reason.code().to_owned();
-                let check = ExplainedCheck {
-                    name: "agent".to_owned(),
-                    passed: false,
-                    detail: refusal.detail.clone(),
-                };
-                return Ok(ExplainAnswer {
-                    granted: false,
-                    reason: Some(reason),
-                    at: None,
-                    summary: refusal.detail,
-                    checks: vec![check],
-                });
-            }
-        };
-        let signer = request.signer.unwrap_or(SignerClass::Agent);
-        let intent = Intent::stated(signer, request.mission, request.authorization_details, now);
-        let told = bundle.policy.explain(&agent, &intent, &view, now);
-        Ok(ExplainAnswer {
-            granted: told.denied.is_none(),
-            reason: told
-                .denied
-                .as_ref()
-                .map(|denied| denied.reason.code().to_owned()),
-            at: told.denied.and_then(|denied| denied.at),
-            summary: told.summary,
-            checks: told
-                .checks
-                .into_iter()
-                .map(|check| ExplainedCheck {
-                    name: check.name.to_owned(),
-                    passed: check.passed,
-                    detail: check.detail,
-                })
-                .collect(),
-        })
+        explain(&bundle.agents, &bundle.policy, request, &view, self.clock.now())
     }
 
     /// The newest part of the audit that is still in the store, oldest first.
@@ -229,6 +188,48 @@ impl Broker {
             config_hash: lease.config_hash.clone(),
         }
     }
+}
+
+/// Why a request was or would be refused, without a broker: `dayfly explain` offline.
+pub fn explain(
+    agents: &Registry,
+    policy: &Policy,
+    request: ExplainRequest,
+    view: &View,
+    now: OffsetDateTime,
+) -> Result<ExplainAnswer, Refusal> {
+    let facts = request.facts.into_iter().collect();
+    let agent = match agents.stated(&request.agent, facts, view, now) {
+        Ok(agent) => agent,
+        Err(AgentError::Unknown) => return Err(not_found(request.agent.as_str())),
+        Err(error) => {
+            let refusal = Refusal::from(error);
+            let detail = refusal.detail.clone();
+            let check = ExplainedCheck { name: "agent".to_owned(), passed: false, detail };
+            return Ok(ExplainAnswer {
+                granted: false,
+                reason: Some(refusal.reason.code().to_owned()),
+                at: None,
+                summary: refusal.detail,
+                checks: vec![check],
+            });
+        }
+    };
+    let signer = request.signer.unwrap_or(SignerClass::Agent);
+    let intent = Intent::stated(signer, request.mission, request.authorization_details, now);
+    let told = policy.explain(&agent, &intent, view, now);
+    let checks = told.checks.into_iter().map(|check| ExplainedCheck {
+        name: check.name.to_owned(),
+        passed: check.passed,
+        detail: check.detail,
+    });
+    Ok(ExplainAnswer {
+        granted: told.denied.is_none(),
+        reason: told.denied.as_ref().map(|denied| denied.reason.code().to_owned()),
+        at: told.denied.and_then(|denied| denied.at),
+        summary: told.summary,
+        checks: checks.collect(),
+    })
 }
 
 fn not_found(what: &str) -> Refusal {

@@ -1,0 +1,150 @@
+//! `check` and `explain`: what a configuration means, before and after something was refused.
+
+use super::OperatorArgs;
+use super::operator_side::client;
+use super::output::{Failure, Output};
+use crate::agents::Registry;
+use crate::broker::show;
+use crate::clock::{Clock, SystemClock};
+use crate::config;
+use crate::fences::View;
+use crate::policy::Policy;
+use crate::wire::{ExplainAnswer, ExplainRequest, Page};
+use clap::Args;
+use reqwest::Method;
+use serde_json::{Value, json};
+use std::path::{Path, PathBuf};
+
+/// How many audit entries are looked through for a refusal.
+const LOOKED_AT: usize = 1000;
+
+#[derive(Debug, Args)]
+pub struct CheckArgs {
+    /// The configuration folder.
+    #[arg(default_value = ".")]
+    directory: PathBuf,
+}
+
+#[derive(Debug, Args)]
+pub struct ExplainArgs {
+    /// A request as JSON: agent, mission, authorization_details, facts. `-` reads standard input.
+    #[arg(required_unless_present = "refusal", conflicts_with = "refusal")]
+    request: Option<PathBuf>,
+    /// The `refusal_id` that a caller was told; its request is taken from the audit.
+    #[arg(long)]
+    refusal: Option<uuid::Uuid>,
+    /// An exported audit to look the refusal up in, instead of asking the broker.
+    #[arg(long, requires = "refusal")]
+    audit: Option<PathBuf>,
+    /// Explain against this configuration folder, without a broker.
+    #[arg(long, env = "DAYFLY_CONFIG")]
+    config: Option<PathBuf>,
+    #[command(flatten)]
+    operator: OperatorArgs,
+}
+
+/// `dayfly check`: 0 if nothing is wrong and every case came out as expected.
+pub fn check(args: &CheckArgs, output: &Output) -> Result<u8, Failure> {
+    let report = config::check(&args.directory, SystemClock::new().now());
+    output.show(&report, ToString::to_string)?;
+    Ok(u8::from(!report.ok))
+}
+
+/// `dayfly explain`: 0 if it would be granted, 3 if refused.
+pub async fn explain(args: ExplainArgs, output: &Output) -> Result<u8, Failure> {
+    let request = match (&args.refusal, &args.request) {
+        (Some(id), _) => recorded(*id, args.audit.as_deref(), &args.operator).await?,
+        (None, Some(path)) => read_request(path)?,
+        (None, None) => return Err(Failure::usage("give a request or --refusal")),
+    };
+    let answer = match &args.config {
+        Some(dir) => offline(dir, request)?,
+        None => client(&args.operator)?.admin(Method::POST, "/explain", Some(&request)).await?,
+    };
+    output.show(&answer, told)?;
+    Ok(if answer.granted { 0 } else { 3 })
+}
+
+fn offline(dir: &Path, request: ExplainRequest) -> Result<ExplainAnswer, Failure> {
+    let settings = config::load(dir)
+        .and_then(|document| document.resolve())
+        .map_err(|problems| Failure::failed(problems.to_string()))?;
+    let targets = settings.targets.into_iter().map(|(target, _)| target).collect();
+    let policy = Policy::new(settings.missions, targets, &settings.forbids, settings.hash)
+        .map_err(|wrong| {
+            let lines: Vec<_> = wrong.iter().map(ToString::to_string).collect();
+            Failure::failed(lines.join("\n"))
+        })?;
+    let agents =
+        Registry::new(settings.agents).map_err(|error| Failure::failed(error.to_string()))?;
+    show::explain(&agents, &policy, request, &View::origin(), SystemClock::new().now())
+        .map_err(|refusal| Failure::not_found(refusal.detail))
+}
+
+/// The request behind a refusal, as the audit keeps it.
+async fn recorded(
+    id: uuid::Uuid,
+    export: Option<&Path>,
+    operator: &OperatorArgs,
+) -> Result<ExplainRequest, Failure> {
+    let wanted = json!(id);
+    let is_it = |entry: &Value| entry.pointer("/detail/refusal_id") == Some(&wanted);
+    let found = match export {
+        Some(path) => crate::audit::entries(path)
+            .map_err(|error| Failure::failed(error.to_string()))?
+            .into_iter()
+            .find(is_it),
+        None => {
+            let path = format!("/audit?limit={LOOKED_AT}");
+            let page: Page<Value> =
+                client(operator)?.admin(Method::GET, &path, None::<&()>).await?;
+            page.items.into_iter().find(is_it)
+        }
+    };
+    let entry = found.ok_or_else(|| {
+        Failure::not_found(format!(
+            "refusal {id} is not in the audit: it was older, or refused before the caller was known"
+        ))
+    })?;
+    let part = |pointer: &str| entry.pointer(pointer).cloned().unwrap_or(Value::Null);
+    let facts = match part("/detail/facts") {
+        Value::Null => json!({}),
+        facts => facts,
+    };
+    serde_json::from_value(json!({
+        "agent": part("/agent"),
+        "mission": part("/detail/mission"),
+        "authorization_details": part("/detail/asked"),
+        "facts": facts,
+        "signer": part("/detail/signer"),
+    }))
+    .map_err(|error| Failure::failed(format!("the audit entry of refusal {id}: {error}")))
+}
+
+fn read_request(path: &Path) -> Result<ExplainRequest, Failure> {
+    let text = if path.as_os_str() == "-" {
+        std::io::read_to_string(std::io::stdin())
+    } else {
+        std::fs::read_to_string(path)
+    }
+    .map_err(|error| Failure::usage(format!("{}: {error}", path.display())))?;
+    serde_json::from_str(&text)
+        .map_err(|error| Failure::usage(format!("{}: {error}", path.display())))
+}
+
+fn told(answer: &ExplainAnswer) -> String {
+    let mut lines: Vec<String> = answer
+        .checks
+        .iter()
+        .map(|check| {
+            let mark = if check.passed { "ok  " } else { "FAIL" };
+            format!("{mark}  {:<12} {}", check.name, check.detail)
+        })
+        .collect();
+    lines.push(String::new());
+    lines.push(match &answer.reason {
+        None => format!("granted: {}", answer.summary),
+        Some(reason) => format!("refused ({reason}): {}", answer.summary),
+    });
+    lines.join("\n")
+}
