@@ -90,10 +90,7 @@ async fn recorded(
     let wanted = json!(id);
     let is_it = |entry: &Value| entry.pointer("/detail/refusal_id") == Some(&wanted);
     let found = match export {
-        Some(path) => crate::audit::entries(path)
-            .map_err(|error| Failure::failed(error.to_string()))?
-            .into_iter()
-            .find(is_it),
+        Some(path) => exported(path)?.into_iter().find(is_it),
         None => {
             let path = format!("/audit?limit={LOOKED_AT}");
             let page: Page<Value> =
@@ -119,6 +116,24 @@ async fn recorded(
         "signer": part("/detail/signer"),
     }))
     .map_err(|error| Failure::failed(format!("the audit entry of refusal {id}: {error}")))
+}
+
+/// Every line of an export that is JSON: what is not is for `audit verify` to tell.
+fn exported(path: &Path) -> Result<Vec<Value>, Failure> {
+    let problem =
+        |error: std::io::Error| Failure::usage(format!("{}: {error}", path.display()));
+    let files = if path.is_dir() {
+        let entries = std::fs::read_dir(path).map_err(problem)?;
+        entries.map(|entry| entry.map(|entry| entry.path())).collect::<Result<Vec<_>, _>>()
+    } else {
+        Ok(vec![path.to_owned()])
+    };
+    let mut lines = Vec::new();
+    for file in files.map_err(problem)? {
+        let text = std::fs::read_to_string(file).map_err(problem)?;
+        lines.extend(text.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok()));
+    }
+    Ok(lines)
 }
 
 fn read_request(path: &Path) -> Result<ExplainRequest, Failure> {

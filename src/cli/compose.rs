@@ -90,7 +90,7 @@ impl Composed {
                 let claims: serde_json::Value =
                     serde_json::from_slice(claims).map_err(|error| error.to_string())?;
                 signer
-                    .sign(&Purpose::Checkpoint, "dayfly-checkpoint+jwt", &claims)
+                    .sign(&Purpose::Checkpoint, super::audit::CHECKPOINT_TYP, &claims)
                     .map(|(jws, _)| jws.expose().clone())
                     .map_err(|error| error.to_string())
             };
@@ -151,7 +151,7 @@ fn keep_fresh(keyring: &Arc<Keyring>, clock: Arc<dyn Clock>) {
     });
 }
 
-async fn open_store(settings: &StoreSettings) -> Result<Arc<dyn Store>, Failure> {
+pub async fn open_store(settings: &StoreSettings) -> Result<Arc<dyn Store>, Failure> {
     let failed = |error: crate::store::StoreError| Failure { code: 6, ..Failure::failed(error.to_string()) };
     match settings {
         StoreSettings::Embedded { path } => Ok(Arc::new(Embedded::open(path).map_err(failed)?)),
@@ -163,7 +163,7 @@ async fn open_store(settings: &StoreSettings) -> Result<Arc<dyn Store>, Failure>
     }
 }
 
-fn sealer(settings: &Settings) -> Result<Sealer, Failure> {
+pub fn sealer(settings: &Settings) -> Result<Sealer, Failure> {
     let mut keys = Vec::new();
     for reference in &settings.broker.sealing_keys {
         keys.push(sealing_key(reference).map_err(|error| Failure::failed(error.to_string()))?);
@@ -179,7 +179,7 @@ fn bundle(
     development_tokens: &[[u8; 32]],
 ) -> Result<Bundle, Failure> {
     let url = &settings.broker.url;
-    let reach = if settings.broker.allow_loopback { Reach::Loopback } else { Reach::Public };
+    let reach = Reach { loopback: settings.broker.allow_loopback, private: false };
     let http = KeyClient::new(reach, &[]).map_err(|error| Failure::failed(error.to_string()))?;
     let identity = |issuers, clients| {
         Identity::new(issuers, clients, url.clone(), &http)

@@ -2,11 +2,14 @@
 //! codes by class.
 
 mod agent_side;
+mod audit;
+mod check;
 mod completion;
 pub mod compose;
 mod demo;
 mod init;
 mod login;
+mod operator;
 mod operator_side;
 mod output;
 mod serve;
@@ -55,6 +58,10 @@ enum Command {
     Serve(serve::ServeArgs),
     /// See the whole story on this machine: no configuration, no network.
     Demo(demo::DemoArgs),
+    /// Validate a configuration folder and run its policy tests, offline.
+    Check(check::CheckArgs),
+    /// Why was this refused, or would it be?
+    Explain(check::ExplainArgs),
     /// Ask for a credential and print it.
     Token(agent_side::TokenArgs),
     /// Run a command with credentials that stay fresh under it and are released when it ends.
@@ -68,16 +75,25 @@ enum Command {
     Login(login::LoginArgs),
     /// Whose is this? From a credential, a lease id, a session name, an AWS key id.
     Find(operator_side::FindArgs),
+    /// Leases: list, show.
     #[command(subcommand)]
     Lease(operator_side::LeaseCommand),
     /// End leases, by anything they have in common.
     Revoke(operator_side::RevokeArgs),
     /// End a hold; what it killed stays dead.
     Lift(operator_side::LiftArgs),
+    /// Agents: list, show, suspend, resume.
     #[command(subcommand)]
     Agent(operator_side::AgentCommand),
+    /// The record: tail, verify.
+    #[command(subcommand)]
+    Audit(audit::AuditCommand),
+    /// Signing keys: rotate.
     #[command(subcommand)]
     Key(operator_side::KeyCommand),
+    /// The break-glass token: init.
+    #[command(subcommand)]
+    Operator(operator::OperatorCommand),
     /// Print a shell's completion script.
     Completion(completion::CompletionArgs),
 }
@@ -132,6 +148,10 @@ async fn run(command: Command, output: &Output) -> Result<u8, Failure> {
         Command::Revoke(args) => operator_side::revoke(args, output).await,
         Command::Lift(args) => operator_side::lift(args, output).await,
         Command::Agent(command) => operator_side::agent(command, output).await,
+        Command::Check(args) => check::check(&args, output),
+        Command::Explain(args) => check::explain(args, output).await,
+        Command::Audit(command) => audit::audit(command, output).await,
+        Command::Operator(command) => operator::operator(command, output).await,
         Command::Key(command) => operator_side::key(command, output).await,
         Command::Completion(args) => completion::completion(&args, output),
     }

@@ -1,0 +1,108 @@
+//! `audit tail` and `audit verify`: what happened, and whether the record still says so.
+
+use super::OperatorArgs;
+use super::operator_side;
+use super::output::{Failure, Output};
+use crate::audit::{self, Report};
+use crate::client::http_client;
+use crate::jose::{Algorithm, Compact, KeySet, TypRule};
+use clap::Subcommand;
+use serde_json::json;
+use std::path::{Path, PathBuf};
+
+/// A checkpoint's `typ`.
+pub const CHECKPOINT_TYP: &str = "dayfly-checkpoint+jwt";
+/// A checkpoint names the head of every shard.
+const MAX_CHECKPOINT: usize = 64 * 1024;
+
+#[derive(Debug, Subcommand)]
+pub enum AuditCommand {
+    /// The newest entries that the store still keeps, as JSON lines.
+    Tail {
+        #[arg(long, default_value_t = 20)]
+        limit: usize,
+        #[command(flatten)]
+        operator: OperatorArgs,
+    },
+    /// Find any edit, gap, reorder or cut in an export: 0 if there is none, 1 if there is.
+    Verify {
+        /// The exported folder or file.
+        path: PathBuf,
+        /// The broker's published keys: a file saved from `/jwks`. Without it they are fetched.
+        #[arg(long)]
+        keys: Option<PathBuf>,
+        /// The broker's URL.
+        #[arg(long, env = "DAYFLY_URL", default_value = "http://127.0.0.1:8420")]
+        url: String,
+    },
+}
+
+pub async fn audit(command: AuditCommand, output: &Output) -> Result<u8, Failure> {
+    match command {
+        AuditCommand::Tail { limit, operator } => {
+            operator_side::audit_tail(&operator, limit, output).await
+        }
+        AuditCommand::Verify { path, keys, url } => {
+            let keys = match keys {
+                Some(file) => read_keys(&file)?,
+                None => fetch_keys(&url).await?,
+            };
+            let report = audit::verify(&path, &|jws| checkpoint_holds(jws, &keys))
+                .map_err(|error| Failure::failed(error.to_string()))?;
+            show(&report, output)?;
+            Ok(u8::from(!report.is_sound()))
+        }
+    }
+}
+
+/// Whether one of these keys signed the checkpoint.
+pub fn checkpoint_holds(jws: &str, keys: &KeySet) -> bool {
+    let Ok(parsed) = Compact::parse(jws, MAX_CHECKPOINT, &TypRule::Exactly(CHECKPOINT_TYP)) else {
+        return false;
+    };
+    let candidates = keys.candidates(parsed.kid(), parsed.alg());
+    parsed.verify(&candidates, &Algorithm::ALL).is_ok()
+}
+
+fn show(report: &Report, output: &Output) -> Result<(), Failure> {
+    let findings: Vec<_> = report
+        .findings
+        .iter()
+        .map(|found| format!("{}:{}: {}", found.file.display(), found.line, found.what))
+        .collect();
+    let value = json!({
+        "sound": report.is_sound(),
+        "entries": report.entries,
+        "checkpoints": report.checkpoints,
+        "unsealed": report.unsealed,
+        "findings": findings,
+    });
+    output.show(&value, |_| {
+        let mut lines = findings.clone();
+        lines.push(format!(
+            "{}: {} entries, {} signed checkpoints, {} entries behind the last one",
+            if report.is_sound() { "sound" } else { "NOT SOUND" },
+            report.entries,
+            report.checkpoints,
+            report.unsealed
+        ));
+        lines.join("\n")
+    })
+}
+
+fn read_keys(path: &Path) -> Result<KeySet, Failure> {
+    let bytes = std::fs::read(path)
+        .map_err(|error| Failure::usage(format!("{}: {error}", path.display())))?;
+    KeySet::parse(&bytes).map_err(|error| Failure::usage(format!("{}: {error}", path.display())))
+}
+
+async fn fetch_keys(url: &str) -> Result<KeySet, Failure> {
+    let place = format!("{}/jwks", url.trim_end_matches('/'));
+    let problem = |error: reqwest::Error| Failure {
+        code: 6,
+        ..Failure::failed(format!("{place}: {}", error.without_url()))
+    };
+    let answer = http_client()?.get(&place).send().await.map_err(problem)?;
+    let bytes = answer.bytes().await.map_err(problem)?;
+    KeySet::parse(&bytes).map_err(|error| Failure::failed(format!("{place}: {error}")))
+}
