@@ -81,7 +81,7 @@ pub async fn serve(args: ServeArgs, output: &Output) -> Result<u8, Failure> {
         }
     }
     tracing::info!("stopping: requests under way are finished, new ones are refused");
-    drop(stop.send(true));
+    let _ = stop.send(true);
     drop(serving.await);
     drop(watching.await);
     composed.finish().await;

@@ -288,7 +288,7 @@ fn pass_on(child: &Child, signal: Signal) {
         .and_then(Pid::from_raw);
     if let Some(pid) = pid {
         // The child may have ended in between, which the loop sees next.
-        drop(rustix::process::kill_process(pid, signal));
+        let _ = rustix::process::kill_process(pid, signal);
     }
 }
 

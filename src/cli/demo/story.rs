@@ -3,6 +3,7 @@
 use super::world::World;
 use crate::audit;
 use crate::authority::AuthorizationDetail;
+use crate::cli::audit::checkpoint_holds;
 use crate::cli::output::{Failure, Output};
 use crate::client::proof::{Prover, Source};
 use crate::client::request::{Wanted, form};
@@ -13,6 +14,10 @@ use crate::wire::{ExplainAnswer, ExplainRequest, RevocationReceipt, RevocationRe
 use reqwest::Method;
 use serde_json::json;
 use std::io::IsTerminal as _;
+use std::path::Path;
+use std::time::Duration;
+
+const SUSPENSION: &str = "behaves strangely";
 
 type Told = Result<(), Failure>;
 
@@ -115,7 +120,7 @@ impl Stage<'_> {
         self.says("run 78", "holds three credentials, all of them work")?;
         let request = RevocationRequest {
             selector: Selector::Agent("checkout-deployer".parse().map_err(fault)?),
-            reason: "behaves strangely".to_owned(),
+            reason: SUSPENSION.to_owned(),
             kill_only: false,
         };
         let receipt: RevocationReceipt =
@@ -135,24 +140,50 @@ impl Stage<'_> {
     async fn audited(&self) -> Told {
         self.scene(6, "What happened is on record, and the record cannot be changed unseen")?;
         let world = self.world;
-        world.composed.seal_now().await?;
-        let export = world.folder.path().join("audit");
+        let export = world.folder.path().join("audit.jsonl");
         let known = world.composed.keyring.verifying(&Purpose::Checkpoint);
-        let verifying = |jws: &str| audit::checkpoint_holds(jws, &known);
-        let whole = audit::verify(&export, &verifying);
-        if !whole.holds() || whole.entries == 0 {
-            return Err(Failure::failed(format!("the audit does not verify: {whole:?}")));
-        }
-        self.says("audit", &format!(
-            "{} entries, {} signed checkpoints: verified", whole.entries, whole.checkpoints
-        ))?;
-        let copy = world.folder.path().join("audit-copy");
+        let verifying = |jws: &str| checkpoint_holds(jws, &known);
+        let whole = self.sealed(&export, &verifying).await?;
+        self.says(
+            "audit",
+            &format!(
+                "{} entries, {} signed checkpoints: sound",
+                whole.entries, whole.checkpoints
+            ),
+        )?;
+        let copy = world.folder.path().join("audit-copy.jsonl");
         change_one_byte(&export, &copy)?;
-        let changed = audit::verify(&copy, &verifying);
-        let Some(problem) = changed.problems.first() else {
+        let changed = audit::verify(&copy, &verifying).map_err(fault)?;
+        let Some(found) = changed.findings.first() else {
             return Err(Failure::failed("a changed byte was not found"));
         };
-        self.says("audit", &format!("one byte changed in a copy: found, {problem}"))
+        self.says(
+            "audit",
+            &format!("one byte changed in a copy: found, line {}: {}", found.line, found.what),
+        )
+    }
+
+    /// Once a second what happened is sealed: waits until the operator's write is.
+    async fn sealed(
+        &self,
+        export: &Path,
+        verifying: &dyn Fn(&str) -> bool,
+    ) -> Result<audit::Report, Failure> {
+        for _ in 0..100 {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            let text = std::fs::read_to_string(export).unwrap_or_default();
+            if !text.contains(SUSPENSION) {
+                continue;
+            }
+            let report = audit::verify(export, verifying).map_err(fault)?;
+            if !report.findings.is_empty() {
+                return Err(Failure::failed(format!("the audit does not verify: {report:?}")));
+            }
+            if report.is_sound() && report.unsealed == 0 {
+                return Ok(report);
+            }
+        }
+        Err(Failure::failed("the audit was not sealed within ten seconds"))
     }
 
     fn broker(&self) -> Result<Client, Failure> {
@@ -274,19 +305,11 @@ fn fault(error: impl std::fmt::Display) -> Failure {
 }
 
 /// Copies the export and changes one letter of the first refusal in it.
-fn change_one_byte(from: &std::path::Path, to: &std::path::Path) -> Told {
-    std::fs::create_dir_all(to).map_err(fault)?;
-    let mut changed = false;
-    for entry in std::fs::read_dir(from).map_err(fault)? {
-        let entry = entry.map_err(fault)?;
-        let mut bytes = std::fs::read(entry.path()).map_err(fault)?;
-        let needle = b"exceeds_mission";
-        let at = bytes.windows(needle.len()).position(|part| part == needle).filter(|_| !changed);
-        if let Some(byte) = at.and_then(|at| bytes.get_mut(at)) {
-            *byte = b'E';
-            changed = true;
-        }
-        std::fs::write(to.join(entry.file_name()), bytes).map_err(fault)?;
-    }
-    if changed { Ok(()) } else { Err(Failure::failed("the refusal is not in the audit")) }
+fn change_one_byte(from: &Path, to: &Path) -> Told {
+    let mut bytes = std::fs::read(from).map_err(fault)?;
+    let needle = b"exceeds_mission";
+    let at = bytes.windows(needle.len()).position(|part| part == needle);
+    let byte = at.and_then(|at| bytes.get_mut(at));
+    *byte.ok_or_else(|| Failure::failed("the refusal is not in the audit"))? = b'E';
+    std::fs::write(to, bytes).map_err(fault)
 }

@@ -106,7 +106,7 @@ Ctrl-C ends it and removes everything it made."
     }
 
     pub async fn finish(self) {
-        drop(self.stop.send(()));
+        let _ = self.stop.send(());
         drop(self.serving.await);
         self.composed.finish().await;
     }

@@ -306,7 +306,7 @@ facts = {{ "pipeline.run_id" = "run_id", "pipeline.run_attempt" = "run_attempt",
 owner = "payments@acme.example"
 purpose = "Deploys the checkout service"
 ends = 2099-01-01
-identity = {{ issuer = "ci", claims = {{ repository_id = "1234" }} }}
+identity = {{ issuer = "ci", subject = "repo:acme/checkout:ref:refs/heads/main", claims = {{ repository_id = "1234" }} }}
 intent_keys = "file:deployer.jwks.json"
 limits = {{ active = 100, per_minute = 100000 }}
 
