@@ -47,8 +47,9 @@ impl Broker {
         now: OffsetDateTime,
     ) -> Result<TokenResponse, Refusal> {
         let caller = bundle.identity.verify(&request.presented, now).await?;
+        let asked = request.asked.or_self_signed(&request.presented)?;
         let keys = |thumbprint: &str| bundle.agents.signs_with(&caller, thumbprint);
-        let intent = bundle.intents.verify(request.asked, &caller, &keys, now)?;
+        let intent = bundle.intents.verify(asked, &caller, &keys, now)?;
         let agent = bundle.agents.admit(caller, &intent, view, now)?;
         let decided = bundle
             .policy
@@ -66,7 +67,7 @@ impl Broker {
             .mint(&grant, connector.as_ref(), now)
             .await
             .map_err(Refusal::exact)?;
-        self.answer(&grant, connector.as_ref(), issued, now)
+        self.answer(&grant, connector.as_ref(), issued)
     }
 
     /// Local mints reserve and activate in one commit; every other is recorded before it exists.
@@ -117,7 +118,6 @@ impl Broker {
         grant: &Grant,
         connector: &dyn Connector,
         (issued, bearer): (Issued, Secret<String>),
-        now: OffsetDateTime,
     ) -> Result<TokenResponse, Refusal> {
         let Issued { lease, minted } = issued;
         // INVARIANT: the view is checked last, just before the answer is written.

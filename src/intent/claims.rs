@@ -91,7 +91,8 @@ struct Members {
     cnf: Option<Confirmation>,
     act: Option<Value>,
     mission: Option<MissionMember>,
-    authorization_details: Vec<Value>,
+    #[serde(default)]
+    authorization_details: Option<Vec<Value>>,
     intent: Prose,
     #[serde(default)]
     tctx: Map<String, Value>,
@@ -137,7 +138,12 @@ impl Signed {
             .map_err(|error| ClaimFault::Shape("claims", error.to_string()))?;
         check_members(&members)?;
         let goal_ends = goal_ends(&members.intent, now)?;
-        let authorization_details = details(members.authorization_details)?;
+        let authorization_details = match members.authorization_details {
+            Some(values) => details(values)?,
+            // All that the mission grants on the target of the request: then the mission is signed.
+            None if members.mission.is_some() => Vec::new(),
+            None => return Err(missing_details().into()),
+        };
         Ok(Self {
             issuer: members.iss,
             client_id: members.client_id,
@@ -273,6 +279,13 @@ fn is_shallow(value: &Value, levels: usize) -> bool {
                 && items.iter().all(|value| is_shallow(value, levels - 1))
         }
         _ => true,
+    }
+}
+
+fn missing_details() -> DetailFault {
+    DetailFault {
+        at: String::new(),
+        fault: "an intent without them must name its mission".to_owned(),
     }
 }
 

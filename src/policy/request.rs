@@ -22,7 +22,8 @@ pub(super) struct Request {
 enum Written {
     Details,
     Scope,
-    /// Nowhere: a platform's token asks for all that its mission allows.
+    /// Nowhere: a platform's token, and an intent that names its mission and no details, ask for
+    /// all that the mission allows.
     Mission,
 }
 
@@ -68,7 +69,7 @@ pub(super) fn of(
 fn signed(question: &Question<'_>, mission: &Mission, target: &Target) -> Result<Request, Denied> {
     let (authority, written) = if !question.details.is_empty() {
         (Authority::from_details(question.details), Written::Details)
-    } else if question.signer == SignerClass::Platform {
+    } else if question.signer == SignerClass::Platform || question.mission.is_some() {
         let allowed = mission.allow.get(&target.id).cloned();
         (allowed.unwrap_or_default(), Written::Mission)
     } else {
