@@ -246,6 +246,20 @@ async fn one_malformed_member_is_enough() {
 
 /// Each line spoils one thing about the authority asked.
 #[tokio::test]
+async fn an_intent_without_details_must_name_its_mission() {
+    let desk = Desk::new();
+    let mut claims = claims();
+    set(&mut claims, "/authorization_details", Value::Null);
+    let caller = desk.bound().await;
+    let intent = desk.verify(desk.signed(&claims), &caller).unwrap();
+    assert!(intent.authorization_details().is_empty());
+    assert!(intent.mission().is_some());
+    set(&mut claims, "/mission", Value::Null);
+    let refused = desk.verify(desk.signed(&claims), &caller).unwrap_err();
+    assert!(matches!(refused, IntentError::Details(_)), "{refused}");
+}
+
+#[tokio::test]
 async fn authority_that_is_not_exactly_put_is_refused_with_its_place() {
     let good = claims()["authorization_details"][0].clone();
     let with = |member: &str, value: Value| {
@@ -286,7 +300,7 @@ async fn authority_that_is_not_exactly_put_is_refused_with_its_place() {
             other => panic!("{details}: {other}"),
         }
     }
-    for value in [Value::Null, json!({}), json!("all")] {
+    for value in [json!({}), json!("all")] {
         assert!(matches!(
             spoiled("/authorization_details", &value).await,
             IntentError::Claim(ClaimFault::Shape(..))

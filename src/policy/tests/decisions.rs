@@ -184,9 +184,12 @@ fn details_of_another_type_than_the_targets_are_refused() {
 }
 
 #[test]
-fn an_intent_that_asks_for_nothing_gets_nothing() {
+fn an_intent_without_details_asks_for_its_whole_mission_and_must_name_it() {
     let mut world = World::new();
     world.details.clear();
+    let allowed = authority(&["orders:read", "orders:write"], &[&order("*")]);
+    assert_eq!(world.decide().unwrap().authority, allowed);
+    world.mission = None;
     assert_eq!(world.reason(), Denial::InvalidAuthorizationDetails);
 }
 
