@@ -125,7 +125,8 @@ impl Broker {
         if let Some(ended) = view.ended_by(lease.hashes(), lease.position()) {
             return Err(Refusal::new(Reason::RevokedMeanwhile, ended.reason().to_owned()).exact());
         }
-        let expires_in = u64::try_from((minted.expires_at - lease.created).whole_seconds()).unwrap_or(0);
+        let expires_in =
+            u64::try_from((minted.expires_at - lease.created).whole_seconds()).unwrap_or(0);
         let credential = match &minted.credential {
             Some(text) => Some(serde_json::from_str(text.expose()).map_err(|_| {
                 Refusal::new(

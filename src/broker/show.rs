@@ -105,7 +105,13 @@ impl Broker {
     pub async fn explain(&self, request: ExplainRequest) -> Result<ExplainAnswer, Refusal> {
         let view = self.view()?;
         let bundle = self.bundle.load_full();
-        explain(&bundle.agents, &bundle.policy, request, &view, self.clock.now())
+        explain(
+            &bundle.agents,
+            &bundle.policy,
+            request,
+            &view,
+            self.clock.now(),
+        )
     }
 
     /// The newest part of the audit that is still in the store, oldest first.
@@ -205,7 +211,11 @@ pub fn explain(
         Err(error) => {
             let refusal = Refusal::from(error);
             let detail = refusal.detail.clone();
-            let check = ExplainedCheck { name: "agent".to_owned(), passed: false, detail };
+            let check = ExplainedCheck {
+                name: "agent".to_owned(),
+                passed: false,
+                detail,
+            };
             return Ok(ExplainAnswer {
                 granted: false,
                 reason: Some(refusal.reason.code().to_owned()),
@@ -225,7 +235,10 @@ pub fn explain(
     });
     Ok(ExplainAnswer {
         granted: told.denied.is_none(),
-        reason: told.denied.as_ref().map(|denied| denied.reason.code().to_owned()),
+        reason: told
+            .denied
+            .as_ref()
+            .map(|denied| denied.reason.code().to_owned()),
         at: told.denied.and_then(|denied| denied.at),
         summary: told.summary,
         checks: checks.collect(),

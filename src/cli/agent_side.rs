@@ -2,10 +2,10 @@
 
 use super::output::{Failure, Output};
 use crate::authority::AuthorizationDetail;
+use crate::client::Client;
 use crate::client::exec::{ExecError, Run};
 use crate::client::proof::{Prover, Source};
 use crate::client::request::{Wanted, ask};
-use crate::client::Client;
 use crate::clock::{Clock, SystemClock};
 use crate::jose::SigningKey;
 use crate::secret::Secret;
@@ -24,7 +24,12 @@ pub struct AskArgs {
     #[arg(long, env = "DAYFLY_MISSION")]
     mission: String,
     /// The target; `exec` takes several.
-    #[arg(long = "target", env = "DAYFLY_TARGET", value_delimiter = ',', required = true)]
+    #[arg(
+        long = "target",
+        env = "DAYFLY_TARGET",
+        value_delimiter = ',',
+        required = true
+    )]
     targets: Vec<String>,
     /// Why, in words. Recorded and shown, never decides.
     #[arg(long, env = "DAYFLY_GOAL", default_value = "")]
@@ -174,7 +179,10 @@ fn details(args: &AskArgs, target: &str) -> Vec<AuthorizationDetail> {
 }
 
 /// The first proof that is there: what was named, then what the platform set.
-#[expect(clippy::disallowed_methods, reason = "platforms hand their tokens over in the environment")]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "platforms hand their tokens over in the environment"
+)]
 fn source(args: &AskArgs) -> Result<Source, Failure> {
     if let Some(path) = &args.subject_token_file {
         return Ok(Source::File(path.clone()));
@@ -183,13 +191,18 @@ fn source(args: &AskArgs) -> Result<Source, Failure> {
         std::env::var("ACTIONS_ID_TOKEN_REQUEST_URL"),
         std::env::var("ACTIONS_ID_TOKEN_REQUEST_TOKEN"),
     ) {
-        return Ok(Source::GitHubActions { url, bearer: Secret::new(bearer) });
+        return Ok(Source::GitHubActions {
+            url,
+            bearer: Secret::new(bearer),
+        });
     }
     if let Ok(token) = std::env::var("DAYFLY_ID_TOKEN") {
         return Ok(Source::Fixed(Secret::new(token)));
     }
     if args.key.is_some() {
-        return Ok(Source::Key { agent: args.agent.clone() });
+        return Ok(Source::Key {
+            agent: args.agent.clone(),
+        });
     }
     Err(Failure::usage(
         "no proof of identity: give --subject-token-file or --key, set DAYFLY_ID_TOKEN \
@@ -205,4 +218,3 @@ pub fn read_key(path: &PathBuf) -> Result<SigningKey, Failure> {
     SigningKey::from_private_jwk(&text)
         .map_err(|error| Failure::usage(format!("the key {}: {error}", path.display())))
 }
-

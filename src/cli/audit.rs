@@ -81,7 +81,11 @@ fn show(report: &Report, output: &Output) -> Result<(), Failure> {
         let mut lines = findings.clone();
         lines.push(format!(
             "{}: {} entries, {} signed checkpoints, {} entries behind the last one",
-            if report.is_sound() { "sound" } else { "NOT SOUND" },
+            if report.is_sound() {
+                "sound"
+            } else {
+                "NOT SOUND"
+            },
             report.entries,
             report.checkpoints,
             report.unsealed

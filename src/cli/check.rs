@@ -59,7 +59,11 @@ pub async fn explain(args: ExplainArgs, output: &Output) -> Result<u8, Failure> 
     };
     let answer = match &args.config {
         Some(dir) => offline(dir, request)?,
-        None => client(&args.operator)?.admin(Method::POST, "/explain", Some(&request)).await?,
+        None => {
+            client(&args.operator)?
+                .admin(Method::POST, "/explain", Some(&request))
+                .await?
+        }
     };
     output.show(&answer, told)?;
     Ok(if answer.granted { 0 } else { 3 })
@@ -69,7 +73,11 @@ fn offline(dir: &Path, request: ExplainRequest) -> Result<ExplainAnswer, Failure
     let settings = config::load(dir)
         .and_then(|document| document.resolve())
         .map_err(|problems| Failure::failed(problems.to_string()))?;
-    let targets = settings.targets.into_iter().map(|(target, _)| target).collect();
+    let targets = settings
+        .targets
+        .into_iter()
+        .map(|(target, _)| target)
+        .collect();
     let policy = Policy::new(settings.missions, targets, &settings.forbids, settings.hash)
         .map_err(|wrong| {
             let lines: Vec<_> = wrong.iter().map(ToString::to_string).collect();
@@ -77,8 +85,14 @@ fn offline(dir: &Path, request: ExplainRequest) -> Result<ExplainAnswer, Failure
         })?;
     let agents =
         Registry::new(settings.agents).map_err(|error| Failure::failed(error.to_string()))?;
-    show::explain(&agents, &policy, request, &View::origin(), SystemClock::new().now())
-        .map_err(|refusal| Failure::not_found(refusal.detail))
+    show::explain(
+        &agents,
+        &policy,
+        request,
+        &View::origin(),
+        SystemClock::new().now(),
+    )
+    .map_err(|refusal| Failure::not_found(refusal.detail))
 }
 
 /// The request behind a refusal, as the audit keeps it.
@@ -93,8 +107,9 @@ async fn recorded(
         Some(path) => exported(path)?.into_iter().find(is_it),
         None => {
             let path = format!("/audit?limit={LOOKED_AT}");
-            let page: Page<Value> =
-                client(operator)?.admin(Method::GET, &path, None::<&()>).await?;
+            let page: Page<Value> = client(operator)?
+                .admin(Method::GET, &path, None::<&()>)
+                .await?;
             page.items.into_iter().find(is_it)
         }
     };
@@ -120,18 +135,22 @@ async fn recorded(
 
 /// Every line of an export that is JSON: what is not is for `audit verify` to tell.
 fn exported(path: &Path) -> Result<Vec<Value>, Failure> {
-    let problem =
-        |error: std::io::Error| Failure::usage(format!("{}: {error}", path.display()));
+    let problem = |error: std::io::Error| Failure::usage(format!("{}: {error}", path.display()));
     let files = if path.is_dir() {
         let entries = std::fs::read_dir(path).map_err(problem)?;
-        entries.map(|entry| entry.map(|entry| entry.path())).collect::<Result<Vec<_>, _>>()
+        entries
+            .map(|entry| entry.map(|entry| entry.path()))
+            .collect::<Result<Vec<_>, _>>()
     } else {
         Ok(vec![path.to_owned()])
     };
     let mut lines = Vec::new();
     for file in files.map_err(problem)? {
         let text = std::fs::read_to_string(file).map_err(problem)?;
-        lines.extend(text.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok()));
+        lines.extend(
+            text.lines()
+                .filter_map(|line| serde_json::from_str::<Value>(line).ok()),
+        );
     }
     Ok(lines)
 }

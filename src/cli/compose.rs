@@ -19,9 +19,9 @@ use crate::jose::{KeyClient, Keyring, Purpose, Reach};
 use crate::leases::{Leases, Sweeper};
 use crate::policy::Policy;
 use crate::secret::Sealer;
+use crate::store::Store;
 use crate::store::embedded::Embedded;
 use crate::store::redis::{Redis, RedisSettings};
-use crate::store::Store;
 use ring::digest::{SHA256, digest};
 use std::sync::Arc;
 use std::time::Duration;
@@ -52,9 +52,15 @@ impl Composed {
         development_tokens: Vec<[u8; 32]>,
     ) -> Result<Self, Failure> {
         let store = open_store(&settings.broker.store).await?;
-        let unfit = store.check().await.map_err(|error| Failure::failed(error.to_string()))?;
+        let unfit = store
+            .check()
+            .await
+            .map_err(|error| Failure::failed(error.to_string()))?;
         if !unfit.is_empty() {
-            return Err(Failure::failed(format!("the store is not fit for use:\n  {}", unfit.join("\n  "))));
+            return Err(Failure::failed(format!(
+                "the store is not fit for use:\n  {}",
+                unfit.join("\n  ")
+            )));
         }
         Self::over(store, settings, clock, development_tokens).await
     }
@@ -73,7 +79,11 @@ impl Composed {
             .map_err(|error| failed(&error))?;
         let keyring = Arc::new(keyring);
         keep_fresh(&keyring, clock.clone());
-        let fences = Fences::start(store.clone(), clock.clone(), settings.broker.fence_view_max_age);
+        let fences = Fences::start(
+            store.clone(),
+            clock.clone(),
+            settings.broker.fence_view_max_age,
+        );
         let leases = Arc::new(Leases::new(store.clone(), sealer, clock.clone()));
         let bundle = bundle(settings, &keyring, &clock, &development_tokens)?;
         let connectors = Arc::new(arc_swap::ArcSwap::new(bundle.connectors.clone()));
@@ -107,7 +117,15 @@ impl Composed {
             connectors,
         };
         let broker = Arc::new(Broker::new(parts, bundle));
-        Ok(Self { broker, store, keyring, clock, _sweeper: sweeper, sealing, development_tokens })
+        Ok(Self {
+            broker,
+            store,
+            keyring,
+            clock,
+            _sweeper: sweeper,
+            sealing,
+            development_tokens,
+        })
     }
 
     /// Swaps everything or keeps everything.
@@ -117,7 +135,12 @@ impl Composed {
                 "`url` cannot change under a running broker: tokens carry it; restart instead",
             ));
         }
-        let bundle = bundle(settings, &self.keyring, &self.clock, &self.development_tokens)?;
+        let bundle = bundle(
+            settings,
+            &self.keyring,
+            &self.clock,
+            &self.development_tokens,
+        )?;
         self.broker.reload(bundle);
         Ok(())
     }
@@ -136,7 +159,9 @@ fn keep_fresh(keyring: &Arc<Keyring>, clock: Arc<dyn Clock>) {
     tokio::spawn(async move {
         loop {
             tokio::time::sleep(KEYS_EVERY).await;
-            let Some(keyring) = keyring.upgrade() else { return };
+            let Some(keyring) = keyring.upgrade() else {
+                return;
+            };
             let now = clock.now();
             if let Err(error) = keyring.refresh(now).await {
                 tracing::warn!(%error, "the signing keys could not be looked at; trying again");
@@ -152,12 +177,18 @@ fn keep_fresh(keyring: &Arc<Keyring>, clock: Arc<dyn Clock>) {
 }
 
 pub async fn open_store(settings: &StoreSettings) -> Result<Arc<dyn Store>, Failure> {
-    let failed = |error: crate::store::StoreError| Failure { code: 6, ..Failure::failed(error.to_string()) };
+    let failed = |error: crate::store::StoreError| Failure {
+        code: 6,
+        ..Failure::failed(error.to_string())
+    };
     match settings {
         StoreSettings::Embedded { path } => Ok(Arc::new(Embedded::open(path).map_err(failed)?)),
         StoreSettings::Redis { url, min_replicas } => {
             let url = secret_reference(url).map_err(|error| Failure::failed(error.to_string()))?;
-            let settings = RedisSettings { min_replicas: *min_replicas, ..RedisSettings::new(url) };
+            let settings = RedisSettings {
+                min_replicas: *min_replicas,
+                ..RedisSettings::new(url)
+            };
             Ok(Arc::new(Redis::connect(settings).await.map_err(failed)?))
         }
     }
@@ -179,14 +210,20 @@ fn bundle(
     development_tokens: &[[u8; 32]],
 ) -> Result<Bundle, Failure> {
     let url = &settings.broker.url;
-    let reach = Reach { loopback: settings.broker.allow_loopback, private: false };
+    let reach = Reach {
+        loopback: settings.broker.allow_loopback,
+        private: false,
+    };
     let http = KeyClient::new(reach, &[]).map_err(|error| Failure::failed(error.to_string()))?;
     let identity = |issuers, clients| {
         Identity::new(issuers, clients, url.clone(), &http)
             .map_err(|error| Failure::failed(error.to_string()))
     };
-    let targets: Vec<_> =
-        settings.targets.iter().map(|(target, connector)| (target.id.clone(), connector.clone())).collect();
+    let targets: Vec<_> = settings
+        .targets
+        .iter()
+        .map(|(target, connector)| (target.id.clone(), connector.clone()))
+        .collect();
     let setup = Setup {
         keyring: keyring.clone(),
         clock: clock.clone(),
@@ -198,7 +235,11 @@ fn bundle(
     let connectors = Connectors::build(&targets, &setup).map_err(|wrong| together(&wrong))?;
     let policy = Policy::new(
         settings.missions.clone(),
-        settings.targets.iter().map(|(target, _)| target.clone()).collect(),
+        settings
+            .targets
+            .iter()
+            .map(|(target, _)| target.clone())
+            .collect(),
         &settings.forbids,
         settings.hash.clone(),
     )
@@ -241,9 +282,15 @@ fn operator_settings(
             "admin" => Role::Admin,
             other => return Err(Failure::failed(format!("`{other}` is no role"))),
         };
-        roles.push(RoleRule { role, claims: rule.claims.clone() });
+        roles.push(RoleRule {
+            role,
+            claims: rule.claims.clone(),
+        });
     }
-    Ok(OperatorSettings { roles, development_tokens: development_tokens.to_vec() })
+    Ok(OperatorSettings {
+        roles,
+        development_tokens: development_tokens.to_vec(),
+    })
 }
 
 fn resource_servers(
@@ -256,7 +303,10 @@ fn resource_servers(
             ResourceServerProof::Secret(reference) => {
                 let secret = secret_reference(reference)
                     .map_err(|error| Failure::failed(error.to_string()))?;
-                digest(&SHA256, secret.expose().as_bytes()).as_ref().try_into().ok()
+                digest(&SHA256, secret.expose().as_bytes())
+                    .as_ref()
+                    .try_into()
+                    .ok()
             }
             ResourceServerProof::Keys(keys) => {
                 clients.push(ClientSettings {

@@ -108,7 +108,11 @@ impl Names {
             {
                 (*account).to_owned()
             }
-            _ => return Err(Failure::usage("--aws-role is not arn:aws:iam::ACCOUNT:role/NAME")),
+            _ => {
+                return Err(Failure::usage(
+                    "--aws-role is not arn:aws:iam::ACCOUNT:role/NAME",
+                ));
+            }
         };
         url::Url::parse(&args.url)
             .map_err(|error| Failure::usage(format!("--url `{}`: {error}", args.url)))?;
@@ -125,7 +129,13 @@ impl Names {
 fn plain_name(text: &str) -> String {
     text.to_ascii_lowercase()
         .chars()
-        .map(|c| if c.is_ascii_alphanumeric() || c == '-' || c == '_' { c } else { '-' })
+        .map(|c| {
+            if c.is_ascii_alphanumeric() || c == '-' || c == '_' {
+                c
+            } else {
+                '-'
+            }
+        })
         .collect::<String>()
         .trim_start_matches(['-', '_'])
         .chars()
@@ -134,7 +144,13 @@ fn plain_name(text: &str) -> String {
 }
 
 fn mission(args: &GithubArgs, names: &Names) -> String {
-    let Names { agent, mission, target, account, repository } = names;
+    let Names {
+        agent,
+        mission,
+        target,
+        account,
+        repository,
+    } = names;
     // TOML's basic strings and arrays of them are JSON's.
     let text = |value: &str| json!(value).to_string();
     let list = |values: &[String]| json!(values).to_string();
@@ -188,7 +204,10 @@ labels   = {{ account = "{account}" }}
 }
 
 fn workflow(args: &GithubArgs, names: &Names) -> String {
-    let branch = args.git_ref.strip_prefix("refs/heads/").unwrap_or(&args.git_ref);
+    let branch = args
+        .git_ref
+        .strip_prefix("refs/heads/")
+        .unwrap_or(&args.git_ref);
     format!(
         r#"name: deploy
 on:
@@ -222,8 +241,15 @@ jobs:
 /// Only this broker's federation issuer, only for this agent and mission, only with a session policy
 /// of the broker's making: the role's own policies are the outer bound.
 fn trust_policy(args: &GithubArgs, names: &Names) -> String {
-    let issuer = format!("{}/federation/{}", args.url.trim_end_matches('/'), names.target);
-    let bare = issuer.trim_start_matches("https://").trim_start_matches("http://").to_owned();
+    let issuer = format!(
+        "{}/federation/{}",
+        args.url.trim_end_matches('/'),
+        names.target
+    );
+    let bare = issuer
+        .trim_start_matches("https://")
+        .trim_start_matches("http://")
+        .to_owned();
     let partition = args.aws_role.split(':').nth(1).unwrap_or("aws");
     let policy = json!({
         "Version": "2012-10-17",
@@ -244,7 +270,10 @@ fn write_new(path: &Path, text: &str) -> Result<(), Failure> {
     if let Some(folder) = path.parent() {
         std::fs::create_dir_all(folder).map_err(problem)?;
     }
-    let mut file =
-        std::fs::OpenOptions::new().write(true).create_new(true).open(path).map_err(problem)?;
+    let mut file = std::fs::OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .open(path)
+        .map_err(problem)?;
     file.write_all(text.as_bytes()).map_err(problem)
 }

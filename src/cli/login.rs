@@ -76,7 +76,9 @@ pub async fn login(args: LoginArgs, output: &Output) -> Result<u8, Failure> {
     let listener = tokio::net::TcpListener::bind(("127.0.0.1", args.port))
         .await
         .map_err(|error| Failure::failed(format!("port {}: {error}", args.port)))?;
-    let address = listener.local_addr().map_err(|error| Failure::failed(error.to_string()))?;
+    let address = listener
+        .local_addr()
+        .map_err(|error| Failure::failed(error.to_string()))?;
 
     let bad = |error: url::ParseError| Failure::failed(format!("the provider's metadata: {error}"));
     let redirect = RedirectUrl::new(format!("http://{address}/callback")).map_err(bad)?;
@@ -100,9 +102,14 @@ pub async fn login(args: LoginArgs, output: &Output) -> Result<u8, Failure> {
         .set_pkce_verifier(verifier)
         .request_async(&send)
         .await
-        .map_err(|error| Failure { code: 4, ..Failure::failed(format!("sign-in failed: {error}")) })?;
+        .map_err(|error| Failure {
+            code: 4,
+            ..Failure::failed(format!("sign-in failed: {error}"))
+        })?;
     let token = answer.extra_fields().id_token.clone().ok_or_else(|| {
-        Failure::failed("the provider gave no ID token: is this client registered for OpenID Connect?")
+        Failure::failed(
+            "the provider gave no ID token: is this client registered for OpenID Connect?",
+        )
     })?;
     let path = store(&Secret::new(token))?;
     output.notice(&format!("signed in; the token is in {}", path.display()));
@@ -115,9 +122,20 @@ async fn discover(http: &reqwest::Client, issuer: &str) -> Result<Discovery, Fai
     if parsed.scheme() != "https" && !parsed.host_str().is_some_and(is_loopback) {
         return Err(Failure::usage("--issuer must be an https URL"));
     }
-    let place = format!("{}/.well-known/openid-configuration", issuer.trim_end_matches('/'));
-    let problem = |error: reqwest::Error| Failure { code: 6, ..Failure::failed(format!("{place}: {error}")) };
-    let answer = http.get(&place).send().await.and_then(reqwest::Response::error_for_status).map_err(problem)?;
+    let place = format!(
+        "{}/.well-known/openid-configuration",
+        issuer.trim_end_matches('/')
+    );
+    let problem = |error: reqwest::Error| Failure {
+        code: 6,
+        ..Failure::failed(format!("{place}: {error}"))
+    };
+    let answer = http
+        .get(&place)
+        .send()
+        .await
+        .and_then(reqwest::Response::error_for_status)
+        .map_err(problem)?;
     let discovery: Discovery = answer.json().await.map_err(problem)?;
     // SECURITY: OpenID Connect Discovery section 4.3; otherwise one provider could stand in for another.
     if discovery.issuer != issuer {
@@ -147,13 +165,20 @@ async fn wait_for_code(
         .map_err(|_| Failure::failed("nobody signed in within five minutes"))?
         .ok_or_else(|| Failure::failed("the sign-in was cut off"))?;
     if let Some(error) = came.error {
-        return Err(Failure { code: 4, ..Failure::failed(format!("the provider refused: {error}")) });
+        return Err(Failure {
+            code: 4,
+            ..Failure::failed(format!("the provider refused: {error}"))
+        });
     }
     // SECURITY: a code that comes with another state belongs to somebody else's sign-in.
     if came.state.as_deref() != Some(state.secret().as_str()) {
-        return Err(Failure { code: 4, ..Failure::failed("the answer belongs to another sign-in") });
+        return Err(Failure {
+            code: 4,
+            ..Failure::failed("the answer belongs to another sign-in")
+        });
     }
-    came.code.ok_or_else(|| Failure::failed("the provider gave no code"))
+    came.code
+        .ok_or_else(|| Failure::failed("the provider gave no code"))
 }
 
 async fn callback(
@@ -162,10 +187,16 @@ async fn callback(
 ) -> (StatusCode, &'static str) {
     // A second visit changes nothing: the first one is being handled.
     drop(sender.try_send(came));
-    (StatusCode::OK, "Dayfly has your answer. You can close this page and return to the terminal.\n")
+    (
+        StatusCode::OK,
+        "Dayfly has your answer. You can close this page and return to the terminal.\n",
+    )
 }
 
-async fn carry(http: reqwest::Client, request: HttpRequest) -> Result<HttpResponse, reqwest::Error> {
+async fn carry(
+    http: reqwest::Client,
+    request: HttpRequest,
+) -> Result<HttpResponse, reqwest::Error> {
     let answer = http.execute(request.try_into()?).await?;
     let mut response = HttpResponse::new(Vec::new());
     *response.status_mut() = answer.status();
@@ -175,8 +206,9 @@ async fn carry(http: reqwest::Client, request: HttpRequest) -> Result<HttpRespon
 }
 
 fn store(token: &Secret<String>) -> Result<PathBuf, Failure> {
-    let path = token_path()
-        .ok_or_else(|| Failure::failed("neither XDG_STATE_HOME nor HOME is set: where to keep the token?"))?;
+    let path = token_path().ok_or_else(|| {
+        Failure::failed("neither XDG_STATE_HOME nor HOME is set: where to keep the token?")
+    })?;
     if let Some(folder) = path.parent() {
         std::fs::DirBuilder::new()
             .recursive(true)
@@ -193,12 +225,19 @@ pub fn stored_token() -> Option<PathBuf> {
     token_path().filter(|path| path.exists())
 }
 
-#[expect(clippy::disallowed_methods, reason = "the XDG base directories are environment variables")]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the XDG base directories are environment variables"
+)]
 fn token_path() -> Option<PathBuf> {
     let state = std::env::var("XDG_STATE_HOME")
         .ok()
         .filter(|folder| !folder.is_empty())
         .map(PathBuf::from)
-        .or_else(|| std::env::var("HOME").ok().map(|home| PathBuf::from(home).join(".local/state")))?;
+        .or_else(|| {
+            std::env::var("HOME")
+                .ok()
+                .map(|home| PathBuf::from(home).join(".local/state"))
+        })?;
     Some(state.join("dayfly").join("operator-token"))
 }

@@ -112,7 +112,10 @@ pub struct OperatorArgs {
 /// Parses the command line and runs it.
 pub fn main() -> ExitCode {
     // `ring` is the one provider of cryptography; reqwest and rustls are built without a default.
-    if rustls::crypto::ring::default_provider().install_default().is_err() {
+    if rustls::crypto::ring::default_provider()
+        .install_default()
+        .is_err()
+    {
         return ExitCode::FAILURE;
     }
     let cli = match Cli::try_parse() {
@@ -120,11 +123,18 @@ pub fn main() -> ExitCode {
         Err(error) => {
             let code = u8::try_from(error.exit_code()).unwrap_or(2);
             // Help and version go to standard output, mistakes to standard error.
-            return if error.print().is_ok() { ExitCode::from(code) } else { ExitCode::FAILURE };
+            return if error.print().is_ok() {
+                ExitCode::from(code)
+            } else {
+                ExitCode::FAILURE
+            };
         }
     };
     let output = Output::new(cli.output);
-    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+    let runtime = match tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+    {
         Ok(runtime) => runtime,
         Err(error) => return output.fail(&Failure::failed(error.to_string())),
     };
@@ -172,14 +182,23 @@ fn operator_token(folder: &Path) -> Result<OperatorToken, Failure> {
             .map_err(|error| Failure::failed(format!("{}: {error}", path.display())))?;
         Secret::new(text.trim().to_owned())
     } else {
-        let random: String =
-            ids::random::<24>().iter().map(|byte| format!("{byte:02x}")).collect();
+        let random: String = ids::random::<24>()
+            .iter()
+            .map(|byte| format!("{byte:02x}"))
+            .collect();
         let secret = Secret::new(format!("{}{random}", BreakGlass::PREFIX));
         write_atomically(&path, &secret)?;
         secret
     };
     let hash = ring::digest::digest(&ring::digest::SHA256, secret.expose().as_bytes());
     let mut sha256 = [0; 32];
-    sha256.iter_mut().zip(hash.as_ref()).for_each(|(to, from)| *to = *from);
-    Ok(OperatorToken { path, secret, sha256 })
+    sha256
+        .iter_mut()
+        .zip(hash.as_ref())
+        .for_each(|(to, from)| *to = *from);
+    Ok(OperatorToken {
+        path,
+        secret,
+        sha256,
+    })
 }

@@ -41,9 +41,15 @@ pub async fn operator(command: OperatorCommand, output: &Output) -> Result<u8, F
         .await
         .map_err(|error| failed(&error))?;
 
-    let random: String = ids::random::<32>().iter().map(|byte| format!("{byte:02x}")).collect();
+    let random: String = ids::random::<32>()
+        .iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect();
     let token = format!("{}{random}", BreakGlass::PREFIX);
-    let record = BreakGlass { name: name.clone(), made_at: now };
+    let record = BreakGlass {
+        name: name.clone(),
+        made_at: now,
+    };
     let key = BreakGlass::key(&token);
     let value = serde_json::to_vec(&record).map_err(|error| failed(&error))?;
     let entry = Entry::new(Event::OperatorAction, now)
@@ -51,11 +57,22 @@ pub async fn operator(command: OperatorCommand, output: &Output) -> Result<u8, F
         .with("action", "break_glass_token_made");
     let transaction = Transaction::new(ShardId::INSTALLATION, now + Duration::seconds(30))
         .guard(Guard::Absent(key.clone()))
-        .write(Write::Put { key, value, expires_at: None })
+        .write(Write::Put {
+            key,
+            value,
+            expires_at: None,
+        })
         .write(entry.append(ShardId::INSTALLATION));
-    match settle(store.as_ref(), transaction).await.map_err(|error| failed(&error))? {
+    match settle(store.as_ref(), transaction)
+        .await
+        .map_err(|error| failed(&error))?
+    {
         Outcome::Applied { .. } => {}
-        refused => return Err(Failure::failed(format!("the store did not take it: {refused:?}"))),
+        refused => {
+            return Err(Failure::failed(format!(
+                "the store did not take it: {refused:?}"
+            )));
+        }
     }
     output.show(&json!({ "token": token, "name": name }), |_| {
         format!("{token}\n\nThis is shown once. It may revoke and hold; every use is logged.")

@@ -1,7 +1,7 @@
 //! What operators call: find, lease, revoke, lift, agent, audit tail, key rotate.
 
-use super::output::{Failure, Output, columns};
 use super::OperatorArgs;
+use super::output::{Failure, Output, columns};
 use crate::client::Client;
 use crate::ids::{AgentId, LeaseId, MissionId, TargetId};
 use crate::secret::Secret;
@@ -154,7 +154,10 @@ impl SelectorArgs {
             let (name, value) = label
                 .split_once('=')
                 .ok_or_else(|| Failure::usage("--label takes NAME=VALUE"))?;
-            return Ok(Selector::Label { name: name.to_owned(), value: value.to_owned() });
+            return Ok(Selector::Label {
+                name: name.to_owned(),
+                value: value.to_owned(),
+            });
         }
         if let Some(mut words) = one(self.subject) {
             if let (Some(issuer), Some(subject)) = (words.next(), words.next()) {
@@ -162,11 +165,14 @@ impl SelectorArgs {
             }
         }
         if let Some(mut words) = one(self.context) {
-            if let (Some(issuer), Some(kind), Some(id)) = (words.next(), words.next(), words.next()) {
+            if let (Some(issuer), Some(kind), Some(id)) = (words.next(), words.next(), words.next())
+            {
                 return Ok(Selector::Context { issuer, kind, id });
             }
         }
-        Err(Failure::usage("name what to revoke: see `dayfly revoke --help`"))
+        Err(Failure::usage(
+            "name what to revoke: see `dayfly revoke --help`",
+        ))
     }
 }
 
@@ -198,9 +204,15 @@ pub struct LiftArgs {
 }
 
 pub async fn find(args: FindArgs, output: &Output) -> Result<u8, Failure> {
-    let what = if args.what == "-" { read_standard_input()? } else { Secret::new(args.what) };
+    let what = if args.what == "-" {
+        read_standard_input()?
+    } else {
+        Secret::new(args.what)
+    };
     let body = serde_json::json!({ "query": what.expose() });
-    let lease: LeaseView = client(&args.operator)?.admin(Method::POST, "/find", Some(&body)).await?;
+    let lease: LeaseView = client(&args.operator)?
+        .admin(Method::POST, "/find", Some(&body))
+        .await?;
     output.show(&lease, describe)?;
     Ok(0)
 }
@@ -211,7 +223,14 @@ pub async fn lease(command: LeaseCommand, output: &Output) -> Result<u8, Failure
             let lease: LeaseView = get(&operator, &format!("/leases/{id}")).await?;
             output.show(&lease, describe)?;
         }
-        LeaseCommand::List { agent, mission, target, alive, limit, operator } => {
+        LeaseCommand::List {
+            agent,
+            mission,
+            target,
+            alive,
+            limit,
+            operator,
+        } => {
             let mut query = url::form_urlencoded::Serializer::new(String::new());
             query.append_pair("limit", &limit.to_string());
             for (name, value) in [
@@ -224,10 +243,14 @@ pub async fn lease(command: LeaseCommand, output: &Output) -> Result<u8, Failure
                     query.append_pair(name, &value);
                 }
             }
-            let page: Page<LeaseView> = get(&operator, &format!("/leases?{}", query.finish())).await?;
+            let page: Page<LeaseView> =
+                get(&operator, &format!("/leases?{}", query.finish())).await?;
             output.show(&page, |page| {
                 let rows: Vec<_> = page.items.iter().map(lease_row).collect();
-                columns(&["LEASE", "ALIVE", "AGENT", "MISSION", "TARGET", "EXPIRES"], &rows)
+                columns(
+                    &["LEASE", "ALIVE", "AGENT", "MISSION", "TARGET", "EXPIRES"],
+                    &rows,
+                )
             })?;
         }
     }
@@ -247,7 +270,11 @@ pub async fn agent(command: AgentCommand, output: &Output) -> Result<u8, Failure
             let agent: AgentView = get(&operator, &format!("/agents/{id}")).await?;
             output.show(&agent, |agent| {
                 let missions: Vec<_> = agent.missions.iter().map(MissionId::as_str).collect();
-                let why = agent.why.as_ref().map(|why| format!(" ({why})")).unwrap_or_default();
+                let why = agent
+                    .why
+                    .as_ref()
+                    .map(|why| format!(" ({why})"))
+                    .unwrap_or_default();
                 pairs(&[
                     ("agent", agent.id.to_string()),
                     ("state", format!("{}{why}", agent.state)),
@@ -259,13 +286,27 @@ pub async fn agent(command: AgentCommand, output: &Output) -> Result<u8, Failure
                 ])
             })?;
         }
-        AgentCommand::Suspend { id, reason, operator } => {
-            let request =
-                RevocationRequest { selector: Selector::Agent(id), reason, kill_only: false };
+        AgentCommand::Suspend {
+            id,
+            reason,
+            operator,
+        } => {
+            let request = RevocationRequest {
+                selector: Selector::Agent(id),
+                reason,
+                kill_only: false,
+            };
             return post_revocation(&operator, "/revocations", &request, output).await;
         }
-        AgentCommand::Resume { id, reason, operator } => {
-            let request = LiftRequest { selector: Selector::Agent(id), reason };
+        AgentCommand::Resume {
+            id,
+            reason,
+            operator,
+        } => {
+            let request = LiftRequest {
+                selector: Selector::Agent(id),
+                reason,
+            };
             return post_revocation(&operator, "/lifts", &request, output).await;
         }
     }
@@ -278,21 +319,36 @@ pub async fn revoke(args: RevokeArgs, output: &Output) -> Result<u8, Failure> {
         reason: args.reason,
         kill_only: args.kill_only,
     };
-    let path = if args.dry_run { "/revocations?dry_run=true" } else { "/revocations" };
+    let path = if args.dry_run {
+        "/revocations?dry_run=true"
+    } else {
+        "/revocations"
+    };
     post_revocation(&args.operator, path, &request, output).await
 }
 
 pub async fn lift(args: LiftArgs, output: &Output) -> Result<u8, Failure> {
     let selector = args.selector.selector()?;
-    let request = LiftRequest { selector, reason: args.reason };
+    let request = LiftRequest {
+        selector,
+        reason: args.reason,
+    };
     post_revocation(&args.operator, "/lifts", &request, output).await
 }
 
 pub async fn key(command: KeyCommand, output: &Output) -> Result<u8, Failure> {
-    let KeyCommand::Rotate { purpose, compromised, operator } = command;
-    let request = RotateRequest { purpose, compromised };
-    let answer: RotateAnswer =
-        client(&operator)?.admin(Method::POST, "/keys/rotate", Some(&request)).await?;
+    let KeyCommand::Rotate {
+        purpose,
+        compromised,
+        operator,
+    } = command;
+    let request = RotateRequest {
+        purpose,
+        compromised,
+    };
+    let answer: RotateAnswer = client(&operator)?
+        .admin(Method::POST, "/keys/rotate", Some(&request))
+        .await?;
     output.show(&answer, |answer| {
         pairs(&[
             ("new key", answer.new_key.clone()),
@@ -310,7 +366,11 @@ pub async fn audit_tail(
 ) -> Result<u8, Failure> {
     let page: Page<Value> = get(operator, &format!("/audit?limit={limit}")).await?;
     output.show(&page, |page| {
-        page.items.iter().map(Value::to_string).collect::<Vec<_>>().join("\n")
+        page.items
+            .iter()
+            .map(Value::to_string)
+            .collect::<Vec<_>>()
+            .join("\n")
     })?;
     Ok(0)
 }
@@ -319,7 +379,9 @@ async fn get<T: serde::de::DeserializeOwned>(
     operator: &OperatorArgs,
     path: &str,
 ) -> Result<T, Failure> {
-    Ok(client(operator)?.admin(Method::GET, path, None::<&()>).await?)
+    Ok(client(operator)?
+        .admin(Method::GET, path, None::<&()>)
+        .await?)
 }
 
 async fn post_revocation(
@@ -328,8 +390,9 @@ async fn post_revocation(
     request: &impl serde::Serialize,
     output: &Output,
 ) -> Result<u8, Failure> {
-    let receipt: RevocationReceipt =
-        client(operator)?.admin(Method::POST, path, Some(request)).await?;
+    let receipt: RevocationReceipt = client(operator)?
+        .admin(Method::POST, path, Some(request))
+        .await?;
     output.show(&receipt, told)?;
     Ok(0)
 }
@@ -337,7 +400,10 @@ async fn post_revocation(
 /// The operator's token: the file named, else what `dayfly login` stored, else what the
 /// development broker left in this folder.
 pub fn client(operator: &OperatorArgs) -> Result<Client, Failure> {
-    let path = operator.operator_token_file.clone().or_else(super::login::stored_token);
+    let path = operator
+        .operator_token_file
+        .clone()
+        .or_else(super::login::stored_token);
     let token = match path {
         Some(path) => Some(read_token(&path)?),
         None => None,
@@ -367,16 +433,34 @@ fn told(receipt: &RevocationReceipt) -> String {
             "dead at every broker; some credentials live downstream until they expire"
         }
     };
-    let leases: Vec<_> =
-        receipt.leases.iter().map(|(class, count)| format!("{count} {class}")).collect();
+    let leases: Vec<_> = receipt
+        .leases
+        .iter()
+        .map(|(class, count)| format!("{count} {class}"))
+        .collect();
     let agents: Vec<_> = receipt.agents.iter().map(AgentId::as_str).collect();
     let targets: Vec<_> = receipt.targets.iter().map(TargetId::as_str).collect();
     let mut lines = vec![
         ("state", state.to_owned()),
-        ("leases", if leases.is_empty() { "none".to_owned() } else { leases.join(", ") }),
+        (
+            "leases",
+            if leases.is_empty() {
+                "none".to_owned()
+            } else {
+                leases.join(", ")
+            },
+        ),
         ("agents", agents.join(", ")),
         ("targets", targets.join(", ")),
-        ("new requests", if receipt.holds { "refused until lifted" } else { "allowed" }.to_owned()),
+        (
+            "new requests",
+            if receipt.holds {
+                "refused until lifted"
+            } else {
+                "allowed"
+            }
+            .to_owned(),
+        ),
     ];
     if receipt.outstanding > 0 {
         lines.push(("outstanding", receipt.outstanding.to_string()));
@@ -406,14 +490,21 @@ fn describe(lease: &LeaseView) -> String {
         ("expires", lease.expires_at.to_string()),
         (
             "revocation",
-            format!("{:?}, within {} s", lease.revocation.class, lease.revocation.within_seconds)
-                .to_lowercase(),
+            format!(
+                "{:?}, within {} s",
+                lease.revocation.class, lease.revocation.within_seconds
+            )
+            .to_lowercase(),
         ),
     ];
     for detail in &lease.authorization_details {
         lines.push((
             "may",
-            format!("{} on {}", detail.actions.join(", "), detail.locations.join(", ")),
+            format!(
+                "{} on {}",
+                detail.actions.join(", "),
+                detail.locations.join(", ")
+            ),
         ));
     }
     if !lease.names.is_empty() {

@@ -23,15 +23,27 @@ pub struct Failure {
 
 impl Failure {
     pub fn failed(message: impl Into<String>) -> Self {
-        Self { code: 1, message: message.into(), reason: None }
+        Self {
+            code: 1,
+            message: message.into(),
+            reason: None,
+        }
     }
 
     pub fn usage(message: impl Into<String>) -> Self {
-        Self { code: 2, message: message.into(), reason: None }
+        Self {
+            code: 2,
+            message: message.into(),
+            reason: None,
+        }
     }
 
     pub fn not_found(message: impl Into<String>) -> Self {
-        Self { code: 5, message: message.into(), reason: None }
+        Self {
+            code: 5,
+            message: message.into(),
+            reason: None,
+        }
     }
 }
 
@@ -46,12 +58,19 @@ impl From<ClientError> for Failure {
                     429 | 500.. => 6,
                     _ => 3,
                 };
-                let reason = body.dayfly_reason.clone().unwrap_or_else(|| body.error.clone());
+                let reason = body
+                    .dayfly_reason
+                    .clone()
+                    .unwrap_or_else(|| body.error.clone());
                 (code, Some(reason))
             }
             ClientError::Foreign { .. } | ClientError::Local(_) => (1, None),
         };
-        Self { code, message: error.to_string(), reason }
+        Self {
+            code,
+            message: error.to_string(),
+            reason,
+        }
     }
 }
 
@@ -65,9 +84,14 @@ impl Output {
     }
 
     /// JSON for programs; for people, what `table` makes of it.
-    pub fn show<T: Serialize>(&self, value: &T, table: impl FnOnce(&T) -> String) -> Result<(), Failure> {
+    pub fn show<T: Serialize>(
+        &self,
+        value: &T,
+        table: impl FnOnce(&T) -> String,
+    ) -> Result<(), Failure> {
         let text = if self.is_json() {
-            serde_json::to_string_pretty(value).map_err(|error| Failure::failed(error.to_string()))?
+            serde_json::to_string_pretty(value)
+                .map_err(|error| Failure::failed(error.to_string()))?
         } else {
             table(value)
         };
@@ -118,7 +142,10 @@ pub fn columns(head: &[&str], rows: &[Vec<String>]) -> String {
         padded.join("  ").trim_end().to_owned()
     };
     let mut lines = vec![line(head.to_vec())];
-    lines.extend(rows.iter().map(|row| line(row.iter().map(String::as_str).collect())));
+    lines.extend(
+        rows.iter()
+            .map(|row| line(row.iter().map(String::as_str).collect())),
+    );
     lines.join("\n")
 }
 
@@ -128,7 +155,10 @@ mod tests {
 
     #[test]
     fn columns_line_up() {
-        let rows = vec![vec!["a".to_owned(), "1".to_owned()], vec!["long".to_owned(), "2".to_owned()]];
+        let rows = vec![
+            vec!["a".to_owned(), "1".to_owned()],
+            vec!["long".to_owned(), "2".to_owned()],
+        ];
         assert_eq!(columns(&["NAME", "N"], &rows), "NAME  N\na     1\nlong  2");
     }
 }

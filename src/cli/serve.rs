@@ -30,7 +30,11 @@ pub struct ServeArgs {
 }
 
 pub async fn serve(args: ServeArgs, output: &Output) -> Result<u8, Failure> {
-    let format = if args.log_json { LogFormat::Json } else { LogFormat::Human };
+    let format = if args.log_json {
+        LogFormat::Json
+    } else {
+        LogFormat::Human
+    };
     init_log(format, &args.log).map_err(|error| Failure::usage(error.to_string()))?;
     let metrics = Metrics::install().map_err(|error| Failure::failed(error.to_string()))?;
     let (settings, tokens) = match &args.config {
@@ -59,13 +63,21 @@ pub async fn serve(args: ServeArgs, output: &Output) -> Result<u8, Failure> {
         drop(stopped.wait_for(|stop| *stop).await);
     };
     let tls = public.tls_reload();
-    let serving = tokio::spawn(public.serve(router(composed.broker.clone(), &doors), wait(stopped.clone())));
-    let watching =
-        tokio::spawn(health.serve(health_router(composed.broker.clone(), metrics, &doors), wait(stopped)));
+    let serving = tokio::spawn(public.serve(
+        router(composed.broker.clone(), &doors),
+        wait(stopped.clone()),
+    ));
+    let watching = tokio::spawn(health.serve(
+        health_router(composed.broker.clone(), metrics, &doors),
+        wait(stopped),
+    ));
 
-    let mut hangup = signal(SignalKind::hangup()).map_err(|error| Failure::failed(error.to_string()))?;
-    let mut terminate = signal(SignalKind::terminate()).map_err(|error| Failure::failed(error.to_string()))?;
-    let mut interrupt = signal(SignalKind::interrupt()).map_err(|error| Failure::failed(error.to_string()))?;
+    let mut hangup =
+        signal(SignalKind::hangup()).map_err(|error| Failure::failed(error.to_string()))?;
+    let mut terminate =
+        signal(SignalKind::terminate()).map_err(|error| Failure::failed(error.to_string()))?;
+    let mut interrupt =
+        signal(SignalKind::interrupt()).map_err(|error| Failure::failed(error.to_string()))?;
     loop {
         tokio::select! {
             _ = hangup.recv() => {
@@ -111,7 +123,8 @@ fn reload(dir: &Path, composed: &Composed) {
 }
 
 fn development(state: &Path, output: &Output) -> Result<(Settings, Vec<[u8; 32]>), Failure> {
-    let made = config::development(state.to_owned()).map_err(|error| Failure::failed(error.to_string()))?;
+    let made = config::development(state.to_owned())
+        .map_err(|error| Failure::failed(error.to_string()))?;
     let token = super::operator_token(&made.dir)?;
     output.notice(&format!(
         "DEVELOPMENT BROKER: loopback, one node, no agents. State: {}. Operator token: {}",
@@ -122,5 +135,7 @@ fn development(state: &Path, output: &Output) -> Result<(Settings, Vec<[u8; 32]>
 }
 
 pub async fn bind(settings: ListenSettings) -> Result<Bound, Failure> {
-    Bound::bind(settings).await.map_err(|error| Failure::failed(error.to_string()))
+    Bound::bind(settings)
+        .await
+        .map_err(|error| Failure::failed(error.to_string()))
 }

@@ -26,15 +26,24 @@ struct Asks {
 impl Api {
     pub async fn start() -> Result<Self, Failure> {
         let (listener, url) = super::world::listen().await?;
-        let asks = Arc::new(Asks { http: crate::client::http_client()?, broker: OnceLock::new() });
-        let router = Router::new().route("/checkout", post(deploy)).with_state(asks.clone());
+        let asks = Arc::new(Asks {
+            http: crate::client::http_client()?,
+            broker: OnceLock::new(),
+        });
+        let router = Router::new()
+            .route("/checkout", post(deploy))
+            .with_state(asks.clone());
         let server = super::world::serve(listener, router);
         Ok(Self { url, asks, server })
     }
 
     pub fn trust(&self, broker: &str, secret: &str) {
         // Set once, when the world is built.
-        drop(self.asks.broker.set((format!("{broker}/introspect"), secret.to_owned())));
+        drop(
+            self.asks
+                .broker
+                .set((format!("{broker}/introspect"), secret.to_owned())),
+        );
     }
 }
 
@@ -63,14 +72,25 @@ async fn deploy(State(asks): State<Arc<Asks>>, headers: HeaderMap) -> (StatusCod
     let said: Value = match answer {
         Ok(answer) if answer.status() == StatusCode::OK => answer.json().await.unwrap_or_default(),
         // The broker vouches for nothing now, so neither does this API.
-        _ => return refused(StatusCode::SERVICE_UNAVAILABLE, "the broker does not answer"),
+        _ => {
+            return refused(
+                StatusCode::SERVICE_UNAVAILABLE,
+                "the broker does not answer",
+            );
+        }
     };
     if said.get("active") != Some(&Value::Bool(true)) {
         return refused(StatusCode::UNAUTHORIZED, "this token is not active");
     }
-    let scope = said.get("scope").and_then(Value::as_str).unwrap_or_default();
+    let scope = said
+        .get("scope")
+        .and_then(Value::as_str)
+        .unwrap_or_default();
     if !scope.split(' ').any(|one| one == "deploy:write") {
         return refused(StatusCode::FORBIDDEN, "deploy:write is needed");
     }
-    (StatusCode::OK, Json(json!({ "deployed": "checkout", "by": said.get("sub"), "lease": said.get("jti") })))
+    (
+        StatusCode::OK,
+        Json(json!({ "deployed": "checkout", "by": said.get("sub"), "lease": said.get("jti") })),
+    )
 }

@@ -26,5 +26,7 @@ pub async fn demo(args: DemoArgs, output: &Output) -> Result<u8, Failure> {
     world.invite(output)?;
     let interrupted = tokio::signal::ctrl_c().await;
     world.finish().await;
-    interrupted.map(|()| 0).map_err(|error| Failure::failed(error.to_string()))
+    interrupted
+        .map(|()| 0)
+        .map_err(|error| Failure::failed(error.to_string()))
 }

@@ -33,12 +33,7 @@ impl Platform {
     }
 
     /// The token of a run: like GitHub's, for an audience that names the key of the asking process.
-    pub fn token(
-        &self,
-        run: &str,
-        audience: &str,
-        now: OffsetDateTime,
-    ) -> Result<String, Failure> {
+    pub fn token(&self, run: &str, audience: &str, now: OffsetDateTime) -> Result<String, Failure> {
         let issued = now.unix_timestamp();
         let claims = json!({
             "iss": self.url,

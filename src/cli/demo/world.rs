@@ -67,8 +67,18 @@ impl World {
         let serving = tokio::spawn(bound.serve(doors, async move { drop(stopped.await) }));
         api.trust(&url, server_secret.expose());
         let operator = Client::new(&url, Some(token.secret.clone()))?;
-        let world =
-            Self { url, platform, api, operator, hook_secret, composed, folder, token, stop, serving };
+        let world = Self {
+            url,
+            platform,
+            api,
+            operator,
+            hook_secret,
+            composed,
+            folder,
+            token,
+            stop,
+            serving,
+        };
         world.until_ready().await?;
         Ok(world)
     }
@@ -82,7 +92,10 @@ impl World {
             }
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
-        Err(Failure::failed(format!("the broker does not get ready: {}", problems.join("; "))))
+        Err(Failure::failed(format!(
+            "the broker does not get ready: {}",
+            problems.join("; ")
+        )))
     }
 
     /// What the person can try now.

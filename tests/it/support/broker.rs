@@ -64,9 +64,13 @@ impl TestBroker {
             None => Arc::new(Issuer::start().await),
         };
         let key = setup.key.unwrap_or_else(|| {
-            SigningKey::generate(Algorithm::Es256).unwrap().named_by_thumbprint()
+            SigningKey::generate(Algorithm::Es256)
+                .unwrap()
+                .named_by_thumbprint()
         });
-        let bound = Bound::bind(ListenSettings::on("127.0.0.1:0".parse().unwrap())).await.unwrap();
+        let bound = Bound::bind(ListenSettings::on("127.0.0.1:0".parse().unwrap()))
+            .await
+            .unwrap();
         let url = format!("http://{}", bound.address());
         let folder = tempfile::tempdir().unwrap();
         write_files(folder.path(), &key, &setup.sealing_key);
@@ -75,9 +79,13 @@ impl TestBroker {
         let settings = config::load_with(files, folder.path().to_owned())
             .and_then(|document| document.resolve())
             .unwrap_or_else(|problems| panic!("{problems}"));
-        let store = setup.store.unwrap_or_else(|| Arc::new(Embedded::in_memory().unwrap()));
+        let store = setup
+            .store
+            .unwrap_or_else(|| Arc::new(Embedded::in_memory().unwrap()));
         let tokens = vec![sha256(OPERATOR_TOKEN.as_bytes())];
-        let composed = Composed::over(store, &settings, setup.clock, tokens).await.unwrap();
+        let composed = Composed::over(store, &settings, setup.clock, tokens)
+            .await
+            .unwrap();
         let (stop, stopped) = oneshot::channel::<()>();
         let app = router(composed.broker.clone(), &DoorSettings::default());
         tokio::spawn(bound.serve(app, async move { drop(stopped.await) }));
@@ -141,7 +149,9 @@ impl TestBroker {
     }
 
     pub fn sign_intent(&self, claims: &Value) -> String {
-        self.key.sign("intent+jwt", self.key.verifying().kid(), claims, true).unwrap()
+        self.key
+            .sign("intent+jwt", self.key.verifying().kid(), claims, true)
+            .unwrap()
     }
 
     /// A form that is granted as it is.
@@ -149,7 +159,10 @@ impl TestBroker {
         let token = self.platform_token();
         let intent = self.sign_intent(&self.intent_claims(&token));
         form(&[
-            ("grant_type", "urn:ietf:params:oauth:grant-type:token-exchange"),
+            (
+                "grant_type",
+                "urn:ietf:params:oauth:grant-type:token-exchange",
+            ),
             ("subject_token", &token),
             ("subject_token_type", "urn:ietf:params:oauth:token-type:jwt"),
             ("audience", "deploy-api"),
@@ -191,7 +204,10 @@ impl TestBroker {
     pub async fn admin(&self, method: &str, path: &str, body: Option<Value>) -> Answer {
         let mut request = self
             .http
-            .request(method.parse().unwrap(), format!("{}/admin/v1{path}", self.url))
+            .request(
+                method.parse().unwrap(),
+                format!("{}/admin/v1{path}", self.url),
+            )
             .bearer_auth(OPERATOR_TOKEN);
         if let Some(body) = body {
             request = request.json(&body);
@@ -228,7 +244,11 @@ impl Answer {
         let bytes = response.bytes().await.unwrap();
         let body = serde_json::from_slice(&bytes)
             .unwrap_or_else(|_| Value::String(String::from_utf8_lossy(&bytes).into_owned()));
-        Self { status, headers, body }
+        Self {
+            status,
+            headers,
+            body,
+        }
     }
 
     pub fn error(&self) -> &str {
@@ -241,7 +261,10 @@ impl Answer {
 }
 
 pub fn form(fields: &[(&str, &str)]) -> Vec<(String, String)> {
-    fields.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
+    fields
+        .iter()
+        .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
+        .collect()
 }
 
 /// The form with one field changed.
@@ -262,7 +285,10 @@ pub fn unique() -> String {
 }
 
 pub fn sha256(bytes: &[u8]) -> [u8; 32] {
-    ring::digest::digest(&ring::digest::SHA256, bytes).as_ref().try_into().unwrap()
+    ring::digest::digest(&ring::digest::SHA256, bytes)
+        .as_ref()
+        .try_into()
+        .unwrap()
 }
 
 pub fn b64(bytes: &[u8]) -> String {

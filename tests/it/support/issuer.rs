@@ -42,7 +42,11 @@ impl Issuer {
             .route("/jwks", get(jwks))
             .with_state(shared.clone());
         let server = tokio::spawn(async move { axum::serve(listener, router).await.unwrap() });
-        Self { url, shared, server }
+        Self {
+            url,
+            shared,
+            server,
+        }
     }
 
     pub fn key(&self) -> Arc<SigningKey> {
@@ -66,7 +70,8 @@ impl Issuer {
     /// Signs as the platform does: `typ: JWT`, a `kid`.
     pub fn sign(&self, claims: &Value) -> String {
         let key = self.key();
-        key.sign("JWT", key.verifying().kid(), claims, false).unwrap()
+        key.sign("JWT", key.verifying().kid(), claims, false)
+            .unwrap()
     }
 }
 
@@ -77,7 +82,9 @@ impl Drop for Issuer {
 }
 
 fn key(algorithm: Algorithm) -> SigningKey {
-    SigningKey::generate(algorithm).unwrap().named_by_thumbprint()
+    SigningKey::generate(algorithm)
+        .unwrap()
+        .named_by_thumbprint()
 }
 
 async fn discovery(State(shared): State<Arc<Shared>>) -> Result<Json<Value>, StatusCode> {
@@ -100,5 +107,9 @@ async fn jwks(State(shared): State<Arc<Shared>>) -> Result<Json<Value>, StatusCo
 }
 
 fn up(shared: &Shared) -> Result<(), StatusCode> {
-    if shared.down.load(Ordering::SeqCst) { Err(StatusCode::BAD_GATEWAY) } else { Ok(()) }
+    if shared.down.load(Ordering::SeqCst) {
+        Err(StatusCode::BAD_GATEWAY)
+    } else {
+        Ok(())
+    }
 }

@@ -1,4 +1,13 @@
-//! What the tests share: a broker, a platform, real servers.
+//! What the tests share: a broker, a platform, real servers, tokens as platforms shape them.
+
+#![allow(dead_code, reason = "each test module takes what it needs")]
+#![allow(
+    clippy::allow_attributes,
+    reason = "which of it is dead depends on the module"
+)]
 
 pub mod broker;
 pub mod issuer;
+pub mod moto;
+pub mod redis;
+pub mod tokens;
