@@ -36,6 +36,7 @@ impl Broker {
         // INVARIANT: the view comes first; everything below decides on this one view, so that an
         // end that is appended meanwhile is later than the lease and kills it.
         let view = self.view()?;
+        self.may_mint()?;
         self.walk(&bundle, &view, request, now).await
     }
 

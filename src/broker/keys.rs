@@ -56,8 +56,8 @@ impl Broker {
             Purpose::Introspection,
             Purpose::Checkpoint,
         ] {
-            if let Value::Array(more) = self.keyring.jwks(&purpose)["keys"].take() {
-                keys.extend(more);
+            if let Some(Value::Array(more)) = self.keyring.jwks(&purpose).get_mut("keys") {
+                keys.append(more);
             }
         }
         json!({ "keys": keys })
@@ -66,7 +66,7 @@ impl Broker {
     /// What a cloud trusts is a separate issuer with its own keys: clouds ignore `typ`, so an
     /// access token must never be a federation token.
     pub fn federation_metadata(&self, target: &str) -> Option<Value> {
-        let issuer = format!("{}/federation/{}", self.url, self.known_target(target)?);
+        let issuer = format!("{}/federation/{}", self.url, self.federated_target(target)?);
         Some(json!({
             "issuer": issuer,
             "jwks_uri": format!("{issuer}/jwks"),
@@ -78,13 +78,18 @@ impl Broker {
     }
 
     pub fn federation_jwks(&self, target: &str) -> Option<Value> {
-        let target = self.known_target(target)?;
-        Some(self.keyring.jwks(&Purpose::Federation(target.to_string())))
+        let target = self.federated_target(target)?;
+        Some(self.keyring.jwks(Purpose::Federation(target.to_string())))
     }
 
-    fn known_target(&self, target: &str) -> Option<TargetId> {
+    fn federated_target(&self, target: &str) -> Option<TargetId> {
         let id: TargetId = target.parse().ok()?;
-        self.bundle.load().connectors.get(&id).map(|_| id)
+        self.bundle
+            .load()
+            .connectors
+            .federated()
+            .contains(&id)
+            .then_some(id)
     }
 
     /// A new key; with `compromised`, the old one is gone at once and every lease it signed is dead.

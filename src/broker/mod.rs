@@ -20,6 +20,7 @@ pub use refusal::{Reason, Refusal};
 pub use release::{ResourceServer, ResourceServerSettings};
 
 use crate::agents::Registry;
+use crate::audit::Sealing;
 use crate::clock::Clock;
 use crate::connectors::Connectors;
 use crate::fences::{Fences, View};
@@ -58,6 +59,7 @@ pub struct Broker {
     pub(in crate::broker) sweeper: Arc<Sweeper>,
     pub(in crate::broker) keyring: Arc<Keyring>,
     connectors: Arc<ArcSwap<Connectors>>,
+    sealing: Arc<Sealing>,
     pub(in crate::broker) record: record::Recorder,
     pub(in crate::broker) bundle: ArcSwap<Bundle>,
 }
@@ -73,6 +75,7 @@ pub struct Parts {
     pub leases: Arc<Leases>,
     pub sweeper: Arc<Sweeper>,
     pub keyring: Arc<Keyring>,
+    pub sealing: Arc<Sealing>,
     /// Shared with the sweeper, which ends what older configurations minted.
     pub connectors: Arc<ArcSwap<Connectors>>,
 }
@@ -89,6 +92,7 @@ impl Broker {
             sweeper: parts.sweeper,
             keyring: parts.keyring,
             connectors: parts.connectors,
+            sealing: parts.sealing,
             bundle: ArcSwap::from_pointee(bundle),
         }
     }
@@ -119,11 +123,22 @@ impl Broker {
             Ok(found) => problems.extend(found),
             Err(error) => problems.push(error.to_string()),
         }
+        problems.extend(self.sealing.fault());
         if problems.is_empty() {
             Ok(())
         } else {
             Err(problems)
         }
+    }
+
+    /// The rest of the room for unsealed entries belongs to revocation and its audit.
+    pub(in crate::broker) fn may_mint(&self) -> Result<(), Refusal> {
+        if self.sealing.may_mint() {
+            return Ok(());
+        }
+        let waiting = self.sealing.backlog();
+        let problem = format!("{waiting} audit entries wait to be exported: nothing is minted");
+        Err(Refusal::new(Reason::StoreUnavailable, problem).after(5))
     }
 
     fn view(&self) -> Result<Arc<View>, Refusal> {

@@ -306,7 +306,7 @@ mod tests {
             Selector::Issuer(name.to_owned()),
             Selector::Task(name.to_owned()),
         ];
-        let hashes: std::collections::BTreeSet<_> = kinds
+        let hashes: BTreeSet<_> = kinds
             .iter()
             .map(|selector| dimension(selector).hash())
             .collect();

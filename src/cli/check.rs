@@ -8,7 +8,6 @@ use crate::broker::show;
 use crate::clock::{Clock, SystemClock};
 use crate::config;
 use crate::fences::View;
-use crate::policy::Policy;
 use crate::wire::{ExplainAnswer, ExplainRequest, Page};
 use clap::Args;
 use reqwest::Method;
@@ -73,26 +72,14 @@ fn offline(dir: &Path, request: ExplainRequest) -> Result<ExplainAnswer, Failure
     let settings = config::load(dir)
         .and_then(|document| document.resolve())
         .map_err(|problems| Failure::failed(problems.to_string()))?;
-    let targets = settings
-        .targets
-        .into_iter()
-        .map(|(target, _)| target)
-        .collect();
-    let policy = Policy::new(settings.missions, targets, &settings.forbids, settings.hash)
-        .map_err(|wrong| {
-            let lines: Vec<_> = wrong.iter().map(ToString::to_string).collect();
-            Failure::failed(lines.join("\n"))
-        })?;
+    let policy = settings.policy().map_err(|wrong| {
+        let lines: Vec<_> = wrong.iter().map(ToString::to_string).collect();
+        Failure::failed(lines.join("\n"))
+    })?;
     let agents =
         Registry::new(settings.agents).map_err(|error| Failure::failed(error.to_string()))?;
-    show::explain(
-        &agents,
-        &policy,
-        request,
-        &View::origin(),
-        SystemClock::new().now(),
-    )
-    .map_err(|refusal| Failure::not_found(refusal.detail))
+    show::explain(&agents, &policy, request, &View::origin(), SystemClock::new().now())
+        .map_err(|refusal| Failure::not_found(refusal.detail))
 }
 
 /// The request behind a refusal, as the audit keeps it.

@@ -2,7 +2,7 @@
 
 use super::output::Failure;
 use crate::agents::Registry;
-use crate::audit::Sealing;
+use crate::audit::{self, Sealing};
 use crate::broker::operators::Operators;
 use crate::broker::release::ResourceServers;
 use crate::broker::{
@@ -17,7 +17,6 @@ use crate::identity::{ClientSettings, Identity};
 use crate::intent::Intents;
 use crate::jose::{KeyClient, Keyring, Purpose, Reach};
 use crate::leases::{Leases, Sweeper};
-use crate::policy::Policy;
 use crate::secret::Sealer;
 use crate::store::Store;
 use crate::store::embedded::Embedded;
@@ -39,7 +38,7 @@ pub struct Composed {
     pub keyring: Arc<Keyring>,
     pub clock: Arc<dyn Clock>,
     _sweeper: Arc<Sweeper>,
-    sealing: Option<Arc<Sealing>>,
+    sealing: Arc<Sealing>,
     /// SHA-256 of the tokens that the development broker made for itself.
     development_tokens: Vec<[u8; 32]>,
 }
@@ -86,6 +85,11 @@ impl Composed {
         );
         let leases = Arc::new(Leases::new(store.clone(), sealer, clock.clone()));
         let bundle = bundle(settings, &keyring, &clock, &development_tokens)?;
+        bundle
+            .connectors
+            .prepare(clock.now())
+            .await
+            .map_err(|error| failed(&error))?;
         let connectors = Arc::new(arc_swap::ArcSwap::new(bundle.connectors.clone()));
         let current = connectors.clone();
         let sweeper = Sweeper::new(
@@ -94,18 +98,20 @@ impl Composed {
             Arc::new(move |target| current.load().get(target).cloned()),
         )
         .start(clock.clone());
-        let sealing = settings.broker.audit_path.as_ref().map(|path| {
-            let signer = keyring.clone();
-            let sign = move |claims: &[u8]| {
-                let claims: serde_json::Value =
-                    serde_json::from_slice(claims).map_err(|error| error.to_string())?;
-                signer
-                    .sign(&Purpose::Checkpoint, super::audit::CHECKPOINT_TYP, &claims)
-                    .map(|(jws, _)| jws.expose().clone())
-                    .map_err(|error| error.to_string())
-            };
-            Sealing::start(store.clone(), clock.clone(), path.clone(), Box::new(sign))
-        });
+        audit::check(store.as_ref(), &settings.broker.audit_path)
+            .await
+            .map_err(|error| failed(&error))?;
+        let signer = keyring.clone();
+        let sign = move |claims: &[u8]| {
+            let claims: serde_json::Value =
+                serde_json::from_slice(claims).map_err(|error| error.to_string())?;
+            signer
+                .sign(Purpose::Checkpoint, super::audit::CHECKPOINT_TYP, &claims)
+                .map(|(jws, _)| jws.expose().clone())
+                .map_err(|error| error.to_string())
+        };
+        let path = settings.broker.audit_path.clone();
+        let sealing = Sealing::start(store.clone(), clock.clone(), path, Box::new(sign));
         let parts = Parts {
             url: settings.broker.url.clone(),
             clock: clock.clone(),
@@ -115,6 +121,7 @@ impl Composed {
             sweeper: sweeper.clone(),
             keyring: keyring.clone(),
             connectors,
+            sealing: sealing.clone(),
         };
         let broker = Arc::new(Broker::new(parts, bundle));
         Ok(Self {
@@ -129,7 +136,7 @@ impl Composed {
     }
 
     /// Swaps everything or keeps everything.
-    pub fn reload(&self, settings: &Settings) -> Result<(), Failure> {
+    pub async fn reload(&self, settings: &Settings) -> Result<(), Failure> {
         if settings.broker.url != self.broker.url() {
             return Err(Failure::failed(
                 "`url` cannot change under a running broker: tokens carry it; restart instead",
@@ -147,9 +154,7 @@ impl Composed {
 
     /// Seals and exports what is still open, before the process ends.
     pub async fn finish(&self) {
-        if let Some(sealing) = &self.sealing {
-            sealing.finish().await;
-        }
+        self.sealing.finish().await;
     }
 }
 
@@ -233,17 +238,7 @@ fn bundle(
         resolve: &|text| secret_reference(text).map_err(|error| error.to_string()),
     };
     let connectors = Connectors::build(&targets, &setup).map_err(|wrong| together(&wrong))?;
-    let policy = Policy::new(
-        settings.missions.clone(),
-        settings
-            .targets
-            .iter()
-            .map(|(target, _)| target.clone())
-            .collect(),
-        &settings.forbids,
-        settings.hash.clone(),
-    )
-    .map_err(|wrong| together(&wrong))?;
+    let policy = settings.policy().map_err(|wrong| together(&wrong))?;
     let operators = match &settings.operators {
         Some(table) => Some(identity(vec![table.issuer.clone()], Vec::new())?),
         None => None,

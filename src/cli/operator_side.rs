@@ -159,16 +159,15 @@ impl SelectorArgs {
                 value: value.to_owned(),
             });
         }
-        if let Some(mut words) = one(self.subject) {
-            if let (Some(issuer), Some(subject)) = (words.next(), words.next()) {
-                return Ok(Selector::Subject { issuer, subject });
-            }
+        if let Some(mut words) = one(self.subject)
+            && let (Some(issuer), Some(subject)) = (words.next(), words.next())
+        {
+            return Ok(Selector::Subject { issuer, subject });
         }
-        if let Some(mut words) = one(self.context) {
-            if let (Some(issuer), Some(kind), Some(id)) = (words.next(), words.next(), words.next())
-            {
-                return Ok(Selector::Context { issuer, kind, id });
-            }
+        if let Some(mut words) = one(self.context)
+            && let (Some(issuer), Some(kind), Some(id)) = (words.next(), words.next(), words.next())
+        {
+            return Ok(Selector::Context { issuer, kind, id });
         }
         Err(Failure::usage(
             "name what to revoke: see `dayfly revoke --help`",

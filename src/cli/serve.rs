@@ -82,7 +82,7 @@ pub async fn serve(args: ServeArgs, output: &Output) -> Result<u8, Failure> {
         tokio::select! {
             _ = hangup.recv() => {
                 if let Some(dir) = &args.config {
-                    reload(dir, &composed);
+                    reload(dir, &composed).await;
                 }
                 if let Some(tls) = &tls && let Err(error) = tls.reload().await {
                     tracing::error!(%error, "the certificate was not swapped");
@@ -107,11 +107,11 @@ fn load(dir: &Path) -> Result<Settings, Failure> {
 }
 
 /// Everything or nothing: a folder with a mistake in it leaves the broker as it was.
-fn reload(dir: &Path, composed: &Composed) {
-    let swapped = load(dir).and_then(|settings| {
-        composed.reload(&settings)?;
-        Ok(settings)
-    });
+async fn reload(dir: &Path, composed: &Composed) {
+    let swapped = match load(dir) {
+        Ok(settings) => composed.reload(&settings).await.map(|()| settings),
+        Err(failure) => Err(failure),
+    };
     match swapped {
         Ok(settings) => tracing::info!(config = settings.hash, "the configuration was swapped"),
         Err(failure) => tracing::error!(

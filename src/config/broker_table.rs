@@ -70,8 +70,14 @@ pub(in crate::config) fn decode(
     let audit_path = reader.table("audit").and_then(|audit| {
         let path = audit.text("path");
         audit.finish();
-        Some(decoder.path(&path?.value))
+        path
     });
+    // Always exported: what is not cannot be trimmed, and would fill the store.
+    let audit_path = decoder.path(
+        audit_path
+            .as_ref()
+            .map_or("audit.jsonl", |path| &path.value),
+    );
     let (doors, connections) = limits(reader);
     let drain = reader.duration("drain", Duration::from_secs(0)..=Duration::from_secs(600));
     let mut listen = ListenSettings::on(listen);

@@ -74,7 +74,7 @@ pub struct BrokerSettings {
     /// References to the sealing keys (see [`super::sealing_key`]): the first seals, every one opens.
     pub sealing_keys: Vec<String>,
     /// Where the audit is exported to, as JSON Lines.
-    pub audit_path: Option<PathBuf>,
+    pub audit_path: PathBuf,
     /// The broker itself is on loopback without TLS, so issuers may be, too.
     pub allow_loopback: bool,
 }

@@ -1,5 +1,6 @@
 use super::*;
 use crate::agents::Registry;
+use crate::audit::Sealing;
 use crate::broker::Bundle;
 use crate::broker::OperatorSettings;
 use crate::broker::Parts;
@@ -61,7 +62,11 @@ async fn broker(url: &str) -> Arc<Broker> {
         sources: vec![],
         hash: "none".to_owned(),
     };
+    let export = tempfile::tempdir().unwrap().keep().join("audit.jsonl");
+    let sign = Box::new(|_: &[u8]| Ok("unsigned".to_owned()));
+    let sealing = Sealing::start(store.clone(), clock.clone(), export, sign);
     let parts = Parts {
+        sealing,
         url: url.to_owned(),
         clock,
         store,
