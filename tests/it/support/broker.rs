@@ -365,7 +365,7 @@ audiences = ["deploy-api", "https://deploy.example", "metrics-key"]
 kind = "generic"
 secret = "file:hook.secret"
 issuer = "ci"
-may_end = ["pipeline"]
+ends = ["pipeline"]
 "#
     )
 }
