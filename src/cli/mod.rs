@@ -12,6 +12,7 @@ mod login;
 mod operator;
 mod operator_side;
 mod output;
+mod recover;
 mod serve;
 
 pub use output::{Failure, Output};
@@ -94,6 +95,8 @@ enum Command {
     /// The break-glass token: init.
     #[command(subcommand)]
     Operator(operator::OperatorCommand),
+    /// Go on after a part of the store came back without its data.
+    Recover(recover::RecoverArgs),
     /// Print a shell's completion script.
     Completion(completion::CompletionArgs),
 }
@@ -163,6 +166,7 @@ async fn run(command: Command, output: &Output) -> Result<u8, Failure> {
         Command::Audit(command) => audit::audit(command, output).await,
         Command::Operator(command) => operator::operator(command, output).await,
         Command::Key(command) => operator_side::key(command, output).await,
+        Command::Recover(args) => recover::recover(args, output).await,
         Command::Completion(args) => completion::completion(&args, output),
     }
 }
