@@ -78,6 +78,11 @@ impl Broker {
         let body: Value = serde_json::from_slice(body)
             .map_err(|error| Refusal::new(Reason::MalformedRequest, error.to_string()).exact())?;
         for (kind, id) in ended(known, headers, &body)? {
+            // A message that comes again says nothing new, and the log is not for repeating.
+            let context = Dimension::context(&known.issuer_url, &kind, &id);
+            if self.view()?.held(&[context.hash()]).is_some() {
+                continue;
+            }
             let issuer = known.issuer_url.clone();
             let request = EndContextRequest {
                 issuer,

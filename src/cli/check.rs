@@ -78,8 +78,14 @@ fn offline(dir: &Path, request: ExplainRequest) -> Result<ExplainAnswer, Failure
     })?;
     let agents =
         Registry::new(settings.agents).map_err(|error| Failure::failed(error.to_string()))?;
-    show::explain(&agents, &policy, request, &View::origin(), SystemClock::new().now())
-        .map_err(|refusal| Failure::not_found(refusal.detail))
+    show::explain(
+        &agents,
+        &policy,
+        request,
+        &View::origin(),
+        SystemClock::new().now(),
+    )
+    .map_err(|refusal| Failure::not_found(refusal.detail))
 }
 
 /// The request behind a refusal, as the audit keeps it.

@@ -34,16 +34,23 @@ pub async fn recover(args: RecoverArgs, output: &Output) -> Result<u8, Failure> 
         ));
     }
     let url = secret_reference(url).map_err(|error| Failure::failed(error.to_string()))?;
-    let store = RedisSettings { min_replicas: *min_replicas, ..RedisSettings::new(url) };
-    let lost = Redis::recover(&store)
-        .await
-        .map_err(|error| Failure { code: 6, ..Failure::failed(error.to_string()) })?;
+    let store = RedisSettings {
+        min_replicas: *min_replicas,
+        ..RedisSettings::new(url)
+    };
+    let lost = Redis::recover(&store).await.map_err(|error| Failure {
+        code: 6,
+        ..Failure::failed(error.to_string())
+    })?;
     let shards: Vec<u8> = lost.iter().map(|shard| shard.number()).collect();
     output.show(&json!({ "recovered": shards }), |_| {
         if shards.is_empty() {
             "no shard had lost its data: nothing was changed".to_owned()
         } else {
-            format!("{} shards begin anew; start the brokers again", shards.len())
+            format!(
+                "{} shards begin anew; start the brokers again",
+                shards.len()
+            )
         }
     })?;
     Ok(0)
