@@ -166,11 +166,12 @@ impl Registry {
     /// Every proof of the request must be the same agent's, and that agent in standing.
     pub fn admit(
         &self,
-        caller: Caller,
+        caller: impl Into<Arc<Caller>>,
         intent: &Intent,
         view: &View,
         now: OffsetDateTime,
     ) -> Result<AdmittedAgent, AgentError> {
+        let caller = caller.into();
         let agent = self.find(&caller).ok_or(AgentError::Unknown)?;
         check_client(&agent, &caller)?;
         if let Some(named) = intent.client_id()
@@ -183,10 +184,7 @@ impl Registry {
         }
         check_standing(&agent, view, now)?;
         self.count(&agent)?;
-        Ok(AdmittedAgent {
-            agent,
-            caller: Arc::new(caller),
-        })
+        Ok(AdmittedAgent { agent, caller })
     }
 
     /// Last, so that only an agent in standing uses up its own allowance.

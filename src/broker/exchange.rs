@@ -6,11 +6,12 @@ use crate::connectors::{Connector, Minted, handle};
 use crate::fences::View;
 use crate::identity::Presented;
 use crate::ids::LeaseId;
-use crate::intent::Asked;
+use crate::intent::{Asked, Intent};
 use crate::leases::{Issued, LeaseError};
 use crate::policy::Grant;
 use crate::secret::Secret;
 use crate::wire::{Revocation, TokenResponse};
+use std::sync::Arc;
 use time::OffsetDateTime;
 
 /// A token request, parsed and bounded by the door, nothing in it verified.
@@ -47,19 +48,44 @@ impl Broker {
         request: ExchangeRequest,
         now: OffsetDateTime,
     ) -> Result<TokenResponse, Refusal> {
-        let caller = bundle.identity.verify(&request.presented, now).await?;
+        let caller = Arc::new(bundle.identity.verify(&request.presented, now).await?);
         let asked = request.asked.or_self_signed(&request.presented)?;
         let keys = |thumbprint: &str| bundle.agents.signs_with(&caller, thumbprint);
         let intent = bundle.intents.verify(asked, &caller, &keys, now)?;
-        let agent = bundle.agents.admit(caller, &intent, view, now)?;
-        let decided = bundle
-            .policy
-            .decide(&agent, &intent, view, now)
-            .map_err(Refusal::from);
-        let grant = match decided {
-            Ok(grant) => grant,
-            Err(refusal) => return Err(self.refuse(&agent, &intent, refusal, bundle, now).await),
+        let agent = match bundle.agents.admit(caller.clone(), &intent, view, now) {
+            Ok(agent) => agent,
+            Err(error) => {
+                let known = error.agent().cloned();
+                let refusal = Refusal::from(error);
+                if let Some(agent) = known {
+                    let hash = &bundle.hash;
+                    self.record
+                        .refused(&agent, &caller, &intent, &refusal, (hash, now))
+                        .await;
+                }
+                return Err(refusal);
+            }
         };
+        let granted = self.grant(bundle, &agent, &intent, view, now).await;
+        if let Err(refusal) = &granted {
+            let (id, hash) = (&agent.agent().id, &bundle.hash);
+            self.record
+                .refused(id, &caller, &intent, refusal, (hash, now))
+                .await;
+        }
+        granted
+    }
+
+    /// From here the caller is a known agent: it is told exactly, and what it is refused is audited.
+    async fn grant(
+        &self,
+        bundle: &Bundle,
+        agent: &AdmittedAgent,
+        intent: &Intent,
+        view: &View,
+        now: OffsetDateTime,
+    ) -> Result<TokenResponse, Refusal> {
+        let grant = bundle.policy.decide(agent, intent, view, now)?;
         let connector = bundle
             .connectors
             .get(grant.target())
@@ -164,21 +190,6 @@ impl Broker {
             },
             credential,
         })
-    }
-
-    /// A verified caller's refusal is told exactly and audited up to a quota.
-    async fn refuse(
-        &self,
-        agent: &AdmittedAgent,
-        intent: &crate::intent::Intent,
-        refusal: Refusal,
-        bundle: &Bundle,
-        now: OffsetDateTime,
-    ) -> Refusal {
-        self.record
-            .audit_refusal(agent, intent, &refusal, &bundle.hash, now)
-            .await;
-        refusal
     }
 }
 

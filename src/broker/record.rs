@@ -2,9 +2,9 @@
 //! anonymous refusals are counted, so that nobody can fill the store that revocation needs.
 
 use super::{Reason, Refusal};
-use crate::agents::AdmittedAgent;
 use crate::audit::{Entry, Event};
 use crate::fences::{Fence, FenceKind};
+use crate::identity::Caller;
 use crate::ids::{AgentId, ShardId};
 use crate::intent::Intent;
 use crate::leases::Lease;
@@ -46,22 +46,20 @@ impl Recorder {
     }
 
     /// A refusal that cannot be written down is still a refusal.
-    pub(in crate::broker) async fn audit_refusal(
+    pub(in crate::broker) async fn refused(
         &self,
-        agent: &AdmittedAgent,
+        agent: &AgentId,
+        caller: &Caller,
         intent: &Intent,
         refusal: &Refusal,
-        config_hash: &str,
-        now: OffsetDateTime,
+        (config_hash, now): (&str, OffsetDateTime),
     ) {
-        let id = &agent.agent().id;
-        if refusal.reason == Reason::Internal || self.quota.check_key(id).is_err() {
+        if refusal.reason == Reason::Internal || self.quota.check_key(agent).is_err() {
             metrics::counter!(metric::UNAUDITED_REFUSALS).increment(1);
             return;
         }
-        let caller = agent.caller();
         let mut entry = Entry::new(Event::Refused, now)
-            .agent(id.as_str())
+            .agent(agent.as_str())
             .reason(refusal.reason.code())
             .caller(caller.issuer_url(), caller.subject())
             .intent_hash(intent.sha256())
@@ -78,10 +76,7 @@ impl Recorder {
         tell("asked", json!(intent.authorization_details()));
         tell("facts", json!(caller.facts()));
         tell("signer", json!(intent.signer()));
-        if let Err(error) = self
-            .append(entry, ShardId::of(id, intent.instance()), now)
-            .await
-        {
+        if let Err(error) = self.append(entry, ShardId::of(agent, None), now).await {
             tracing::error!(%error, "a refusal could not be audited");
         }
     }
