@@ -2,7 +2,7 @@
 //!
 //! In: an [`Entry`], staged into the same commit as what it records, so that "done but not
 //! recorded" cannot be. Out: JSON Lines with signed checkpoints ([`Sealing`]), and what is wrong
-//! with them ([`verify`]). It knows entries, no lease and no agent. Fields of OCSF are added on
+//! with them ([`verify()`]). It knows entries, no lease and no agent. Fields of OCSF are added on
 //! export.
 
 mod chain;
