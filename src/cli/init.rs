@@ -10,6 +10,14 @@ use std::path::{Path, PathBuf};
 #[derive(Debug, Subcommand)]
 pub enum InitCommand {
     /// A repository on GitHub that works on AWS.
+    ///
+    /// Writes mission.toml (the configuration), workflow/deploy.yml and aws-trust-policy.json. Nothing
+    /// that exists is overwritten.
+    #[command(after_help = "Example:
+  dayfly init github acme/checkout --repository-id 1234 --owner-id 99 \\
+    --aws-role arn:aws:iam::111122223333:role/dayfly-deploy \\
+    --owner payments@acme.example --ends 2027-12-31 --url https://dayfly.acme.example
+  dayfly check dayfly-config")]
     Github(GithubArgs),
 }
 
@@ -162,6 +170,7 @@ url     = {url}
 listen  = "127.0.0.1:8420"
 store   = {{ embedded = "dayfly.redb" }}
 keys    = {{ sealing = ["file:sealing.key"] }}   # head -c 32 /dev/urandom | base64 > sealing.key; chmod 600 sealing.key
+audit   = {{ path = "audit.jsonl" }}
 
 [issuer.github]
 preset  = "github"
@@ -187,6 +196,20 @@ kind     = "aws"
 role     = {role}
 ceiling  = {{ actions = {actions}, locations = {locations} }}
 labels   = {{ account = "{account}" }}
+
+# What `dayfly check` must find true. Add one for each thing the pipeline must never get.
+[[case]]
+name     = "a run of the workflow gets what it needs"
+agent    = "{agent}"
+asked    = [{{ target = "{target}", actions = {actions}, locations = {locations} }}]
+facts    = {{ "pipeline.repository_id" = "{repository_id}", "pipeline.run_id" = "1", "pipeline.run_attempt" = "1" }}
+expect   = {{ granted = "{mission}" }}
+
+[[case]]
+name     = "the run proves nothing about its pipeline: nothing to hang the lease on"
+agent    = "{agent}"
+asked    = [{{ target = "{target}", actions = {actions}, locations = {locations} }}]
+expect   = {{ refused = "tether_missing" }}
 "#,
         url = text(&args.url),
         owner_id = args.owner_id,
@@ -259,7 +282,11 @@ fn trust_policy(args: &GithubArgs, names: &Names) -> String {
                 "Federated": format!("arn:{partition}:iam::{}:oidc-provider/{bare}", names.account)
             },
             "Action": ["sts:AssumeRoleWithWebIdentity", "sts:TagSession", "sts:SetSourceIdentity"],
-            "Condition": { "StringEquals": { format!("{bare}:aud"): "sts.amazonaws.com" } }
+            "Condition": { "StringEquals": {
+                format!("{bare}:aud"): "sts.amazonaws.com",
+                // Another mission of the same target is not this role's.
+                format!("{bare}:sub"): format!("agent:{}:mission:{}", names.agent, names.mission),
+            } }
         }]
     });
     format!("{policy:#}\n")

@@ -1,6 +1,7 @@
 //! The command line. Each command is a file; this one parses, runs and turns failures into exit
 //! codes by class.
 
+mod agent;
 mod agent_side;
 mod audit;
 mod check;
@@ -8,6 +9,7 @@ mod completion;
 pub mod compose;
 mod demo;
 mod init;
+mod keygen;
 mod login;
 mod operator;
 mod operator_side;
@@ -83,9 +85,9 @@ enum Command {
     Revoke(operator_side::RevokeArgs),
     /// End a hold; what it killed stays dead.
     Lift(operator_side::LiftArgs),
-    /// Agents: list, show, suspend, resume.
+    /// Agents: keygen, list, show, suspend, resume.
     #[command(subcommand)]
-    Agent(operator_side::AgentCommand),
+    Agent(agent::AgentCommand),
     /// The record: tail, verify.
     #[command(subcommand)]
     Audit(audit::AuditCommand),
@@ -160,7 +162,7 @@ async fn run(command: Command, output: &Output) -> Result<u8, Failure> {
         Command::Lease(command) => operator_side::lease(command, output).await,
         Command::Revoke(args) => operator_side::revoke(args, output).await,
         Command::Lift(args) => operator_side::lift(args, output).await,
-        Command::Agent(command) => operator_side::agent(command, output).await,
+        Command::Agent(command) => agent::agent(command, output).await,
         Command::Check(args) => check::check(&args, output),
         Command::Explain(args) => check::explain(args, output).await,
         Command::Audit(command) => audit::audit(command, output).await,

@@ -18,6 +18,12 @@ use time::Duration;
 #[derive(Debug, Subcommand)]
 pub enum OperatorCommand {
     /// Make a break-glass token and print it, once. Put it where a person reaches it in an emergency.
+    ///
+    /// The token reads, revokes and holds; it never lifts, rotates or registers. With the embedded
+    /// store the broker must not be running: the store is one process's.
+    #[command(
+        after_help = "Example:\n  (umask 077; dayfly operator init --config /etc/dayfly --name safe-in-room-7 > operator.token)"
+    )]
     Init {
         /// The broker's configuration folder.
         #[arg(long, env = "DAYFLY_CONFIG")]
@@ -74,8 +80,7 @@ pub async fn operator(command: OperatorCommand, output: &Output) -> Result<u8, F
             )));
         }
     }
-    output.show(&json!({ "token": token, "name": name }), |_| {
-        format!("{token}\n\nThis is shown once. It may revoke and hold; every use is logged.")
-    })?;
+    output.show(&json!({ "token": token, "name": name }), |_| token.clone())?;
+    output.notice("the token is shown once; it reads, revokes and holds, and every use is logged");
     Ok(0)
 }

@@ -1,4 +1,4 @@
-//! What operators call: find, lease, revoke, lift, agent, audit tail, key rotate.
+//! What operators call: find, lease, revoke, lift, audit tail, key rotate.
 
 use super::OperatorArgs;
 use super::output::{Failure, Output, columns};
@@ -6,7 +6,7 @@ use crate::client::Client;
 use crate::ids::{AgentId, LeaseId, MissionId, TargetId};
 use crate::secret::Secret;
 use crate::wire::{
-    AgentView, LeaseView, LiftRequest, Page, RevocationReceipt, RevocationRequest, RevocationState,
+    LeaseView, LiftRequest, Page, RevocationReceipt, RevocationRequest, RevocationState,
     RotateAnswer, RotateRequest, Selector,
 };
 use clap::{Args, Subcommand};
@@ -45,35 +45,6 @@ pub enum LeaseCommand {
     /// Everything about one lease.
     Show {
         id: LeaseId,
-        #[command(flatten)]
-        operator: OperatorArgs,
-    },
-}
-
-#[derive(Debug, Subcommand)]
-pub enum AgentCommand {
-    List {
-        #[command(flatten)]
-        operator: OperatorArgs,
-    },
-    Show {
-        id: AgentId,
-        #[command(flatten)]
-        operator: OperatorArgs,
-    },
-    /// Kill everything it holds and refuse it until resumed.
-    Suspend {
-        id: AgentId,
-        #[arg(long)]
-        reason: String,
-        #[command(flatten)]
-        operator: OperatorArgs,
-    },
-    /// Let it ask again. What was killed stays dead.
-    Resume {
-        id: AgentId,
-        #[arg(long)]
-        reason: String,
         #[command(flatten)]
         operator: OperatorArgs,
     },
@@ -256,62 +227,6 @@ pub async fn lease(command: LeaseCommand, output: &Output) -> Result<u8, Failure
     Ok(0)
 }
 
-pub async fn agent(command: AgentCommand, output: &Output) -> Result<u8, Failure> {
-    match command {
-        AgentCommand::List { operator } => {
-            let page: Page<AgentView> = get(&operator, "/agents").await?;
-            output.show(&page, |page| {
-                let rows: Vec<_> = page.items.iter().map(agent_row).collect();
-                columns(&["AGENT", "STATE", "LIVE", "OWNER", "ENDS"], &rows)
-            })?;
-        }
-        AgentCommand::Show { id, operator } => {
-            let agent: AgentView = get(&operator, &format!("/agents/{id}")).await?;
-            output.show(&agent, |agent| {
-                let missions: Vec<_> = agent.missions.iter().map(MissionId::as_str).collect();
-                let why = agent
-                    .why
-                    .as_ref()
-                    .map(|why| format!(" ({why})"))
-                    .unwrap_or_default();
-                pairs(&[
-                    ("agent", agent.id.to_string()),
-                    ("state", format!("{}{why}", agent.state)),
-                    ("owner", agent.owner.clone()),
-                    ("purpose", agent.purpose.clone()),
-                    ("ends", agent.ends.clone()),
-                    ("missions", missions.join(", ")),
-                    ("live leases", agent.live_leases.to_string()),
-                ])
-            })?;
-        }
-        AgentCommand::Suspend {
-            id,
-            reason,
-            operator,
-        } => {
-            let request = RevocationRequest {
-                selector: Selector::Agent(id),
-                reason,
-                kill_only: false,
-            };
-            return post_revocation(&operator, "/revocations", &request, output).await;
-        }
-        AgentCommand::Resume {
-            id,
-            reason,
-            operator,
-        } => {
-            let request = LiftRequest {
-                selector: Selector::Agent(id),
-                reason,
-            };
-            return post_revocation(&operator, "/lifts", &request, output).await;
-        }
-    }
-    Ok(0)
-}
-
 pub async fn revoke(args: RevokeArgs, output: &Output) -> Result<u8, Failure> {
     let request = RevocationRequest {
         selector: args.selector.selector()?,
@@ -374,7 +289,7 @@ pub async fn audit_tail(
     Ok(0)
 }
 
-async fn get<T: serde::de::DeserializeOwned>(
+pub async fn get<T: serde::de::DeserializeOwned>(
     operator: &OperatorArgs,
     path: &str,
 ) -> Result<T, Failure> {
@@ -383,7 +298,7 @@ async fn get<T: serde::de::DeserializeOwned>(
         .await?)
 }
 
-async fn post_revocation(
+pub async fn post_revocation(
     operator: &OperatorArgs,
     path: &str,
     request: &impl serde::Serialize,
@@ -512,7 +427,7 @@ fn describe(lease: &LeaseView) -> String {
     pairs(&lines)
 }
 
-fn pairs(lines: &[(&str, String)]) -> String {
+pub fn pairs(lines: &[(&str, String)]) -> String {
     let width = lines.iter().map(|(name, _)| name.len()).max().unwrap_or(0);
     lines
         .iter()
@@ -530,15 +445,5 @@ fn lease_row(lease: &LeaseView) -> Vec<String> {
         lease.mission.to_string(),
         lease.target.to_string(),
         lease.expires_at.to_string(),
-    ]
-}
-
-fn agent_row(agent: &AgentView) -> Vec<String> {
-    vec![
-        agent.id.to_string(),
-        agent.state.clone(),
-        agent.live_leases.to_string(),
-        agent.owner.clone(),
-        agent.ends.clone(),
     ]
 }

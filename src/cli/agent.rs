@@ -1,0 +1,126 @@
+//! `agent`: who is registered, how it stands, and the key pair that a new one begins with.
+
+use super::OperatorArgs;
+use super::keygen::{self, KeygenArgs};
+use super::operator_side::{get, pairs, post_revocation};
+use super::output::{Failure, Output, columns};
+use crate::ids::{AgentId, MissionId};
+use crate::wire::{AgentView, LiftRequest, Page, RevocationRequest, Selector};
+use clap::Subcommand;
+
+#[derive(Debug, Subcommand)]
+pub enum AgentCommand {
+    /// Make the key pair of an agent that has no platform to vouch for it.
+    Keygen(KeygenArgs),
+    /// All agents: state, live leases, owner, last day.
+    #[command(after_help = "Example:\n  dayfly agent list")]
+    List {
+        #[command(flatten)]
+        operator: OperatorArgs,
+    },
+    /// One agent: what it is for, who answers for it, what it may ask for.
+    #[command(after_help = "Example:\n  dayfly agent show checkout-deployer")]
+    Show {
+        /// The agent's name.
+        id: AgentId,
+        #[command(flatten)]
+        operator: OperatorArgs,
+    },
+    /// Kill everything it holds and refuse it until resumed.
+    ///
+    /// One write, whatever the number of its leases. The same as `revoke --agent`.
+    #[command(
+        after_help = "Example:\n  dayfly agent suspend checkout-deployer --reason 'INC-4711: injected'"
+    )]
+    Suspend {
+        /// The agent's name.
+        id: AgentId,
+        /// Why: it is in the audit and in every refusal's explanation.
+        #[arg(long)]
+        reason: String,
+        #[command(flatten)]
+        operator: OperatorArgs,
+    },
+    /// Let it ask again. What was killed stays dead.
+    #[command(
+        after_help = "Example:\n  dayfly agent resume checkout-deployer --reason 'INC-4711 is closed'"
+    )]
+    Resume {
+        /// The agent's name.
+        id: AgentId,
+        /// Why: it is in the audit.
+        #[arg(long)]
+        reason: String,
+        #[command(flatten)]
+        operator: OperatorArgs,
+    },
+}
+
+pub async fn agent(command: AgentCommand, output: &Output) -> Result<u8, Failure> {
+    match command {
+        AgentCommand::Keygen(args) => return keygen::keygen(&args, output),
+        AgentCommand::List { operator } => {
+            let page: Page<AgentView> = get(&operator, "/agents").await?;
+            output.show(&page, |page| {
+                let rows: Vec<_> = page.items.iter().map(agent_row).collect();
+                columns(&["AGENT", "STATE", "LIVE", "OWNER", "ENDS"], &rows)
+            })?;
+        }
+        AgentCommand::Show { id, operator } => {
+            let agent: AgentView = get(&operator, &format!("/agents/{id}")).await?;
+            output.show(&agent, described)?;
+        }
+        AgentCommand::Suspend {
+            id,
+            reason,
+            operator,
+        } => {
+            let request = RevocationRequest {
+                selector: Selector::Agent(id),
+                reason,
+                kill_only: false,
+            };
+            return post_revocation(&operator, "/revocations", &request, output).await;
+        }
+        AgentCommand::Resume {
+            id,
+            reason,
+            operator,
+        } => {
+            let request = LiftRequest {
+                selector: Selector::Agent(id),
+                reason,
+            };
+            return post_revocation(&operator, "/lifts", &request, output).await;
+        }
+    }
+    Ok(0)
+}
+
+fn described(agent: &AgentView) -> String {
+    let missions: Vec<_> = agent.missions.iter().map(MissionId::as_str).collect();
+    let why = agent
+        .why
+        .as_ref()
+        .map(|why| format!(" ({why})"))
+        .unwrap_or_default();
+    pairs(&[
+        ("agent", agent.id.to_string()),
+        ("state", format!("{}{why}", agent.state)),
+        ("owner", agent.owner.clone()),
+        ("purpose", agent.purpose.clone()),
+        ("ends", agent.ends.clone()),
+        ("missions", missions.join(", ")),
+        ("live leases", agent.live_leases.to_string()),
+    ])
+}
+
+fn agent_row(agent: &AgentView) -> Vec<String> {
+    vec![
+        agent.id.to_string(),
+        agent.state.clone(),
+        agent.live_leases.to_string(),
+        agent.owner.clone(),
+        agent.ends.clone(),
+    ]
+}
