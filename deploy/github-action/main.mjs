@@ -18,8 +18,7 @@ const append = (file, name, value) => {
 const mask = (value) => console.log(`::add-mask::${value}`);
 
 const dayfly = input("dayfly") || "dayfly";
-const ask = ["--url", input("url"), "--agent", input("agent"), "--mission", input("mission"), "--target", input("target")];
-if (input("goal")) ask.push("--goal", input("goal"));
+const ask = ["--url", input("url"), "--agent", input("agent"), "--mission", input("mission"), "--target", input("target"), "--goal", input("goal")];
 if (process.env.GITHUB_RUN_ID) {
   ask.push("--task", `github-${process.env.GITHUB_RUN_ID}-${process.env.GITHUB_RUN_ATTEMPT ?? "1"}`);
 }

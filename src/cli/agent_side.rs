@@ -10,6 +10,7 @@ use crate::clock::{Clock, SystemClock};
 use crate::jose::SigningKey;
 use crate::secret::Secret;
 use clap::Args;
+use clap::builder::NonEmptyStringValueParser;
 use std::ffi::OsString;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -31,8 +32,8 @@ pub struct AskArgs {
         required = true
     )]
     targets: Vec<String>,
-    /// Why, in words. Recorded and shown, never decides.
-    #[arg(long, env = "DAYFLY_GOAL", default_value = "")]
+    /// Why, in words, signed with the request. Recorded and shown, never decides.
+    #[arg(long, env = "DAYFLY_GOAL", value_parser = NonEmptyStringValueParser::new())]
     goal: String,
     /// Joins the requests of one run of work.
     #[arg(long, env = "DAYFLY_TASK")]

@@ -13,6 +13,8 @@ use clap::{Args, Subcommand};
 use reqwest::Method;
 use serde_json::Value;
 use std::path::PathBuf;
+use time::format_description::well_known::Rfc3339;
+use time::{OffsetDateTime, UtcOffset};
 
 #[derive(Debug, Args)]
 pub struct FindArgs {
@@ -400,8 +402,8 @@ fn describe(lease: &LeaseView) -> String {
         ("target", lease.target.to_string()),
         ("goal", lease.goal.clone()),
         ("identity", format!("{} at {}", lease.subject, lease.issuer)),
-        ("created", lease.created_at.to_string()),
-        ("expires", lease.expires_at.to_string()),
+        ("created", moment(lease.created_at)),
+        ("expires", moment(lease.expires_at)),
         (
             "revocation",
             format!(
@@ -444,6 +446,15 @@ fn lease_row(lease: &LeaseView) -> Vec<String> {
         lease.agent.to_string(),
         lease.mission.to_string(),
         lease.target.to_string(),
-        lease.expires_at.to_string(),
+        moment(lease.expires_at),
     ]
+}
+
+/// RFC 3339 in UTC, to the second: what a person compares with a log.
+fn moment(at: OffsetDateTime) -> String {
+    let second = at.replace_nanosecond(0).unwrap_or(at);
+    second
+        .to_offset(UtcOffset::UTC)
+        .format(&Rfc3339)
+        .unwrap_or_else(|_| at.to_string())
 }
