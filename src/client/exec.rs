@@ -68,6 +68,8 @@ struct Held {
     wanted: Wanted,
     delivery: Delivery,
     token: Secret<String>,
+    /// Renewed, and released once requests that began with them can be over.
+    outgoing: Vec<(Secret<String>, Duration)>,
     /// On the boot clock.
     renew_at: Duration,
     dies_at: Duration,
@@ -85,11 +87,18 @@ impl Run {
         // Whatever happened, what was got is given back.
         for one in &held {
             one.delivery.withdraw();
-            if let Err(error) = self.client.release(&one.token).await {
-                let target = &one.wanted.target;
-                notice(&format!(
-                    "{target}: not released ({error}); it ends by itself"
-                ));
+            let tokens = one
+                .outgoing
+                .iter()
+                .map(|(token, _)| token)
+                .chain([&one.token]);
+            for token in tokens {
+                if let Err(error) = self.client.release(token).await {
+                    let target = &one.wanted.target;
+                    notice(&format!(
+                        "{target}: not released ({error}); it ends by itself"
+                    ));
+                }
             }
         }
         outcome
@@ -124,6 +133,7 @@ impl Run {
                 wanted: wanted.clone(),
                 delivery,
                 token,
+                outgoing: Vec::new(),
                 renew_at,
                 dies_at,
             });
@@ -158,11 +168,12 @@ impl Run {
             .map_err(|cause| self.failed_to_start(&cause))?;
         loop {
             let now = self.clock.since_boot();
+            self.release_outgoing(held, now);
             let next = held
                 .iter()
-                .map(|one| one.renew_at)
-                .min()
-                .filter(|_| !self.environment);
+                .filter(|_| !self.environment)
+                .flat_map(|one| one.outgoing.iter().map(|(_, at)| *at).chain([one.renew_at]))
+                .min();
             let pause = next.map_or(Duration::from_secs(3600), |at| at.saturating_sub(now));
             tokio::select! {
                 status = child.wait() => {
@@ -213,12 +224,7 @@ impl Run {
                     (one.renew_at, one.dies_at) = self.times(&response);
                     let fresh = Secret::new(response.access_token);
                     let old = std::mem::replace(&mut one.token, fresh);
-                    let client = self.client.clone();
-                    tokio::spawn(async move {
-                        tokio::time::sleep(OVERLAP).await;
-                        // If this fails, the old one ends by itself in the last third of its life.
-                        drop(client.release(&old).await);
-                    });
+                    one.outgoing.push((old, now + OVERLAP));
                 }
                 Err(error) => {
                     if now >= one.dies_at {
@@ -227,6 +233,16 @@ impl Run {
                     notice(&format!("not renewed, trying again: {error}"));
                     one.renew_at = now + RETRY;
                 }
+            }
+        }
+    }
+
+    /// If this fails, the old credential ends by itself in the last third of its life.
+    fn release_outgoing(&self, held: &mut [Held], now: Duration) {
+        for one in held {
+            for (token, _) in one.outgoing.extract_if(.., |(_, at)| *at <= now) {
+                let client = self.client.clone();
+                tokio::spawn(async move { drop(client.release(&token).await) });
             }
         }
     }
