@@ -163,6 +163,8 @@ pub enum RevocationState {
     DryRun,
     /// In force here, not yet acknowledged by enough replicas.
     NotYetReplicated,
+    /// The hold is over; what it killed stays dead.
+    Lifted,
     /// Dead at every broker; downstreams are being ended.
     Revoking,
     /// Every downstream confirmed.

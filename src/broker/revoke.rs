@@ -2,7 +2,6 @@
 //! truth about what is dead where.
 
 use super::{Broker, Operator, Reason, Refusal};
-use crate::audit::{Entry, Event};
 use crate::connectors::RevocationClass;
 use crate::fences::{Dimension, DimensionKind, Fence, FenceKind, LONGEST_LIFETIME, NewFence};
 use crate::ids::{AgentId, ShardId, TargetId};
@@ -10,7 +9,6 @@ use crate::leases::{Filter, Leases, Standing, State};
 use crate::store::{Guard, Key, Outcome, Transaction, Write};
 use crate::wire::{RevocationReceipt, RevocationRequest, RevocationState, Selector};
 use serde::{Deserialize, Serialize};
-use serde_json::json;
 use std::collections::{BTreeMap, BTreeSet};
 use time::{Duration, OffsetDateTime};
 
@@ -110,11 +108,6 @@ impl Broker {
     ) -> Result<RevocationReceipt, Refusal> {
         // INVARIANT: first the fence, which is one append; only then is anything counted.
         let raised = self.fences.raise(fence, now).await?;
-        let mut entry = Entry::new(Event::FenceRaised, now).operator(&raised.fence.author);
-        entry.detail.insert("fence".to_owned(), json!(raised.fence));
-        entry
-            .detail
-            .insert("position".to_owned(), json!(raised.position.sequence));
         let recorded = Recorded {
             fence: raised.fence,
             position: raised.position.sequence,
@@ -131,8 +124,7 @@ impl Broker {
                 key,
                 value,
                 expires_at: Some(now + Duration::days(90)),
-            })
-            .write(entry.append(ShardId::INSTALLATION));
+            });
         match self.store.commit(transaction).await? {
             Outcome::Applied { .. } | Outcome::Unreplicated { .. } => {}
             refused => {
@@ -208,6 +200,8 @@ impl Broker {
 fn finished(recorded: Recorded, coverage: Coverage) -> RevocationReceipt {
     let state = if !recorded.replicated {
         RevocationState::NotYetReplicated
+    } else if recorded.fence.kind == FenceKind::Lift {
+        RevocationState::Lifted
     } else if coverage.outstanding > 0 {
         RevocationState::Revoking
     } else if coverage.until_expiry > 0 {

@@ -343,6 +343,7 @@ fn told(receipt: &RevocationReceipt) -> String {
     let state = match receipt.state {
         RevocationState::DryRun => "nothing was done; this is what would die",
         RevocationState::NotYetReplicated => "in force here, not yet replicated",
+        RevocationState::Lifted => "lifted; what it killed stays dead",
         RevocationState::Revoking => "dead at every broker; downstreams are being ended",
         RevocationState::Confirmed => "dead everywhere, confirmed",
         RevocationState::ConfirmedExceptExpiry => {

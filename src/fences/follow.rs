@@ -373,7 +373,7 @@ fn audited(fence: &Fence) -> Entry {
     Entry::new(event, fence.at)
         .reason(fence.reason.as_str())
         .with("fence", fence.id.to_string())
-        .with("by", fence.author.as_str())
+        .operator(fence.author.as_str())
         .with("kind", fence.kind.as_str())
         .with("dimension", fence.dimension.kind.as_str())
         .with("value", fence.dimension.value.as_str())
