@@ -29,6 +29,7 @@ use std::time::Duration;
 const CALL_TIMEOUT: Duration = Duration::from_secs(8);
 
 const KEYS_EVERY: Duration = Duration::from_secs(20);
+const KEYS_AT_MOST_EVERY: Duration = Duration::from_millis(100);
 
 /// A broker and what keeps it going for as long as it is held.
 #[derive(Debug)]
@@ -77,12 +78,12 @@ impl Composed {
             .await
             .map_err(|error| failed(&error))?;
         let keyring = Arc::new(keyring);
-        keep_fresh(&keyring, clock.clone());
         let fences = Fences::start(
             store.clone(),
             clock.clone(),
             settings.broker.fence_view_max_age,
         );
+        keep_fresh(&keyring, &fences, clock.clone());
         let leases = Arc::new(Leases::new(store.clone(), sealer, clock.clone()));
         let bundle = bundle(settings, &keyring, &clock, &development_tokens)?;
         bundle
@@ -158,12 +159,19 @@ impl Composed {
     }
 }
 
-/// Rotation counts on every replica looking at the keys at least once a minute.
-fn keep_fresh(keyring: &Arc<Keyring>, clock: Arc<dyn Clock>) {
+/// Rotation counts on every replica looking at the keys at least once a minute. A key that another
+/// replica removed as compromised is on the fence log: after a fence the keys are looked at soon,
+/// or this replica would go on signing with it and would not know its successor.
+fn keep_fresh(keyring: &Arc<Keyring>, fences: &Fences, clock: Arc<dyn Clock>) {
     let keyring = Arc::downgrade(keyring);
+    let mut fenced = fences.moved();
     tokio::spawn(async move {
         loop {
-            tokio::time::sleep(KEYS_EVERY).await;
+            tokio::time::sleep(KEYS_AT_MOST_EVERY).await;
+            let woken = tokio::time::timeout(KEYS_EVERY, fenced.changed()).await;
+            if matches!(woken, Ok(Err(_))) {
+                return;
+            }
             let Some(keyring) = keyring.upgrade() else {
                 return;
             };
