@@ -14,5 +14,9 @@
     reason = "which of them a module needs changes with its tests"
 )]
 
+mod crash;
 mod exchange;
+mod failover;
+mod serve;
+mod store_faults;
 mod support;

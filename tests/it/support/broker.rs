@@ -239,16 +239,21 @@ pub struct Answer {
 
 impl Answer {
     pub async fn of(response: reqwest::Response) -> Self {
+        Self::read(response).await.unwrap()
+    }
+
+    /// The same where the connection may break before the answer is whole.
+    pub async fn read(response: reqwest::Response) -> reqwest::Result<Self> {
         let status = response.status().as_u16();
         let headers = response.headers().clone();
-        let bytes = response.bytes().await.unwrap();
+        let bytes = response.bytes().await?;
         let body = serde_json::from_slice(&bytes)
             .unwrap_or_else(|_| Value::String(String::from_utf8_lossy(&bytes).into_owned()));
-        Self {
+        Ok(Self {
             status,
             headers,
             body,
-        }
+        })
     }
 
     pub fn error(&self) -> &str {

@@ -9,5 +9,7 @@
 pub mod broker;
 pub mod issuer;
 pub mod moto;
+pub mod process;
+pub mod proxy;
 pub mod redis;
 pub mod tokens;
