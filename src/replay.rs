@@ -13,11 +13,17 @@ const MARGIN: time::Duration = time::Duration::HOUR;
 /// Spends a one-use token when the lease is reserved.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ReplayMark {
+    /// What it spends, so that whoever comes second can be told what to renew.
+    pub kind: String,
     /// SHA-256 over (kind, issuer, jti) or, without a jti, over the signing input.
     pub hash: [u8; 32],
     /// Until when the mark must live: exp + leeway + 1 h.
     pub keep_until: OffsetDateTime,
 }
+
+/// The kinds of [`ReplayMark`] that are told apart in a refusal; every other is an intent.
+pub const SUBJECT_TOKEN: &str = "subject-token";
+pub const CLIENT_ASSERTION: &str = "client-assertion";
 
 /// `kind` keeps the validators apart (`intent+jwt`, `dpop+jwt`, ...). Pass `jti` only when the
 /// signature over it has been verified and the issuer promises that it is unique.
@@ -43,6 +49,7 @@ pub fn mark(
         .zip(context.finish().as_ref())
         .for_each(|(to, from)| *to = *from);
     ReplayMark {
+        kind: kind.to_owned(),
         hash,
         keep_until: expires_at.saturating_add(MARGIN + LEEWAY),
     }

@@ -10,6 +10,7 @@ use crate::intent::IntentError;
 use crate::jose::KeyringError;
 use crate::leases::LeaseError;
 use crate::policy::{Denial, Denied};
+use crate::replay;
 use crate::store::StoreError;
 
 impl From<IdentityError> for Refusal {
@@ -113,7 +114,14 @@ impl From<LeaseError> for Refusal {
             LeaseError::Store(error) => error.into(),
             LeaseError::Fences(error) => error.into(),
             LeaseError::Stale(error) => error.into(),
-            LeaseError::Replayed => Self::new(Reason::IntentSpent, detail).exact(),
+            LeaseError::Replayed(kind) => {
+                let reason = match kind.as_str() {
+                    replay::SUBJECT_TOKEN => Reason::TokenSpent,
+                    replay::CLIENT_ASSERTION => Reason::InvalidClient,
+                    _ => Reason::IntentSpent,
+                };
+                Self::new(reason, detail).exact()
+            }
             LeaseError::TooMany(_) => Self::new(Reason::TooManyLeases, detail).exact().after(30),
             LeaseError::Fenced(_) | LeaseError::Closed(_) => {
                 Self::new(Reason::RevokedMeanwhile, detail).exact()

@@ -146,11 +146,14 @@ impl Broker {
             return Ok(None);
         }
         let bundle = self.bundle.load_full();
-        let caller = bundle.identity.verify(presented, self.clock.now()).await?;
-        self.spend(caller.replay(), self.clock.now()).await?;
-        let agent = bundle.agents.find(&caller);
+        let now = self.clock.now();
+        let caller = bundle.identity.verify(presented, now).await?;
+        let Some(agent) = bundle.agents.find(&caller) else {
+            return Ok(None);
+        };
+        self.leases.spend(&agent.id, caller.replay(), now).await?;
         let lease = self.leases.get(&id).await?;
-        Ok(lease.filter(|lease| agent.is_some_and(|agent| agent.id == lease.agent)))
+        Ok(lease.filter(|lease| agent.id == lease.agent))
     }
 
     /// A proof that may be used once only is used up here, where no lease is reserved with it.

@@ -95,7 +95,7 @@ impl Identity {
         self.check_audience(client, audience::sole(claims))?;
         let jti = bounded(claims, "jti", 256).map_err(|()| ClientFault::TokenId)?;
         let mark = replay::mark(
-            "client-assertion",
+            replay::CLIENT_ASSERTION,
             name,
             jti,
             verified.signing_input(),

@@ -177,7 +177,7 @@ impl Issuer {
         let jti = bounded(claims, "jti", 256).map_err(|()| TokenFault::TokenId)?;
         let replay = settings.single_use.then(|| {
             replay::mark(
-                "subject-token",
+                replay::SUBJECT_TOKEN,
                 &settings.url,
                 jti,
                 verified.signing_input(),

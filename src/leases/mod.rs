@@ -69,8 +69,9 @@ pub enum LeaseError {
     Fences(#[from] FenceError),
     #[error(transparent)]
     Stale(#[from] Stale),
-    #[error("the proof or the intent was used before: sign a new one")]
-    Replayed,
+    /// With the kind of the mark that was there already.
+    #[error("the {0} was used before: get or sign a new one")]
+    Replayed(String),
     #[error("the agent holds {0} live leases, its limit: release some or wait")]
     TooMany(u64),
     #[error("the decision was made on a view that is older than what was swept: decide again")]

@@ -6,8 +6,9 @@ use super::state::{Event, State, Why};
 use super::{DEADLINE, KEPT, LeaseError, Leases, MINT_WITHIN, keys, notes};
 use crate::connectors::{ConnectorError, MintContext, Minted, Promises};
 use crate::fences::{Dimension, DimensionKind, LONGEST_LIFETIME, View};
-use crate::ids::LeaseId;
+use crate::ids::{AgentId, LeaseId, ShardId};
 use crate::policy::Grant;
+use crate::replay::ReplayMark;
 use crate::store::{Guard, Outcome, Transaction, Write, settle};
 use serde_bytes::ByteArray;
 use std::time::Duration;
@@ -101,6 +102,29 @@ impl Leases {
         Ok(Reserved { lease })
     }
 
+    /// Spends proofs of an agent that came for something else than a lease. The marks are those of
+    /// [`Self::reserve`]: a proof that was spent here cannot be spent there, nor the other way round.
+    pub async fn spend(
+        &self,
+        agent: &AgentId,
+        marks: &[ReplayMark],
+        now: OffsetDateTime,
+    ) -> Result<(), LeaseError> {
+        if marks.is_empty() {
+            return Ok(());
+        }
+        let shard = keys::shard(agent);
+        let transaction = spend_all(Transaction::new(shard, now + DEADLINE), shard, marks);
+        match settle(self.store.as_ref(), transaction).await? {
+            Outcome::Applied { .. } | Outcome::Unreplicated { .. } => Ok(()),
+            Outcome::Conflict { guard } => {
+                let kind = marks.get(guard).map(|mark| mark.kind.clone());
+                Err(LeaseError::Replayed(kind.unwrap_or_default()))
+            }
+            Outcome::TooLate => Err(LeaseError::TooLate),
+        }
+    }
+
     /// Reserve and activate in one commit, for a credential that was minted here and that nobody
     /// has seen yet.
     pub async fn issue(
@@ -141,16 +165,7 @@ impl Leases {
                 above_rank: keys::rank(now),
                 than: grant.max_active(),
             });
-        for mark in grant.replay() {
-            let key = keys::replay(shard, mark);
-            transaction = transaction
-                .guard(Guard::Absent(key.clone()))
-                .write(Write::Put {
-                    key,
-                    value: Vec::new(),
-                    expires_at: Some(mark.keep_until),
-                });
-        }
+        transaction = spend_all(transaction, shard, grant.replay());
         let transaction = put_names(self.put(transaction, &record, now)?, &record)
             .write(notes::issued(&record, now).append(shard));
         let version = transaction.id;
@@ -158,7 +173,12 @@ impl Leases {
             Outcome::Applied { .. } => Ok(Lease::new(record, version)),
             Outcome::Conflict { guard: 1 } => Err(LeaseError::DecideAgain),
             Outcome::Conflict { guard: 2 } => Err(LeaseError::TooMany(grant.max_active())),
-            Outcome::Conflict { .. } => Err(LeaseError::Replayed),
+            Outcome::Conflict { guard } => {
+                // The marks' guards come after the three above, in their order.
+                let spent = guard.checked_sub(3).and_then(|at| grant.replay().get(at));
+                let kind = spent.map(|mark| mark.kind.clone());
+                Err(LeaseError::Replayed(kind.unwrap_or_default()))
+            }
             Outcome::TooLate => Err(LeaseError::TooLate),
             Outcome::Unreplicated { .. } => {
                 // Written, and nothing is made for it: closed here if that goes, by the sweeper if not.
@@ -355,6 +375,20 @@ fn new_record(draft: &Draft, grant: &Grant) -> Record {
         attempts: 0,
         uncollected: false,
     }
+}
+
+/// Each mark must be absent, and is there afterwards.
+fn spend_all(transaction: Transaction, shard: ShardId, marks: &[ReplayMark]) -> Transaction {
+    marks.iter().fold(transaction, |transaction, mark| {
+        let key = keys::replay(shard, mark);
+        transaction
+            .guard(Guard::Absent(key.clone()))
+            .write(Write::Put {
+                key,
+                value: Vec::new(),
+                expires_at: Some(mark.keep_until),
+            })
+    })
 }
 
 /// Records keep milliseconds; what is compared later must not have been rounded in between.

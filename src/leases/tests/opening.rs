@@ -13,6 +13,7 @@ use std::time::Duration;
 
 fn mark(byte: u8) -> ReplayMark {
     ReplayMark {
+        kind: "intent+jwt".to_owned(),
         hash: [byte; 32],
         keep_until: Advanced::new().now() + Duration::from_secs(7200),
     }
@@ -82,7 +83,7 @@ async fn an_intent_is_spent_once_whatever_instance_sends_it() {
     bench.issue(&grant("one")).await.unwrap();
     for instance in ["one", "two", "three"] {
         let again = bench.issue(&grant(instance)).await;
-        assert!(matches!(again, Err(LeaseError::Replayed)), "{instance}");
+        assert!(matches!(again, Err(LeaseError::Replayed(_))), "{instance}");
     }
 }
 
