@@ -50,10 +50,10 @@ impl From<AgentError> for Refusal {
     fn from(error: AgentError) -> Self {
         let detail = error.to_string();
         match error {
-            AgentError::Unknown | AgentError::OtherClient { .. } => {
-                Self::new(Reason::UnknownAgent, detail)
-            }
-            AgentError::OtherIntent { .. } => Self::new(Reason::InvalidIntent, detail),
+            // SECURITY: a face of its own for any of these would tell who is registered.
+            AgentError::Unknown
+            | AgentError::OtherClient { .. }
+            | AgentError::OtherIntent { .. } => Self::new(Reason::UnknownAgent, detail),
             AgentError::Held { .. } | AgentError::Ended { .. } => {
                 Self::new(Reason::AgentNotInStanding, detail)
             }
