@@ -54,7 +54,12 @@ impl Recorder {
         refusal: &Refusal,
         (config_hash, now): (&str, OffsetDateTime),
     ) {
-        if refusal.reason == Reason::Internal || self.quota.check_key(agent).is_err() {
+        // Where the store is the trouble, there is nowhere to write.
+        let unwritable = matches!(
+            refusal.reason,
+            Reason::Internal | Reason::StoreUnavailable | Reason::StaleView
+        );
+        if unwritable || self.quota.check_key(agent).is_err() {
             metrics::counter!(metric::UNAUDITED_REFUSALS).increment(1);
             return;
         }
