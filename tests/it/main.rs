@@ -17,6 +17,7 @@
 mod crash;
 mod exchange;
 mod failover;
+mod introspect;
 mod serve;
 mod store_faults;
 mod support;

@@ -36,6 +36,8 @@ pub struct Setup {
     pub clock: Arc<dyn Clock>,
     /// Added to the configuration.
     pub more: String,
+    /// Added to the configuration's folder: name and text.
+    pub files: Vec<(String, String)>,
     pub sealing_key: [u8; 32],
 }
 
@@ -47,6 +49,7 @@ impl Default for Setup {
             key: None,
             clock: Arc::new(SystemClock::new()),
             more: String::new(),
+            files: Vec::new(),
             sealing_key: [7; 32],
         }
     }
@@ -74,6 +77,9 @@ impl TestBroker {
         let url = format!("http://{}", bound.address());
         let folder = tempfile::tempdir().unwrap();
         write_files(folder.path(), &key, &setup.sealing_key);
+        for (name, text) in &setup.files {
+            write_secret(&folder.path().join(name), text);
+        }
         let text = configuration(&url, &issuer.url) + &setup.more;
         let files = vec![("test.toml".to_owned(), text)];
         let settings = config::load_with(files, folder.path().to_owned())
@@ -303,7 +309,6 @@ pub fn b64(bytes: &[u8]) -> String {
 
 fn write_files(folder: &std::path::Path, key: &SigningKey, sealing: &[u8; 32]) {
     use base64::Engine as _;
-    use std::os::unix::fs::PermissionsExt as _;
     let sealing = base64::engine::general_purpose::STANDARD.encode(sealing);
     let keys = json!({ "keys": [key.public_jwk()] }).to_string();
     for (name, text) in [
@@ -312,10 +317,14 @@ fn write_files(folder: &std::path::Path, key: &SigningKey, sealing: &[u8; 32]) {
         ("hook.secret", "hook-secret"),
         ("deployer.jwks.json", &keys),
     ] {
-        let path = folder.join(name);
-        std::fs::write(&path, text).unwrap();
-        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).unwrap();
+        write_secret(&folder.join(name), text);
     }
+}
+
+fn write_secret(path: &std::path::Path, text: &str) {
+    use std::os::unix::fs::PermissionsExt as _;
+    std::fs::write(path, text).unwrap();
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600)).unwrap();
 }
 
 fn configuration(url: &str, issuer: &str) -> String {

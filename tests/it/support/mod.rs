@@ -7,9 +7,12 @@
 )]
 
 pub mod broker;
+pub mod forge;
 pub mod issuer;
 pub mod moto;
 pub mod process;
 pub mod proxy;
 pub mod redis;
+pub mod time;
 pub mod tokens;
+pub mod world;
