@@ -48,7 +48,7 @@ pub struct AskArgs {
     #[arg(long = "location", requires = "actions")]
     locations: Vec<String>,
     /// The type of `authorization_details`: `access_token`, `api_key`, `aws_session`.
-    #[arg(long = "type", id = "kind")]
+    #[arg(long = "type", id = "kind", value_name = "TYPE")]
     kind: Option<String>,
     /// Seconds; less than the mission allows.
     #[arg(long, requires = "actions")]

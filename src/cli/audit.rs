@@ -18,13 +18,16 @@ const MAX_CHECKPOINT: usize = 64 * 1024;
 #[derive(Debug, Subcommand)]
 pub enum AuditCommand {
     /// The newest entries that the store still keeps, as JSON lines.
+    #[command(after_help = "Example:\n  dayfly audit tail --limit 5")]
     Tail {
+        /// How many at most.
         #[arg(long, default_value_t = 20)]
         limit: usize,
         #[command(flatten)]
         operator: OperatorArgs,
     },
     /// Find any edit, gap, reorder or cut in an export: 0 if there is none, 1 if there is.
+    #[command(after_help = "Example:\n  dayfly audit verify /var/lib/dayfly/audit.jsonl")]
     Verify {
         /// The exported folder or file.
         path: PathBuf,

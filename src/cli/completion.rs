@@ -7,6 +7,7 @@ use clap_complete::Shell;
 
 #[derive(Debug, Args)]
 pub struct CompletionArgs {
+    /// Which shell.
     shell: Shell,
 }
 

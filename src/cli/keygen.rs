@@ -16,7 +16,8 @@ use std::path::{Path, PathBuf};
   #   [agent.reporter]
   #   identity = { client = { keys = \"file:reporter.jwks.json\" } }
   # where the agent runs:
-  DAYFLY_KEY_FILE=reporter.key.json dayfly token --agent reporter --mission weekly-report --target orders")]
+  DAYFLY_KEY_FILE=reporter.key.json dayfly token --agent reporter --mission weekly-report \\
+    --target orders --goal 'The report of week 47'")]
 pub struct KeygenArgs {
     /// The agent's name.
     name: AgentId,

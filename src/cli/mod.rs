@@ -58,32 +58,91 @@ pub enum Format {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Run the broker.
+    ///
+    /// SIGHUP swaps the whole configuration, or keeps the old one and logs why. SIGTERM finishes the
+    /// requests under way and ends.
+    #[command(after_help = "Example:\n  dayfly serve --config /etc/dayfly")]
     Serve(serve::ServeArgs),
     /// See the whole story on this machine: no configuration, no network.
+    ///
+    /// A broker, a CI platform, an agent and an API on loopback, with real requests and signatures. Then
+    /// it prints what to try and keeps serving until Ctrl-C.
+    #[command(after_help = "Example:\n  dayfly demo --once")]
     Demo(demo::DemoArgs),
     /// Validate a configuration folder and run its policy tests, offline.
+    ///
+    /// Reports every problem with file, line and column. Reads no secret.
+    #[command(after_help = "Example:\n  dayfly check config/example")]
     Check(check::CheckArgs),
     /// Why was this refused, or would it be?
+    ///
+    /// Tells every condition with its outcome: the first that failed is the reason. Exit code 0 if it
+    /// would be granted, 3 if refused.
+    #[command(
+        after_help = "Example:\n  dayfly explain --refusal 019e7f0a-5c1e-7d52-9a53-3f5f0f8f4a11\n  dayfly explain --config config/example request.json"
+    )]
     Explain(check::ExplainArgs),
     /// Ask for a credential and print it.
+    ///
+    /// The proof is the first that is there: --subject-token-file, GitHub Actions' token, the variable
+    /// DAYFLY_ID_TOKEN (GitLab), the key alone. Without --key a key is made for this one request and
+    /// bound to the platform's token.
+    #[command(
+        after_help = "Example:\n  dayfly token --agent reporter --key reporter.key.json --mission weekly-report \\\n    --target orders --goal 'The report of week 47'"
+    )]
     Token(agent_side::TokenArgs),
     /// Run a command with credentials that stay fresh under it and are released when it ends.
+    ///
+    /// AWS credentials come through the container-credentials endpoint, which AWS SDKs ask again.
+    /// Others are in the file that `DAYFLY_TOKEN_<TARGET>_FILE` names, replaced at two thirds of their life.
+    /// Signals are passed on; the exit code is the command's. Its own failures: 120 not set up,
+    /// 121 refused, 122 a local fault, 123 the broker is not reachable, 124 not delivered,
+    /// 125 the command cannot be started.
+    #[command(
+        after_help = "Example:\n  dayfly exec --agent checkout-deployer --mission deploy-checkout --target aws-prod \\\n    --goal 'Ship 1.4.2' -- terraform apply"
+    )]
     Exec(agent_side::ExecArgs),
     /// The work is done: end the lease of a credential now.
+    ///
+    /// Whoever holds the credential may end it. `exec` does it by itself.
+    #[command(after_help = "Example:\n  dayfly release --token-file credential.txt")]
     Release(agent_side::ReleaseArgs),
     /// Write a first mission, the workflow that uses it and the trust policy it needs.
     #[command(subcommand)]
     Init(init::InitCommand),
     /// Sign in as an operator.
+    ///
+    /// At the organisation's identity provider, in a browser (OpenID Connect, PKCE). The token is kept
+    /// below XDG_STATE_HOME, readable by its owner alone.
+    #[command(
+        after_help = "Example:\n  dayfly login --issuer https://login.acme.example --client-id dayfly-cli"
+    )]
     Login(login::LoginArgs),
     /// Whose is this? From a credential, a lease id, a session name, an AWS key id.
+    ///
+    /// Answers with the lease: agent, owner, mission, alive or not.
+    #[command(
+        after_help = "Example:\n  dayfly find ASIAIOSFODNN7EXAMPLE\n  dayfly find - < credential.txt"
+    )]
     Find(operator_side::FindArgs),
     /// Leases: list, show.
     #[command(subcommand)]
     Lease(operator_side::LeaseCommand),
     /// End leases, by anything they have in common.
+    ///
+    /// One write, in force at every broker within a second; downstreams are ended after it. Every
+    /// selector but --lease also holds new requests back until `lift`, unless --kill-only is given.
+    /// Try --dry-run first: it shows what would die.
+    #[command(
+        after_help = "Example:\n  dayfly revoke --agent checkout-deployer --dry-run\n  dayfly revoke --agent checkout-deployer --reason 'INC-4711: injected'"
+    )]
     Revoke(operator_side::RevokeArgs),
     /// End a hold; what it killed stays dead.
+    ///
+    /// Not with the break-glass token.
+    #[command(
+        after_help = "Example:\n  dayfly lift --agent checkout-deployer --reason 'INC-4711 is closed'"
+    )]
     Lift(operator_side::LiftArgs),
     /// Agents: keygen, list, show, suspend, resume.
     #[command(subcommand)]
@@ -98,8 +157,10 @@ enum Command {
     #[command(subcommand)]
     Operator(operator::OperatorCommand),
     /// Go on after a part of the store came back without its data.
+    #[command(after_help = "Example:\n  dayfly recover --config /etc/dayfly --i-understand")]
     Recover(recover::RecoverArgs),
     /// Print a shell's completion script.
+    #[command(after_help = "Example:\n  dayfly completion bash > /etc/bash_completion.d/dayfly")]
     Completion(completion::CompletionArgs),
 }
 

@@ -28,11 +28,15 @@ pub struct FindArgs {
 #[derive(Debug, Subcommand)]
 pub enum LeaseCommand {
     /// Leases, newest of each shard last.
+    #[command(after_help = "Example:\n  dayfly lease list --agent checkout-deployer --alive")]
     List {
+        /// Only this agent's.
         #[arg(long)]
         agent: Option<AgentId>,
+        /// Only this mission's.
         #[arg(long)]
         mission: Option<MissionId>,
+        /// Only those on this target.
         #[arg(long)]
         target: Option<TargetId>,
         /// Only those the broker would vouch for now.
@@ -45,7 +49,9 @@ pub enum LeaseCommand {
         operator: OperatorArgs,
     },
     /// Everything about one lease.
+    #[command(after_help = "Example:\n  dayfly lease show dflbd5z2gkzcy54xpowzhlhdfybaj")]
     Show {
+        /// The lease id.
         id: LeaseId,
         #[command(flatten)]
         operator: OperatorArgs,
@@ -55,6 +61,10 @@ pub enum LeaseCommand {
 #[derive(Debug, Subcommand)]
 pub enum KeyCommand {
     /// Make a new signing key; the old one stays valid for what it signed.
+    ///
+    /// The new key signs once every verifier has had time to fetch it. Keys rotate by themselves when
+    /// they are due; this is for when one may be known to somebody.
+    #[command(after_help = "Example:\n  dayfly key rotate --purpose access_token --compromised")]
     Rotate {
         /// `access_token`, `introspection`, `checkpoint` or `federation/TARGET`.
         #[arg(long, default_value = "access_token")]
@@ -71,34 +81,40 @@ pub enum KeyCommand {
 #[derive(Debug, Args)]
 #[group(required = true, multiple = false)]
 pub struct SelectorArgs {
+    /// One lease.
     #[arg(long)]
     lease: Option<LeaseId>,
+    /// Everything of one agent.
     #[arg(long)]
     agent: Option<AgentId>,
+    /// Everything given for one mission.
     #[arg(long)]
     mission: Option<MissionId>,
+    /// Everything on one target.
     #[arg(long)]
     target: Option<TargetId>,
+    /// Everything of agents that this owner answers for.
     #[arg(long)]
     owner: Option<String>,
-    /// The issuer's URL.
+    /// Everything that one issuer vouched for: its URL.
     #[arg(long)]
     issuer: Option<String>,
-    /// `ISSUER-URL SUBJECT`.
+    /// Everything of one identity.
     #[arg(long, num_args = 2, value_names = ["ISSUER", "SUBJECT"])]
     subject: Option<Vec<String>>,
+    /// One run of work, as the requests named it (`--task`).
     #[arg(long)]
     task: Option<String>,
     /// The lease at the root of a delegation.
     #[arg(long)]
     delegation: Option<LeaseId>,
-    /// `ISSUER-URL KIND ID`, as `dayfly lease show` prints it.
+    /// Everything that hangs on one context, such as a pipeline run: the issuer's URL, the kind, the id.
     #[arg(long, num_args = 3, value_names = ["ISSUER", "KIND", "ID"])]
     context: Option<Vec<String>>,
-    /// `NAME=VALUE`.
+    /// Everything with this label, `NAME=VALUE`.
     #[arg(long)]
     label: Option<String>,
-    /// The id of a signing key.
+    /// Everything that one signing key signed: its `kid`.
     #[arg(long)]
     signing_key: Option<String>,
     /// Everything.
@@ -169,6 +185,7 @@ pub struct RevokeArgs {
 pub struct LiftArgs {
     #[command(flatten)]
     selector: SelectorArgs,
+    /// Why: it is in the audit.
     #[arg(long)]
     reason: String,
     #[command(flatten)]
