@@ -15,6 +15,7 @@
 )]
 
 mod crash;
+mod documents;
 mod exchange;
 mod failover;
 mod introspect;
