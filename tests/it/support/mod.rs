@@ -15,4 +15,5 @@ pub mod proxy;
 pub mod redis;
 pub mod time;
 pub mod tokens;
+pub mod tools;
 pub mod world;
