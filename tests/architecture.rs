@@ -5,6 +5,8 @@
     reason = "a test that cannot read the source must fail"
 )]
 
+mod supply_chain;
+
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 

@@ -16,6 +16,7 @@
 
 mod clients;
 mod crash;
+mod deploy;
 mod documents;
 mod exchange;
 mod failover;
