@@ -21,6 +21,7 @@ mod documents;
 mod exchange;
 mod failover;
 mod introspect;
+mod platforms;
 mod serve;
 mod store_faults;
 mod support;

@@ -15,7 +15,10 @@ pub fn node_folder() -> Option<PathBuf> {
     tool("node_modules", "clients").and_then(|path| path.parent().map(PathBuf::from))
 }
 
-#[expect(clippy::disallowed_methods, reason = "`tests/run` speaks through the environment")]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "`tests/run` speaks through the environment"
+)]
 fn tool(path: &str, name: &str) -> Option<PathBuf> {
     let found = std::env::var("DAYFLY_TEST_TOOLS")
         .ok()
