@@ -3,9 +3,9 @@
 
 use super::{Broker, Operator, Reason, Refusal};
 use crate::connectors::RevocationClass;
-use crate::fences::{Dimension, DimensionKind, Fence, FenceKind, LONGEST_LIFETIME, NewFence};
-use crate::ids::{AgentId, ShardId, TargetId};
-use crate::leases::{Filter, Leases, Standing, State};
+use crate::fences::{Dimension, DimensionKind, Fence, FenceKind, LONGEST_LIFETIME, NewFence, View};
+use crate::ids::{AgentId, LeaseId, ShardId, TargetId};
+use crate::leases::{Filter, Lease, Leases, Standing, State};
 use crate::store::{Guard, Key, Outcome, Transaction, Write};
 use crate::wire::{RevocationReceipt, RevocationRequest, RevocationState, Selector};
 use serde::{Deserialize, Serialize};
@@ -23,6 +23,30 @@ pub(in crate::broker) struct Coverage {
     pub by_class: BTreeMap<String, u64>,
     pub agents: BTreeSet<AgentId>,
     pub targets: BTreeSet<TargetId>,
+}
+
+impl Coverage {
+    fn add(&mut self, lease: &Lease, view: &View, now: OffsetDateTime) {
+        let live = Leases::standing(lease, view, now) == Standing::Live;
+        self.live += u64::from(live);
+        // INVARIANT: a lease that a fence covers is owed an end from the fence on, not only once
+        // the sweeper has marked it: until then its credential works downstream all the same.
+        let owed = lease.state != State::Active || !live;
+        match lease.class {
+            _ if !owed => {}
+            _ if lease.state == State::Unclaimed => self.until_expiry += 1,
+            RevocationClass::Expiry => self.until_expiry += 1,
+            RevocationClass::Native | RevocationClass::Deny => self.outstanding += 1,
+            // The broker's own word ended it.
+            RevocationClass::Broker => {}
+        }
+        *self
+            .by_class
+            .entry(lease.class.as_str().to_owned())
+            .or_default() += 1;
+        self.agents.insert(lease.agent.clone());
+        self.targets.insert(lease.target.clone());
+    }
 }
 
 /// What a receipt is rebuilt from.
@@ -145,30 +169,30 @@ impl Broker {
         now: OffsetDateTime,
     ) -> Result<Coverage, Refusal> {
         let view = self.view()?;
-        let filter = Filter {
+        let mut coverage = Coverage::default();
+        let mut filter = Filter {
             dimension: Some(dimension.hash()),
             ..Filter::default()
         };
-        let mut coverage = Coverage::default();
+        match dimension.kind {
+            // One lease is where its id says; an agent's leases are on one shard.
+            DimensionKind::Lease => {
+                if let Ok(id) = dimension.value.parse::<LeaseId>()
+                    && let Some(lease) = self.leases.get(&id).await?
+                    && lease.state.is_open()
+                {
+                    coverage.add(&lease, &view, now);
+                }
+                return Ok(coverage);
+            }
+            DimensionKind::Agent => filter.agent = dimension.value.parse().ok(),
+            _ => {}
+        }
         let mut next = None;
         loop {
             let page = self.leases.list(&filter, next.as_ref(), 1000).await?;
             for lease in &page.leases {
-                coverage.live += u64::from(Leases::standing(lease, &view, now) == Standing::Live);
-                match lease.state {
-                    State::Unclaimed => coverage.until_expiry += 1,
-                    State::Reserved | State::Revoking if lease.class == RevocationClass::Expiry => {
-                        coverage.until_expiry += 1;
-                    }
-                    State::Reserved | State::Revoking => coverage.outstanding += 1,
-                    _ => {}
-                }
-                *coverage
-                    .by_class
-                    .entry(lease.class.as_str().to_owned())
-                    .or_default() += 1;
-                coverage.agents.insert(lease.agent.clone());
-                coverage.targets.insert(lease.target.clone());
+                coverage.add(lease, &view, now);
             }
             next = page.next;
             if next.is_none() {
@@ -282,7 +306,7 @@ mod tests {
 
     #[test]
     fn only_a_single_credential_is_ended_without_a_hold() {
-        let lease = crate::ids::LeaseId::draw(ShardId::of(&"a".parse().unwrap(), None));
+        let lease = LeaseId::draw(ShardId::of(&"a".parse().unwrap(), None));
         assert!(!holds_by_default(&Selector::Lease(lease)));
         assert!(!holds_by_default(&Selector::Delegation(lease)));
         assert!(holds_by_default(&Selector::Agent("a".parse().unwrap())));

@@ -348,3 +348,38 @@ async fn every_revocation_that_was_acknowledged_holds_after_a_crash() {
         assert!(installation.is_active(&again, token).await, "{issued}");
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_revoked_session_is_not_called_dead_everywhere_while_it_works_in_the_cloud() {
+    let Some(cloud) = Cloud::start(5).await else {
+        return;
+    };
+    let process = cloud.replica.serve().await;
+    let issued = cloud
+        .installation
+        .exchange(&process, &cloud.form())
+        .await
+        .unwrap();
+    assert_eq!(issued.status, 200, "{}", issued.body);
+    let session = Session::of(&cloud.proxy.passed()[0]);
+    let selector = json!({ "lease": issued.body["lease_id"] });
+    let receipt = cloud.installation.revoke(&process, selector).await.unwrap();
+    assert!(cloud.works(&session).await);
+    assert_eq!(receipt.body["state"], "confirmed_except_expiry");
+    assert_eq!(receipt.body["leases"], json!({ "expiry": 1 }));
+
+    // And so it stays: in every later receipt, and across a crash.
+    process.kill();
+    let again = cloud.replica.serve().await;
+    let path = format!("/revocations/{}", receipt.body["id"].as_str().unwrap());
+    let later = cloud
+        .installation
+        .admin(&again, "GET", &path, None)
+        .await
+        .unwrap();
+    assert_eq!(
+        later.body["state"], "confirmed_except_expiry",
+        "{}",
+        later.body
+    );
+}
