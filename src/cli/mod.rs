@@ -4,6 +4,7 @@
 mod agent;
 mod agent_side;
 mod audit;
+mod bench;
 mod check;
 mod completion;
 pub mod compose;
@@ -159,6 +160,9 @@ enum Command {
     /// Go on after a part of the store came back without its data.
     #[command(after_help = "Example:\n  dayfly recover --config /etc/dayfly --i-understand")]
     Recover(recover::RecoverArgs),
+    /// Measure: revoke.
+    #[command(subcommand)]
+    Bench(bench::BenchCommand),
     /// Print a shell's completion script.
     #[command(after_help = "Example:\n  dayfly completion bash > /etc/bash_completion.d/dayfly")]
     Completion(completion::CompletionArgs),
@@ -230,6 +234,7 @@ async fn run(command: Command, output: &Output) -> Result<u8, Failure> {
         Command::Operator(command) => operator::operator(command, output).await,
         Command::Key(command) => operator_side::key(command, output).await,
         Command::Recover(args) => recover::recover(args, output).await,
+        Command::Bench(command) => bench::bench(command, output).await,
         Command::Completion(args) => completion::completion(&args, output),
     }
 }

@@ -1,0 +1,383 @@
+//! `bench revoke`: how long a credential that is revoked at one replica is still vouched for at the
+//! others. Real brokers on a real Redis, in this process: each has its own connections, its own view
+//! and its own follower of the fence log, as it would on a machine of its own.
+
+use super::compose::Composed;
+use super::output::{Failure, Output, columns};
+use crate::broker::{Broker, ExchangeRequest, GrantType, Operator, Refusal, ResourceServer, Role};
+use crate::client::deliver::{Folder, write_atomically};
+use crate::client::proof::{Prover, Source};
+use crate::client::request::{Wanted, form};
+use crate::clock::{Clock, SystemClock};
+use crate::config::{self, Settings};
+use crate::identity::Presented;
+use crate::ids;
+use crate::intent::Asked;
+use crate::jose::{Algorithm, SigningKey};
+use crate::secret::Secret;
+use crate::wire::{RevocationRequest, Selector, TokenResponse};
+use clap::{Args, Subcommand};
+use serde::Serialize;
+use serde_json::json;
+use std::process::Stdio;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::process::{Child, Command};
+
+const CONFIGURATION: &str = include_str!("bench.toml");
+const URL: &str = "http://127.0.0.1:1";
+const AGENT: &str = "agent";
+const TARGET: &str = "api";
+/// Revocations that are made first and not counted: connections are opened and scripts loaded.
+const WARM_UP: usize = 20;
+/// Longer than any bound that a broker promises.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+#[derive(Debug, Subcommand)]
+pub enum BenchCommand {
+    /// Revoke at one replica and measure until every other one says that it is dead.
+    Revoke(RevokeBench),
+}
+
+#[derive(Debug, Args)]
+pub struct RevokeBench {
+    /// How many brokers.
+    #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u16).range(2..=16))]
+    replicas: u16,
+    /// How many revocations are measured.
+    #[arg(long, default_value_t = 1000, value_parser = clap::value_parser!(u32).range(1..=50_000))]
+    samples: u32,
+    /// An empty Redis to use; it is left full. Default: a `redis-server` of its own, with an
+    /// append-only file, ended and removed afterwards.
+    #[arg(long)]
+    redis: Option<String>,
+}
+
+/// Milliseconds.
+#[derive(Debug, Serialize)]
+struct Report {
+    replicas: u16,
+    samples: usize,
+    /// From the operator's request until the last of the other replicas said `"active": false`.
+    p50_ms: f64,
+    p90_ms: f64,
+    p99_ms: f64,
+    max_ms: f64,
+    /// From the operator's request until its receipt.
+    receipt_p50_ms: f64,
+    receipt_p99_ms: f64,
+    /// `release` or `debug`: figures of the latter mean nothing.
+    build: &'static str,
+}
+
+pub async fn bench(command: BenchCommand, output: &Output) -> Result<u8, Failure> {
+    let BenchCommand::Revoke(args) = command;
+    let folder = Folder::make(&std::env::temp_dir())?;
+    let (url, server) = match args.redis {
+        Some(url) => (url, None),
+        None => {
+            let (url, child) = redis(&folder).await?;
+            (url, Some(child))
+        }
+    };
+    let stage = Stage::set(&folder, url, args.replicas).await?;
+    let report = stage.measure(args.samples).await;
+    stage.clear().await;
+    drop(server);
+    output.show(&report?, table)?;
+    Ok(0)
+}
+
+fn table(report: &Report) -> String {
+    let row = |name: &str, value: f64| vec![name.to_owned(), format!("{value:.2} ms")];
+    let rows = [
+        row("dead everywhere, p50", report.p50_ms),
+        row("dead everywhere, p90", report.p90_ms),
+        row("dead everywhere, p99", report.p99_ms),
+        row("dead everywhere, max", report.max_ms),
+        row("receipt, p50", report.receipt_p50_ms),
+        row("receipt, p99", report.receipt_p99_ms),
+    ];
+    let head = format!(
+        "{} REPLICAS, {} REVOCATIONS, {} BUILD",
+        report.replicas,
+        report.samples,
+        report.build.to_uppercase()
+    );
+    columns(&[&head, "TIME"], &rows)
+}
+
+/// Brokers on one store, an agent, an operator and a resource server.
+struct Stage {
+    clock: Arc<dyn Clock>,
+    replicas: Vec<Composed>,
+    prover: Prover,
+    operator: Operator,
+    resource_server: ResourceServer,
+}
+
+impl Stage {
+    async fn set(folder: &Folder, url: String, replicas: u16) -> Result<Self, Failure> {
+        let key = SigningKey::generate(Algorithm::Es256)
+            .map_err(failed)?
+            .named_by_thumbprint();
+        let sealing = {
+            use base64::Engine as _;
+            base64::engine::general_purpose::STANDARD.encode(ids::random::<32>())
+        };
+        let keys = json!({ "keys": [key.public_jwk()] }).to_string();
+        for (name, text) in [
+            ("sealing.key", sealing),
+            ("redis.url", url),
+            ("agent.jwks.json", keys),
+        ] {
+            write_atomically(&folder.path().join(name), &Secret::new(text))?;
+        }
+        let files = vec![("bench.toml".to_owned(), CONFIGURATION.to_owned())];
+        let settings = config::load_with(files, folder.path().to_owned())
+            .and_then(|document| document.resolve())
+            .map_err(failed)?;
+        let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
+        let mut composed = Vec::new();
+        for number in 0..replicas {
+            let mut own: Settings = settings.clone();
+            own.broker.audit_path = folder.path().join(format!("audit-{number}.jsonl"));
+            composed.push(Composed::open(&own, clock.clone(), Vec::new()).await?);
+        }
+        for replica in &composed {
+            until_ready(&replica.broker).await?;
+        }
+        let source = Source::Key {
+            agent: AGENT.to_owned(),
+        };
+        Ok(Self {
+            clock,
+            replicas: composed,
+            prover: Prover::new(source, Some(key))?,
+            operator: Operator {
+                name: "bench".to_owned(),
+                role: Role::Operator,
+                break_glass: false,
+            },
+            resource_server: ResourceServer {
+                name: TARGET.to_owned(),
+                audiences: vec![TARGET.to_owned()],
+            },
+        })
+    }
+
+    async fn measure(&self, samples: u32) -> Result<Report, Failure> {
+        let samples = usize::try_from(samples).unwrap_or(usize::MAX);
+        let mut dead = Vec::with_capacity(samples);
+        let mut receipts = Vec::with_capacity(samples);
+        for number in 0..WARM_UP.saturating_add(samples) {
+            let (everywhere, receipt) = self.sample().await?;
+            if number >= WARM_UP {
+                dead.push(everywhere);
+                receipts.push(receipt);
+            }
+        }
+        dead.sort_unstable();
+        receipts.sort_unstable();
+        Ok(Report {
+            replicas: u16::try_from(self.replicas.len()).unwrap_or(u16::MAX),
+            samples,
+            p50_ms: percentile(&dead, 50),
+            p90_ms: percentile(&dead, 90),
+            p99_ms: percentile(&dead, 99),
+            max_ms: percentile(&dead, 100),
+            receipt_p50_ms: percentile(&receipts, 50),
+            receipt_p99_ms: percentile(&receipts, 99),
+            build: if cfg!(debug_assertions) {
+                "debug"
+            } else {
+                "release"
+            },
+        })
+    }
+
+    /// One credential, alive at every replica, revoked at the first one.
+    async fn sample(&self) -> Result<(Duration, Duration), Failure> {
+        let Some((first, others)) = self.replicas.split_first() else {
+            return Err(Failure::failed("there are no replicas"));
+        };
+        let issued = self.issue(&first.broker).await?;
+        let token = issued.access_token.as_str();
+        for replica in others {
+            self.until_active(&replica.broker, token, true).await?;
+        }
+        let request = RevocationRequest {
+            selector: Selector::Lease(issued.lease_id),
+            reason: "measured".to_owned(),
+            kill_only: true,
+        };
+        let begun = self.clock.since_boot();
+        let revoking = async {
+            first
+                .broker
+                .revoke(&self.operator, request, false)
+                .await
+                .map_err(refused)?;
+            Ok::<_, Failure>(self.clock.since_boot())
+        };
+        let watching = others
+            .iter()
+            .map(|replica| self.until_active(&replica.broker, token, false));
+        let (receipt, died) = tokio::join!(revoking, futures_util::future::join_all(watching));
+        let mut last = begun;
+        for moment in died {
+            last = last.max(moment?);
+        }
+        Ok((last - begun, receipt? - begun))
+    }
+
+    /// Asks again and again without a pause; answers when the wanted answer came.
+    async fn until_active(
+        &self,
+        broker: &Broker,
+        token: &str,
+        wanted: bool,
+    ) -> Result<Duration, Failure> {
+        let until = self.clock.since_boot() + PATIENCE;
+        loop {
+            let answer = broker
+                .introspect(&self.resource_server, token)
+                .await
+                .map_err(refused)?;
+            let now = self.clock.since_boot();
+            if answer.active == wanted {
+                return Ok(now);
+            }
+            if now > until {
+                return Err(Failure::failed(format!(
+                    "a replica still says `active: {}` after {} s",
+                    !wanted,
+                    PATIENCE.as_secs()
+                )));
+            }
+        }
+    }
+
+    async fn issue(&self, broker: &Broker) -> Result<TokenResponse, Failure> {
+        let wanted = Wanted {
+            mission: "measure".to_owned(),
+            target: TARGET.to_owned(),
+            authorization_details: Vec::new(),
+            goal: "Measure revocation".to_owned(),
+            task: None,
+            instance: None,
+            agent: AGENT.to_owned(),
+        };
+        let form = form(URL, &self.prover, &wanted, self.clock.now()).await?;
+        let field = |name: &str| {
+            let found = form.iter().find(|(known, _)| *known == name);
+            found.map(|(_, value)| value.clone())
+        };
+        let request = ExchangeRequest {
+            grant: GrantType::ClientCredentials,
+            presented: Presented {
+                client_assertion: field("client_assertion").map(Secret::new),
+                client_id: field("client_id"),
+                ..Presented::default()
+            },
+            asked: Asked {
+                unverified_intent: field("intent"),
+                targets: vec![TARGET.to_owned()],
+                ..Asked::default()
+            },
+            requested_token_type: None,
+        };
+        broker.exchange(request).await.map_err(refused)
+    }
+
+    async fn clear(self) {
+        for replica in &self.replicas {
+            replica.finish().await;
+        }
+    }
+}
+
+async fn until_ready(broker: &Broker) -> Result<(), Failure> {
+    let mut problems = Vec::new();
+    for _ in 0..500 {
+        match broker.ready().await {
+            Ok(()) => return Ok(()),
+            Err(found) => problems = found,
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    Err(Failure::failed(format!(
+        "a replica does not get ready: {}",
+        problems.join("; ")
+    )))
+}
+
+/// A `redis-server` on a free loopback port, with its data in the folder. Dropped, it is killed.
+async fn redis(folder: &Folder) -> Result<(String, Child), Failure> {
+    let problem = |error: std::io::Error| match error.kind() {
+        std::io::ErrorKind::NotFound => Failure::failed(
+            "there is no `redis-server` on the PATH; install it, or give an empty one with --redis",
+        ),
+        _ => Failure::failed(format!("redis-server: {error}")),
+    };
+    let port = tokio::net::TcpListener::bind(("127.0.0.1", 0))
+        .await
+        .and_then(|listener| listener.local_addr())
+        .map_err(problem)?
+        .port();
+    let mut child = Command::new("redis-server")
+        .args(["--port", &port.to_string(), "--bind", "127.0.0.1"])
+        .args(["--save", "", "--appendonly", "yes", "--dir"])
+        .arg(folder.path())
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .kill_on_drop(true)
+        .spawn()
+        .map_err(problem)?;
+    for _ in 0..500 {
+        if tokio::net::TcpStream::connect(("127.0.0.1", port))
+            .await
+            .is_ok()
+        {
+            return Ok((format!("redis://127.0.0.1:{port}"), child));
+        }
+        if let Some(status) = child.try_wait().map_err(problem)? {
+            return Err(Failure::failed(format!("redis-server ended with {status}")));
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    Err(Failure::failed("redis-server does not listen"))
+}
+
+/// The value that this many of a hundred samples do not exceed, in milliseconds.
+fn percentile(sorted: &[Duration], percent: usize) -> f64 {
+    let rank = (sorted.len() * percent).div_ceil(100).max(1);
+    sorted
+        .get(rank - 1)
+        .map_or(0.0, |found| found.as_secs_f64() * 1000.0)
+}
+
+fn failed(error: impl std::fmt::Display) -> Failure {
+    Failure::failed(error.to_string())
+}
+
+fn refused(refusal: Refusal) -> Failure {
+    Failure::failed(format!("{}: {}", refusal.reason.code(), refusal.detail))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_percentile_is_a_sample_that_was_seen() {
+        let samples: Vec<_> = (1..=200).map(Duration::from_millis).collect();
+        for (percent, expected) in [(50, 100.0), (90, 180.0), (99, 198.0), (100, 200.0)] {
+            assert!((percentile(&samples, percent) - expected).abs() < 1e-9);
+        }
+        let one = [Duration::from_millis(7)];
+        assert!((percentile(&one, 1) - 7.0).abs() < 1e-9);
+        assert!((percentile(&[], 99)).abs() < 1e-9);
+    }
+}

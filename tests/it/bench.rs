@@ -1,0 +1,40 @@
+//! What `dayfly bench` prints is what scripts read.
+
+use crate::support::redis::RedisServer;
+use serde_json::Value;
+use std::process::Command;
+
+fn measured(arguments: &[&str]) -> Value {
+    let done = Command::new(env!("CARGO_BIN_EXE_dayfly"))
+        .args(["bench", "revoke", "--samples", "5", "-o", "json"])
+        .args(arguments)
+        .output()
+        .unwrap();
+    assert!(
+        done.status.success(),
+        "{}",
+        String::from_utf8_lossy(&done.stderr)
+    );
+    serde_json::from_slice(&done.stdout).unwrap()
+}
+
+#[test]
+fn a_revocation_is_measured_until_every_other_replica_refuses() {
+    let Some(redis) = RedisServer::start(&["--appendonly", "yes"]).unwrap() else {
+        return;
+    };
+    // On a server of its own, and on one that it is given.
+    for (replicas, report) in [
+        (2, measured(&["--replicas", "2"])),
+        (3, measured(&["--replicas", "3", "--redis", &redis.url()])),
+    ] {
+        assert_eq!(report["replicas"], replicas, "{report}");
+        assert_eq!(report["samples"], 5);
+        let figure = |name: &str| report[name].as_f64().unwrap();
+        assert!(figure("p50_ms") > 0.0, "{report}");
+        assert!(figure("p50_ms") <= figure("p99_ms"), "{report}");
+        assert!(figure("p99_ms") <= figure("max_ms"), "{report}");
+        // The promise that a broker makes, whatever the machine: a second.
+        assert!(figure("max_ms") <= 1000.0, "{report}");
+    }
+}
