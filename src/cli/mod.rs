@@ -191,7 +191,7 @@ pub fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => {
-            let code = u8::try_from(error.exit_code()).unwrap_or(2);
+            let code = usage_code(&error);
             // Help and version go to standard output, mistakes to standard error.
             return if error.print().is_ok() {
                 ExitCode::from(code)
@@ -211,6 +211,16 @@ pub fn main() -> ExitCode {
     match runtime.block_on(run(cli.command, &output)) {
         Ok(code) => ExitCode::from(code),
         Err(failure) => output.fail(&failure),
+    }
+}
+
+/// 2, and 120 for `exec`, whose other codes are its command's; 0 for help and version.
+fn usage_code(error: &clap::Error) -> u8 {
+    let is_exec = std::env::args_os().any(|word| word == "exec");
+    match error.exit_code() {
+        0 => 0,
+        _ if is_exec => 120,
+        _ => 2,
     }
 }
 

@@ -20,6 +20,7 @@ mod crash;
 mod deploy;
 mod documents;
 mod exchange;
+mod exec;
 mod failover;
 mod introspect;
 mod platforms;
