@@ -165,7 +165,7 @@ fn told(answer: &ExplainAnswer) -> String {
         .iter()
         .map(|check| {
             let mark = if check.passed { "ok  " } else { "FAIL" };
-            format!("{mark}  {:<12} {}", check.name, check.detail)
+            format!("{mark}  {:<21}  {}", check.name, check.detail)
         })
         .collect();
     lines.push(String::new());

@@ -50,8 +50,9 @@ pub fn keygen(args: &KeygenArgs, output: &Output) -> Result<u8, Failure> {
     let public = KeySet::new(vec![key.verifying().clone()])
         .map_err(|error| failed(&error))?
         .to_jwks();
-    let private_path = args.directory.join(format!("{}.key.json", args.name));
-    let public_path = args.directory.join(format!("{}.jwks.json", args.name));
+    let folder = args.directory.strip_prefix(".").unwrap_or(&args.directory);
+    let private_path = folder.join(format!("{}.key.json", args.name));
+    let public_path = folder.join(format!("{}.jwks.json", args.name));
     if let Some(there) = [&private_path, &public_path]
         .into_iter()
         .find(|path| path.exists())

@@ -337,11 +337,15 @@ pub fn client(operator: &OperatorArgs) -> Result<Client, Failure> {
         .operator_token_file
         .clone()
         .or_else(super::login::stored_token);
-    let token = match path {
-        Some(path) => Some(read_token(&path)?),
-        None => None,
+    let Some(path) = path else {
+        return Err(Failure {
+            code: 4,
+            ..Failure::failed(
+                "no operator's token: run `dayfly login`, or give --operator-token-file",
+            )
+        });
     };
-    Ok(Client::new(&operator.url, token)?)
+    Ok(Client::new(&operator.url, Some(read_token(&path)?))?)
 }
 
 fn read_token(path: &PathBuf) -> Result<Secret<String>, Failure> {

@@ -1,7 +1,8 @@
 //! The documents are true: every example in them is run, parsed or checked, every link leads
 //! somewhere, and the page about the command line is what the program itself says.
 //!
-//! The convention, by the fence's info string: `sh` is run, in order, in one folder per document;
+//! The convention, by the fence's info string: `sh` is run, in order, in one folder per document that
+//! holds `config/example`;
 //! `sh background` is started and stays; `sh not-run` is for what a test cannot do. `text` is output of
 //! the commands before it, ` ... ` leaves something out, ids and times may differ. `text demo` is the
 //! demo's. `toml` passes `dayfly check` (with a `[broker]`, if it has none); `toml part` only parses.

@@ -38,21 +38,28 @@ fn free_ports() -> (u16, u16) {
 /// Runs every `sh` block, then looks for what the `text` blocks show.
 pub fn document(path: &Path, blocks: &[Block]) {
     let folder = tempfile::tempdir().unwrap();
+    let example = folder.path().join("config/example");
+    std::fs::create_dir_all(&example).unwrap();
+    let source = super::root().join("config/example/dayfly.toml");
+    std::fs::copy(source, example.join("dayfly.toml")).unwrap();
     let (port, health) = free_ports();
     let here = |text: &str| {
         text.replace("127.0.0.1:8420", &format!("127.0.0.1:{port}"))
             .replace("127.0.0.1:8421", &format!("127.0.0.1:{health}"))
     };
-    let mut script = "set -euo pipefail\npids=()\ntrap 'kill \"${pids[@]}\"' EXIT\n".to_owned();
+    let mut script =
+        "set -euo pipefail\npids=()\ntrap 'for pid in \"${pids[@]}\"; do kill $pid; done' EXIT\n"
+            .to_owned();
     for block in blocks {
         let text = here(&block.text);
         match block.info.as_str() {
             "sh" => writeln!(script, "echo '== {}' >&2\n{text}", block.place()).unwrap(),
             "sh background" => writeln!(
                 script,
-                "( exec {} ) > background.log 2>&1 &\npids+=($!)\n\
-                 for _ in $(seq 400); do curl -sf http://127.0.0.1:{health}/readyz > ready.txt && break; sleep 0.05; done\n\
-                 test -s ready.txt || cat background.log",
+                "( exec {1} ) > {0}/background.log 2>&1 &\npids+=($!)\n\
+                 for _ in $(seq 400); do curl -sf http://127.0.0.1:{health}/readyz > {0}/ready.txt && break; sleep 0.05; done\n\
+                 test -s {0}/ready.txt || cat {0}/background.log",
+                folder.path().display(),
                 text.trim()
             )
             .unwrap(),
@@ -97,7 +104,7 @@ pub fn document(path: &Path, blocks: &[Block]) {
 pub fn shown_in(block: &Block, said: &str) {
     let lines: Vec<_> = said.lines().map(masked).collect();
     for (number, line) in block.text.lines().enumerate() {
-        let pieces: Vec<_> = line.split(" ... ").map(masked).collect();
+        let pieces: Vec<_> = format!("{line} ").split(" ... ").map(masked).collect();
         let found = lines.iter().any(|said| {
             let mut rest = said.as_str();
             pieces
