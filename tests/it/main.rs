@@ -14,6 +14,7 @@
     reason = "which of them a module needs changes with its tests"
 )]
 
+mod actions;
 mod bench;
 mod clients;
 mod crash;

@@ -15,6 +15,56 @@ use std::sync::Arc;
 /// The role may list buckets and nothing else.
 const ACTION: &str = "s3:ListAllMyBuckets";
 
+fn configuration([github, gitlab, kubernetes]: [&str; 3], connection: &str) -> String {
+    format!(
+        r#"
+[issuer.github]
+url = "{github}"
+tenant = {{ repository_owner_id = ["4321"] }}
+
+[issuer.gitlab]
+url = "{gitlab}"
+tenant = {{ namespace_id = ["72"] }}
+
+[issuer.kubernetes]
+url = "{kubernetes}"
+
+[agent.on-github]
+owner = "payments@acme.example"
+purpose = "A workflow"
+ends = 2099-01-01
+identity = {{ github = "acme/checkout", repository_id = 1234, workflow = "deploy.yml", ref = "refs/heads/main" }}
+intent_keys = "file:deployer.jwks.json"
+
+[agent.on-gitlab]
+owner = "payments@acme.example"
+purpose = "A pipeline"
+ends = 2099-01-01
+identity = {{ gitlab = "acme/checkout", project_id = 20, ref = "main" }}
+intent_keys = "file:deployer.jwks.json"
+
+[agent.on-kubernetes]
+owner = "payments@acme.example"
+purpose = "A pod"
+ends = 2099-01-01
+identity = {{ kubernetes = "shop/checkout" }}
+intent_keys = "file:deployer.jwks.json"
+
+[mission.look-around]
+agents = ["on-github", "on-gitlab", "on-kubernetes"]
+owner = "sre@acme.example"
+purpose = "See which buckets there are"
+ttl = "15m"
+allow = [{{ target = "aws-prod", actions = ["{ACTION}"], locations = ["*"] }}]
+
+[target.aws-prod]
+kind = "aws"
+{connection}
+ceiling = {{ actions = ["s3:*"], locations = ["*"] }}
+"#
+    )
+}
+
 struct Platforms {
     broker: TestBroker,
     moto: Moto,
@@ -49,57 +99,11 @@ impl Platforms {
             ),
             _ => String::new(),
         };
-        let more = format!(
-            r#"
-[issuer.github]
-url = "{}"
-tenant = {{ repository_owner_id = ["4321"] }}
-
-[issuer.gitlab]
-url = "{}"
-tenant = {{ namespace_id = ["72"] }}
-
-[issuer.kubernetes]
-url = "{}"
-
-[agent.on-github]
-owner = "payments@acme.example"
-purpose = "A workflow"
-ends = 2099-01-01
-identity = {{ github = "acme/checkout", repository_id = 1234, workflow = "deploy.yml", ref = "refs/heads/main" }}
-intent_keys = "file:deployer.jwks.json"
-
-[agent.on-gitlab]
-owner = "payments@acme.example"
-purpose = "A pipeline"
-ends = 2099-01-01
-identity = {{ gitlab = "acme/checkout", project_id = 20, ref = "main" }}
-intent_keys = "file:deployer.jwks.json"
-
-[agent.on-kubernetes]
-owner = "payments@acme.example"
-purpose = "A pod"
-ends = 2099-01-01
-identity = {{ kubernetes = "shop/checkout" }}
-intent_keys = "file:deployer.jwks.json"
-
-[mission.look-around]
-agents = ["on-github", "on-gitlab", "on-kubernetes"]
-owner = "sre@acme.example"
-purpose = "See which buckets there are"
-ttl = "15m"
-allow = [{{ target = "aws-prod", actions = ["{ACTION}"], locations = ["*"] }}]
-
-[target.aws-prod]
-kind = "aws"
-role = "{}"
-method = "{method}"
-endpoint = "{}"
-{credentials}
-ceiling = {{ actions = ["s3:*"], locations = ["*"] }}
-"#,
-            github.url, gitlab.url, kubernetes.url, moto.role_arn, moto.url
+        let connection = format!(
+            "role = \"{}\"\nmethod = \"{method}\"\nendpoint = \"{}\"\n{credentials}",
+            moto.role_arn, moto.url
         );
+        let more = configuration([&github.url, &gitlab.url, &kubernetes.url], &connection);
         let store = Redis::connect(RedisSettings::new(Secret::new(redis.url())))
             .await
             .unwrap();

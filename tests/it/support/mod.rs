@@ -10,6 +10,7 @@ pub mod broker;
 pub mod forge;
 pub mod issuer;
 pub mod moto;
+pub mod pipeline;
 pub mod process;
 pub mod proxy;
 pub mod redis;
