@@ -158,7 +158,13 @@ impl From<FenceError> for Refusal {
 
 impl From<KeyringError> for Refusal {
     fn from(error: KeyringError) -> Self {
-        Self::new(Reason::Internal, error.to_string())
+        match error {
+            KeyringError::Store(error) => error.into(),
+            KeyringError::Contended | KeyringError::Unreplicated => {
+                Self::new(Reason::StoreUnavailable, error.to_string()).after(1)
+            }
+            other => Self::new(Reason::Internal, other.to_string()),
+        }
     }
 }
 

@@ -4,7 +4,7 @@ use super::{Broker, Operator, Reason, Refusal};
 use crate::audit::{Entry, Event};
 use crate::fences::{Dimension, DimensionKind, FenceKind, LONGEST_LIFETIME, NewFence};
 use crate::ids::{ShardId, TargetId};
-use crate::jose::Purpose;
+use crate::jose::{KeyringError, Purpose};
 use crate::wire::{
     ASSERTION_JWT_BEARER, CLIENT_CREDENTIALS, RotateAnswer, RotateRequest, TOKEN_EXCHANGE,
 };
@@ -115,7 +115,11 @@ impl Broker {
         let report = self
             .keyring
             .rotate(&purpose, now, request.compromised)
-            .await?;
+            .await
+            .map_err(|error| match error {
+                KeyringError::NoKey(_) => Refusal::new(Reason::NotFound, error.to_string()).exact(),
+                other => Refusal::from(other),
+            })?;
         for kid in &report.removed {
             let fence = NewFence {
                 kind: FenceKind::Kill,
