@@ -17,6 +17,7 @@
 mod actions;
 mod bench;
 mod clients;
+mod contexts;
 mod crash;
 mod deploy;
 mod documents;
@@ -25,6 +26,7 @@ mod exec;
 mod failover;
 mod introspect;
 mod platforms;
+mod revocations;
 mod serve;
 mod store_faults;
 mod support;
