@@ -15,16 +15,19 @@
 )]
 
 mod actions;
+mod audit_door;
 mod bench;
 mod clients;
 mod contexts;
 mod crash;
 mod deploy;
+mod discovery;
 mod documents;
 mod exchange;
 mod exec;
 mod failover;
 mod introspect;
+mod keys;
 mod platforms;
 mod revocations;
 mod serve;

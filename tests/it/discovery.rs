@@ -1,0 +1,123 @@
+//! What the broker says of itself to whoever asks.
+
+use crate::support::broker::{Answer, Setup, TestBroker};
+use serde_json::{Value, json};
+use std::collections::BTreeSet;
+
+const AWS: &str = r#"
+[target.aws-prod]
+kind = "aws"
+role = "arn:aws:iam::111122223333:role/deploy"
+ceiling = { actions = ["ecs:*"], locations = ["arn:aws:ecs:*:111122223333:*"] }
+
+[target.aws-other]
+kind = "aws"
+role = "arn:aws:iam::111122223333:role/other"
+method = "assume_role"
+access_key_id = "file:hook.secret"
+secret_access_key = "file:hook.secret"
+ceiling = { actions = ["ecs:*"], locations = ["arn:aws:ecs:*:111122223333:*"] }
+"#;
+
+async fn get(broker: &TestBroker, path: &str) -> Answer {
+    let request = broker.http.get(format!("{}{path}", broker.url));
+    Answer::of(request.send().await.unwrap()).await
+}
+
+fn kids(jwks: &Value) -> BTreeSet<String> {
+    let keys = jwks["keys"].as_array().unwrap();
+    keys.iter()
+        .map(|key| key["kid"].as_str().unwrap().to_owned())
+        .collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn both_metadata_documents_name_the_issuer_that_served_them() {
+    let broker = TestBroker::start().await;
+    let oauth = get(&broker, "/.well-known/oauth-authorization-server").await;
+    let openid = get(&broker, "/.well-known/openid-configuration").await;
+    for answer in [&oauth, &openid] {
+        assert_eq!(answer.status, 200);
+        assert_eq!(answer.headers["content-type"], "application/json");
+        assert_eq!(answer.body["issuer"], broker.url.as_str());
+        for endpoint in [
+            "token_endpoint",
+            "introspection_endpoint",
+            "revocation_endpoint",
+            "jwks_uri",
+        ] {
+            let url = answer.body[endpoint].as_str().unwrap();
+            let path = url.strip_prefix(&broker.url).unwrap();
+            // Each of them is there: it answers something else than 404.
+            assert_ne!(get(&broker, path).await.status, 404, "{endpoint}");
+        }
+    }
+    assert_eq!(oauth.body, openid.body);
+    assert_eq!(
+        oauth.body["authorization_details_types_supported"],
+        json!(["access_token", "api_key"])
+    );
+    // The issuer in every token is the same, byte for byte.
+    let issued = broker.issue().await;
+    let claims = crate::exchange::claims_of(issued["access_token"].as_str().unwrap());
+    assert_eq!(claims["iss"], oauth.body["issuer"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_key_set_has_every_signing_key_and_no_private_half() {
+    let broker = TestBroker::start().await;
+    let answer = get(&broker, "/jwks").await;
+    assert_eq!(answer.headers["content-type"], "application/jwk-set+json");
+    let keys = kids(&answer.body);
+    assert_eq!(keys.len(), 3, "access tokens, introspection, checkpoints");
+    let status = broker
+        .composed
+        .keyring
+        .status(broker.composed.clock.now())
+        .unwrap();
+    let ours: BTreeSet<_> = status.into_iter().map(|key| key.kid).collect();
+    assert_eq!(keys, ours);
+    for key in answer.body["keys"].as_array().unwrap() {
+        for private in ["d", "p", "q", "dp", "dq", "qi", "k"] {
+            assert!(key.get(private).is_none(), "{private}");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn only_a_target_that_trusts_one_has_an_issuer_of_its_own() {
+    let broker = TestBroker::with(Setup {
+        more: AWS.to_owned(),
+        ..Setup::default()
+    })
+    .await;
+    let base = "/federation/aws-prod";
+    let metadata = get(&broker, &format!("{base}/.well-known/openid-configuration")).await;
+    assert_eq!(metadata.status, 200, "{}", metadata.body);
+    let issuer = format!("{}{base}", broker.url);
+    assert_eq!(metadata.body["issuer"], issuer.as_str());
+    assert_eq!(metadata.body["jwks_uri"], format!("{issuer}/jwks"));
+    let federated = get(&broker, &format!("{base}/jwks")).await;
+    assert_eq!(federated.status, 200);
+    let federated = kids(&federated.body);
+    assert!(!federated.is_empty(), "a cloud that is set up finds keys");
+    // An access token must never be a federation token, nor the other way round.
+    assert!(federated.is_disjoint(&kids(&get(&broker, "/jwks").await.body)));
+    for other in [
+        "deploy-api",
+        "metrics-key",
+        "aws-other",
+        "no-such",
+        "..%2Fx",
+        "AWS-PROD",
+    ] {
+        for file in [".well-known/openid-configuration", "jwks"] {
+            let answer = get(&broker, &format!("/federation/{other}/{file}")).await;
+            assert_eq!(
+                (answer.status, answer.error()),
+                (404, "not_found"),
+                "{other}"
+            );
+        }
+    }
+}
