@@ -5,6 +5,7 @@ mod details;
 mod faces;
 mod forms;
 mod intents;
+mod limits;
 mod replays;
 mod subject_tokens;
 

@@ -23,6 +23,8 @@ mod crash;
 mod deploy;
 mod discovery;
 mod documents;
+mod every_reason;
+mod every_route;
 mod exchange;
 mod exec;
 mod failover;

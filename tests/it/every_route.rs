@@ -1,0 +1,353 @@
+//! Every line of the table of routes: nobody, somebody else, and the one it is for.
+//!
+//! A route that is added to the table and not here fails this test.
+
+use crate::support::broker::{Answer, OPERATOR_TOKEN, SERVER_SECRET, Setup, form, unique, with};
+use crate::support::issuer::Issuer;
+use crate::support::world::World;
+use dayfly::broker::Role;
+use dayfly::http::routes::{Listener, Route, TABLE, Who};
+use dayfly::http::{Bound, DoorSettings, ListenSettings, health_router};
+use dayfly::telemetry::Metrics;
+use reqwest::RequestBuilder;
+use serde_json::{Value, json};
+use std::sync::Arc;
+
+const ROLES: [Role; 4] = [Role::Viewer, Role::Reviewer, Role::Operator, Role::Admin];
+
+struct House {
+    world: World,
+    /// Where the platform's probes go.
+    health: String,
+}
+
+impl House {
+    async fn start() -> Self {
+        let issuer = Arc::new(Issuer::start().await);
+        let rules: Vec<_> = ["viewer", "reviewer", "operator", "admin"]
+            .iter()
+            .map(|role| format!("{{ role = \"{role}\", claims = {{ groups = \"{role}\" }} }}"))
+            .collect();
+        let more = format!(
+            "[operators]\nissuer = \"{}\"\naudience = \"operators\"\nalgorithms = [\"RS256\"]\n\
+             roles = [{}]\n\
+             [target.aws-prod]\nkind = \"aws\"\nrole = \"arn:aws:iam::111122223333:role/deploy\"\n\
+             ceiling = {{ actions = [\"ecs:*\"], locations = [\"arn:aws:ecs:*:111122223333:*\"] }}\n",
+            issuer.url,
+            rules.join(", ")
+        );
+        let world = World::with(Setup {
+            issuer: Some(issuer),
+            more,
+            ..Setup::default()
+        })
+        .await;
+        let bound = Bound::bind(ListenSettings::on("127.0.0.1:0".parse().unwrap()))
+            .await
+            .unwrap();
+        let health = format!("http://{}", bound.address());
+        let broker = world.broker.composed.broker.clone();
+        let metrics = Metrics::detached().unwrap();
+        let app = health_router(broker, metrics, &DoorSettings::default());
+        tokio::spawn(bound.serve(app, std::future::pending()));
+        Self { world, health }
+    }
+
+    fn operator(&self, role: Role) -> String {
+        let (broker, now) = (&self.world.broker, self.world.broker.now());
+        broker.issuer.sign(&json!({
+            "iss": broker.issuer.url, "sub": "octavia", "aud": "operators",
+            "iat": now, "exp": now + 300, "jti": unique(), "groups": role,
+        }))
+    }
+
+    async fn audited(&self) -> usize {
+        let page = self
+            .world
+            .broker
+            .admin("GET", "/audit?limit=1000", None)
+            .await;
+        page.body["items"].as_array().unwrap().len()
+    }
+
+    fn request(&self, route: &Route, path: &str) -> RequestBuilder {
+        let base = match route.listener {
+            Listener::Public => &self.world.broker.url,
+            Listener::Health => &self.health,
+        };
+        let method = route.method.parse().unwrap();
+        self.world
+            .broker
+            .http
+            .request(method, format!("{base}{path}"))
+    }
+}
+
+/// A path and, for a JSON door, a body with which the right caller succeeds.
+async fn good(house: &House, route: &Route) -> (String, Option<Value>) {
+    let lease = || async { house.world.broker.issue().await["lease_id"].clone() };
+    let reason = "every route";
+    let task = json!({ "selector": { "task": unique() }, "reason": reason });
+    let path = route.path.to_owned();
+    match route.path {
+        "/admin/v1/revocations" => (path, Some(task)),
+        "/admin/v1/lifts" => {
+            house
+                .world
+                .broker
+                .admin("POST", "/revocations", Some(task.clone()))
+                .await;
+            (path, Some(task))
+        }
+        "/admin/v1/revocations/{id}" => {
+            let done = house
+                .world
+                .broker
+                .admin("POST", "/revocations", Some(task))
+                .await;
+            let id = done.body["id"].as_str().unwrap().to_owned();
+            (path.replace("{id}", &id), None)
+        }
+        "/admin/v1/leases/{id}" => {
+            let id = lease().await;
+            (path.replace("{id}", id.as_str().unwrap()), None)
+        }
+        "/admin/v1/agents/{id}" => (path.replace("{id}", "deployer"), None),
+        "/admin/v1/find" => (path, Some(json!({ "query": lease().await }))),
+        "/admin/v1/explain" => {
+            let body = json!({ "agent": "deployer", "authorization_details": [] });
+            (path, Some(body))
+        }
+        "/admin/v1/keys/rotate" => (path, Some(json!({ "purpose": "checkpoint" }))),
+        "/admin/v1/contexts/end" => {
+            let body = json!({ "issuer": "ci", "kind": "pipeline", "id": unique() });
+            (path, Some(body))
+        }
+        "/admin/v1/leases" | "/admin/v1/agents" | "/admin/v1/audit" => (path, None),
+        other => panic!("{other} is new: say here how it is used well"),
+    }
+}
+
+async fn send(request: RequestBuilder, body: Option<&Value>) -> Answer {
+    let request = match body {
+        Some(body) => request.json(body),
+        None => request,
+    };
+    Answer::of(request.send().await.unwrap()).await
+}
+
+async fn operators_door(house: &House, route: &Route, needed: Role) {
+    let what = format!("{} {}", route.method, route.path);
+    let (path, body) = good(house, route).await;
+    let ask = |bearer: Option<String>| {
+        let request = house.request(route, &path);
+        let request = match bearer {
+            Some(bearer) => request.bearer_auth(bearer),
+            None => request,
+        };
+        let body = body.clone();
+        async move { send(request, body.as_ref()).await }
+    };
+    let before = house.audited().await;
+    let nobody = ask(None).await;
+    assert_eq!(
+        (nobody.status, nobody.error()),
+        (401, "invalid_client"),
+        "{what}"
+    );
+    assert_eq!(
+        nobody.headers["www-authenticate"], "Bearer realm=\"dayfly\"",
+        "{what}"
+    );
+    let agent = ask(Some(house.world.broker.platform_token())).await;
+    assert_eq!(
+        (agent.status, agent.error()),
+        (401, "invalid_client"),
+        "{what}"
+    );
+    for role in ROLES.into_iter().filter(|role| *role < needed) {
+        let less = ask(Some(house.operator(role))).await;
+        assert_eq!(
+            (less.status, less.error()),
+            (403, "access_denied"),
+            "{what} {role:?}"
+        );
+    }
+    assert_eq!(house.audited().await, before, "{what}: nothing was done");
+    let right = ask(Some(house.operator(needed))).await;
+    assert_eq!(right.status, 200, "{what}: {}", right.body);
+    assert_eq!(right.headers["cache-control"], "no-store", "{what}");
+    let grown = house.audited().await > before;
+    assert_eq!(grown, route.audited, "{what}: in the audit");
+}
+
+async fn clients_door(house: &House, route: &Route) {
+    let broker = &house.world.broker;
+    match route.path {
+        "/token" => {
+            let before = house.audited().await;
+            let grant = form(&[("grant_type", "client_credentials")]);
+            assert_eq!(broker.exchange(&grant).await.status, 401);
+            let token = house.world.sign_once(&house.world.once_claims());
+            let other = with(broker.good_form(), "subject_token", &token);
+            let other = broker.exchange(&other);
+            assert_eq!(other.await.status, 400, "another agent's token");
+            assert_eq!(
+                house.audited().await,
+                before,
+                "who is not known is counted only"
+            );
+            broker.issue().await;
+            assert!(house.audited().await > before);
+        }
+        "/revoke" => {
+            let issued = broker.issue().await;
+            let before = house.audited().await;
+            let lease = issued["lease_id"].as_str().unwrap();
+            let nobody = broker.post("/revoke", &form(&[("token", lease)])).await;
+            assert_eq!(nobody.status, 200, "RFC 7009: unknown is ended");
+            let token = issued["access_token"].as_str().unwrap();
+            assert!(broker.is_active(token).await);
+            assert_eq!(house.audited().await, before);
+            assert_eq!(
+                broker
+                    .post("/revoke", &form(&[("token", token)]))
+                    .await
+                    .status,
+                200
+            );
+            assert!(!broker.is_active(token).await);
+            assert!(house.audited().await > before);
+        }
+        other => panic!("{other} is new: say here who may enter"),
+    }
+}
+
+async fn resource_servers_door(house: &House, route: &Route) {
+    let token = [("token", "x")];
+    let ask = || house.request(route, route.path).form(&token);
+    for (what, request) in [
+        ("nobody", ask()),
+        ("an operator", ask().bearer_auth(OPERATOR_TOKEN)),
+        ("another", ask().basic_auth("deployer", Some(SERVER_SECRET))),
+    ] {
+        let answer = send(request, None).await;
+        assert_eq!(
+            (answer.status, answer.error()),
+            (401, "invalid_client"),
+            "{what}"
+        );
+    }
+    let right = send(ask().basic_auth("deploy-api", Some(SERVER_SECRET)), None).await;
+    assert_eq!((right.status, &right.body["active"]), (200, &json!(false)));
+}
+
+async fn anyones_door(house: &House, route: &Route) {
+    let path = route.path.replace("{target}", "aws-prod");
+    let answer = send(house.request(route, &path), None).await;
+    assert_eq!(answer.status, 200, "{path}: {}", answer.body);
+    assert_eq!(
+        answer.headers["cache-control"], "public, max-age=240",
+        "{path}"
+    );
+    // Who asks makes no difference.
+    let request = house.request(route, &path).bearer_auth("x");
+    assert_eq!(send(request, None).await.body, answer.body, "{path}");
+}
+
+async fn platforms_door(house: &House, route: &Route) {
+    let path = route.path.replace("{source}", "ci");
+    if route.listener == Listener::Health {
+        let answer = send(house.request(route, &path), None).await;
+        assert_eq!(answer.status, 200, "{path}: {}", answer.body);
+        let outside = format!("{}{path}", house.world.broker.url);
+        let outside = house
+            .world
+            .broker
+            .http
+            .get(outside)
+            .bearer_auth(OPERATOR_TOKEN);
+        assert_eq!(send(outside, None).await.status, 404, "{path} in public");
+        return;
+    }
+    let body = json!({ "kind": "pipeline", "id": unique() }).to_string();
+    let sent = house.world.broker.now().to_string();
+    let sign = |secret: &[u8]| {
+        let key = ring::hmac::Key::new(ring::hmac::HMAC_SHA256, secret);
+        let tag = ring::hmac::sign(&key, format!("{sent}.{body}").as_bytes());
+        let hex: String = tag
+            .as_ref()
+            .iter()
+            .map(|byte| format!("{byte:02x}"))
+            .collect();
+        let request = house
+            .request(route, &path)
+            .header("x-dayfly-timestamp", &sent);
+        request
+            .header("x-dayfly-signature", format!("sha256={hex}"))
+            .body(body.clone())
+    };
+    let before = house.audited().await;
+    let nobody = house.request(route, &path).body(body.clone());
+    for (what, request) in [
+        ("nobody", nobody),
+        (
+            "an operator",
+            house.request(route, &path).bearer_auth(OPERATOR_TOKEN),
+        ),
+        ("another secret", sign(b"other")),
+    ] {
+        let answer = send(request, None).await;
+        assert_eq!(
+            (answer.status, answer.error()),
+            (401, "invalid_client"),
+            "{what}"
+        );
+    }
+    assert_eq!(house.audited().await, before);
+    assert_eq!(send(sign(b"hook-secret"), None).await.status, 204);
+    assert!(house.audited().await > before);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn each_door_opens_for_whom_it_is_and_for_nobody_else() {
+    let house = House::start().await;
+    for route in TABLE {
+        match route.who {
+            Who::Anyone => anyones_door(&house, route).await,
+            Who::Client => clients_door(&house, route).await,
+            Who::ResourceServer => resource_servers_door(&house, route).await,
+            Who::Operator(needed) => operators_door(&house, route, needed).await,
+            Who::Platform => platforms_door(&house, route).await,
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_door_answers_another_method_or_a_path_beside_it() {
+    let house = House::start().await;
+    for route in TABLE
+        .iter()
+        .filter(|route| route.listener == Listener::Public)
+    {
+        let other = if route.method == "GET" {
+            "DELETE"
+        } else {
+            "PUT"
+        };
+        let url = format!("{}{}", house.world.broker.url, route.path);
+        let request = house
+            .world
+            .broker
+            .http
+            .request(other.parse().unwrap(), &url);
+        let answer = send(request.bearer_auth(OPERATOR_TOKEN), None).await;
+        assert_eq!(
+            (answer.status, answer.error()),
+            (405, "invalid_request"),
+            "{url}"
+        );
+        let beside = house.world.broker.http.get(format!("{url}/x/y/z"));
+        assert_eq!(send(beside, None).await.status, 404, "{url}");
+    }
+}
