@@ -2,10 +2,12 @@
 //! token's own word.
 
 use super::{Broker, Refusal, ResourceServer};
+use crate::fences::View;
 use crate::jose::Purpose;
 use crate::leases::{Lease, Leases, Standing};
 use crate::wire::Introspection;
 use serde_json::{Map, Value, json};
+use std::sync::Arc;
 
 impl Broker {
     /// Unknown, expired, revoked and not-for-you all look the same: `{"active": false}`.
@@ -15,9 +17,15 @@ impl Broker {
         token: &str,
     ) -> Result<Introspection, Refusal> {
         // INVARIANT: a stale view answers nothing, not even "inactive": it fails closed with 503.
-        let view = self.view()?;
-        let now = self.clock.now();
+        self.view()?;
         let found = self.locate(token).await?;
+        // INVARIANT: the view that decides is taken last, after the store was read: an end that
+        // was read meanwhile counts.
+        let view = match &found {
+            Some(lease) => self.reach(lease).await?,
+            None => self.view()?,
+        };
+        let now = self.clock.now();
         let alive = found.filter(|lease| {
             caller
                 .audiences
@@ -25,8 +33,6 @@ impl Broker {
                 .any(|audience| *audience == lease.audience)
                 && matches!(Leases::standing(lease, &view, now), Standing::Live)
         });
-        // INVARIANT: and the view is checked last, just before the answer is written.
-        self.view()?;
         Ok(
             alive.map_or_else(Introspection::default, |lease| Introspection {
                 active: true,
@@ -53,6 +59,16 @@ impl Broker {
             self.keyring
                 .sign(&Purpose::Introspection, "token-introspection+jwt", &claims)?;
         Ok(jwt.expose().clone())
+    }
+
+    /// Another replica may have decided the lease further on than this one has read. Waited for, or
+    /// a token that is good would be called dead. What is still ahead of a view that is fresh after
+    /// the wait stands on no log.
+    async fn reach(&self, lease: &Lease) -> Result<Arc<View>, Refusal> {
+        match self.fences.reach(lease.position().sequence).await {
+            Ok(view) => Ok(view),
+            Err(_) => self.view(),
+        }
     }
 
     fn members(&self, lease: &Lease) -> Map<String, Value> {
