@@ -12,7 +12,10 @@ use crate::policy::Grant;
 use crate::secret::Secret;
 use crate::wire::{Revocation, TokenResponse};
 use std::sync::Arc;
-use time::OffsetDateTime;
+use time::{Duration, OffsetDateTime};
+
+/// How long a credential that must be dead may be alive downstream before its target stops minting.
+const OVERDUE: Duration = Duration::minutes(2);
 
 /// A token request, parsed and bounded by the door, nothing in it verified.
 #[derive(Debug)]
@@ -94,7 +97,13 @@ impl Broker {
             .mint(&grant, connector.as_ref(), now)
             .await
             .map_err(Refusal::exact)?;
-        self.answer(&grant, connector.as_ref(), issued)
+        let lease = issued.0.lease.clone();
+        let answer = self.answer(&grant, connector.as_ref(), issued);
+        if answer.is_err() {
+            // Nobody was given it, so nobody may have it: ended, not left to live unheld.
+            self.leases.withhold(&lease, self.clock.now()).await;
+        }
+        answer
     }
 
     /// Local mints reserve and activate in one commit; every other is recorded before it exists.
@@ -105,6 +114,12 @@ impl Broker {
         now: OffsetDateTime,
     ) -> Result<(Issued, Secret<String>), Refusal> {
         let promises = connector.promises();
+        if let Some(since) = self.sweeper.backlog(grant.target())
+            && is_overdue(since, now)
+        {
+            let problem = format!("a credential that must be dead is not, since {since}");
+            return Err(Refusal::new(Reason::TargetUnavailable, problem).after(30));
+        }
         let draft = self.leases.draft(grant, &promises, now);
         if promises.local {
             let mut minted = connector.mint(grant, draft.context(now)).await?;
@@ -152,8 +167,8 @@ impl Broker {
         if let Some(ended) = view.ended_by(lease.hashes(), lease.position()) {
             return Err(Refusal::new(Reason::RevokedMeanwhile, ended.reason().to_owned()).exact());
         }
-        let expires_in =
-            u64::try_from((minted.expires_at - lease.created).whole_seconds()).unwrap_or(0);
+        let left = lease.expires_at.min(minted.expires_at) - self.clock.now();
+        let expires_in = u64::try_from(left.whole_seconds()).unwrap_or(0);
         let credential = match &minted.credential {
             Some(text) => Some(serde_json::from_str(text.expose()).map_err(|_| {
                 Refusal::new(
@@ -193,6 +208,11 @@ impl Broker {
     }
 }
 
+/// A target that was not brought to end what must be dead is given nothing more to end.
+fn is_overdue(since: OffsetDateTime, now: OffsetDateTime) -> bool {
+    now - since > OVERDUE
+}
+
 /// What the answer carries as `access_token`: the credential where it is one bearer string, else a
 /// handle of the lease that opens nothing and ends everything.
 fn bearer(minted: &mut Minted, lease: &LeaseId) -> Secret<String> {
@@ -203,4 +223,19 @@ fn bearer(minted: &mut Minted, lease: &LeaseId) -> Secret<String> {
     let hash = ring::digest::digest(&ring::digest::SHA256, handle.expose().as_bytes());
     minted.token_sha256 = hash.as_ref().try_into().ok();
     handle
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use time::macros::datetime;
+
+    #[test]
+    fn a_target_stops_minting_once_an_end_is_overdue() {
+        let since = datetime!(2026-11-21 12:00 UTC);
+        assert!(!is_overdue(since, since));
+        assert!(!is_overdue(since, since + OVERDUE));
+        assert!(is_overdue(since, since + OVERDUE + Duration::SECOND));
+        assert!(!is_overdue(since, since - Duration::DAY));
+    }
 }

@@ -192,7 +192,7 @@ impl Leases {
     }
 
     /// A credential that is recorded, and that nobody may be given.
-    pub(super) async fn withhold(&self, lease: &Lease, now: OffsetDateTime) {
+    pub async fn withhold(&self, lease: &Lease, now: OffsetDateTime) {
         let closing = Closing::new(Why::NeverHandedOut, "dayfly", "not replicated in time", now);
         if let Err(error) = self.mark(&lease.id, closing, now).await {
             tracing::error!(lease = %lease.id, %error, "a credential that was not handed out stays until it expires");
