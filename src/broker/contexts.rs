@@ -80,7 +80,9 @@ impl Broker {
         for (kind, id) in ended(known, headers, &body)? {
             // A message that comes again says nothing new, and the log is not for repeating.
             let context = Dimension::context(&known.issuer_url, &kind, &id);
-            if self.view()?.held(&[context.hash()]).is_some() {
+            // On a stale view it is said once more: the platform does not deliver a second time.
+            let view = self.view();
+            if view.is_ok_and(|view| view.held(&[context.hash()]).is_some()) {
                 continue;
             }
             let issuer = known.issuer_url.clone();
