@@ -50,8 +50,8 @@ pub struct DoorSettings {
     pub rate: Rate,
     /// Of one peer, at introspection: a gateway asks for each of its own requests.
     pub introspection_rate: Rate,
-    /// Exchanges under way at once; everything else has as much room of its own, so that a flood
-    /// of exchanges never keeps a revocation out.
+    /// Exchanges under way at once; operators have as much room of their own, and so has everything
+    /// else, so that no flood keeps a revocation out.
     pub concurrency: usize,
     pub request_timeout: Duration,
 }
@@ -92,6 +92,7 @@ struct Limits {
     general: peer::Bucket,
     introspection: peer::Bucket,
     exchanges: Semaphore,
+    operators: Semaphore,
     others: Semaphore,
     request_timeout: Duration,
 }
@@ -103,6 +104,7 @@ impl Limits {
             general: peer::Bucket::new(settings.rate),
             introspection: peer::Bucket::new(settings.introspection_rate),
             exchanges: Semaphore::new(settings.concurrency),
+            operators: Semaphore::new(settings.concurrency),
             others: Semaphore::new(settings.concurrency),
             request_timeout: settings.request_timeout,
         }
@@ -116,10 +118,12 @@ impl Limits {
     }
 
     fn room(&self, route: &Route) -> &Semaphore {
-        if route.path == "/token" {
-            &self.exchanges
-        } else {
-            &self.others
+        match route.who {
+            // SECURITY: whoever takes room there has shown a role before the body is read, so no
+            // stranger with slow bodies keeps a revocation out.
+            Who::Operator(_) => &self.operators,
+            _ if route.path == "/token" => &self.exchanges,
+            Who::Anyone | Who::Client | Who::ResourceServer | Who::Platform => &self.others,
         }
     }
 }

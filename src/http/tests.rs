@@ -394,3 +394,17 @@ async fn work_that_panics_is_a_refusal() {
     assert_eq!(refusal.reason, Reason::Internal);
     assert!(!refusal.detail.contains("secret"));
 }
+
+#[tokio::test]
+async fn a_flood_at_the_open_doors_leaves_room_for_revocations() {
+    let limits = Limits::new(&DoorSettings {
+        concurrency: 1,
+        ..DoorSettings::default()
+    });
+    let route = |path: &str| TABLE.iter().find(|route| route.path == path).unwrap();
+    let _stranger = limits.room(route("/introspect")).try_acquire().unwrap();
+    let _agent = limits.room(route("/token")).try_acquire().unwrap();
+    assert!(limits.room(route("/hooks/{source}")).try_acquire().is_err());
+    let operator = limits.room(route("/admin/v1/revocations"));
+    assert!(operator.try_acquire().is_ok());
+}
