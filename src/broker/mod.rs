@@ -109,7 +109,8 @@ impl Broker {
 
     /// Swaps everything at once. Requests under way finish on the bundle they began with.
     pub fn reload(&self, bundle: Bundle) {
-        self.connectors.store(bundle.connectors.clone());
+        let enders = bundle.connectors.after(&self.connectors.load());
+        self.connectors.store(Arc::new(enders));
         self.bundle.store(Arc::new(bundle));
     }
 

@@ -96,7 +96,7 @@ impl Composed {
         let sweeper = Sweeper::new(
             leases.clone(),
             fences.clone(),
-            Arc::new(move |target| current.load().get(target).cloned()),
+            Arc::new(move |target| current.load().ender(target).cloned()),
         )
         .start(clock.clone());
         audit::check(store.as_ref(), &settings.broker.audit_path)
@@ -149,6 +149,11 @@ impl Composed {
             &self.clock,
             &self.development_tokens,
         )?;
+        bundle
+            .connectors
+            .prepare(self.clock.now())
+            .await
+            .map_err(|error| Failure::failed(error.to_string()))?;
         self.broker.reload(bundle);
         Ok(())
     }

@@ -52,6 +52,8 @@ pub struct ConnectorsError {
 #[derive(Debug)]
 pub struct Connectors {
     by_target: BTreeMap<TargetId, Arc<dyn Connector>>,
+    /// Of targets that earlier configurations had: they end what they minted, and mint no more.
+    retired: BTreeMap<TargetId, Arc<dyn Connector>>,
     federated: Vec<TargetId>,
     keyring: Arc<Keyring>,
 }
@@ -86,6 +88,7 @@ impl Connectors {
         if wrong.is_empty() {
             Ok(Self {
                 by_target,
+                retired: BTreeMap::new(),
                 federated,
                 keyring: setup.keyring.clone(),
             })
@@ -96,6 +99,26 @@ impl Connectors {
 
     pub fn get(&self, target: &TargetId) -> Option<&Arc<dyn Connector>> {
         self.by_target.get(target)
+    }
+
+    /// The one that ends what was minted on this target, be it configured still or not.
+    pub fn ender(&self, target: &TargetId) -> Option<&Arc<dyn Connector>> {
+        self.get(target).or_else(|| self.retired.get(target))
+    }
+
+    /// Keeps the connectors of targets that the configuration before had and this one has not:
+    /// their leases are still open.
+    #[must_use]
+    pub fn after(&self, before: &Self) -> Self {
+        let mut retired = before.retired.clone();
+        retired.extend(before.by_target.clone());
+        retired.retain(|target, _| !self.by_target.contains_key(target));
+        Self {
+            by_target: self.by_target.clone(),
+            retired,
+            federated: self.federated.clone(),
+            keyring: self.keyring.clone(),
+        }
     }
 
     /// The targets that trust an issuer of the broker's, `<broker url>/federation/<target>`: its

@@ -275,3 +275,30 @@ async fn a_federated_target_has_keys_of_its_own_before_the_first_mint() {
         .collect();
     assert_eq!(seen.len(), 3, "no key serves two purposes");
 }
+
+#[tokio::test]
+async fn a_target_that_was_removed_still_ends_what_it_minted_and_mints_no_more() {
+    let (target, other): (TargetId, TargetId) = ("gone".parse().unwrap(), "new".parse().unwrap());
+    let keyring = keyring().await;
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
+    let setup = Setup {
+        keyring,
+        clock,
+        broker_url: "https://broker.example",
+        fence_view_max_age: Duration::from_secs(1),
+        call_timeout: Duration::from_secs(1),
+        resolve: &|text| Err(text.to_owned()),
+    };
+    let of = |target: &TargetId| {
+        Connectors::build(&[(target.clone(), ConnectorSettings::ApiKey {})], &setup).unwrap()
+    };
+    let second = of(&other).after(&of(&target));
+    assert!(second.get(&target).is_none());
+    assert!(second.ender(&target).is_some());
+    assert!(second.ender(&other).is_some());
+    let third = of(&other).after(&second);
+    assert!(third.ender(&target).is_some(), "after two reloads, too");
+    let back = of(&target).after(&third);
+    assert!(back.get(&target).is_some());
+    assert!(back.ender(&other).is_some());
+}
