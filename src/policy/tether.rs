@@ -36,8 +36,11 @@ pub fn contexts(tether: &str, facts: &Facts) -> Result<Vec<(String, String)>, St
         .ok_or_else(|| format!("{tether}.run_id"))?;
     // SECURITY: a run's id carries its repository's, so that whoever may speak for one repository
     // cannot end the runs of another.
-    let id = match proved(&format!("{tether}.repository_id")).filter(usable) {
-        Some(repository) => format!("{repository}:{id}"),
+    // One that cannot be told apart is refused: left out, the run would be anybody's.
+    let repository = format!("{tether}.repository_id");
+    let id = match proved(&repository) {
+        Some(owner) if usable(&owner) && !owner.contains(':') => format!("{owner}:{id}"),
+        Some(_) => return Err(repository),
         None => id,
     };
     let mut contexts = vec![(kind.clone(), id.clone())];

@@ -47,3 +47,18 @@ fn a_lease_without_its_tether_is_refused() {
     world.mission().tether.clear();
     assert!(world.decide().is_ok());
 }
+
+#[test]
+fn a_run_whose_repository_cannot_be_told_apart_hangs_on_nothing() {
+    for odd in ["", "7/7", "7:7"] {
+        let facts = [("pipeline.run_id", "1"), ("pipeline.repository_id", odd)]
+            .into_iter()
+            .map(|(name, value)| (name.to_owned(), value.into()))
+            .collect();
+        assert_eq!(
+            contexts("pipeline", &facts),
+            Err("pipeline.repository_id".to_owned()),
+            "{odd}"
+        );
+    }
+}
