@@ -171,14 +171,8 @@ impl Broker {
                 format!("{} has no role", caller.subject()),
             )
         })?;
-        let name = caller
-            .claims()
-            .get("email")
-            .and_then(Value::as_str)
-            .unwrap_or_else(|| caller.subject())
-            .to_owned();
         Ok(Operator {
-            name,
+            name: name(caller.subject(), caller.claims()),
             role,
             break_glass: false,
         })
@@ -202,6 +196,19 @@ impl Broker {
             break_glass: true,
         })
     }
+}
+
+/// The name in the audit. An address that its issuer did not verify could be somebody else's.
+fn name(subject: &str, claims: &serde_json::Map<String, Value>) -> String {
+    let doubtful = claims
+        .get("email_verified")
+        .is_some_and(|verified| *verified != Value::Bool(true) && *verified != Value::from("true"));
+    claims
+        .get("email")
+        .and_then(Value::as_str)
+        .filter(|_| !doubtful)
+        .unwrap_or(subject)
+        .to_owned()
 }
 
 fn sha256(text: &str) -> [u8; 32] {
@@ -253,6 +260,17 @@ mod tests {
             role_of(vec![rule(Role::Admin, json!({}))], &json!({"sub": "x"})),
             None
         );
+    }
+
+    #[test]
+    fn an_address_that_was_not_verified_names_nobody_in_the_audit() {
+        let named = |claims: Value| name("sub-1", claims.as_object().unwrap());
+        assert_eq!(named(json!({"email": "a@acme.example"})), "a@acme.example");
+        let verified = json!({"email": "a@acme.example", "email_verified": true});
+        assert_eq!(named(verified), "a@acme.example");
+        let doubtful = json!({"email": "a@acme.example", "email_verified": false});
+        assert_eq!(named(doubtful), "sub-1");
+        assert_eq!(named(json!({})), "sub-1");
     }
 
     #[test]
