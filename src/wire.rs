@@ -6,6 +6,7 @@ use crate::ids::{AgentId, LeaseId, MissionId, TargetId};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use std::collections::BTreeMap;
+use std::fmt;
 use time::OffsetDateTime;
 
 pub const TOKEN_EXCHANGE: &str = "urn:ietf:params:oauth:grant-type:token-exchange";
@@ -13,7 +14,7 @@ pub const CLIENT_CREDENTIALS: &str = "client_credentials";
 pub const ASSERTION_JWT_BEARER: &str = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer";
 
 /// RFC 8693 section 2.2.1, with RFC 9396 section 7 and what Dayfly adds.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Clone, Serialize, Deserialize)]
 pub struct TokenResponse {
     pub access_token: String,
     pub issued_token_type: String,
@@ -30,6 +31,17 @@ pub struct TokenResponse {
     /// The structured secret, where the credential is not one bearer string.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub credential: Option<Value>,
+}
+
+/// SECURITY: without the credential, which is what most of it is.
+impl fmt::Debug for TokenResponse {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("TokenResponse")
+            .field("lease_id", &self.lease_id)
+            .field("mission", &self.mission)
+            .field("expires_in", &self.expires_in)
+            .finish_non_exhaustive()
+    }
 }
 
 /// What "revoked" means for this credential.
