@@ -158,7 +158,7 @@ impl Policy {
                 Denied::new(Denial::UnknownMission, why)
             });
         }
-        let target = self.named_target(question)?;
+        let target = self.named_target(question, |_| true)?;
         let fits = |mission: &&Mission| target.is_none_or(|t| mission.allow.contains_key(&t.id));
         let fitting: Vec<_> = self.missions.values().filter(own).filter(fits).collect();
         let running: Vec<_> = fitting.iter().filter(|m| in_time(m, now).is_ok()).collect();
@@ -178,7 +178,8 @@ impl Policy {
     }
 
     fn target_of(&self, question: &Question<'_>, mission: &Mission) -> Result<&Target, Denied> {
-        let target = match self.named_target(question)? {
+        let allowed = |target: &Target| mission.allow.contains_key(&target.id);
+        let target = match self.named_target(question, allowed)? {
             Some(target) => Some(target),
             // Nothing names one: a mission with a single target leaves no doubt.
             None => match mission.allow.keys().collect::<Vec<_>>().as_slice() {
@@ -190,15 +191,18 @@ impl Policy {
             let why = "the request names no target".to_owned();
             return Err(Denied::new(Denial::UnknownTarget, why));
         };
-        if !mission.allow.contains_key(&target.id) {
-            let why = format!("{} allows nothing on {}", mission.id, target.id);
-            return Err(Denied::new(Denial::UnknownTarget, why));
-        }
         Ok(target)
     }
 
     /// The target that the details and the parameters agree on.
-    fn named_target(&self, question: &Question<'_>) -> Result<Option<&Target>, Denied> {
+    ///
+    /// SECURITY: one that is there and not allowed is refused just as one that is not there, down to
+    /// the place that is pointed at.
+    fn named_target(
+        &self,
+        question: &Question<'_>,
+        allowed: impl Fn(&Target) -> bool,
+    ) -> Result<Option<&Target>, Denied> {
         let mut named: Option<&str> = None;
         for details in [question.details, &question.asked.authorization_details] {
             for (number, detail) in details.iter().enumerate() {
@@ -212,17 +216,20 @@ impl Policy {
             }
         }
         let unknown = |name: &str, at: &str| {
-            let why = format!("`{name}` is not a target, or not the one that the details name");
+            let why = format!(
+                "the mission allows nothing on `{name}`, there is no such target, or the details name another"
+            );
             Denied::new(Denial::UnknownTarget, why).at(at)
         };
         let mut target = None;
         if let Some(name) = named {
-            let found = self.by_name(name);
+            let found = self.by_name(name).filter(|target| allowed(target));
             let at = "authorization_details[0].identifier";
             target = Some(found.ok_or_else(|| unknown(name, at))?);
         }
         for name in &question.asked.targets {
             let found = self.by_name(name).or_else(|| self.by_resource(name));
+            let found = found.filter(|target| allowed(target));
             let found = found.ok_or_else(|| unknown(name, "resource"))?;
             if target.get_or_insert(found).id != found.id {
                 return Err(unknown(name, "resource"));
