@@ -15,6 +15,7 @@
 )]
 
 mod actions;
+mod attack;
 mod audit_door;
 mod bench;
 mod clients;
