@@ -1,10 +1,13 @@
-//! Two replicas on one Redis: what one of them is told, the other one acts on.
+//! Two replicas on one Redis: what one of them is told, the other one acts on. And one Redis that
+//! takes over from another: what was acknowledged is still so.
 
-use crate::support::process::{Installation, Process};
+use crate::support::process::{Installation, Process, secret_file, until};
 use crate::support::redis::RedisServer;
 use serde_json::{Value, json};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::Duration;
+use tokio::net::{TcpListener, TcpStream};
 
 /// How long a replica may vouch for what another one has revoked.
 const BOUND: Duration = Duration::from_secs(1);
@@ -207,4 +210,137 @@ async fn what_one_replica_issued_is_known_to_the_other_after_the_first_is_gone()
     assert_eq!(answer.status, 200, "{}", answer.body);
     assert!(!installation.is_active(&other, token(&alive)).await);
     drop(redis);
+}
+
+/// An address that leads to whichever Redis is the primary.
+struct Switch {
+    url: String,
+    port: Arc<AtomicU16>,
+    server: tokio::task::JoinHandle<()>,
+}
+
+impl Switch {
+    async fn to(port: u16) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("redis://{}", listener.local_addr().unwrap());
+        let port = Arc::new(AtomicU16::new(port));
+        let current = port.clone();
+        let server = tokio::spawn(async move {
+            while let Ok((mut near, _)) = listener.accept().await {
+                let port = current.load(Ordering::SeqCst);
+                tokio::spawn(async move {
+                    if let Ok(mut far) = TcpStream::connect(("127.0.0.1", port)).await {
+                        drop(tokio::io::copy_bidirectional(&mut near, &mut far).await);
+                    }
+                });
+            }
+        });
+        Self { url, port, server }
+    }
+}
+
+impl Drop for Switch {
+    fn drop(&mut self) {
+        self.server.abort();
+    }
+}
+
+fn redis_that_follows(port: u16) -> RedisServer {
+    let port = port.to_string();
+    let arguments = ["--appendonly", "yes", "--repl-diskless-sync-delay", "0"];
+    let follow = ["--replicaof", "127.0.0.1", &port];
+    RedisServer::start(&[arguments.as_slice(), follow.as_slice()].concat())
+        .unwrap()
+        .unwrap()
+}
+
+async fn until_followed(primary: &RedisServer, by: usize) {
+    until("replication", || async {
+        let told = primary.command("INFO replication").unwrap_or_default();
+        told.matches("state=online").count() == by
+    })
+    .await;
+}
+
+/// How much of the primary's history it has.
+fn offset(redis: &RedisServer) -> u64 {
+    let told = redis.command("INFO replication").unwrap();
+    let line = told
+        .lines()
+        .find_map(|line| line.strip_prefix("slave_repl_offset:"));
+    line.unwrap().trim().parse().unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn after_a_failover_of_redis_nothing_that_was_acknowledged_is_forgotten() {
+    let arguments = ["--appendonly", "yes", "--repl-diskless-sync-delay", "0"];
+    let Some(mut primary) = RedisServer::start(&arguments).unwrap() else {
+        return;
+    };
+    let followers = [
+        redis_that_follows(primary.port()),
+        redis_that_follows(primary.port()),
+    ];
+    until_followed(&primary, 2).await;
+    let switch = Switch::to(primary.port()).await;
+    let installation = Installation::start().await;
+    secret_file(&installation.folder.path().join("redis.url"), &switch.url);
+    let store = r#"{ redis = "file:../redis.url", min_replicas = 1 }"#;
+    let process = installation.replica("one", store, "").serve().await;
+    let (mut alive, mut dead) = (Vec::new(), Vec::new());
+    let spent = installation.good_form();
+    let answer = installation.exchange(&process, &spent).await.unwrap();
+    assert_eq!(answer.status, 200, "{}", answer.body);
+    for number in 0..20 {
+        let issued = installation.issue(&process).await;
+        if number % 2 == 0 {
+            alive.push(issued);
+            continue;
+        }
+        let selector = json!({ "lease": issued["lease_id"] });
+        let answer = installation.revoke(&process, selector).await.unwrap();
+        assert_eq!(answer.status, 200, "{}", answer.body);
+        dead.push(issued);
+    }
+    primary.kill();
+    let answer = installation
+        .exchange(&process, &installation.good_form())
+        .await
+        .unwrap();
+    assert_eq!(answer.status, 503, "{}", answer.body);
+
+    // Whoever has more of the history takes over, as Sentinel would have it.
+    let [one, other] = &followers;
+    let (heir, left) = if offset(one) >= offset(other) {
+        (one, other)
+    } else {
+        (other, one)
+    };
+    assert!(heir.command("REPLICAOF NO ONE").unwrap().starts_with("+OK"));
+    switch.port.store(heir.port(), Ordering::SeqCst);
+    // Alone it acknowledges nothing to anybody.
+    let answer = installation
+        .exchange(&process, &installation.good_form())
+        .await
+        .unwrap();
+    assert_eq!(answer.status, 503, "{}", answer.body);
+    let follow = format!("REPLICAOF 127.0.0.1 {}", heir.port());
+    assert!(left.command(&follow).unwrap().starts_with("+OK"));
+    until_followed(heir, 1).await;
+    until("readiness", || async {
+        let url = format!("{}/readyz", process.health);
+        installation.http.get(url).send().await.unwrap().status() == 200
+    })
+    .await;
+
+    for issued in &alive {
+        assert!(installation.is_active(&process, token(issued)).await);
+    }
+    for issued in &dead {
+        assert!(!installation.is_active(&process, token(issued)).await);
+    }
+    let answer = installation.exchange(&process, &spent).await.unwrap();
+    assert_eq!(answer.reason(), "intent_spent", "{}", answer.body);
+    let fresh = installation.issue(&process).await;
+    assert!(installation.is_active(&process, token(&fresh)).await);
 }

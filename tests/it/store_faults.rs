@@ -4,7 +4,9 @@
 use crate::support::broker::Answer;
 use crate::support::process::{Installation, Process, until};
 use crate::support::redis::RedisServer;
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
+use std::time::Duration;
 
 const DURABLE: [&str; 2] = ["--appendonly", "yes"];
 
@@ -90,6 +92,40 @@ async fn without_its_store_it_says_later_and_with_it_it_goes_on() {
     let ids: Vec<_> = leases.iter().map(|lease| &lease["id"]).collect();
     assert_eq!(leases.len(), 2, "{leases:?}");
     assert!(ids.contains(&&before["lease_id"]) && ids.contains(&&answer.body["lease_id"]));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_store_that_hangs_keeps_nobody_waiting_for_long() {
+    let Some(redis) = RedisServer::start(&DURABLE).unwrap() else {
+        return;
+    };
+    let installation = Installation::start().await;
+    let process = installation.on_redis("one", &redis.url(), "").serve().await;
+    let issued = installation.issue(&process).await;
+    // It accepts connections and says nothing.
+    let told = redis.command("INFO server").unwrap();
+    let pid = told
+        .lines()
+        .find_map(|line| line.strip_prefix("process_id:"));
+    let pid = Pid::from_raw(pid.unwrap().trim().parse().unwrap()).unwrap();
+    kill_process(pid, Signal::STOP).unwrap();
+    let begun = tokio::time::Instant::now();
+    tokio::time::sleep(Duration::from_millis(1500)).await;
+    let form = installation.good_form();
+    assert_later(&installation.exchange(&process, &form).await.unwrap());
+    assert_later(&installation.introspect(&process, token(&issued)).await);
+    assert_eq!(health(&installation, &process, "/livez").await, 200);
+    assert_eq!(health(&installation, &process, "/readyz").await, 503);
+    assert!(
+        begun.elapsed() < Duration::from_secs(10),
+        "{:?}",
+        begun.elapsed()
+    );
+    kill_process(pid, Signal::CONT).unwrap();
+    until_ready(&installation, &process).await;
+    assert!(installation.is_active(&process, token(&issued)).await);
+    let answer = installation.exchange(&process, &form).await.unwrap();
+    assert_eq!(answer.status, 200, "{}", answer.body);
 }
 
 #[tokio::test(flavor = "multi_thread")]
