@@ -59,6 +59,10 @@ pub struct AskArgs {
     /// The agent's private key: a JWK file.
     #[arg(long, env = "DAYFLY_KEY_FILE")]
     key: Option<PathBuf>,
+    /// Sign no intent: the platform's token serves as one. For missions with `signer = "platform"`,
+    /// where a platform fixes the token's audience beforehand and the agent has no key of its own.
+    #[arg(long, env = "DAYFLY_PLATFORM_SIGNED")]
+    platform_signed: bool,
     /// A file with the platform's token, read anew for each request.
     #[arg(long, env = "DAYFLY_SUBJECT_TOKEN_FILE")]
     subject_token_file: Option<PathBuf>,
@@ -161,6 +165,7 @@ fn prepare(args: AskArgs) -> Result<(Client, Prover, Vec<Wanted>), Failure> {
             task: args.task.clone(),
             instance: args.instance.clone(),
             agent: args.agent.clone(),
+            platform_signed: args.platform_signed,
         })
         .collect();
     Ok((client, prover, wanted))

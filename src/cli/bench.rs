@@ -266,6 +266,7 @@ impl Stage {
             goal: "Measure revocation".to_owned(),
             task: None,
             instance: None,
+            platform_signed: false,
             agent: AGENT.to_owned(),
         };
         let form = form(URL, &self.prover, &wanted, self.clock.now()).await?;

@@ -26,6 +26,8 @@ pub struct Wanted {
     pub instance: Option<String>,
     /// The agent's name: the broker compares it with the proof.
     pub agent: String,
+    /// The platform's token serves as the intent: for missions with `signer = "platform"`.
+    pub platform_signed: bool,
 }
 
 /// The claims of an intent (`intent+jwt`), ready to be signed.
@@ -92,6 +94,21 @@ pub async fn form(
     now: OffsetDateTime,
 ) -> Result<Vec<(&'static str, String)>, ClientError> {
     let (mut form, subject_token) = prover.fields(broker, now).await?;
+    form.push(("audience", wanted.target.clone()));
+    let grant = if subject_token.is_some() {
+        TOKEN_EXCHANGE
+    } else {
+        CLIENT_CREDENTIALS
+    };
+    form.push(("grant_type", grant.to_owned()));
+    if wanted.platform_signed {
+        form.push(("scope", format!("mission:{}", wanted.mission)));
+        if !wanted.authorization_details.is_empty() {
+            let details = json!(wanted.authorization_details).to_string();
+            form.push(("authorization_details", details));
+        }
+        return Ok(form);
+    }
     let thumbprint = prover.key().thumbprint().to_owned();
     let claims = intent_claims(wanted, broker, &thumbprint, subject_token.as_ref(), now);
     let intent = prover
@@ -99,13 +116,6 @@ pub async fn form(
         // The header carries the key: a token, or the registry, vouches for its thumbprint.
         .sign("intent+jwt", Some(&thumbprint), &claims, true)
         .map_err(|error| ClientError::Local(format!("the intent cannot be signed: {error}")))?;
-    let grant = if subject_token.is_some() {
-        TOKEN_EXCHANGE
-    } else {
-        CLIENT_CREDENTIALS
-    };
-    form.push(("grant_type", grant.to_owned()));
-    form.push(("audience", wanted.target.clone()));
     form.push(("intent", intent));
     Ok(form)
 }

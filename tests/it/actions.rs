@@ -133,12 +133,32 @@ async fn the_github_action_runs_one_command_and_passes_its_failure_on() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_gitlab_component_s_job_runs_its_command_with_a_credential() {
-    let broker = TestBroker::start().await;
+    let more = r#"
+[mission.stock]
+agents = ["deployer"]
+owner = "sre@acme.example"
+purpose = "Deploy from pipelines that have no key"
+signer = "platform"
+max_active = 5
+allow = [{ target = "deploy-api", actions = ["deploy:write"], locations = ["https://deploy.example/checkout"] }]
+"#;
+    let broker = TestBroker::with(Setup {
+        more: more.to_owned(),
+        ..Setup::default()
+    })
+    .await;
+    // A registered key, or none and a mission that accepts the platform's word.
+    run_component(&broker, "deploy-checkout", "false").await;
+    run_component(&broker, "stock", "true").await;
+}
+
+async fn run_component(broker: &TestBroker, mission: &str, platform_signed: &str) {
     let text = std::fs::read_to_string(repository("deploy/gitlab/component.yml")).unwrap();
     let inputs = [
         ("url", broker.url.as_str()),
         ("agent", "deployer"),
-        ("mission", "deploy-checkout"),
+        ("mission", mission),
+        ("platform_signed", platform_signed),
         ("target", "deploy-api"),
         ("goal", "Deploy from a pipeline"),
         (
@@ -169,8 +189,10 @@ async fn the_gitlab_component_s_job_runs_its_command_with_a_credential() {
             format!("{}:/usr/bin:/bin", bin.display())
         })
         .env("CI_PIPELINE_ID", "574")
-        .env("DAYFLY_ID_TOKEN", broker.platform_token())
-        .env("DAYFLY_KEY_FILE", &key);
+        .env("DAYFLY_ID_TOKEN", broker.platform_token());
+    if platform_signed == "false" {
+        command.env("DAYFLY_KEY_FILE", &key);
+    }
     for line in variables.lines() {
         let (name, value) = line.trim().split_once(": ").unwrap();
         command.env(

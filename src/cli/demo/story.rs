@@ -276,6 +276,7 @@ impl Stage<'_> {
             task: Some(format!("run-{run}")),
             instance: None,
             agent: "checkout-deployer".to_owned(),
+            platform_signed: false,
         };
         Ok(form(url, &prover, &wanted, now).await?)
     }
