@@ -122,6 +122,16 @@ async fn a_github_run_that_completes_ends_its_leases_and_only_its_own() {
     }
     let late = broker.exchange(&form_of(&broker, Some("1"))).await;
     assert_eq!((late.status, late.reason()), (400, "held"));
+    let audit = broker.admin("GET", "/audit", None).await.body;
+    let entries = audit["items"].as_array().unwrap();
+    let fences = entries
+        .iter()
+        .filter(|entry| entry["event"] == "fence_raised");
+    assert_eq!(
+        fences.count(),
+        1,
+        "a message that comes again says nothing new"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]

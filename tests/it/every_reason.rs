@@ -78,6 +78,7 @@ fn every_reason_is_shown_by_a_test_or_stands_here_with_why_not() {
             Shown::In(file) => {
                 let text = std::fs::read_to_string(folder.join(file)).unwrap();
                 let (status, error) = words(*reason);
+                // Operators' doors tell by status and error alone.
                 let named = text.contains(&format!("Reason::{reason:?}"))
                     || text.contains(&format!("\"{}\"", reason.code()))
                     || (text.contains(&status) && text.contains(&error));
