@@ -7,6 +7,7 @@ use crate::config::{self, Settings};
 use crate::http::{Bound, ListenSettings, health_router, router};
 use crate::telemetry::{LogFormat, Metrics, init_log};
 use clap::Args;
+use clap::builder::FalseyValueParser;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use tokio::signal::unix::{SignalKind, signal};
@@ -22,7 +23,7 @@ pub struct ServeArgs {
     #[arg(long, default_value = ".dayfly", conflicts_with = "config")]
     state: PathBuf,
     /// Log lines as JSON.
-    #[arg(long, env = "DAYFLY_LOG_JSON")]
+    #[arg(long, env = "DAYFLY_LOG_JSON", value_parser = FalseyValueParser::new())]
     log_json: bool,
     /// A level, or directives such as `info,dayfly::leases=debug`.
     #[arg(long, env = "DAYFLY_LOG", default_value = "info")]

@@ -383,7 +383,7 @@ fn the_page_about_the_command_line_is_what_the_program_says() {
         .split_once(page::MARK)
         .expect("the mark in docs/cli.md");
     let should = page::reference(&mut Cli::command());
-    if std::env::var_os("DAYFLY_WRITE_DOCS").is_some() {
+    if std::env::var_os("DAYFLY_BLESS").is_some() {
         std::fs::write(&path, format!("{by_hand}{}{should}", page::MARK)).unwrap();
     } else {
         let first = made
@@ -393,7 +393,7 @@ fn the_page_about_the_command_line_is_what_the_program_says() {
         assert!(
             made == should,
             "docs/cli.md is older than the program: {first:?}\n\
-             DAYFLY_WRITE_DOCS=1 cargo test --test it documents:: writes it anew"
+             DAYFLY_BLESS=1 cargo test --test it documents:: writes it anew"
         );
     }
     for name in page::environment(&Cli::command()) {
