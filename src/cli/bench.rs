@@ -36,6 +36,7 @@ const PATIENCE: Duration = Duration::from_secs(10);
 #[derive(Debug, Subcommand)]
 pub enum BenchCommand {
     /// Revoke at one replica and measure until every other one says that it is dead.
+    #[command(after_help = "Example:\n  dayfly bench revoke --replicas 2 -o json")]
     Revoke(RevokeBench),
 }
 
