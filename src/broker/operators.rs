@@ -202,7 +202,7 @@ impl Broker {
 fn name(subject: &str, claims: &serde_json::Map<String, Value>) -> String {
     let doubtful = claims
         .get("email_verified")
-        .is_some_and(|verified| *verified != Value::Bool(true) && *verified != Value::from("true"));
+        .is_some_and(|verified| verified != true && verified != "true");
     claims
         .get("email")
         .and_then(Value::as_str)
