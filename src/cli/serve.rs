@@ -38,6 +38,7 @@ pub async fn serve(args: ServeArgs, output: &Output) -> Result<u8, Failure> {
     };
     init_log(format, &args.log).map_err(|error| Failure::usage(error.to_string()))?;
     let metrics = Metrics::install().map_err(|error| Failure::failed(error.to_string()))?;
+    tokio::spawn(metrics.clone().upkeep());
     let (settings, tokens) = match &args.config {
         Some(dir) => (load(dir)?, Vec::new()),
         None => development(&args.state, output)?,
