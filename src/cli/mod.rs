@@ -16,6 +16,7 @@ mod operator;
 mod operator_side;
 mod output;
 mod recover;
+mod selector;
 mod serve;
 
 pub use output::{Failure, Output};

@@ -1,20 +1,21 @@
 //! What operators call: find, lease, revoke, lift, audit tail, key rotate.
 
 use super::OperatorArgs;
-use super::output::{Failure, Output, columns};
+use super::output::{Failure, Output, columns, moment};
+use super::selector::SelectorArgs;
 use crate::client::Client;
+use crate::clock::{Clock, SystemClock};
 use crate::ids::{AgentId, LeaseId, MissionId, TargetId};
 use crate::secret::Secret;
 use crate::wire::{
     LeaseView, LiftRequest, Page, RevocationReceipt, RevocationRequest, RevocationState,
-    RotateAnswer, RotateRequest, Selector,
+    RotateAnswer, RotateRequest,
 };
 use clap::{Args, Subcommand};
 use reqwest::Method;
 use serde_json::Value;
 use std::path::PathBuf;
-use time::format_description::well_known::Rfc3339;
-use time::{OffsetDateTime, UtcOffset};
+use time::OffsetDateTime;
 
 #[derive(Debug, Args)]
 pub struct FindArgs {
@@ -77,93 +78,6 @@ pub enum KeyCommand {
     },
 }
 
-/// Exactly one selector.
-#[derive(Debug, Args)]
-#[group(required = true, multiple = false)]
-pub struct SelectorArgs {
-    /// One lease.
-    #[arg(long)]
-    lease: Option<LeaseId>,
-    /// Everything of one agent.
-    #[arg(long)]
-    agent: Option<AgentId>,
-    /// Everything given for one mission.
-    #[arg(long)]
-    mission: Option<MissionId>,
-    /// Everything on one target.
-    #[arg(long)]
-    target: Option<TargetId>,
-    /// Everything of agents that this owner answers for.
-    #[arg(long)]
-    owner: Option<String>,
-    /// Everything that one issuer vouched for: its URL.
-    #[arg(long)]
-    issuer: Option<String>,
-    /// Everything of one identity.
-    #[arg(long, num_args = 2, value_names = ["ISSUER", "SUBJECT"])]
-    subject: Option<Vec<String>>,
-    /// One run of work, as the requests named it (`--task`).
-    #[arg(long)]
-    task: Option<String>,
-    /// The lease at the root of a delegation.
-    #[arg(long)]
-    delegation: Option<LeaseId>,
-    /// Everything that hangs on one context, such as a pipeline run: the issuer's URL, the kind, the id.
-    #[arg(long, num_args = 3, value_names = ["ISSUER", "KIND", "ID"])]
-    context: Option<Vec<String>>,
-    /// Everything with this label, `NAME=VALUE`.
-    #[arg(long)]
-    label: Option<String>,
-    /// Everything that one signing key signed: its `kid`.
-    #[arg(long)]
-    signing_key: Option<String>,
-    /// Everything.
-    #[arg(long)]
-    all: bool,
-}
-
-impl SelectorArgs {
-    fn selector(self) -> Result<Selector, Failure> {
-        let one = |list: Option<Vec<String>>| list.map(Vec::into_iter);
-        let found = None
-            .or(self.lease.map(Selector::Lease))
-            .or(self.agent.map(Selector::Agent))
-            .or(self.mission.map(Selector::Mission))
-            .or(self.target.map(Selector::Target))
-            .or(self.owner.map(Selector::Owner))
-            .or(self.issuer.map(Selector::Issuer))
-            .or(self.task.map(Selector::Task))
-            .or(self.delegation.map(Selector::Delegation))
-            .or(self.signing_key.map(Selector::SigningKey))
-            .or(self.all.then_some(Selector::All));
-        if let Some(selector) = found {
-            return Ok(selector);
-        }
-        if let Some(label) = self.label {
-            let (name, value) = label
-                .split_once('=')
-                .ok_or_else(|| Failure::usage("--label takes NAME=VALUE"))?;
-            return Ok(Selector::Label {
-                name: name.to_owned(),
-                value: value.to_owned(),
-            });
-        }
-        if let Some(mut words) = one(self.subject)
-            && let (Some(issuer), Some(subject)) = (words.next(), words.next())
-        {
-            return Ok(Selector::Subject { issuer, subject });
-        }
-        if let Some(mut words) = one(self.context)
-            && let (Some(issuer), Some(kind), Some(id)) = (words.next(), words.next(), words.next())
-        {
-            return Ok(Selector::Context { issuer, kind, id });
-        }
-        Err(Failure::usage(
-            "name what to revoke: see `dayfly revoke --help`",
-        ))
-    }
-}
-
 #[derive(Debug, Args)]
 pub struct RevokeArgs {
     #[command(flatten)]
@@ -220,30 +134,62 @@ pub async fn lease(command: LeaseCommand, output: &Output) -> Result<u8, Failure
             limit,
             operator,
         } => {
-            let mut query = url::form_urlencoded::Serializer::new(String::new());
-            query.append_pair("limit", &limit.to_string());
-            for (name, value) in [
+            let filters = [
                 ("agent", agent.map(String::from)),
                 ("mission", mission.map(String::from)),
                 ("target", target.map(String::from)),
                 ("alive", alive.then(|| "true".to_owned())),
-            ] {
-                if let Some(value) = value {
-                    query.append_pair(name, &value);
-                }
-            }
-            let page: Page<LeaseView> =
-                get(&operator, &format!("/leases?{}", query.finish())).await?;
+            ];
+            let page = list(&operator, &filters, limit).await?;
+            let now = SystemClock::new().now();
             output.show(&page, |page| {
-                let rows: Vec<_> = page.items.iter().map(lease_row).collect();
+                let rows: Vec<_> = page
+                    .items
+                    .iter()
+                    .map(|lease| lease_row(lease, now))
+                    .collect();
                 columns(
                     &["LEASE", "ALIVE", "AGENT", "MISSION", "TARGET", "EXPIRES"],
                     &rows,
                 )
             })?;
+            if page.next.is_some() {
+                output.notice("there are more: narrow the list, or raise --limit");
+            }
         }
     }
     Ok(0)
+}
+
+/// A page of the broker's holds fewer than it was asked for where a filter left some out.
+async fn list(
+    operator: &OperatorArgs,
+    filters: &[(&str, Option<String>)],
+    limit: usize,
+) -> Result<Page<LeaseView>, Failure> {
+    let mut found = Page {
+        items: Vec::new(),
+        next: None,
+    };
+    loop {
+        let mut query = url::form_urlencoded::Serializer::new(String::new());
+        let room = limit.saturating_sub(found.items.len()).max(1);
+        query.append_pair("limit", &room.to_string());
+        for (name, value) in filters {
+            if let Some(value) = value {
+                query.append_pair(name, value);
+            }
+        }
+        if let Some(after) = &found.next {
+            query.append_pair("after", after);
+        }
+        let page: Page<LeaseView> = get(operator, &format!("/leases?{}", query.finish())).await?;
+        found.items.extend(page.items);
+        found.next = page.next;
+        if found.next.is_none() || found.items.len() >= limit {
+            return Ok(found);
+        }
+    }
 }
 
 pub async fn revoke(args: RevokeArgs, output: &Output) -> Result<u8, Failure> {
@@ -285,7 +231,10 @@ pub async fn key(command: KeyCommand, output: &Output) -> Result<u8, Failure> {
     output.show(&answer, |answer| {
         pairs(&[
             ("new key", answer.new_key.clone()),
-            ("signs from", answer.signs_from.to_string()),
+            (
+                "signs from",
+                moment(answer.signs_from, SystemClock::new().now()),
+            ),
             ("removed", answer.removed.join(", ")),
         ])
     })?;
@@ -410,6 +359,7 @@ fn told(receipt: &RevocationReceipt) -> String {
 }
 
 fn describe(lease: &LeaseView) -> String {
+    let now = SystemClock::new().now();
     let alive = match &lease.why_ended {
         None => "yes".to_owned(),
         Some(why) => format!("no: {why}"),
@@ -424,8 +374,8 @@ fn describe(lease: &LeaseView) -> String {
         ("target", lease.target.to_string()),
         ("goal", lease.goal.clone()),
         ("identity", format!("{} at {}", lease.subject, lease.issuer)),
-        ("created", moment(lease.created_at)),
-        ("expires", moment(lease.expires_at)),
+        ("created", moment(lease.created_at, now)),
+        ("expires", moment(lease.expires_at, now)),
         (
             "revocation",
             format!(
@@ -448,6 +398,9 @@ fn describe(lease: &LeaseView) -> String {
     if !lease.names.is_empty() {
         lines.push(("seen downstream as", lease.names.join(", ")));
     }
+    if lease.alive {
+        lines.push(("to end it", format!("dayfly revoke --lease {}", lease.id)));
+    }
     pairs(&lines)
 }
 
@@ -461,22 +414,13 @@ pub fn pairs(lines: &[(&str, String)]) -> String {
         .join("\n")
 }
 
-fn lease_row(lease: &LeaseView) -> Vec<String> {
+fn lease_row(lease: &LeaseView, now: OffsetDateTime) -> Vec<String> {
     vec![
         lease.id.to_string(),
         if lease.alive { "yes" } else { "no" }.to_owned(),
         lease.agent.to_string(),
         lease.mission.to_string(),
         lease.target.to_string(),
-        moment(lease.expires_at),
+        moment(lease.expires_at, now),
     ]
-}
-
-/// RFC 3339 in UTC, to the second: what a person compares with a log.
-fn moment(at: OffsetDateTime) -> String {
-    let second = at.replace_nanosecond(0).unwrap_or(at);
-    second
-        .to_offset(UtcOffset::UTC)
-        .format(&Rfc3339)
-        .unwrap_or_else(|_| at.to_string())
 }

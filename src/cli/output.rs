@@ -5,6 +5,8 @@ use crate::client::ClientError;
 use serde::Serialize;
 use std::io::Write;
 use std::process::ExitCode;
+use time::format_description::well_known::Rfc3339;
+use time::{Duration, OffsetDateTime, UtcOffset};
 
 /// Prints in the format that was asked for.
 #[derive(Debug, Clone, Copy)]
@@ -149,9 +151,48 @@ pub fn columns(head: &[&str], rows: &[Vec<String>]) -> String {
     lines.join("\n")
 }
 
+/// RFC 3339 in UTC, to the second: what a person compares with a log. And how far away that is.
+pub fn moment(at: OffsetDateTime, now: OffsetDateTime) -> String {
+    let second = at.replace_nanosecond(0).unwrap_or(at);
+    let text = second
+        .to_offset(UtcOffset::UTC)
+        .format(&Rfc3339)
+        .unwrap_or_else(|_| at.to_string());
+    let away = at - now;
+    if away.is_negative() {
+        format!("{text} ({} ago)", span(away.abs()))
+    } else {
+        format!("{text} (in {})", span(away))
+    }
+}
+
+/// In the largest unit of which there are two.
+fn span(length: Duration) -> String {
+    if length < Duration::minutes(2) {
+        format!("{} s", length.whole_seconds())
+    } else if length < Duration::hours(2) {
+        format!("{} min", length.whole_minutes())
+    } else if length < Duration::days(2) {
+        format!("{} h", length.whole_hours())
+    } else {
+        format!("{} days", length.whole_days())
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_moment_says_how_far_away_it_is() {
+        let now = OffsetDateTime::UNIX_EPOCH;
+        let at = |seconds| moment(now + Duration::seconds(seconds), now);
+        assert_eq!(at(590), "1970-01-01T00:09:50Z (in 9 min)");
+        assert_eq!(at(0), "1970-01-01T00:00:00Z (in 0 s)");
+        assert_eq!(at(-30), "1969-12-31T23:59:30Z (30 s ago)");
+        assert_eq!(at(7200), "1970-01-01T02:00:00Z (in 2 h)");
+        assert_eq!(at(864_000), "1970-01-11T00:00:00Z (in 10 days)");
+    }
 
     #[test]
     fn columns_line_up() {

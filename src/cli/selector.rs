@@ -1,0 +1,93 @@
+//! What `revoke` and `lift` are about: exactly one of the things that leases have in common.
+
+use super::output::Failure;
+use crate::ids::{AgentId, LeaseId, MissionId, TargetId};
+use crate::wire::Selector;
+use clap::Args;
+
+/// Exactly one selector.
+#[derive(Debug, Args)]
+#[group(required = true, multiple = false)]
+pub struct SelectorArgs {
+    /// One lease.
+    #[arg(long)]
+    lease: Option<LeaseId>,
+    /// Everything of one agent.
+    #[arg(long)]
+    agent: Option<AgentId>,
+    /// Everything given for one mission.
+    #[arg(long)]
+    mission: Option<MissionId>,
+    /// Everything on one target.
+    #[arg(long)]
+    target: Option<TargetId>,
+    /// Everything of agents that this owner answers for.
+    #[arg(long)]
+    owner: Option<String>,
+    /// Everything that one issuer vouched for: its URL.
+    #[arg(long)]
+    issuer: Option<String>,
+    /// Everything of one identity.
+    #[arg(long, num_args = 2, value_names = ["ISSUER", "SUBJECT"])]
+    subject: Option<Vec<String>>,
+    /// One run of work, as the requests named it (`--task`).
+    #[arg(long)]
+    task: Option<String>,
+    /// The lease at the root of a delegation.
+    #[arg(long)]
+    delegation: Option<LeaseId>,
+    /// Everything that hangs on one context, such as a pipeline run: the issuer's URL, the kind, the id.
+    #[arg(long, num_args = 3, value_names = ["ISSUER", "KIND", "ID"])]
+    context: Option<Vec<String>>,
+    /// Everything with this label, `NAME=VALUE`.
+    #[arg(long)]
+    label: Option<String>,
+    /// Everything that one signing key signed: its `kid`.
+    #[arg(long)]
+    signing_key: Option<String>,
+    /// Everything.
+    #[arg(long)]
+    all: bool,
+}
+
+impl SelectorArgs {
+    pub fn selector(self) -> Result<Selector, Failure> {
+        let one = |list: Option<Vec<String>>| list.map(Vec::into_iter);
+        let found = None
+            .or(self.lease.map(Selector::Lease))
+            .or(self.agent.map(Selector::Agent))
+            .or(self.mission.map(Selector::Mission))
+            .or(self.target.map(Selector::Target))
+            .or(self.owner.map(Selector::Owner))
+            .or(self.issuer.map(Selector::Issuer))
+            .or(self.task.map(Selector::Task))
+            .or(self.delegation.map(Selector::Delegation))
+            .or(self.signing_key.map(Selector::SigningKey))
+            .or(self.all.then_some(Selector::All));
+        if let Some(selector) = found {
+            return Ok(selector);
+        }
+        if let Some(label) = self.label {
+            let (name, value) = label
+                .split_once('=')
+                .ok_or_else(|| Failure::usage("--label takes NAME=VALUE"))?;
+            return Ok(Selector::Label {
+                name: name.to_owned(),
+                value: value.to_owned(),
+            });
+        }
+        if let Some(mut words) = one(self.subject)
+            && let (Some(issuer), Some(subject)) = (words.next(), words.next())
+        {
+            return Ok(Selector::Subject { issuer, subject });
+        }
+        if let Some(mut words) = one(self.context)
+            && let (Some(issuer), Some(kind), Some(id)) = (words.next(), words.next(), words.next())
+        {
+            return Ok(Selector::Context { issuer, kind, id });
+        }
+        Err(Failure::usage(
+            "name what to revoke: see `dayfly revoke --help`",
+        ))
+    }
+}
