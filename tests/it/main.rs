@@ -16,8 +16,10 @@
 
 mod actions;
 mod attack;
+mod audit;
 mod audit_door;
 mod bench;
+mod cli;
 mod clients;
 mod contexts;
 mod crash;
