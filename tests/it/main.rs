@@ -33,6 +33,7 @@ mod exec;
 mod failover;
 mod introspect;
 mod keys;
+mod login;
 mod platforms;
 mod revocations;
 mod serve;
