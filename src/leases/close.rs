@@ -76,6 +76,7 @@ impl Record {
     /// A credential turned up for a lease that was thought closed or closing.
     pub(super) fn reopen(&mut self, why: Why, reason: &str, now: OffsetDateTime) {
         self.attempts = 0;
+        self.claimed_until = None;
         self.uncollected = false;
         let closing = self
             .closing

@@ -373,6 +373,7 @@ fn new_record(draft: &Draft, grant: &Grant) -> Record {
         signing_key: None,
         closing: None,
         attempts: 0,
+        claimed_until: None,
         uncollected: false,
     }
 }

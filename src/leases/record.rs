@@ -76,6 +76,9 @@ pub struct Record {
     pub closing: Option<Closing>,
     /// How often ending it was tried.
     pub attempts: u32,
+    /// Whoever claimed the last attempt has until here: nobody else tries before.
+    #[serde(with = "milliseconds::option")]
+    pub(in crate::leases) claimed_until: Option<OffsetDateTime>,
     /// No access left, but rubbish remains downstream.
     pub uncollected: bool,
 }

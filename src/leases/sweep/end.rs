@@ -38,12 +38,18 @@ impl Sweeper {
                 ..Swept::default()
             });
         }
+        // INVARIANT: the index may have been read before another sweeper's claim and the lease after
+        // it: a claim on top of a claim would succeed.
+        if lease.claimed_until.is_some_and(|until| now < until) {
+            return Ok(Swept::default());
+        }
         // The claim: whoever writes the next attempt's time may make this one.
         let retry_at = now + pause(lease.attempts);
         let claimed = self
             .leases
             .step(lease, retry_at, |record| {
                 record.attempts = record.attempts.saturating_add(1);
+                record.claimed_until = Some(retry_at);
                 true
             })
             .await?;
