@@ -1,5 +1,5 @@
 // Gets a credential and hands it to the following steps, or runs one command under `dayfly exec`.
-import { spawnSync } from "node:child_process";
+import { spawn, spawnSync } from "node:child_process";
 import { appendFileSync, chmodSync, mkdtempSync, writeFileSync } from "node:fs";
 import { randomUUID } from "node:crypto";
 import { tmpdir } from "node:os";
@@ -24,11 +24,14 @@ if (process.env.GITHUB_RUN_ID) {
 }
 
 if (input("command")) {
-  const run = spawnSync(dayfly, ["exec", ...ask, "--", "bash", "-euo", "pipefail", "-c", input("command")], {
+  const child = spawn(dayfly, ["exec", ...ask, "--", "bash", "-euo", "pipefail", "-c", input("command")], {
     stdio: "inherit",
   });
-  if (run.error) fail(`${dayfly} cannot be started: ${run.error.message}`);
-  process.exit(run.status ?? 1);
+  // A cancelled job signals this process alone: the command must hear of it, and what it held is released.
+  for (const signal of ["SIGINT", "SIGTERM"]) process.on(signal, () => child.kill(signal));
+  child.on("error", (error) => fail(`${dayfly} cannot be started: ${error.message}`));
+  const code = await new Promise((done) => child.on("exit", (code) => done(code ?? 1)));
+  process.exit(code);
 }
 
 const run = spawnSync(dayfly, ["token", "-o", "json", ...ask], { encoding: "utf8" });
