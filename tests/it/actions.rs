@@ -1,6 +1,7 @@
 //! What pipelines include: the GitHub Action's two halves run by node as a runner runs them, the
 //! GitLab component's script run by a shell with its inputs put in; and boto3 under `dayfly exec`.
 
+use crate::exec::run;
 use crate::support::broker::{Setup, TestBroker};
 use crate::support::moto::Moto;
 use crate::support::pipeline::github_endpoint;
@@ -9,6 +10,9 @@ use crate::support::tools;
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::Duration;
+use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::Command;
 
 fn repository(path: &str) -> PathBuf {
@@ -49,7 +53,7 @@ impl Runner {
         }
     }
 
-    async fn half(&self, script: &str, more: &[(&str, &str)]) -> (i32, String) {
+    fn command(&self, script: &str, more: &[(&str, &str)]) -> Command {
         let file = |name: &str| self.folder.path().join(name);
         let mut command = Command::new("node");
         command
@@ -69,8 +73,13 @@ impl Runner {
             .env("INPUT_TARGET", "deploy-api")
             .env("INPUT_GOAL", "Deploy from a workflow")
             .env("INPUT_DAYFLY", env!("CARGO_BIN_EXE_dayfly"))
-            .envs(more.iter().copied());
-        let output = command.output().await.unwrap();
+            .envs(more.iter().copied())
+            .kill_on_drop(true);
+        command
+    }
+
+    async fn half(&self, script: &str, more: &[(&str, &str)]) -> (i32, String) {
+        let output = self.command(script, more).output().await.unwrap();
         let told = [output.stdout, output.stderr].concat();
         (
             output.status.code().unwrap_or(-1),
@@ -132,7 +141,141 @@ async fn the_github_action_runs_one_command_and_passes_its_failure_on() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_gitlab_component_s_job_runs_its_command_with_a_credential() {
+async fn a_cancelled_job_ends_the_action_s_command_and_releases_what_it_held() {
+    if tools::node_folder().is_none() {
+        return;
+    }
+    let broker = TestBroker::start().await;
+    let runner = Runner::start(&broker).await;
+    let script = "cat $DAYFLY_TOKEN_DEPLOY_API_FILE; echo; while true; do sleep 0.1; done";
+    let mut command = runner.command("main.mjs", &[("INPUT_COMMAND", script)]);
+    let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    let token = lines.next_line().await.unwrap().unwrap();
+    assert!(broker.is_active(&token).await);
+    let pid = i32::try_from(child.id().unwrap()).unwrap();
+    let pid = rustix::process::Pid::from_raw(pid).unwrap();
+    rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+    let status = tokio::time::timeout(Duration::from_secs(20), child.wait()).await;
+    assert_eq!(status.unwrap().unwrap().code(), Some(128 + 15));
+    assert!(!broker.is_active(&token).await);
+}
+
+/// The component's job with its inputs in place, as GitLab makes it.
+async fn gitlab_job(python: &Path, inputs: &[(&str, &str)]) -> Value {
+    let mut command = Command::new(python);
+    command
+        .args(["-c", "import json, sys, yaml; print(json.dumps(list(yaml.safe_load_all(open(sys.argv[1])))))"])
+        .arg(repository("deploy/gitlab/component.yml"));
+    let documents = tools::json_of(command).await;
+    let known = documents[0]["spec"]["inputs"].as_object().unwrap();
+    let mut job = documents[1].clone();
+    for (name, input) in known {
+        let given = inputs.iter().find(|(given, _)| given == name);
+        let value = given.map(|(_, value)| *value);
+        let value = value.or_else(|| input["default"].as_str());
+        let value = value.unwrap_or_else(|| panic!("the input {name} is needed"));
+        fill(&mut job, &format!("$[[ inputs.{name} ]]"), value);
+    }
+    job["$[[ inputs.job ]]"].clone()
+}
+
+/// GitLab puts inputs into values that are parsed already.
+fn fill(node: &mut Value, placeholder: &str, value: &str) {
+    match node {
+        Value::String(text) => *text = text.replace(placeholder, value),
+        Value::Array(all) => all.iter_mut().for_each(|one| fill(one, placeholder, value)),
+        Value::Object(all) => all
+            .values_mut()
+            .for_each(|one| fill(one, placeholder, value)),
+        _ => {}
+    }
+}
+
+/// The script's lines, in the environment that GitLab gives them.
+fn gitlab_script(job: &Value, token: &str, key: Option<&Path>) -> Command {
+    let predefined = [
+        ("CI_JOB_NAME", "dayfly-exec"),
+        ("CI_PROJECT_PATH", "acme/checkout"),
+        ("CI_PIPELINE_ID", "77"),
+    ];
+    let lines: Vec<_> = job["script"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|line| line.as_str().unwrap())
+        .collect();
+    let program = Path::new(env!("CARGO_BIN_EXE_dayfly")).parent().unwrap();
+    let path = format!("{}:/usr/bin:/bin", program.display());
+    let mut command = Command::new("bash");
+    command
+        .args(["-eo", "pipefail", "-c", &lines.join("\n")])
+        .env_clear()
+        .env("PATH", path);
+    for (name, value) in job["variables"].as_object().unwrap() {
+        let (text, expand) = match value {
+            Value::String(text) => (text.clone(), true),
+            other => (
+                other["value"].as_str().unwrap().to_owned(),
+                other["expand"] != false,
+            ),
+        };
+        let expanded = predefined.iter().fold(text.clone(), |text, (name, value)| {
+            text.replace(&format!("${name}"), value)
+        });
+        command.env(name, if expand { expanded } else { text });
+    }
+    assert_eq!(job["id_tokens"].as_object().unwrap().len(), 1);
+    command.envs(predefined).env("DAYFLY_ID_TOKEN", token);
+    if let Some(key) = key {
+        command.env("DAYFLY_KEY_FILE", key);
+    }
+    command.kill_on_drop(true).stdin(Stdio::null());
+    command
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_gitlab_component_runs_its_whole_command_under_exec() {
+    let Some(python) = tools::python() else {
+        return;
+    };
+    let broker = TestBroker::start().await;
+    let key = broker.folder.path().join("agent.jwk.json");
+    std::fs::write(&key, broker.key.to_private_jwk().expose()).unwrap();
+    let inputs = [
+        ("url", broker.url.as_str()),
+        ("agent", "deployer"),
+        ("mission", "deploy-checkout"),
+        ("target", "deploy-api"),
+        // Both halves, and what only the inner shell may read.
+        (
+            "command",
+            "echo \"run: $CI_PIPELINE_ID\" && cat $DAYFLY_TOKEN_DEPLOY_API_FILE; exit 3",
+        ),
+    ];
+    let job = gitlab_job(&python, &inputs).await;
+    assert_eq!(job["id_tokens"]["DAYFLY_ID_TOKEN"]["aud"], broker.url);
+    let (code, out, err) = run(gitlab_script(&job, &broker.platform_token(), Some(&key))).await;
+    assert_eq!(code, 3, "{out}{err}");
+    let (first, token) = out.split_once('\n').unwrap();
+    assert_eq!(first, "run: 77");
+    assert!(token.starts_with("ey"), "{token}");
+    assert!(!broker.is_active(token).await, "released at the end");
+    let leases = broker
+        .admin("GET", "/leases?agent=deployer&alive=false", None)
+        .await;
+    let told = leases.body.to_string();
+    assert!(
+        told.contains("dayfly-exec of acme/checkout, pipeline 77"),
+        "{told}"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_gitlab_component_needs_no_key_where_a_mission_takes_the_platform_s_word() {
+    let Some(python) = tools::python() else {
+        return;
+    };
     let more = r#"
 [mission.stock]
 agents = ["deployer"]
@@ -147,67 +290,18 @@ allow = [{ target = "deploy-api", actions = ["deploy:write"], locations = ["http
         ..Setup::default()
     })
     .await;
-    // A registered key, or none and a mission that accepts the platform's word.
-    run_component(&broker, "deploy-checkout", "false").await;
-    run_component(&broker, "stock", "true").await;
-}
-
-async fn run_component(broker: &TestBroker, mission: &str, platform_signed: &str) {
-    let text = std::fs::read_to_string(repository("deploy/gitlab/component.yml")).unwrap();
     let inputs = [
         ("url", broker.url.as_str()),
         ("agent", "deployer"),
-        ("mission", mission),
-        ("platform_signed", platform_signed),
+        ("mission", "stock"),
         ("target", "deploy-api"),
-        ("goal", "Deploy from a pipeline"),
-        (
-            "command",
-            "sh -c 'test -s $DAYFLY_TOKEN_DEPLOY_API_FILE && echo delivered'",
-        ),
+        ("platform_signed", "true"),
+        ("command", "cat $DAYFLY_TOKEN_DEPLOY_API_FILE"),
     ];
-    let job = inputs.iter().fold(text, |text, (name, value)| {
-        text.replace(&format!("$[[ inputs.{name} ]]"), value)
-    });
-    let job = job.split("\n---\n").nth(1).unwrap();
-    let section = |from: &str, to: &str| {
-        let start = job.find(from).unwrap() + from.len();
-        let end = job[start..].find(to).map_or(job.len(), |end| start + end);
-        job[start..end].to_owned()
-    };
-    let variables = section("  variables:\n", "  script:");
-    let script = section("  script:\n    - ", "\n    - ");
-    // The agent's intent key is registered: GitLab fixes the audience before the job runs.
-    let key = broker.folder.path().join("agent.jwk.json");
-    std::fs::write(&key, broker.key.to_private_jwk().expose()).unwrap();
-    let mut command = Command::new("bash");
-    command
-        .args(["-euo", "pipefail", "-c", &script])
-        .env_clear()
-        .env("PATH", {
-            let bin = Path::new(env!("CARGO_BIN_EXE_dayfly")).parent().unwrap();
-            format!("{}:/usr/bin:/bin", bin.display())
-        })
-        .env("CI_PIPELINE_ID", "574")
-        .env("DAYFLY_ID_TOKEN", broker.platform_token());
-    if platform_signed == "false" {
-        command.env("DAYFLY_KEY_FILE", &key);
-    }
-    for line in variables.lines() {
-        let (name, value) = line.trim().split_once(": ").unwrap();
-        command.env(
-            name,
-            value.trim_matches('"').replace("$CI_PIPELINE_ID", "574"),
-        );
-    }
-    let output = command.output().await.unwrap();
-    let told = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{told}");
-    assert_eq!(
-        String::from_utf8_lossy(&output.stdout).trim(),
-        "delivered",
-        "{told}"
-    );
+    let job = gitlab_job(&python, &inputs).await;
+    let (code, out, err) = run(gitlab_script(&job, &broker.platform_token(), None)).await;
+    assert_eq!(code, 0, "{err}");
+    assert!(out.starts_with("ey"), "{out}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -73,7 +73,7 @@ fn dayfly() -> Command {
     command
 }
 
-async fn run(mut command: Command) -> (i32, String, String) {
+pub async fn run(mut command: Command) -> (i32, String, String) {
     let done = tokio::time::timeout(Duration::from_secs(60), command.output()).await;
     let output = done.expect("it ends").unwrap();
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).trim().to_owned();
@@ -282,4 +282,28 @@ async fn in_a_github_job_nothing_is_stored_and_a_fresh_key_is_bound_by_the_audie
     assert_eq!(code, 0, "{err}");
     assert!(out.starts_with("ey"), "{out}");
     assert!(!err.contains("job-secret"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_platform_s_token_is_the_proof_and_a_registered_key_signs_the_intent() {
+    let bench = Bench::start().await;
+    let gitlab = |key: bool| {
+        let mut command = dayfly();
+        command
+            .args(["exec", "--url", &bench.broker.url, "--agent", "deployer"])
+            .args(["--mission", "deploy-checkout", "--target", "deploy-api"])
+            .args(["--goal", "Deploy", "--", "sh", "-c"])
+            .arg("cat $DAYFLY_TOKEN_DEPLOY_API_FILE")
+            .env("DAYFLY_ID_TOKEN", bench.broker.platform_token());
+        if key {
+            command.env("DAYFLY_KEY_FILE", &bench.key);
+        }
+        command
+    };
+    let (code, out, err) = run(gitlab(true)).await;
+    assert_eq!(code, 0, "{err}");
+    assert!(out.starts_with("ey"), "{out}");
+    // Nothing vouches for a key of the moment: this token's audience was fixed before it was made.
+    let (code, out, _) = run(gitlab(false)).await;
+    assert_eq!((code, out.as_str()), (121, ""));
 }
