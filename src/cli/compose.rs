@@ -15,7 +15,7 @@ use crate::connectors::{Connectors, Setup};
 use crate::fences::Fences;
 use crate::identity::{ClientSettings, Identity};
 use crate::intent::Intents;
-use crate::jose::{KeyClient, Keyring, Purpose, Reach};
+use crate::jose::{KeyClient, Keyring, KeyringSettings, Purpose, Reach};
 use crate::leases::{Leases, Sweeper};
 use crate::secret::Sealer;
 use crate::store::Store;
@@ -74,7 +74,11 @@ impl Composed {
     ) -> Result<Self, Failure> {
         let failed = |error: &dyn std::fmt::Display| Failure::failed(error.to_string());
         let sealer = sealer(settings)?;
-        let keyring = Keyring::open(store.clone(), sealer.clone(), clock.now())
+        let kept = KeyringSettings {
+            access_tokens: settings.broker.access_token_algorithm,
+            ..KeyringSettings::default()
+        };
+        let keyring = Keyring::open_with(store.clone(), sealer.clone(), kept, clock.now())
             .await
             .map_err(|error| failed(&error))?;
         let keyring = Arc::new(keyring);

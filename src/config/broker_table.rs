@@ -6,6 +6,7 @@ use super::reader::Reader;
 use super::settings::{BrokerSettings, StoreSettings};
 use super::source::At;
 use crate::http::{DoorSettings, ListenSettings, Network, Rate, TlsFiles};
+use crate::jose::Algorithm;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::num::NonZeroU32;
 use std::str::FromStr;
@@ -66,7 +67,7 @@ pub(in crate::config) fn decode(
             reader.finish();
             (store, age)
         });
-    let sealing_keys = sealing_keys(reader, decoder);
+    let keys = keys(reader, decoder);
     let audit_path = reader.table("audit").and_then(|audit| {
         let path = audit.text("path");
         audit.finish();
@@ -89,6 +90,7 @@ pub(in crate::config) fn decode(
         listen.drain = drain.value;
     }
     let (store, fence_view_max_age) = store?;
+    let (sealing_keys, access_token_algorithm) = keys?;
     Some(BrokerSettings {
         allow_loopback: url.starts_with("http:"),
         url,
@@ -97,7 +99,8 @@ pub(in crate::config) fn decode(
         doors,
         store,
         fence_view_max_age,
-        sealing_keys: sealing_keys?,
+        sealing_keys,
+        access_token_algorithm,
         audit_path,
     })
 }
@@ -146,11 +149,24 @@ fn store_of(reader: &Reader<'_>, decoder: &Decoder<'_>) -> Option<StoreSettings>
     }
 }
 
-fn sealing_keys(reader: &Reader<'_>, decoder: &Decoder<'_>) -> Option<Vec<String>> {
+/// References to the sealing keys, and the algorithm of access tokens.
+fn keys(reader: &Reader<'_>, decoder: &Decoder<'_>) -> Option<(Vec<String>, Algorithm)> {
     let table = reader.table("keys");
     let example = "{ sealing = [\"file:sealing.key\"] }";
     let keys = reader.required("keys", table, example)?;
     let sealing = keys.required("sealing", keys.texts("sealing"), "[\"file:sealing.key\"]");
+    let algorithm = keys
+        .text("access_tokens")
+        .map_or(Some(Algorithm::Es256), |name| {
+            match Algorithm::parse(&name.value) {
+                Some(known @ (Algorithm::Es256 | Algorithm::Ed25519)) => Some(known),
+                _ => {
+                    let problem = format!("`{}` does not sign access tokens", name.value);
+                    keys.bad(name.at, problem, "write \"ES256\" or \"Ed25519\"");
+                    None
+                }
+            }
+        });
     let at = keys.at;
     keys.finish();
     let named = sealing?;
@@ -164,7 +180,7 @@ fn sealing_keys(reader: &Reader<'_>, decoder: &Decoder<'_>) -> Option<Vec<String
         reader.bad(at, "there is no sealing key", help);
         return None;
     }
-    (!sealing.is_empty()).then_some(sealing)
+    (!sealing.is_empty()).then_some((sealing, algorithm?))
 }
 
 /// The doors, and how many connections at once.

@@ -8,7 +8,7 @@ use crate::http::{DoorSettings, ListenSettings};
 use crate::identity::{ClientSettings, IssuerSettings};
 use crate::ids::{AgentId, MissionId};
 use crate::intent::{IntentIssuer, SignerClass};
-use crate::jose::KeySet;
+use crate::jose::{Algorithm, KeySet};
 use crate::policy::{Mission, Policy, PolicyError, Target};
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
@@ -73,6 +73,8 @@ pub struct BrokerSettings {
     pub fence_view_max_age: Duration,
     /// References to the sealing keys (see [`super::sealing_key`]): the first seals, every one opens.
     pub sealing_keys: Vec<String>,
+    /// ES256 or Ed25519; takes effect with the next rotation.
+    pub access_token_algorithm: Algorithm,
     /// Where the audit is exported to, as JSON Lines.
     pub audit_path: PathBuf,
     /// The broker itself is on loopback without TLS, so issuers may be, too.

@@ -2,6 +2,8 @@
 
 use crate::support::broker::{Answer, Setup, TestBroker};
 use crate::support::time::Manual;
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde_json::{Value, json};
 use std::time::Duration;
 
@@ -106,4 +108,31 @@ async fn there_are_no_keys_but_those_that_are_used() {
     }
     let answer = rotate(&broker, json!({ "purpose": "access_token", "force": true })).await;
     assert_eq!(answer.status, 400, "{}", answer.body);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn access_tokens_are_signed_with_the_algorithm_that_the_configuration_names() {
+    for (algorithm, alg, kty) in [("ES256", "ES256", "EC"), ("Ed25519", "EdDSA", "OKP")] {
+        let setup = Setup {
+            access_tokens: algorithm,
+            ..Setup::default()
+        };
+        let broker = TestBroker::with(setup).await;
+        let issued = broker.issue().await;
+        let token = issued["access_token"].as_str().unwrap();
+        let header = token.split('.').next().unwrap();
+        let header = URL_SAFE_NO_PAD.decode(header).unwrap();
+        let header: Value = serde_json::from_slice(&header).unwrap();
+        assert_eq!(header["typ"], "at+jwt");
+        assert_eq!(header["alg"], alg);
+        let url = format!("{}/jwks", broker.url);
+        let keys = Answer::of(broker.http.get(url).send().await.unwrap()).await;
+        let known = keys.body["keys"].as_array().unwrap();
+        let key = known
+            .iter()
+            .find(|key| key["kid"] == header["kid"])
+            .unwrap();
+        assert_eq!(key["kty"], kty);
+        assert!(broker.is_active(token).await);
+    }
 }

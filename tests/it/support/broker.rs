@@ -39,6 +39,8 @@ pub struct Setup {
     /// Added to the configuration's folder: name and text.
     pub files: Vec<(String, String)>,
     pub sealing_key: [u8; 32],
+    /// What signs access tokens.
+    pub access_tokens: &'static str,
 }
 
 impl Default for Setup {
@@ -51,6 +53,7 @@ impl Default for Setup {
             more: String::new(),
             files: Vec::new(),
             sealing_key: [7; 32],
+            access_tokens: "ES256",
         }
     }
 }
@@ -80,7 +83,7 @@ impl TestBroker {
         for (name, text) in &setup.files {
             write_secret(&folder.path().join(name), text);
         }
-        let text = configuration(&url, &issuer.url) + &setup.more;
+        let text = configuration(&url, &issuer.url, setup.access_tokens) + &setup.more;
         let files = vec![("test.toml".to_owned(), text)];
         let settings = config::load_with(files, folder.path().to_owned())
             .and_then(|document| document.resolve())
@@ -327,13 +330,13 @@ fn write_secret(path: &std::path::Path, text: &str) {
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600)).unwrap();
 }
 
-fn configuration(url: &str, issuer: &str) -> String {
+fn configuration(url: &str, issuer: &str, access_tokens: &str) -> String {
     format!(
         r#"
 [broker]
 url = "{url}"
 store = {{ embedded = "unused.redb" }}
-keys = {{ sealing = ["file:sealing.key"] }}
+keys = {{ sealing = ["file:sealing.key"], access_tokens = "{access_tokens}" }}
 audit = {{ path = "audit" }}
 
 [issuer.ci]
