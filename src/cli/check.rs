@@ -126,7 +126,7 @@ async fn recorded(
     .map_err(|error| Failure::failed(format!("the audit entry of refusal {id}: {error}")))
 }
 
-/// Every line of an export that is JSON: what is not is for `audit verify` to tell.
+/// The entries of an export: what is none, or no JSON, is for `audit verify` to tell.
 fn exported(path: &Path) -> Result<Vec<Value>, Failure> {
     let problem = |error: std::io::Error| Failure::usage(format!("{}: {error}", path.display()));
     let files = if path.is_dir() {
@@ -142,7 +142,8 @@ fn exported(path: &Path) -> Result<Vec<Value>, Failure> {
         let text = std::fs::read_to_string(file).map_err(problem)?;
         lines.extend(
             text.lines()
-                .filter_map(|line| serde_json::from_str::<Value>(line).ok()),
+                .filter_map(|line| serde_json::from_str::<Value>(line).ok())
+                .filter_map(|mut line| line.get_mut("entry").map(Value::take)),
         );
     }
     Ok(lines)

@@ -30,6 +30,7 @@ mod every_reason;
 mod every_route;
 mod exchange;
 mod exec;
+mod explain;
 mod failover;
 mod introspect;
 mod keys;
