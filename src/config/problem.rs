@@ -69,6 +69,8 @@ codes! {
     WiderThanAgent => "wider_than_agent", Warning;
     /// `signer = "platform"` where it is not safe.
     PlatformSigner => "platform_signer", Error;
+    /// A token that would be an operator's and a workload's at once.
+    OperatorsAreWorkloads => "operators_are_workloads", Error;
     /// Two agents that the same proof fits.
     SameIdentity => "same_identity", Error;
     /// A Cedar policy or condition that does not compile.

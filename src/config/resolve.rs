@@ -5,11 +5,12 @@ use super::decoder::Decoder;
 use super::document::Document;
 use super::issuers::Issuers;
 use super::problem::{Code, Desk, Problems};
-use super::settings::{BrokerSettings, Settings};
+use super::settings::{BrokerSettings, OperatorsTable, Settings};
 use super::source::Place;
 use super::{broker_table, missions, tables, targets};
 use crate::agents::{IdentityMatch, Registry};
 use crate::authority::{Authority, Permission, Vocabulary};
+use crate::identity::IssuerSettings;
 use crate::intent::{Intents, SignerClass};
 use crate::policy::Mission;
 use std::collections::BTreeMap;
@@ -91,6 +92,9 @@ impl Document {
         };
         whole.check(today);
         let issuers = issuers.finish(&decoder);
+        if let (Some(table), Some(entry)) = (&operators, self.find("operators", "")) {
+            apart(desk, entry.at, table, &issuers);
+        }
         let hash = self.hash(&decoder);
         let clients = agents.iter().filter_map(|a| a.client.clone()).collect();
         let settings = Settings {
@@ -226,6 +230,26 @@ impl Document {
         }
         let digest = context.finish();
         digest.as_ref().iter().map(|b| format!("{b:02x}")).collect()
+    }
+}
+
+// SECURITY: one token must not open the doors of operators and those of agents.
+fn apart(desk: &Desk, at: Place, operators: &OperatorsTable, issuers: &[IssuerSettings]) {
+    let shared = |issuer: &&IssuerSettings| {
+        let audiences = &operators.issuer.audiences;
+        issuer.url == operators.issuer.url
+            && issuer
+                .audiences
+                .iter()
+                .any(|audience| audiences.contains(audience))
+    };
+    if let Some(issuer) = issuers.iter().find(shared) {
+        let message = format!(
+            "operators and the workloads of `issuer.{}` have one issuer and one audience",
+            issuer.id
+        );
+        let help = "give operators an `audience` of their own";
+        desk.report(at, Code::OperatorsAreWorkloads, message, help);
     }
 }
 

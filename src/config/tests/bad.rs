@@ -470,3 +470,29 @@ fn and_a_secret_that_stands_in_the_open_is_not_repeated() {
     let json = serde_json::to_string(&report).unwrap();
     assert!(!json.contains("AAECAwQF"));
 }
+
+#[test]
+fn operators_and_workloads_must_not_be_one_audience_of_one_issuer() {
+    let operators = |audience: &str| {
+        format!(
+            r#"
+[operators]
+issuer = "https://login.acme.example"
+audience = "{audience}"
+roles = [{{ role = "admin", claims = {{ groups = "security" }} }}]
+
+[issuer.login]
+url = "https://login.acme.example"
+audience = "dayfly"
+
+[target.api]"#
+        )
+    };
+    let spoil = |audience: &str| checked(&spoiled("[target.api]", &operators(audience)));
+    let report = spoil("dayfly");
+    let codes: Vec<_> = report.problems.0.iter().map(|p| p.code.as_str()).collect();
+    assert!(codes.contains(&"operators_are_workloads"), "{report}");
+    let report = spoil("dayfly-operators");
+    let codes: Vec<_> = report.problems.0.iter().map(|p| p.code.as_str()).collect();
+    assert!(!codes.contains(&"operators_are_workloads"), "{report}");
+}
