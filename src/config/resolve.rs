@@ -92,9 +92,7 @@ impl Document {
         };
         whole.check(today);
         let issuers = issuers.finish(&decoder);
-        if let (Some(table), Some(entry)) = (&operators, self.find("operators", "")) {
-            apart(desk, entry.at, table, &issuers);
-        }
+        self.apart(desk, operators.as_ref(), &issuers);
         let hash = self.hash(&decoder);
         let clients = agents.iter().filter_map(|a| a.client.clone()).collect();
         let settings = Settings {
@@ -123,6 +121,29 @@ impl Document {
         };
         self.compile(desk, &settings, &missions);
         Some(settings)
+    }
+
+    // SECURITY: one token must not open the doors of operators and those of agents.
+    fn apart(&self, desk: &Desk, operators: Option<&OperatorsTable>, issuers: &[IssuerSettings]) {
+        let (Some(table), Some(entry)) = (operators, self.find("operators", "")) else {
+            return;
+        };
+        let audiences = &table.issuer.audiences;
+        let shared = |issuer: &&IssuerSettings| {
+            issuer.url == table.issuer.url
+                && issuer
+                    .audiences
+                    .iter()
+                    .any(|audience| audiences.contains(audience))
+        };
+        if let Some(issuer) = issuers.iter().find(shared) {
+            let message = format!(
+                "operators and the workloads of `issuer.{}` have one issuer and one audience",
+                issuer.id
+            );
+            let help = "give operators an `audience` of their own";
+            desk.report(entry.at, Code::OperatorsAreWorkloads, message, help);
+        }
     }
 
     fn broker(&self, decoder: &mut Decoder<'_>) -> (Option<BrokerSettings>, String) {
@@ -230,26 +251,6 @@ impl Document {
         }
         let digest = context.finish();
         digest.as_ref().iter().map(|b| format!("{b:02x}")).collect()
-    }
-}
-
-// SECURITY: one token must not open the doors of operators and those of agents.
-fn apart(desk: &Desk, at: Place, operators: &OperatorsTable, issuers: &[IssuerSettings]) {
-    let shared = |issuer: &&IssuerSettings| {
-        let audiences = &operators.issuer.audiences;
-        issuer.url == operators.issuer.url
-            && issuer
-                .audiences
-                .iter()
-                .any(|audience| audiences.contains(audience))
-    };
-    if let Some(issuer) = issuers.iter().find(shared) {
-        let message = format!(
-            "operators and the workloads of `issuer.{}` have one issuer and one audience",
-            issuer.id
-        );
-        let help = "give operators an `audience` of their own";
-        desk.report(at, Code::OperatorsAreWorkloads, message, help);
     }
 }
 
