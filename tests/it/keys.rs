@@ -23,7 +23,7 @@ async fn published(broker: &TestBroker) -> Vec<String> {
 fn kid_of(token: &str) -> String {
     use base64::Engine as _;
     let header = token.split('.').next().unwrap();
-    let engine = base64::engine::general_purpose::URL_SAFE_NO_PAD;
+    let engine = URL_SAFE_NO_PAD;
     let header: Value = serde_json::from_slice(&engine.decode(header).unwrap()).unwrap();
     header["kid"].as_str().unwrap().to_owned()
 }
