@@ -158,6 +158,27 @@ impl Platforms {
         self.broker.exchange(&fields).await
     }
 
+    /// The answer's `access_token` is a handle of the lease: it opens nothing and ends everything.
+    async fn assert_ended_by_its_handle(&self, answer: &Answer) {
+        let handle = answer.body["access_token"].as_str().unwrap();
+        assert!(handle.starts_with("dayflyh_"), "{handle}");
+        assert_eq!(answer.body["token_type"], "N_A");
+        let path = format!("/leases/{}", answer.body["lease_id"].as_str().unwrap());
+        let before = self.broker.admin("GET", &path, None).await;
+        assert_eq!(before.body["alive"], true, "{}", before.body);
+        let ended = self
+            .broker
+            .post("/revoke", &form(&[("token", handle)]))
+            .await;
+        assert_eq!(ended.status, 200);
+        let after = self.broker.admin("GET", &path, None).await;
+        assert_eq!(after.body["alive"], false, "{}", after.body);
+        assert_ne!(
+            after.body["state"], "revoked",
+            "nobody downstream confirmed it"
+        );
+    }
+
     /// The minted keys, used for real: AWS knows them, as a session named after the lease, and they
     /// do what the role may and nothing else.
     async fn assert_usable(&self, answer: &Answer) {
@@ -224,9 +245,9 @@ async fn each_platform_s_tokens_get_aws_sessions_that_work() {
         .await;
     let claims = tokens::kubernetes(now, &world.kubernetes.url, audience);
     let token = world.kubernetes.sign(&claims);
-    world
-        .assert_usable(&world.ask("on-kubernetes", &token).await)
-        .await;
+    let answer = world.ask("on-kubernetes", &token).await;
+    world.assert_usable(&answer).await;
+    world.assert_ended_by_its_handle(&answer).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
