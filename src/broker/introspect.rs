@@ -97,9 +97,7 @@ impl Broker {
         );
         tell("txn", json!(lease.task));
         tell("mission", json!({ "id": lease.mission }));
-        if let Some(thumbprint) = &lease.bound_key {
-            tell("cnf", json!({ "jkt": thumbprint }));
-        }
+        tell("cnf", json!(lease.bound_key));
         members
     }
 }

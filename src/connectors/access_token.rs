@@ -2,11 +2,12 @@
 //! activated in one commit; dead at every broker's word when its lease is.
 //!
 //! In: a grant in scopes and resource URIs. Out: a `at+jwt`, bound to a key where the request
-//! proved one (`cnf.jkt`, RFC 9449 section 6).
+//! proved one (`cnf`: RFC 9449 section 6, RFC 8705 section 3).
 
 use super::{ACCESS_TOKEN_TYPE, Connector, ConnectorError, Ended, Handle, MintContext, Minted};
 use super::{Promises, sha256};
 use crate::authority::{Authority, AuthorizationDetail};
+use crate::identity::Confirmation;
 use crate::ids::{AgentId, LeaseId, MissionId};
 use crate::jose::{Keyring, Purpose};
 use crate::policy::Grant;
@@ -42,17 +43,12 @@ struct Claims<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     txn: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    cnf: Option<Confirmation<'a>>,
+    cnf: Option<&'a Confirmation>,
 }
 
 #[derive(Serialize)]
 struct MissionClaim<'a> {
     id: &'a MissionId,
-}
-
-#[derive(Serialize)]
-struct Confirmation<'a> {
-    jkt: &'a str,
 }
 
 #[async_trait]
@@ -84,7 +80,7 @@ impl Connector for AccessToken {
                 id: grant.mission(),
             },
             txn: grant.task(),
-            cnf: grant.bound_key().map(|jkt| Confirmation { jkt }),
+            cnf: grant.bound_key(),
         };
         let (token, signing_key) = self
             .keyring

@@ -1,6 +1,6 @@
 //! For whom a workload token was issued, and the key it may be bound to.
 
-use super::TokenFault;
+use super::{Confirmation, TokenFault};
 use serde_json::{Map, Value};
 
 const KEY_SUFFIX: &str = "#jkt=";
@@ -10,9 +10,9 @@ const KEY_SUFFIX: &str = "#jkt=";
 pub(super) fn bound_key(
     claims: &Map<String, Value>,
     accepted: &[String],
-) -> Result<Option<String>, TokenFault> {
+) -> Result<Option<Confirmation>, TokenFault> {
     let mut matched = false;
-    let mut keys: Vec<&str> = Vec::new();
+    let mut keys: Vec<Confirmation> = Vec::new();
     for audience in audiences(claims).ok_or(TokenFault::Audience)? {
         let (name, key) = match audience.rsplit_once(KEY_SUFFIX) {
             Some((name, key)) => (name, Some(key)),
@@ -20,22 +20,19 @@ pub(super) fn bound_key(
         };
         if accepted.iter().any(|one| one == name) {
             matched = true;
-            keys.extend(key);
+            keys.extend(key.map(|key| Confirmation::Jkt(key.to_owned())));
         }
     }
     if !matched {
         return Err(TokenFault::Audience);
     }
     if let Some(confirmation) = claims.get("cnf") {
-        let key = confirmation.get("jkt").and_then(Value::as_str);
-        // SECURITY: a confirmation that is not understood (`x5t#S256`, `jwk`) is not ignored, or a
-        // bound token would pass as a bearer one.
-        keys.push(key.ok_or(TokenFault::BoundKey)?);
+        keys.push(Confirmation::read(confirmation).ok_or(TokenFault::BoundKey)?);
     }
     keys.dedup();
     match keys.as_slice() {
         [] => Ok(None),
-        [key] if is_thumbprint(key) => Ok(Some((*key).to_owned())),
+        [key] if key.is_well_formed() => Ok(Some(key.clone())),
         _ => Err(TokenFault::BoundKey),
     }
 }

@@ -9,11 +9,13 @@ mod audience;
 mod cache;
 pub mod claims;
 mod client;
+mod possession;
 pub mod presets;
 mod settings;
 mod workload;
 
 pub use audience::{is_thumbprint, sole as sole_audience};
+pub use possession::Confirmation;
 pub use settings::{ClientSettings, IssuerSettings, KeySource, SettingsError};
 
 mod stated;
@@ -115,7 +117,7 @@ pub struct Caller {
     pub(in crate::identity) claims: Map<String, Value>,
     pub(in crate::identity) facts: Facts,
     pub(in crate::identity) barred: BTreeMap<String, Value>,
-    pub(in crate::identity) bound_key: Option<String>,
+    pub(in crate::identity) bound_key: Option<Confirmation>,
     pub(in crate::identity) token_sha256: [u8; 32],
     pub(in crate::identity) expires_at: OffsetDateTime,
     pub(in crate::identity) client: Option<AuthenticatedClient>,
@@ -166,10 +168,10 @@ impl Caller {
     pub fn barred(&self) -> &BTreeMap<String, Value> {
         &self.barred
     }
-    /// RFC 7638 thumbprint of the key the proof is bound to (`cnf.jkt`, `aud = ...#jkt=...`). The
-    /// proof alone does not show possession of it.
-    pub fn bound_key(&self) -> Option<&str> {
-        self.bound_key.as_deref()
+    /// What the proof is bound to (`cnf`, `aud = ...#jkt=...`). The proof alone does not show
+    /// possession of it.
+    pub fn bound_key(&self) -> Option<&Confirmation> {
+        self.bound_key.as_ref()
     }
     pub fn token_sha256(&self) -> &[u8; 32] {
         &self.token_sha256

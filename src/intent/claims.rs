@@ -5,7 +5,7 @@
 
 use super::IntentError;
 use crate::authority::AuthorizationDetail;
-use crate::identity::{is_thumbprint, sole_audience};
+use crate::identity::{Confirmation, is_thumbprint, sole_audience};
 use crate::ids::MissionId;
 use crate::jose::claims::times;
 use serde::Deserialize;
@@ -59,7 +59,7 @@ pub(super) struct Signed {
     pub client_id: String,
     pub jti: String,
     pub expires_at: OffsetDateTime,
-    pub confirmed_key: Option<String>,
+    pub confirmed_key: Option<Confirmation>,
     pub subject_token_hash: Option<String>,
     pub mission: Option<MissionId>,
     pub authorization_details: Vec<AuthorizationDetail>,
@@ -97,12 +97,6 @@ struct Members {
     #[serde(default)]
     tctx: Map<String, Value>,
     subject_token_hash: Option<String>,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Confirmation {
-    jkt: String,
 }
 
 #[derive(Deserialize)]
@@ -149,7 +143,7 @@ impl Signed {
             client_id: members.client_id,
             jti: members.jti,
             expires_at: times.expires_at,
-            confirmed_key: members.cnf.map(|confirmation| confirmation.jkt),
+            confirmed_key: members.cnf,
             subject_token_hash: members.subject_token_hash,
             mission: members.mission.map(|mission| mission.id),
             authorization_details,
@@ -182,11 +176,11 @@ fn check_members(members: &Members) -> Result<(), ClaimFault> {
     if members
         .cnf
         .as_ref()
-        .is_some_and(|confirmation| !is_thumbprint(&confirmation.jkt))
+        .is_some_and(|confirmation| !confirmation.is_well_formed())
     {
         return Err(ClaimFault::Value(
-            "cnf.jkt",
-            "an RFC 7638 SHA-256 thumbprint",
+            "cnf",
+            "a SHA-256 thumbprint as `jkt` or `x5t#S256`",
         ));
     }
     if members

@@ -12,7 +12,7 @@ pub use claims::{ClaimFault, DetailFault};
 mod stated;
 
 use crate::authority::AuthorizationDetail;
-use crate::identity::{Caller, Presented, Proof};
+use crate::identity::{Caller, Confirmation, Presented, Proof};
 use crate::ids::MissionId;
 use crate::jose::{Algorithm, Compact, JoseError, KeySet, TypRule, VerifyingKey};
 use crate::replay::{self, ReplayMark};
@@ -48,9 +48,9 @@ pub struct Asked {
     pub scope: Vec<String>,
     /// From scope `mission:NAME`.
     pub mission: Option<MissionId>,
-    /// RFC 7638 thumbprint of the key whose possession the request itself proved (a verified DPoP
-    /// proof). The credential is bound to it.
-    pub proved_key: Option<String>,
+    /// The key or certificate whose possession the request itself proved (a verified DPoP proof).
+    /// The credential is bound to it.
+    pub proved_key: Option<Confirmation>,
 }
 
 impl Asked {
@@ -252,7 +252,7 @@ impl Intents {
             return Err(IntentError::UnknownSigner);
         }
         let key = verified.key().thumbprint();
-        check_possession(signer, key, signed.confirmed_key.as_deref(), caller, &asked)?;
+        check_possession(signer, key, signed.confirmed_key.as_ref(), caller, &asked)?;
         check_token_hash(signer, signed.subject_token_hash.as_deref(), caller)?;
         let mission = same_mission(signed.mission, asked.mission.as_ref())?;
         let replay = replay::mark(
@@ -334,7 +334,7 @@ fn parse(text: &str) -> Result<Compact, JoseError> {
 
 /// A key that came with the intent counts only where something else already vouches for it.
 fn is_agents_own(thumbprint: &str, caller: &Caller, registered: &dyn Fn(&str) -> bool) -> bool {
-    caller.bound_key() == Some(thumbprint)
+    caller.bound_key().and_then(Confirmation::jkt) == Some(thumbprint)
         || registered(thumbprint)
         || caller
             .client_keys()
@@ -367,12 +367,14 @@ fn platform(asked: Asked, caller: &Caller) -> Result<Intent, IntentError> {
 fn check_possession(
     signer: SignerClass,
     signing_key: &str,
-    confirmed_key: Option<&str>,
+    confirmed_key: Option<&Confirmation>,
     caller: &Caller,
     asked: &Asked,
 ) -> Result<(), IntentError> {
-    let signed_with = (signer == SignerClass::Agent).then_some(signing_key);
-    let proved = asked.proved_key.as_deref();
+    let signed_with =
+        (signer == SignerClass::Agent).then(|| Confirmation::Jkt(signing_key.to_owned()));
+    let signed_with = signed_with.as_ref();
+    let proved = asked.proved_key.as_ref();
     if let Some(bound) = caller.bound_key()
         && signed_with != Some(bound)
         && proved != Some(bound)

@@ -207,7 +207,11 @@ async fn one_malformed_member_is_enough() {
         ("/instance", json!("")),
         ("/instance", json!("a".repeat(64))),
         ("/cnf", json!({"jkt": "short"})),
-        ("/cnf", json!({"x5t#S256": "0".repeat(43)})),
+        ("/cnf", json!({"x5t#S256": "short"})),
+        (
+            "/cnf",
+            json!({"x5t#S256": "0".repeat(43), "jkt": "0".repeat(43)}),
+        ),
         ("/cnf", json!({})),
         ("/mission", json!({"id": "Not A Name"})),
         ("/mission", json!("deploy-checkout")),
@@ -445,15 +449,15 @@ async fn a_bound_token_goes_with_its_key_and_with_no_other() {
     assert_eq!(result.unwrap_err(), IntentError::KeyNotProved);
     // Proved otherwise (DPoP), both pass.
     let mut asked = desk.signed(&claims);
-    asked.proved_key = Some(other.thumbprint());
+    asked.proved_key = Some(Confirmation::Jkt(other.thumbprint()));
     assert!(desk.verify_registered(asked, &caller).is_ok());
     let asked = Asked {
-        proved_key: Some(other.thumbprint()),
+        proved_key: Some(Confirmation::Jkt(other.thumbprint())),
         ..Asked::default()
     };
     assert!(desk.verify(asked, &caller).is_ok());
     let asked = Asked {
-        proved_key: Some(desk.key.thumbprint()),
+        proved_key: Some(Confirmation::Jkt(desk.key.thumbprint())),
         ..Asked::default()
     };
     assert!(desk.verify(asked, &caller).is_err());
@@ -471,11 +475,11 @@ async fn a_confirmed_key_is_the_one_that_the_request_proves() {
         IntentError::OtherKey
     );
     let mut asked = desk.signed(&claims);
-    asked.proved_key = Some(proof.clone());
+    asked.proved_key = Some(Confirmation::Jkt(proof.clone()));
     assert!(desk.verify(asked, &caller).is_ok());
     claims["cnf"] = json!({"jkt": desk.key.thumbprint()});
     let mut asked = desk.signed(&claims);
-    asked.proved_key = Some(proof);
+    asked.proved_key = Some(Confirmation::Jkt(proof));
     assert_eq!(
         desk.verify(asked, &caller).unwrap_err(),
         IntentError::OtherKey

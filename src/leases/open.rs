@@ -352,7 +352,7 @@ fn new_record(draft: &Draft, grant: &Grant) -> Record {
         task: grant.task().map(str::to_owned),
         goal: grant.goal().to_owned(),
         signer: grant.signer(),
-        bound_key: grant.bound_key().map(str::to_owned),
+        bound_key: grant.bound_key().cloned(),
         labels: grant.labels().clone(),
         intent_sha256: *grant.intent_sha256(),
         config_hash: grant.config_hash().to_owned(),

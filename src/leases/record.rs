@@ -5,6 +5,7 @@ use super::state::{State, Why};
 use crate::authority::Authority;
 use crate::connectors::RevocationClass;
 use crate::fences::{Dimension, DimensionHash};
+use crate::identity::Confirmation;
 use crate::ids::{AgentId, LeaseId, MissionId, TargetId};
 use crate::intent::SignerClass;
 use crate::secret::Sealer;
@@ -37,8 +38,8 @@ pub struct Record {
     pub task: Option<String>,
     pub goal: String,
     pub signer: SignerClass,
-    /// RFC 7638 thumbprint that the credential is bound to.
-    pub bound_key: Option<String>,
+    /// What the credential is bound to.
+    pub bound_key: Option<Confirmation>,
     pub labels: BTreeMap<String, String>,
     #[serde(with = "serde_bytes")]
     pub intent_sha256: [u8; 32],

@@ -2,6 +2,7 @@
 
 use crate::authority::{Authority, AuthorizationDetail, Vocabulary};
 use crate::fences::Dimension;
+use crate::identity::Confirmation;
 use crate::ids::{AgentId, MissionId, TargetId};
 use crate::intent::SignerClass;
 use crate::replay::ReplayMark;
@@ -30,8 +31,8 @@ pub struct Grant {
     pub(in crate::policy) task: Option<String>,
     pub(in crate::policy) goal: String,
     pub(in crate::policy) signer: SignerClass,
-    /// RFC 7638 thumbprint that the credential is bound to, where the request proved one.
-    pub(in crate::policy) bound_key: Option<String>,
+    /// What the credential is bound to, where the request proved a key.
+    pub(in crate::policy) bound_key: Option<Confirmation>,
     /// Everything a fence can stand on that covers this lease (its own id is added by `leases`).
     pub(in crate::policy) dimensions: Vec<Dimension>,
     /// The view that the decision was made on.
@@ -94,8 +95,8 @@ impl Grant {
     pub fn signer(&self) -> SignerClass {
         self.signer
     }
-    pub fn bound_key(&self) -> Option<&str> {
-        self.bound_key.as_deref()
+    pub fn bound_key(&self) -> Option<&Confirmation> {
+        self.bound_key.as_ref()
     }
     pub fn dimensions(&self) -> &[Dimension] {
         &self.dimensions
@@ -146,6 +147,7 @@ mod builder {
     use super::Grant;
     use crate::authority::{Authority, Permission, Vocabulary};
     use crate::fences::{Dimension, DimensionKind};
+    use crate::identity::Confirmation;
     use crate::intent::SignerClass;
     use crate::replay::ReplayMark;
     use crate::store::Position;
@@ -248,8 +250,8 @@ mod builder {
             self.grant.max_active = leases;
             self
         }
-        pub fn bound_key(mut self, thumbprint: &str) -> Self {
-            self.grant.bound_key = Some(thumbprint.to_owned());
+        pub fn bound_key(mut self, key: Confirmation) -> Self {
+            self.grant.bound_key = Some(key);
             self
         }
         pub fn task(mut self, task: &str) -> Self {

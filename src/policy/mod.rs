@@ -230,7 +230,7 @@ impl Policy {
             task: intent.task().map(str::to_owned),
             goal: intent.goal().to_owned(),
             signer: intent.signer(),
-            bound_key: caller.bound_key().map(str::to_owned),
+            bound_key: caller.bound_key().cloned(),
             dimensions: decision.dimensions,
             position: view.position(),
             replay: caller

@@ -10,7 +10,7 @@ use super::*;
 use crate::agents::{Agent, Limits};
 use crate::authority::{Authority, AuthorizationDetail, Permission, Vocabulary};
 use crate::fences::{Dimension, Fence, FenceKind};
-use crate::identity::Facts;
+use crate::identity::{Confirmation, Facts};
 use crate::ids::IssuerId;
 use crate::intent::{Asked, SignerClass};
 use serde_json::Value;
@@ -29,7 +29,7 @@ struct World {
     own_facts: Vec<String>,
     facts: Facts,
     issuer: IssuerId,
-    bound_key: Option<String>,
+    bound_key: Option<Confirmation>,
     signer: SignerClass,
     mission: Option<MissionId>,
     details: Vec<AuthorizationDetail>,
@@ -190,7 +190,7 @@ impl World {
             issuer_key: "key-1",
             subject: "repo:acme/checkout",
             facts: &self.facts,
-            bound_key: self.bound_key.as_deref(),
+            bound_key: self.bound_key.as_ref(),
             signer: self.signer,
             mission: self.mission.as_ref(),
             details: &self.details,

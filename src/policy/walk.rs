@@ -8,7 +8,7 @@ use super::{Denial, Denied, Mission, Policy, Target, request, requirement, tethe
 use crate::agents::{AdmittedAgent, Agent};
 use crate::authority::{Authority, AuthorizationDetail};
 use crate::fences::{Dimension, DimensionHash, DimensionKind, View};
-use crate::identity::Facts;
+use crate::identity::{Confirmation, Facts};
 use crate::ids::{IssuerId, MissionId};
 use crate::intent::{Asked, Intent, SignerClass};
 use std::time::Duration;
@@ -23,7 +23,7 @@ pub(super) struct Question<'a> {
     pub issuer_key: &'a str,
     pub subject: &'a str,
     pub facts: &'a Facts,
-    pub bound_key: Option<&'a str>,
+    pub bound_key: Option<&'a Confirmation>,
     pub signer: SignerClass,
     pub mission: Option<&'a MissionId>,
     /// Signed.

@@ -106,7 +106,7 @@ async fn the_claims_are_those_of_the_grant() {
         ]))
         .audience("https://orders.example")
         .ttl(Duration::from_secs(300))
-        .bound_key("thumbprint")
+        .bound_key(Confirmation::Jkt("thumbprint".to_owned()))
         .task("task-1")
         .build();
     let mut claims = claims_of(&grant, asked).await;

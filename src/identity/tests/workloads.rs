@@ -118,7 +118,9 @@ async fn a_bound_key_that_is_unclear_is_refused() {
                 format!("{BROKER}#jkt={other}")
             ]),
         ),
-        ("cnf", json!({"x5t#S256": key})),
+        ("cnf", json!({"x5t#S256": "short"})),
+        ("cnf", json!({"x5t#S256": key, "jkt": key})),
+        ("cnf", json!({"jwk": {}})),
         ("cnf", json!({"jkt": 1})),
         ("cnf", json!("jkt")),
     ] {
@@ -256,7 +258,7 @@ async fn the_audience_or_a_confirmation_binds_a_key() {
         let text = bench.platform.sign(&json!({}), &claims);
         assert_eq!(
             bench.token(&text).await.unwrap().bound_key(),
-            Some(key.as_str())
+            Some(&Confirmation::Jkt(key.clone()))
         );
     }
     // What follows another audience's name is that audience's business.

@@ -75,7 +75,7 @@ fn a_condition_can_look_at_everything_in_the_schema() {
 fn a_proved_key_makes_the_delivery_bound() {
     let mut world = with_when("context.delivery == \"bound\"");
     assert_eq!(world.reason(), Denial::ConditionUnmet);
-    world.bound_key = Some("thumbprint".to_owned());
+    world.bound_key = Some(Confirmation::Jkt("thumbprint".to_owned()));
     assert!(world.decide().is_ok());
 }
 
