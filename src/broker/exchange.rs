@@ -30,10 +30,12 @@ pub struct ExchangeRequest {
 pub enum GrantType {
     TokenExchange,
     ClientCredentials,
+    /// RFC 7523 section 2.1.
+    JwtBearer,
 }
 
 impl Broker {
-    /// RFC 8693 section 2, RFC 6749 section 4.4.
+    /// RFC 8693 section 2, RFC 6749 section 4.4, RFC 7523 section 2.1.
     pub async fn exchange(&self, request: ExchangeRequest) -> Result<TokenResponse, Refusal> {
         let now = self.clock.now();
         let bundle = self.bundle.load_full();
@@ -51,6 +53,8 @@ impl Broker {
         request: ExchangeRequest,
         now: OffsetDateTime,
     ) -> Result<TokenResponse, Refusal> {
+        let only_assertion =
+            request.grant == GrantType::JwtBearer && request.presented.client_assertion.is_none();
         let caller = Arc::new(bundle.identity.verify(&request.presented, now).await?);
         let asked = request.asked.or_self_signed(&request.presented)?;
         let keys = |thumbprint: &str| bundle.agents.signs_with(&caller, thumbprint);
@@ -70,6 +74,7 @@ impl Broker {
             }
         };
         let granted = self.grant(bundle, &agent, &intent, view, now).await;
+        let granted = granted.map_err(|refusal| spent(refusal, only_assertion));
         if let Err(refusal) = &granted {
             let (id, hash) = (&agent.agent().id, &bundle.hash);
             self.record
@@ -206,6 +211,14 @@ impl Broker {
             credential,
         })
     }
+}
+
+/// A spent proof, where the proof was the grant itself: `invalid_grant` (RFC 7523 section 3.1).
+fn spent(mut refusal: Refusal, only_assertion: bool) -> Refusal {
+    if only_assertion && matches!(refusal.reason, Reason::TokenSpent | Reason::InvalidClient) {
+        refusal.reason = Reason::InvalidAssertion;
+    }
+    refusal
 }
 
 /// A target that was not brought to end what must be dead is given nothing more to end.

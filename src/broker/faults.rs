@@ -19,6 +19,7 @@ impl From<IdentityError> for Refusal {
             IdentityError::Missing => Reason::NoProof,
             IdentityError::InvalidClient(_) => Reason::InvalidClient,
             IdentityError::InvalidToken(_) => Reason::InvalidToken,
+            IdentityError::InvalidAssertion(_) => Reason::InvalidAssertion,
             IdentityError::Unavailable { .. } => {
                 return Self::new(Reason::IssuerUnavailable, error.to_string()).after(5);
             }

@@ -6,7 +6,8 @@ use crate::fences::{Dimension, DimensionKind, FenceKind, LONGEST_LIFETIME, NewFe
 use crate::ids::{ShardId, TargetId};
 use crate::jose::{KeyringError, Purpose};
 use crate::wire::{
-    ASSERTION_JWT_BEARER, CLIENT_CREDENTIALS, RotateAnswer, RotateRequest, TOKEN_EXCHANGE,
+    ASSERTION_JWT_BEARER, CLIENT_CREDENTIALS, JWT_BEARER, RotateAnswer, RotateRequest,
+    TOKEN_EXCHANGE,
 };
 use serde_json::{Value, json};
 
@@ -26,13 +27,14 @@ impl Broker {
         types.dedup();
         json!({
             "issuer": url,
+            // Nothing begins there, and it says so: both MCP SDKs refuse a document without it.
+            "authorization_endpoint": format!("{url}/authorize"),
             "token_endpoint": format!("{url}/token"),
             "jwks_uri": format!("{url}/jwks"),
             "introspection_endpoint": format!("{url}/introspect"),
             "revocation_endpoint": format!("{url}/revoke"),
-            "grant_types_supported": [TOKEN_EXCHANGE, CLIENT_CREDENTIALS],
+            "grant_types_supported": [TOKEN_EXCHANGE, CLIENT_CREDENTIALS, JWT_BEARER],
             "response_types_supported": [],
-            "scopes_supported": [],
             "subject_types_supported": ["public"],
             "id_token_signing_alg_values_supported": ["ES256"],
             "token_endpoint_auth_methods_supported": ["private_key_jwt", "none"],

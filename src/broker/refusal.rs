@@ -42,8 +42,10 @@ reasons! {
     MethodNotAllowed = "method_not_allowed", Never;
     /// The request did not arrive in time.
     RequestTimeout = "request_timeout", After;
-    /// This grant type is not offered: use token exchange or client credentials.
+    /// This grant type is not offered: use token exchange, client credentials or jwt-bearer.
     UnsupportedGrantType = "unsupported_grant_type", Never;
+    /// There is no flow that begins in a browser: ask for tokens at `POST /token`.
+    UnsupportedResponseType = "unsupported_response_type", Never;
     /// The request body is larger than 64 KiB.
     RequestTooLarge = "request_too_large", Never;
 
@@ -54,6 +56,8 @@ reasons! {
     InvalidClient = "invalid_client", Refresh;
     /// The bootstrap token was not accepted: unknown issuer, bad signature, wrong audience, expired, or barred by the issuer's settings.
     InvalidToken = "invalid_token", Refresh;
+    /// The assertion of a `jwt-bearer` grant was not accepted: unknown issuer or client, bad signature, wrong audience, expired or spent.
+    InvalidAssertion = "invalid_assertion", Refresh;
     /// A DPoP proof was sent and cannot be honoured: an answer is never quietly a bearer token instead.
     InvalidDpopProof = "invalid_dpop_proof", Never;
     /// The bootstrap token is single use and was used before.

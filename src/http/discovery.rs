@@ -48,6 +48,16 @@ pub(super) async fn federation_jwks(
     Ok(published(&value, "application/jwk-set+json"))
 }
 
+/// RFC 6749 section 4.1.2.1: with no client to go back to, whoever stands there is told.
+///
+/// The metadata names this door because clients of the Model Context Protocol do not read a
+/// document without one; what they then ask for is `client_credentials`.
+pub(super) async fn authorize() -> Refused {
+    Refusal::new(Reason::UnsupportedResponseType, "a browser's flow")
+        .exact()
+        .into()
+}
+
 fn nothing() -> Refusal {
     Refusal::new(Reason::NotFound, "no such federation target").exact()
 }

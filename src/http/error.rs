@@ -72,11 +72,14 @@ fn code(reason: Reason) -> (StatusCode, &'static str, Shown) {
         Reason::MethodNotAllowed => (StatusCode::METHOD_NOT_ALLOWED, REQUEST, Always),
         Reason::RequestTimeout => (StatusCode::REQUEST_TIMEOUT, LATER, Always),
         Reason::UnsupportedGrantType => (bad, "unsupported_grant_type", Always),
+        Reason::UnsupportedResponseType => (bad, "unsupported_response_type", Always),
         Reason::RequestTooLarge => (StatusCode::PAYLOAD_TOO_LARGE, REQUEST, Always),
 
         Reason::NoProof | Reason::InvalidClient => (StatusCode::UNAUTHORIZED, CLIENT, Always),
         // RFC 8693 section 2.2.2: `invalid_request`, for whatever reason; not `invalid_grant`.
         Reason::InvalidToken | Reason::TokenSpent => (bad, REQUEST, Always),
+        // RFC 7523 section 3.1.
+        Reason::InvalidAssertion => (bad, "invalid_grant", Always),
         Reason::InvalidDpopProof => (bad, "invalid_dpop_proof", Always),
         Reason::UnknownAgent | Reason::AgentNotInStanding => (bad, REQUEST, Never),
 
@@ -132,13 +135,19 @@ fn description(reason: Reason) -> &'static str {
         }
         Reason::MethodNotAllowed => "This path answers other methods: see the Allow header.",
         Reason::RequestTimeout => "The request did not arrive in time.",
-        Reason::UnsupportedGrantType => "Use token exchange (RFC 8693) or client_credentials.",
+        Reason::UnsupportedGrantType => {
+            "Use token exchange (RFC 8693), client_credentials or jwt-bearer (RFC 7523)."
+        }
+        Reason::UnsupportedResponseType => {
+            "No flow begins in a browser here: ask for tokens at the token endpoint."
+        }
         Reason::RequestTooLarge => "The request body is larger than 64 KiB.",
         Reason::NoProof => {
             "No proof of identity came with the request: send a subject_token or a client_assertion."
         }
         Reason::InvalidClient => "The client could not be authenticated.",
         Reason::InvalidToken => "The subject_token was not accepted.",
+        Reason::InvalidAssertion => "The assertion was not accepted, or was used before.",
         Reason::TokenSpent => "The subject_token is single use and was used before.",
         Reason::InvalidDpopProof => {
             "DPoP is not offered here, and an answer is never quietly a bearer token instead: send no DPoP header."

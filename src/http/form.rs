@@ -89,6 +89,7 @@ pub fn malformed(detail: &str, at: Option<&'static str>) -> Refusal {
 /// Parameter names that a refusal may repeat.
 const KNOWN: &[&str] = &[
     "grant_type",
+    "assertion",
     "subject_token",
     "subject_token_type",
     "actor_token",

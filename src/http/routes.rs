@@ -69,6 +69,7 @@ table! {
     POST "/revoke", Client, true, Public, revoke::release;
     POST "/hooks/{source}", Platform, true, Public, webhook::receive;
 
+    GET "/authorize", Anyone, false, Public, discovery::authorize;
     GET "/jwks", Anyone, false, Public, discovery::jwks;
     GET "/.well-known/oauth-authorization-server", Anyone, false, Public, discovery::metadata;
     GET "/.well-known/openid-configuration", Anyone, false, Public, discovery::metadata;

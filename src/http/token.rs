@@ -1,4 +1,4 @@
-//! `POST /token`: a form in, a credential out (RFC 8693, RFC 6749 section 4.4).
+//! `POST /token`: a form in, a credential out (RFC 8693, RFC 6749 section 4.4, RFC 7523 section 2.1).
 //!
 //! Parses and bounds; nothing is verified here. What is offered is taken, what is known and not
 //! offered (an actor, DPoP) is refused rather than ignored, what is unknown is ignored.
@@ -23,6 +23,7 @@ use crate::intent::Asked;
 use crate::secret::Secret;
 use crate::telemetry;
 use crate::wire::CLIENT_CREDENTIALS;
+use crate::wire::JWT_BEARER;
 use crate::wire::TOKEN_EXCHANGE;
 use crate::wire::TokenResponse;
 use axum::Json;
@@ -71,6 +72,7 @@ pub(super) fn parse(headers: &HeaderMap, form: &Form) -> Result<ExchangeRequest,
     let grant = match form.require("grant_type")? {
         TOKEN_EXCHANGE => GrantType::TokenExchange,
         CLIENT_CREDENTIALS => GrantType::ClientCredentials,
+        JWT_BEARER => GrantType::JwtBearer,
         _ => {
             return Err(
                 Refusal::new(Reason::UnsupportedGrantType, "another grant type")
@@ -99,9 +101,19 @@ pub(super) fn parse(headers: &HeaderMap, form: &Form) -> Result<ExchangeRequest,
         }
     } else if form.get("subject_token").is_some() || form.get("subject_token_type").is_some() {
         return Err(malformed(
-            "client_credentials has no subject",
+            "only token exchange has a subject",
             Some("subject_token"),
         ));
+    }
+    if grant == GrantType::JwtBearer {
+        form.require("assertion")?;
+        let text = bounded(form, "assertion")?.unwrap_or_default();
+        presented.subject_token = Some(PresentedToken {
+            unverified: Secret::new(text.to_owned()),
+            token_type: TokenType::Assertion,
+        });
+    } else if form.get("assertion").is_some() {
+        return Err(malformed("only jwt-bearer has it", Some("assertion")));
     }
     proof_must_be_there(&presented)?;
     let (scope, mission) = scope(form)?;

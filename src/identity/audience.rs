@@ -37,6 +37,11 @@ pub(super) fn bound_key(
     }
 }
 
+/// What RFC 7523 section 3 lets a JWT name in the issuer's place.
+pub(super) fn token_endpoint(broker_url: &str) -> String {
+    format!("{}/token", broker_url.trim_end_matches('/'))
+}
+
 /// The only member of `aud`, be it a string or a list of one (RFC 7523bis).
 pub fn sole(claims: &Map<String, Value>) -> Option<&str> {
     match audiences(claims)?.as_slice() {

@@ -25,6 +25,9 @@ const MAX_LIFETIME: Duration = Duration::from_secs(3600);
 
 const TYP: TypRule = TypRule::AbsentOr(&["JWT", "client-authentication+jwt"]);
 
+/// The same claims in the other slot: what calls itself client authentication is no grant.
+pub(super) const TYP_GRANT: TypRule = TypRule::AbsentOr(&["JWT"]);
+
 #[derive(Debug)]
 pub(super) struct Client {
     agent: AgentId,
@@ -53,17 +56,19 @@ impl Identity {
         presented: &Presented,
         now: OffsetDateTime,
     ) -> Result<Caller, IdentityError> {
-        self.assertion(assertion.expose(), presented.client_id.as_deref(), now)
+        let client_id = presented.client_id.as_deref();
+        self.assertion(assertion.expose(), &TYP, client_id, now)
             .map_err(IdentityError::InvalidClient)
     }
 
-    fn assertion(
+    pub(super) fn assertion(
         &self,
         text: &str,
+        typ: &TypRule,
         client_id: Option<&str>,
         now: OffsetDateTime,
     ) -> Result<Caller, ClientFault> {
-        let compact = Compact::parse(text, MAX_BYTES, &TYP)?;
+        let compact = Compact::parse(text, MAX_BYTES, typ)?;
         let issuer = text_claim(compact.unverified_claims(), "iss")?;
         let subject = text_claim(compact.unverified_claims(), "sub")?;
         if issuer != subject {
@@ -126,13 +131,12 @@ impl Identity {
         })
     }
 
-    fn check_audience(&self, client: &Client, audience: Option<&str>) -> Result<(), ClientFault> {
-        let audience = audience.ok_or(ClientFault::Audience)?;
-        if audience == self.broker_url {
+    fn check_audience(&self, client: &Client, named: Option<&str>) -> Result<(), ClientFault> {
+        let named = named.ok_or(ClientFault::Audience)?;
+        if named == self.broker_url {
             return Ok(());
         }
-        let token_endpoint = format!("{}/token", self.broker_url.trim_end_matches('/'));
-        if client.legacy_audience && audience == token_endpoint {
+        if client.legacy_audience && named == audience::token_endpoint(&self.broker_url) {
             tracing::info!(agent = %client.agent, "client assertion with the token endpoint as its audience");
             return Ok(());
         }

@@ -4,7 +4,9 @@
 //! platform issued (issuers are data, [`presets`] know the common ones), [`client`] verifies
 //! `private_key_jwt` (RFC 7523 with the audience rule of 7523bis). Keys of one issuer are never
 //! tried on a token of another; nothing in a token chooses where keys come from.
+//! [`assertion`] sends the assertion of a `jwt-bearer` grant to the one of the two that it belongs to.
 
+mod assertion;
 mod audience;
 mod cache;
 pub mod claims;
@@ -44,6 +46,8 @@ pub enum TokenType {
     AccessToken,
     /// Transaction Tokens' `self_signed`: an alias for the `intent` parameter, never a proof.
     SelfSigned,
+    /// The `assertion` of a `jwt-bearer` grant (RFC 7523 section 2.1). No name on the wire asks for it.
+    Assertion,
 }
 
 impl TokenType {
@@ -209,6 +213,9 @@ pub enum IdentityError {
     /// 400 `invalid_request` (RFC 8693 section 2.2.2).
     #[error("the subject token is not acceptable: {0}")]
     InvalidToken(TokenFault),
+    /// 400 `invalid_grant` (RFC 7523 section 3.1).
+    #[error("the assertion is not acceptable: {0}")]
+    InvalidAssertion(AssertionFault),
     /// 503: it cannot be decided now, so it is refused now.
     #[error("the keys of issuer `{issuer}` cannot be had: {source}")]
     Unavailable {
@@ -233,6 +240,15 @@ pub enum ClientFault {
     Audience,
     #[error("`jti` must be a string of 1 to 256 characters")]
     TokenId,
+}
+
+/// What is wrong with the assertion of a `jwt-bearer` grant, by who issued it.
+#[derive(Debug, thiserror::Error, PartialEq)]
+pub enum AssertionFault {
+    #[error(transparent)]
+    Platform(#[from] TokenFault),
+    #[error(transparent)]
+    Client(#[from] ClientFault),
 }
 
 #[derive(Debug, thiserror::Error, PartialEq)]
@@ -278,7 +294,7 @@ impl Identity {
         let mut known = HashMap::new();
         for settings in issuers {
             let url = settings.url.clone();
-            known.insert(url, workload::Issuer::new(settings, fetcher)?);
+            known.insert(url, workload::Issuer::new(settings, &broker_url, fetcher)?);
         }
         let clients = clients
             .into_iter()
@@ -315,12 +331,20 @@ impl Identity {
         let Some(token) = presented.proof_token() else {
             return assertion.ok_or(IdentityError::Missing);
         };
-        let mut caller = self.workload(token, now).await?;
+        let mut caller = match token.token_type {
+            TokenType::Assertion => self.granted_by(token, presented, now).await?,
+            _ => self.workload(token, now).await?,
+        };
         match assertion {
+            // SECURITY: two agents that both sign for themselves are two callers.
+            Some(other) if caller.client.is_some() && caller.subject != other.subject => {
+                return Err(IdentityError::InvalidClient(ClientFault::OtherClient));
+            }
             Some(assertion) => {
                 caller.client = assertion.client;
                 caller.replay.extend(assertion.replay);
             }
+            None if caller.client.is_some() => {}
             None => caller.named_client.clone_from(&presented.client_id),
         }
         Ok(caller)

@@ -5,6 +5,7 @@ use proptest::prelude::*;
 use serde_json::json;
 use std::time::Duration;
 
+mod assertions;
 mod clients;
 mod remote;
 mod settings_rules;

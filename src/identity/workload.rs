@@ -23,6 +23,9 @@ const MAX_BYTES: usize = 16 * 1024;
 #[derive(Debug)]
 pub(super) struct Issuer {
     settings: IssuerSettings,
+    /// As an authorization grant its tokens may name the token endpoint where they may name the
+    /// broker (RFC 7523 section 3; 7523bis leaves that to grants).
+    grant_audiences: Vec<String>,
     keys: Keys,
 }
 
@@ -56,7 +59,7 @@ impl Identity {
             .and_then(Value::as_str)
             .and_then(|iss| self.issuers.get(iss))
             .ok_or(IdentityError::InvalidToken(TokenFault::UnknownIssuer))?;
-        let verified = issuer.verify(compact, key.sha256, now).await?;
+        let verified = issuer.verify(compact, &key, now).await?;
         self.cache.put(key, verified.clone());
         Ok(verified.caller)
     }
@@ -85,13 +88,25 @@ impl Identity {
 impl Issuer {
     pub(super) fn new(
         mut settings: IssuerSettings,
+        broker_url: &str,
         fetcher: &KeyClient,
     ) -> Result<Self, SettingsError> {
+        let mut grant_audiences = settings.audiences.clone();
+        if grant_audiences
+            .iter()
+            .any(|audience| audience == broker_url)
+        {
+            grant_audiences.push(audience::token_endpoint(broker_url));
+        }
         let source = std::mem::replace(&mut settings.keys, KeySource::Discovery);
         let remote = match source {
             KeySource::Fixed(keys) => {
                 let keys = Keys::Fixed(Arc::new(keys));
-                return Ok(Self { settings, keys });
+                return Ok(Self {
+                    settings,
+                    grant_audiences,
+                    keys,
+                });
             }
             KeySource::Discovery => RemoteKeys::discovery(fetcher.clone(), settings.url.clone()),
             KeySource::JwksUrl(url) => RemoteKeys::jwks(fetcher.clone(), url),
@@ -103,7 +118,11 @@ impl Issuer {
                 fault: error.to_string(),
             })?;
         let keys = Keys::Remote(remote);
-        Ok(Self { settings, keys })
+        Ok(Self {
+            settings,
+            grant_audiences,
+            keys,
+        })
     }
 
     async fn keys(
@@ -128,7 +147,7 @@ impl Issuer {
     async fn verify(
         &self,
         compact: Compact,
-        token_sha256: [u8; 32],
+        key: &cache::Key,
         now: OffsetDateTime,
     ) -> Result<cache::Entry, IdentityError> {
         let algorithm = compact.alg();
@@ -145,7 +164,7 @@ impl Issuer {
             .verify(&candidates, &self.settings.algorithms)
             .map_err(fault)?;
         let caller = self
-            .caller(&verified, token_sha256, now)
+            .caller(&verified, key, now)
             .map_err(IdentityError::InvalidToken)?;
         Ok(cache::Entry {
             caller,
@@ -157,13 +176,17 @@ impl Issuer {
     fn caller(
         &self,
         verified: &Verified,
-        token_sha256: [u8; 32],
+        key: &cache::Key,
         now: OffsetDateTime,
     ) -> Result<Caller, TokenFault> {
         let settings = &self.settings;
+        let audiences = match key.token_type {
+            TokenType::Assertion => &self.grant_audiences,
+            _ => &settings.audiences,
+        };
         let claims = verified.claims();
         let times = times(claims, now, settings.max_lifetime)?;
-        let bound_key = audience::bound_key(claims, &settings.audiences)?;
+        let bound_key = audience::bound_key(claims, audiences)?;
         let subject = bounded(claims, "sub", 1024)
             .map_err(|()| TokenFault::Subject)?
             .ok_or(TokenFault::Subject)?;
@@ -194,7 +217,7 @@ impl Issuer {
             barred: barred(claims, &settings.refused),
             claims: claims.clone(),
             bound_key,
-            token_sha256,
+            token_sha256: key.sha256,
             expires_at: times.expires_at,
             client: None,
             named_client: None,
@@ -207,7 +230,7 @@ impl Issuer {
 fn typ_rule(token_type: TokenType) -> TypRule {
     match token_type {
         TokenType::AccessToken => TypRule::AbsentOr(&["JWT", "JOSE", "at+jwt"]),
-        TokenType::Jwt | TokenType::IdToken | TokenType::SelfSigned => {
+        TokenType::Jwt | TokenType::IdToken | TokenType::SelfSigned | TokenType::Assertion => {
             TypRule::AbsentOr(&["JWT", "JOSE"])
         }
     }

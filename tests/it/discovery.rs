@@ -1,6 +1,8 @@
 //! What the broker says of itself to whoever asks.
 
-use crate::support::broker::{Answer, Setup, TestBroker};
+use crate::support::broker::{Answer, Setup, TestBroker, form};
+use crate::support::world::assert_refused;
+use dayfly::broker::Reason;
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
 
@@ -61,6 +63,41 @@ async fn both_metadata_documents_name_the_issuer_that_served_them() {
     let issued = broker.issue().await;
     let claims = crate::exchange::claims_of(issued["access_token"].as_str().unwrap());
     assert_eq!(claims["iss"], oauth.body["issuer"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_metadata_claims_what_is_there_and_no_browsers_flow() {
+    let broker = TestBroker::start().await;
+    let told = get(&broker, "/.well-known/oauth-authorization-server").await;
+    // Both MCP SDKs refuse a document without the endpoint; it says to everyone what it offers.
+    let url = told.body["authorization_endpoint"].as_str().unwrap();
+    let path = url.strip_prefix(&broker.url).unwrap();
+    let asked =
+        format!("{path}?response_type=code&client_id=x&redirect_uri=https%3A%2F%2Fx.example");
+    for path in [path, &asked] {
+        let answer = get(&broker, path).await;
+        assert_refused(&answer, Reason::UnsupportedResponseType, path);
+        assert!(!answer.headers.contains_key("location"), "never a redirect");
+    }
+    assert_eq!(told.body["response_types_supported"], json!([]));
+    for absent in [
+        // Their absence tells clients of that flow to stop before they begin.
+        "code_challenge_methods_supported",
+        "registration_endpoint",
+        "authorization_response_iss_parameter_supported",
+        "client_id_metadata_document_supported",
+        "authorization_grant_profiles_supported",
+        // RFC 8414 section 3.2: no empty lists.
+        "scopes_supported",
+    ] {
+        assert!(told.body.get(absent).is_none(), "{absent}");
+    }
+    // Each grant that it names is one: refused for what is missing, not for its name.
+    for grant in told.body["grant_types_supported"].as_array().unwrap() {
+        let form = form(&[("grant_type", grant.as_str().unwrap())]);
+        let answer = broker.exchange(&form).await;
+        assert_ne!(answer.error(), "unsupported_grant_type", "{grant}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

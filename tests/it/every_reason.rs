@@ -24,6 +24,8 @@ fn shown(reason: Reason) -> Shown {
         | Reason::UnknownTarget => In("exchange/forms.rs"),
         Reason::NoProof | Reason::AmbiguousMission | Reason::SignerNotAccepted => In("exchange.rs"),
         Reason::InvalidClient => In("exchange/assertions.rs"),
+        Reason::InvalidAssertion => In("exchange/grants.rs"),
+        Reason::UnsupportedResponseType => In("discovery.rs"),
         Reason::InvalidToken => In("exchange/subject_tokens.rs"),
         Reason::TokenSpent | Reason::IntentSpent => In("exchange/replays.rs"),
         Reason::UnknownAgent

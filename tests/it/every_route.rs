@@ -4,7 +4,8 @@
 
 use crate::support::broker::{Answer, OPERATOR_TOKEN, SERVER_SECRET, Setup, form, unique, with};
 use crate::support::issuer::Issuer;
-use crate::support::world::World;
+use crate::support::world::{World, assert_refused};
+use dayfly::broker::Reason;
 use dayfly::broker::Role;
 use dayfly::http::routes::{Listener, Route, TABLE, Who};
 use dayfly::http::{Bound, DoorSettings, ListenSettings, health_router};
@@ -245,6 +246,10 @@ async fn resource_servers_door(house: &House, route: &Route) {
 async fn anyones_door(house: &House, route: &Route) {
     let path = route.path.replace("{target}", "aws-prod");
     let answer = send(house.request(route, &path), None).await;
+    if route.path == "/authorize" {
+        assert_refused(&answer, Reason::UnsupportedResponseType, "anyone");
+        return;
+    }
     assert_eq!(answer.status, 200, "{path}: {}", answer.body);
     assert_eq!(
         answer.headers["cache-control"], "public, max-age=240",

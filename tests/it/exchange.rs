@@ -4,6 +4,7 @@ mod assertions;
 mod details;
 mod faces;
 mod forms;
+mod grants;
 mod intents;
 mod limits;
 mod replays;

@@ -147,6 +147,8 @@ fn wire(reason: Reason) -> (u16, &'static str, &'static str) {
         | Reason::InvalidIntent
         | Reason::IntentSpent
         | Reason::TetherMissing => (400, "invalid_request", "refresh"),
+        Reason::InvalidAssertion => (400, "invalid_grant", "refresh"),
+        Reason::UnsupportedResponseType => (400, "unsupported_response_type", "never"),
         Reason::InvalidDpopProof => (400, "invalid_dpop_proof", "never"),
         // One face for all that would tell who exists.
         Reason::UnknownAgent | Reason::AgentNotInStanding | Reason::UnknownMission => {
