@@ -10,6 +10,7 @@ mod compare;
 mod details;
 mod glob;
 mod scopes;
+mod sql;
 
 pub use compare::Outside;
 pub use details::DetailsError;
@@ -68,6 +69,8 @@ pub enum Vocabulary {
     Aws,
     /// OAuth scopes and resource URIs.
     Scopes,
+    /// SQL privileges and `schema.table`.
+    Sql,
 }
 
 impl Vocabulary {
@@ -76,6 +79,7 @@ impl Vocabulary {
         match self {
             Self::Aws => &["aws_session"],
             Self::Scopes => &["access_token", "api_key"],
+            Self::Sql => &["postgres_login"],
         }
     }
 
@@ -94,6 +98,7 @@ impl Vocabulary {
         match self {
             Self::Aws => compare::outside::<aws::Aws>(ceiling, asked),
             Self::Scopes => compare::outside::<scopes::Scopes>(ceiling, asked),
+            Self::Sql => compare::outside::<sql::Sql>(ceiling, asked),
         }
     }
 
@@ -103,6 +108,7 @@ impl Vocabulary {
         match self {
             Self::Aws => compare::overlap::<aws::Aws>(one, other),
             Self::Scopes => compare::overlap::<scopes::Scopes>(one, other),
+            Self::Sql => compare::overlap::<sql::Sql>(one, other),
         }
     }
 
@@ -111,6 +117,7 @@ impl Vocabulary {
         match self {
             Self::Aws => compare::check::<aws::Aws>(authority),
             Self::Scopes => compare::check::<scopes::Scopes>(authority),
+            Self::Sql => compare::check::<sql::Sql>(authority),
         }
     }
 
@@ -124,6 +131,7 @@ impl Vocabulary {
         match self {
             Self::Aws => compare::narrow::<aws::Aws>(authority, actions),
             Self::Scopes => compare::narrow::<scopes::Scopes>(authority, actions),
+            Self::Sql => compare::narrow::<sql::Sql>(authority, actions),
         }
     }
 }

@@ -2,6 +2,7 @@ use super::*;
 use proptest::prelude::*;
 
 mod details;
+mod sql;
 
 fn authority(permissions: &[(&[&str], &[&str])]) -> Authority {
     let owned = |list: &[&str]| list.iter().map(|text| (*text).to_owned()).collect();

@@ -225,8 +225,10 @@ mod builder {
         }
         pub fn detail_type(mut self, kind: &'static str) -> Self {
             self.grant.detail_type = kind;
-            if Vocabulary::Aws.detail_types().contains(&kind) {
-                self.grant.vocabulary = Vocabulary::Aws;
+            for vocabulary in [Vocabulary::Aws, Vocabulary::Sql] {
+                if vocabulary.detail_types().contains(&kind) {
+                    self.grant.vocabulary = vocabulary;
+                }
             }
             self
         }
