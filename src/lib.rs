@@ -32,3 +32,7 @@ pub mod http;
 pub mod client;
 pub mod config;
 pub mod cli;
+
+// The attacker: in tests and in fuzz builds only.
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod fuzzing;

@@ -384,7 +384,9 @@ fn as_hash(bytes: &[u8]) -> Hash {
 
 /// One spelling only: lower case.
 pub(super) fn unhex<const N: usize>(text: &str) -> Option<[u8; N]> {
-    if text.len() != N * 2 || text.bytes().any(|byte| byte.is_ascii_uppercase()) {
+    // SECURITY: digits alone, since `from_str_radix` reads `+a` as well.
+    let digit = |byte: u8| matches!(byte, b'0'..=b'9' | b'a'..=b'f');
+    if text.len() != N * 2 || !text.bytes().all(digit) {
         return None;
     }
     let mut bytes = [0; N];

@@ -1,3 +1,4 @@
+use super::chain::unhex;
 use super::*;
 use crate::clock::Clock;
 use crate::clock::SystemClock;
@@ -562,5 +563,50 @@ fn an_entry_survives_the_trip_and_its_event_is_named_as_it_is_written() {
         let text = serde_json::to_string(&entry).unwrap();
         assert!(text.contains(&format!(r#""event":"{}""#, event.name())));
         assert_eq!(serde_json::from_str::<Entry>(&text).unwrap(), entry);
+    }
+}
+
+/// `DAYFLY_BLESS=1 cargo test --lib the_fuzzers` writes it.
+#[tokio::test]
+async fn the_fuzzers_seed_is_an_export_as_it_is_written_today() {
+    let seed = concat!(
+        env!("CARGO_MANIFEST_DIR"),
+        "/fuzz/corpus/audit/export.jsonl"
+    );
+    if std::env::var_os("DAYFLY_BLESS").is_some() {
+        let place = Place::new();
+        let path = place.path("audit.jsonl");
+        for (number, agent) in [(1, "one"), (2, "two"), (1, "three")] {
+            stage(place.store.as_ref(), number, agent).await;
+            assert_eq!(seal(&place.store, &path).await, None);
+        }
+        std::fs::write(seed, std::fs::read(path).unwrap()).unwrap();
+    }
+    let report = read(Path::new(seed));
+    assert!(report.is_sound(), "{report:?}");
+    assert_eq!((report.entries, report.unsealed), (3, 0));
+}
+
+#[test]
+fn a_hash_has_one_spelling() {
+    let hash = "0a".repeat(32);
+    assert_eq!(unhex::<32>(&hash), Some([10; 32]));
+    for other in ["+a", "0A", " a", "-0", "0x", "é"] {
+        let other = hash.replacen("0a", other, 1);
+        assert_eq!(unhex::<32>(&other), None, "{other}");
+    }
+}
+
+#[test]
+fn a_digit_of_a_hash_written_in_another_way_shows() {
+    let seed = include_bytes!("../../fuzz/corpus/audit/export.jsonl");
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("audit.jsonl");
+    // What a careless reader of hexadecimal takes for the same number.
+    for place in (0..seed.len()).filter(|place| seed[*place] == b'0') {
+        let mut bytes = seed.to_vec();
+        bytes[place] = b'+';
+        std::fs::write(&path, bytes).unwrap();
+        assert!(!read(&path).is_sound(), "byte {place}");
     }
 }

@@ -6,7 +6,7 @@
 /// can take up. If the ceiling matches that word, every word that `asked` stands for puts some run
 /// where a `*` of the ceiling was, so it is matched as well. If not, put a letter that the ceiling
 /// does not use in the place of each `*` of `asked`: that word is asked for and not matched.
-pub(super) fn covers(ceiling: &str, asked: &str) -> bool {
+pub(crate) fn covers(ceiling: &str, asked: &str) -> bool {
     let (ceiling, asked) = (ceiling.as_bytes(), asked.as_bytes());
     let (mut at, mut read) = (0, 0);
     // The last `*` of the ceiling, and how far it has eaten.
@@ -37,7 +37,7 @@ pub(super) fn covers(ceiling: &str, asked: &str) -> bool {
 }
 
 /// Whether some word is matched by both.
-pub(super) fn overlap(one: &str, other: &str) -> bool {
+pub(crate) fn overlap(one: &str, other: &str) -> bool {
     let other = other.as_bytes();
     // `reached[n]`: what was read of `one`, and the first `n` bytes of `other`, can be one word.
     let mut reached = vec![true];
@@ -63,7 +63,7 @@ pub(super) fn overlap(one: &str, other: &str) -> bool {
 }
 
 /// `a**b` is `a*b`.
-pub(super) fn without_double_stars(pattern: &str) -> String {
+pub(crate) fn without_double_stars(pattern: &str) -> String {
     let mut text = String::with_capacity(pattern.len());
     for letter in pattern.chars() {
         if letter != '*' || !text.ends_with('*') {

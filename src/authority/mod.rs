@@ -8,7 +8,7 @@
 mod aws;
 mod compare;
 mod details;
-mod glob;
+pub(crate) mod glob;
 mod scopes;
 mod sql;
 

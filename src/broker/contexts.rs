@@ -229,7 +229,9 @@ fn plain(value: &Value) -> String {
 }
 
 fn unhex(text: &str) -> Option<Vec<u8>> {
-    if !text.is_ascii() || !text.len().is_multiple_of(2) {
+    // Digits alone: `from_str_radix` reads `+a` as well.
+    let digits = text.bytes().all(|byte| byte.is_ascii_hexdigit());
+    if !digits || !text.len().is_multiple_of(2) {
         return None;
     }
     (0..text.len())

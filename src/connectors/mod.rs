@@ -7,6 +7,8 @@
 mod access_token;
 pub mod api_key;
 mod aws;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) use aws::pattern as aws_pattern;
 mod breaker;
 #[cfg(test)]
 mod conformance;

@@ -8,7 +8,7 @@ mod admin;
 mod client_auth;
 mod discovery;
 pub mod error;
-mod form;
+pub(crate) mod form;
 mod gate;
 mod health;
 mod introspect;
@@ -18,7 +18,7 @@ mod peer;
 mod revoke;
 pub mod routes;
 mod tls;
-mod token;
+pub(crate) mod token;
 mod webhook;
 
 pub use error::{Challenge, Refused};

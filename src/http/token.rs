@@ -68,7 +68,7 @@ fn answered(answer: &TokenResponse) -> Response {
 }
 
 /// The request as the corridor takes it.
-pub(super) fn parse(headers: &HeaderMap, form: &Form) -> Result<ExchangeRequest, Refusal> {
+pub(crate) fn parse(headers: &HeaderMap, form: &Form) -> Result<ExchangeRequest, Refusal> {
     let grant = match form.require("grant_type")? {
         TOKEN_EXCHANGE => GrantType::TokenExchange,
         CLIENT_CREDENTIALS => GrantType::ClientCredentials,

@@ -54,7 +54,7 @@ pub struct DetailFault {
 
 /// What the signature stands under.
 #[derive(Debug)]
-pub(super) struct Signed {
+pub(crate) struct Signed {
     pub issuer: String,
     pub client_id: String,
     pub jti: String,
@@ -113,7 +113,7 @@ struct Prose {
 }
 
 impl Signed {
-    pub(super) fn read(
+    pub(crate) fn read(
         claims: &Map<String, Value>,
         broker_url: &str,
         now: OffsetDateTime,

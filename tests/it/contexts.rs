@@ -218,6 +218,28 @@ async fn a_generic_source_signs_the_time_with_the_body() {
     assert!(!broker.is_active(&token).await);
 }
 
+/// A good signature in which one byte is `+a` where `0a` stood: `from_str_radix` reads both.
+async fn plus_for_a_zero(broker: &TestBroker) -> Answer {
+    let (body, signature) = (1..)
+        .map(|attempt| run(1234, attempt, "completed"))
+        .find_map(|body| {
+            let good = hmac(body.as_bytes());
+            let digits = "sha256=".len()..;
+            let zero = digits
+                .step_by(2)
+                .take(32)
+                .find(|at| good.as_bytes()[*at] == b'0')?;
+            let (before, after) = (&good[..zero], &good[zero + 1..]);
+            Some((body, format!("{before}+{after}")))
+        })
+        .unwrap();
+    let headers = [
+        ("x-github-event", "workflow_run"),
+        ("x-hub-signature-256", &*signature),
+    ];
+    send(broker, "github", &headers, &body).await
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_message_without_its_signature_ends_nothing() {
     let broker = start().await;
@@ -249,6 +271,7 @@ async fn a_message_without_its_signature_ends_nothing() {
         &send(&broker, "ci", &signed, &body).await,
         "a source of another kind",
     );
+    refused(&plus_for_a_zero(&broker).await, "a plus for a zero");
     let noise = "not json";
     let answer = github(&broker, noise).await;
     assert_eq!((answer.status, answer.error()), (400, "invalid_request"));

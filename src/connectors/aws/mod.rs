@@ -8,7 +8,7 @@
 //! shorter lease is kept by the session policy's own clock, not by the session's expiry.
 
 mod federation;
-mod pattern;
+pub(crate) mod pattern;
 mod session_policy;
 mod settings;
 mod sts;

@@ -3,19 +3,19 @@
 
 /// Whether everything that `narrow` matches, `wide` matches too. Never says so wrongly; may miss a
 /// cover that takes two stars to see.
-pub(super) fn covers(wide: &str, narrow: &str) -> bool {
+pub(crate) fn covers(wide: &str, narrow: &str) -> bool {
     matches(wide.as_bytes(), narrow.as_bytes(), |a, b| a == b)
 }
 
 /// The same for actions.
-pub(super) fn covers_ignoring_case(wide: &str, narrow: &str) -> bool {
+pub(crate) fn covers_ignoring_case(wide: &str, narrow: &str) -> bool {
     matches(wide.as_bytes(), narrow.as_bytes(), |a, b| {
         a.eq_ignore_ascii_case(&b)
     })
 }
 
 /// Whether any action is matched by both.
-pub(super) fn overlaps(left: &str, right: &str) -> bool {
+pub(crate) fn overlaps(left: &str, right: &str) -> bool {
     let (left, right) = (left.as_bytes(), right.as_bytes());
     // One row per suffix of `left`, from the empty one up: can it meet each suffix of `right`?
     let mut row = suffixes_that_can_be_empty(right);

@@ -3,7 +3,7 @@ use crate::clock::Clock;
 use crate::connectors::{Connector, ConnectorError, RevocationClass};
 use crate::fences::tests::fixture::Advanced;
 use crate::fences::{DimensionKind, EndedBy};
-use crate::leases::{LeaseError, Leases, Standing, State, TOLERANCE, keys};
+use crate::leases::{LeaseError, Leases, Record, Standing, State, TOLERANCE, keys};
 use crate::policy::Grant;
 use crate::replay::ReplayMark;
 use crate::store::{Key, Store, Transaction, Write};
@@ -405,4 +405,18 @@ async fn a_failed_mint_says_which_failures_can_have_made_something() {
             .unwrap();
         assert_eq!(after, state);
     }
+}
+
+/// `DAYFLY_BLESS=1 cargo test --lib the_fuzzers` writes it.
+#[tokio::test]
+async fn the_fuzzers_seed_is_a_lease_as_it_is_written_today() {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/fuzz/corpus/lease/active");
+    let bench = Bench::new(RevocationClass::Native, true).await;
+    let lease = bench.issued().await;
+    if std::env::var_os("DAYFLY_BLESS").is_some() {
+        std::fs::write(path, rmp_serde::to_vec_named(lease.record()).unwrap()).unwrap();
+    }
+    let seed = std::fs::read(path).unwrap();
+    let record = rmp_serde::from_slice::<Record>(&seed).unwrap();
+    assert_eq!(rmp_serde::to_vec_named(&record).unwrap(), seed);
 }
