@@ -24,6 +24,7 @@ mod tables;
 mod targets;
 mod tree;
 mod values;
+mod whole;
 
 pub use check::{CaseResult, CheckReport, check, check_files};
 pub use development::{Development, DevelopmentError, development};
