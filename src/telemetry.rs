@@ -32,6 +32,8 @@ pub mod metric {
     pub const RELEASES: &str = "dayfly_releases_total";
     /// Entries appended to the fence log here; label `kind` (`kill`, `hold`, `lift`).
     pub const FENCES: &str = "dayfly_fences_total";
+    /// Conditions that were only observed and would have refused; labels `mission`, `reason`.
+    pub const OBSERVED: &str = "dayfly_observed_refusals_total";
     /// Refusals of known agents past their quota of audit entries.
     pub const UNAUDITED_REFUSALS: &str = "dayfly_unaudited_refusals_total";
     /// Handlers that panicked.

@@ -256,6 +256,20 @@ pub struct ExplainAnswer {
     /// One sentence for a person.
     pub summary: String,
     pub checks: Vec<ExplainedCheck>,
+    /// Where another mission comes nearer to granting it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub nearest: Option<NearestMission>,
+}
+
+/// The mission to look at.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NearestMission {
+    pub mission: MissionId,
+    /// `false`: it allows what was asked, to other agents.
+    pub lists_agent: bool,
+    /// The first of its conditions that fails. Absent: it would grant it, if it were named.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub missing: Option<ExplainedCheck>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -19,8 +19,21 @@ impl Registry {
         now: OffsetDateTime,
     ) -> Result<AdmittedAgent, AgentError> {
         let agent = self.get(id).ok_or(AgentError::Unknown)?;
+        let caller = caller(&agent, facts, now);
+        self.stated_caller(id, caller, view, now)
+    }
+
+    /// The same for a caller that is stated in full.
+    pub(crate) fn stated_caller(
+        &self,
+        id: &AgentId,
+        caller: Caller,
+        view: &View,
+        now: OffsetDateTime,
+    ) -> Result<AdmittedAgent, AgentError> {
+        let agent = self.get(id).ok_or(AgentError::Unknown)?;
         check_standing(&agent, view, now)?;
-        let caller = Arc::new(caller(&agent, facts, now));
+        let caller = Arc::new(caller);
         Ok(AdmittedAgent { agent, caller })
     }
 }

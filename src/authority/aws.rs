@@ -101,6 +101,24 @@ impl Terms for Aws {
             })
     }
 
+    fn is_nowhere(location: &Arn) -> Option<&'static str> {
+        let [partition, _, _, account] = &location.fields;
+        if !glob::overlap(partition, "aws*") {
+            return Some("the partition of an ARN is `aws`, or starts with `aws-`");
+        }
+        let digits = account.chars().filter(|c| *c != '*');
+        let is_number = digits.clone().all(|c| c.is_ascii_digit());
+        let fits = match (account.contains('*'), digits.count()) {
+            (true, known) => known <= 12,
+            (false, known) => known == 12,
+        };
+        // Buckets have no account, AWS's own policies are of account `aws`.
+        if !account.is_empty() && account != "aws" && !(is_number && fits) {
+            return Some("the account of an ARN is 12 digits");
+        }
+        None
+    }
+
     fn actions_overlap(one: &Action, other: &Action) -> bool {
         match (one, other) {
             (Action::All, _) | (_, Action::All) => true,

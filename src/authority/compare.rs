@@ -16,6 +16,10 @@ pub(super) trait Terms {
     fn location_covers(ceiling: &Self::Location, asked: &Self::Location) -> bool;
     fn actions_overlap(one: &Self::Action, other: &Self::Action) -> bool;
     fn locations_overlap(one: &Self::Location, other: &Self::Location) -> bool;
+    /// Why nothing real is ever at this location, where that is certain.
+    fn is_nowhere(_location: &Self::Location) -> Option<&'static str> {
+        None
+    }
 }
 
 /// The first thing asked that the ceiling does not cover.
@@ -142,6 +146,13 @@ pub(super) fn overlap<T: Terms>(one: &Authority, other: &Authority) -> Result<bo
 
 pub(super) fn check<T: Terms>(authority: &Authority) -> Result<(), Undecidable> {
     parse::<T>("", authority).map(|_| ())
+}
+
+pub(super) fn fits_nothing<T: Terms>(permission: &Permission) -> Option<(&str, &'static str)> {
+    let places = permission.locations.iter().filter(|text| *text != "*");
+    places
+        .filter_map(|text| Some((text.as_str(), T::location(text).ok()?)))
+        .find_map(|(text, location)| Some((text, T::is_nowhere(&location)?)))
 }
 
 pub(super) fn narrow<T: Terms>(

@@ -121,6 +121,14 @@ impl Vocabulary {
         }
     }
 
+    /// The first pattern that can be compared and that nothing real ever fits, and why.
+    pub fn fits_nothing(self, permission: &Permission) -> Option<(&str, &'static str)> {
+        match self {
+            Self::Aws => compare::fits_nothing::<aws::Aws>(permission),
+            Self::Scopes => compare::fits_nothing::<scopes::Scopes>(permission),
+        }
+    }
+
     /// What is left of the authority when only these actions are wanted, or the first of them that
     /// no permission covers. Each action keeps the locations it had, so nothing is added.
     pub fn narrow(

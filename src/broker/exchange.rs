@@ -102,6 +102,7 @@ impl Broker {
             .mint(&grant, connector.as_ref(), now)
             .await
             .map_err(Refusal::exact)?;
+        self.record.observed(&grant);
         let lease = issued.0.lease.clone();
         let answer = self.answer(&grant, connector.as_ref(), issued);
         if answer.is_err() {

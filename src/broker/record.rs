@@ -8,6 +8,7 @@ use crate::identity::Caller;
 use crate::ids::{AgentId, ShardId};
 use crate::intent::Intent;
 use crate::leases::Lease;
+use crate::policy::{Grant, Recorded};
 use crate::store::{Outcome, Store, StoreError, Transaction};
 use crate::telemetry::metric;
 use governor::{DefaultKeyedRateLimiter, Quota, RateLimiter};
@@ -34,6 +35,17 @@ impl Recorder {
     pub(in crate::broker) fn released(&self, lease: &Lease) {
         let target = lease.target.to_string();
         metrics::counter!(metric::RELEASES, "target" => target).increment(1);
+    }
+
+    /// What a mission let pass because it only observes. The audit has it in the entry of the lease.
+    pub(in crate::broker) fn observed(&self, grant: &Grant) {
+        for passed in grant.observed() {
+            let labels = [
+                ("mission", grant.mission().to_string()),
+                ("reason", passed.reason.code().to_owned()),
+            ];
+            metrics::counter!(metric::OBSERVED, &labels).increment(1);
+        }
     }
 
     pub(in crate::broker) fn fenced(&self, fence: &Fence) {
@@ -76,11 +88,10 @@ impl Recorder {
         tell("refusal_id", json!(refusal.id));
         tell("why", json!(refusal.detail));
         tell("at", json!(refusal.at));
-        tell("mission", json!(intent.mission()));
         tell("goal", json!(intent.goal()));
-        tell("asked", json!(intent.authorization_details()));
-        tell("facts", json!(caller.facts()));
-        tell("signer", json!(intent.signer()));
+        entry
+            .detail
+            .extend(Recorded::of(caller, intent).to_detail());
         if let Err(error) = self.append(entry, ShardId::of(agent, None), now).await {
             tracing::error!(%error, "a refusal could not be audited");
         }

@@ -6,9 +6,10 @@ use crate::fences::{Dimension, DimensionKind, View};
 use crate::ids::{AgentId, LeaseId, MissionId, TargetId};
 use crate::intent::{Intent, SignerClass};
 use crate::leases::{Cursor, Filter, Lease, Leases, Standing};
-use crate::policy::Policy;
+use crate::policy::{Check, Explanation, Policy};
 use crate::wire::{
-    AgentView, ExplainAnswer, ExplainRequest, ExplainedCheck, LeaseView, Page, Revocation,
+    AgentView, ExplainAnswer, ExplainRequest, ExplainedCheck, LeaseView, NearestMission, Page,
+    Revocation,
 };
 use serde_json::Value;
 use time::OffsetDateTime;
@@ -222,18 +223,29 @@ pub fn explain(
                 at: None,
                 summary: refusal.detail,
                 checks: vec![check],
+                nearest: None,
             });
         }
     };
     let signer = request.signer.unwrap_or(SignerClass::Agent);
     let intent = Intent::stated(signer, request.mission, request.authorization_details, now);
     let told = policy.explain(&agent, &intent, view, now);
-    let checks = told.checks.into_iter().map(|check| ExplainedCheck {
+    Ok(explained(told))
+}
+
+/// As it is told to operators.
+pub fn explained(told: Explanation) -> ExplainAnswer {
+    let check = |check: Check| ExplainedCheck {
         name: check.name.to_owned(),
         passed: check.passed,
         detail: check.detail,
+    };
+    let nearest = told.nearest.map(|nearest| NearestMission {
+        mission: nearest.mission,
+        lists_agent: nearest.lists_agent,
+        missing: nearest.missing.map(check),
     });
-    Ok(ExplainAnswer {
+    ExplainAnswer {
         granted: told.denied.is_none(),
         reason: told
             .denied
@@ -241,8 +253,9 @@ pub fn explain(
             .map(|denied| denied.reason.code().to_owned()),
         at: told.denied.and_then(|denied| denied.at),
         summary: told.summary,
-        checks: checks.collect(),
-    })
+        checks: told.checks.into_iter().map(check).collect(),
+        nearest,
+    }
 }
 
 fn not_found(what: &str) -> Refusal {

@@ -2,6 +2,8 @@
 //! others. Real brokers on a real Redis, in this process: each has its own connections, its own view
 //! and its own follower of the fence log, as it would on a machine of its own.
 
+mod decide;
+
 use super::compose::Composed;
 use super::output::{Failure, Output, columns};
 use crate::broker::{Broker, ExchangeRequest, GrantType, Operator, Refusal, ResourceServer, Role};
@@ -38,6 +40,9 @@ pub enum BenchCommand {
     /// Revoke at one replica and measure until every other one says that it is dead.
     #[command(after_help = "Example:\n  dayfly bench revoke --replicas 2 -o json")]
     Revoke(RevokeBench),
+    /// Decide among few and among many missions: it should cost the same.
+    #[command(after_help = "Example:\n  dayfly bench decide --missions 10,1000,10000 -o json")]
+    Decide(decide::DecideBench),
 }
 
 #[derive(Debug, Args)]
@@ -72,7 +77,10 @@ struct Report {
 }
 
 pub async fn bench(command: BenchCommand, output: &Output) -> Result<u8, Failure> {
-    let BenchCommand::Revoke(args) = command;
+    let args = match command {
+        BenchCommand::Revoke(args) => args,
+        BenchCommand::Decide(args) => return decide::run(&args, output),
+    };
     let folder = Folder::make(&std::env::temp_dir())?;
     let (url, server) = match args.redis {
         Some(url) => (url, None),

@@ -6,10 +6,10 @@ use super::output::{Failure, Output};
 use crate::agents::Registry;
 use crate::broker::show;
 use crate::clock::{Clock, SystemClock};
-use crate::config;
+use crate::config::{self, Problem, Severity};
 use crate::fences::View;
 use crate::wire::{ExplainAnswer, ExplainRequest, Page};
-use clap::Args;
+use clap::{Args, ValueEnum};
 use reqwest::Method;
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
@@ -22,6 +22,16 @@ pub struct CheckArgs {
     /// The configuration folder.
     #[arg(default_value = ".")]
     directory: PathBuf,
+    /// Also print each problem as an annotation for the lines of a pull request. The folder is to be
+    /// relative to the repository's root.
+    #[arg(long, value_enum)]
+    annotations: Option<Annotations>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Annotations {
+    /// Workflow commands of GitHub Actions: `::error file=...`.
+    Github,
 }
 
 #[derive(Debug, Args)]
@@ -45,8 +55,52 @@ pub struct ExplainArgs {
 /// `dayfly check`: 0 if nothing is wrong and every case came out as expected.
 pub fn check(args: &CheckArgs, output: &Output) -> Result<u8, Failure> {
     let report = config::check(&args.directory, SystemClock::new().now());
+    if args.annotations.is_some() {
+        if output.is_json() {
+            return Err(Failure::usage(
+                "--annotations and -o json are two formats: choose one",
+            ));
+        }
+        for problem in &report.problems.0 {
+            output.line(&workflow_command(&args.directory, problem))?;
+        }
+    }
     output.show(&report, ToString::to_string)?;
     Ok(u8::from(!report.ok))
+}
+
+/// GitHub Actions, "Workflow commands", "Setting an error message".
+// SECURITY: a line break in a value would begin another command.
+fn workflow_command(directory: &Path, problem: &Problem) -> String {
+    let escape = |text: &str, more: &[(char, &str)]| {
+        let mut escaped = text.replace('%', "%25");
+        for (from, to) in [('\r', "%0D"), ('\n', "%0A")].iter().chain(more) {
+            escaped = escaped.replace(*from, to);
+        }
+        escaped
+    };
+    let property = |text: &str| escape(text, &[(':', "%3A"), (',', "%2C")]);
+    let level = match problem.severity {
+        Severity::Error => "error",
+        Severity::Warning => "warning",
+    };
+    let mut properties = Vec::new();
+    if let Some(file) = &problem.file {
+        let file = directory.join(file);
+        let file = file.strip_prefix(".").unwrap_or(&file).to_string_lossy();
+        properties.push(format!("file={}", property(&file)));
+    }
+    let places = [("line", problem.line), ("col", problem.column)];
+    properties.extend(
+        places
+            .iter()
+            .filter_map(|(name, place)| Some(format!("{name}={}", (*place)?))),
+    );
+    properties.push(format!("title={}", property(problem.code.as_str())));
+    let help = problem.help.as_ref();
+    let help = help.map_or_else(String::new, |help| format!("\nhelp: {help}"));
+    let message = escape(&format!("{}{help}", problem.message), &[]);
+    format!("::{level} {}::{message}", properties.join(","))
 }
 
 /// `dayfly explain`: 0 if it would be granted, 3 if refused.
@@ -116,10 +170,15 @@ async fn recorded(
         Value::Null => json!({}),
         facts => facts,
     };
+    // What stood beside the intent narrowed it.
+    let asked = match part("/detail/beside/authorization_details") {
+        Value::Null => part("/detail/asked"),
+        beside => beside,
+    };
     serde_json::from_value(json!({
         "agent": part("/agent"),
         "mission": part("/detail/mission"),
-        "authorization_details": part("/detail/asked"),
+        "authorization_details": asked,
         "facts": facts,
         "signer": part("/detail/signer"),
     }))
@@ -174,5 +233,18 @@ fn told(answer: &ExplainAnswer) -> String {
         None => format!("granted: {}", answer.summary),
         Some(reason) => format!("refused ({reason}): {}", answer.summary),
     });
+    if let Some(nearest) = &answer.nearest {
+        let mission = &nearest.mission;
+        lines.push(match &nearest.missing {
+            _ if !nearest.lists_agent => {
+                format!("nearest: {mission} allows it, and does not list this agent")
+            }
+            None => format!("nearest: {mission} would grant it: name it"),
+            Some(missing) => format!(
+                "nearest: {mission} fails at {}: {}",
+                missing.name, missing.detail
+            ),
+        });
+    }
     lines.join("\n")
 }

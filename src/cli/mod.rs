@@ -161,7 +161,7 @@ enum Command {
     /// Go on after a part of the store came back without its data.
     #[command(after_help = "Example:\n  dayfly recover --config /etc/dayfly --i-understand")]
     Recover(recover::RecoverArgs),
-    /// Measure: revoke.
+    /// Measure: revoke, decide.
     #[command(subcommand)]
     Bench(bench::BenchCommand),
     /// Print a shell's completion script.

@@ -10,7 +10,7 @@ use super::{targets, values};
 use crate::authority::{Authority, Permission};
 use crate::ids::{AgentId, MissionId, TargetId};
 use crate::intent::SignerClass;
-use crate::policy::{Mission, Target};
+use crate::policy::{Mission, Mode, Target};
 use std::collections::BTreeMap;
 use std::time::Duration;
 
@@ -23,6 +23,9 @@ pub(in crate::config) struct Decoded {
     pub ends_at: Option<Place>,
     pub signer_at: Place,
     pub when_at: Place,
+    pub require_at: Place,
+    pub tether_at: Place,
+    pub mode_at: Place,
 }
 
 const TTL: Duration = Duration::from_secs(15 * 60);
@@ -48,6 +51,8 @@ pub(in crate::config) fn decode(
         reader.bad(at, "this mission allows nothing", help);
     }
     let allowed = allow.map(|tables| agents_table::authorities(decoder, tables, targets));
+    let place = |key| reader.node(key).map_or(reader.at, |node| node.at);
+    let (require_at, tether_at) = (place("require"), place("tether"));
     let require = reader.value_map("require").unwrap_or_default();
     let require = require
         .into_iter()
@@ -56,7 +61,8 @@ pub(in crate::config) fn decode(
     let when = reader.text("when");
     let ttl = reader.duration("ttl", Duration::from_secs(1)..=DAY);
     let tether = reader.texts("tether").unwrap_or_default();
-    let signer_at = reader.node("signer").map_or(reader.at, |node| node.at);
+    let (signer_at, mode_at) = (place("signer"), place("mode"));
+    let mode = mode(&reader);
     let signer = signer(&reader, "signer");
     let max_active = reader.number("max_active", 1..=100_000);
     let labels = targets::labels(&reader);
@@ -81,6 +87,7 @@ pub(in crate::config) fn decode(
             .collect(),
         require,
         when: when.as_ref().map(|when| when.value.clone()),
+        mode: mode?,
         ttl: ttl.map_or(TTL, |ttl| ttl.value),
         tether: tether.into_iter().map(|fact| fact.value).collect(),
         signer: signer.unwrap_or(SignerClass::Agent),
@@ -94,6 +101,9 @@ pub(in crate::config) fn decode(
         ends_at: ends.map(|ends| ends.at),
         signer_at,
         when_at: when.map_or(at, |when| when.at),
+        require_at,
+        tether_at,
+        mode_at,
     })
 }
 
@@ -124,17 +134,33 @@ fn known_agents(
 }
 
 pub(in crate::config) fn signer(reader: &Reader<'_>, key: &'static str) -> Option<SignerClass> {
-    let text = reader.text(key)?;
-    match text.value.as_str() {
-        "agent" => Some(SignerClass::Agent),
-        "orchestrator" => Some(SignerClass::Orchestrator),
-        "approver" => Some(SignerClass::Approver),
-        "platform" => Some(SignerClass::Platform),
-        other => {
-            let help = "write `agent`, `orchestrator`, `approver` or `platform`";
-            reader.bad(text.at, format!("there is no signer `{other}`"), help);
+    const ALL: [SignerClass; 4] = [
+        SignerClass::Agent,
+        SignerClass::Orchestrator,
+        SignerClass::Approver,
+        SignerClass::Platform,
+    ];
+    let name = reader.choice(key, &["agent", "orchestrator", "approver", "platform"])?;
+    ALL.into_iter().find(|class| class.as_str() == name)
+}
+
+fn mode(reader: &Reader<'_>) -> Option<Mode> {
+    let mode = reader.choice("mode", &["enforce", "observe"]);
+    let until = reader.date("observe_until");
+    match (mode, until) {
+        (None | Some("enforce"), None) => Some(Mode::Enforce),
+        (Some("observe"), Some(until)) => Some(Mode::Observe { until: until.value }),
+        (Some("observe"), None) => reader.required("observe_until", None, "2027-03-01"),
+        (_, Some(until)) => {
+            let help = "add `mode = \"observe\"`, or remove it";
+            reader.bad(
+                until.at,
+                "`observe_until` is for a mission that observes",
+                help,
+            );
             None
         }
+        (Some(_), None) => None,
     }
 }
 

@@ -15,6 +15,7 @@ mod document;
 mod issuers;
 mod missions;
 mod problem;
+mod reach;
 mod reader;
 mod resolve;
 mod secrets;

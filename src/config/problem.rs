@@ -85,6 +85,16 @@ codes! {
     NoMission => "no_mission", Warning;
     /// An identity by a name that can be given up and taken by someone else.
     IdentityByName => "identity_by_name", Error;
+    /// `mode = "observe"` for an agent that nothing else bounds.
+    ObserveUnbounded => "observe_unbounded", Error;
+    /// An observation of more than 14 days.
+    ObserveTooLong => "observe_too_long", Error;
+    /// A grant that an agent's ceiling leaves nothing of.
+    Unreachable => "unreachable", Warning;
+    /// Something that nothing can ever fit: a pattern, a label, a claim.
+    NeverMatches => "never_matches", Warning;
+    /// A fact is needed that no issuer of the agent proves.
+    UnprovedFact => "unproved_fact", Warning;
     /// A longer lifetime than the target gives.
     TtlCapped => "ttl_capped", Warning;
 }

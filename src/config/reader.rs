@@ -98,6 +98,25 @@ impl<'a> Reader<'a> {
         }
     }
 
+    /// One of these words.
+    pub fn choice(
+        &self,
+        key: &'static str,
+        words: &'static [&'static str],
+    ) -> Option<&'static str> {
+        let text = self.text(key)?;
+        let found = words.iter().copied().find(|word| *word == text.value);
+        if found.is_none() {
+            let help = match values::nearest(&text.value, words) {
+                Some(near) => format!("did you mean `{near}`?"),
+                None => format!("write one of {}", words.join(", ")),
+            };
+            let message = format!("there is no {key} `{}`", text.value);
+            self.bad(text.at, message, &help);
+        }
+        found
+    }
+
     pub fn boolean(&self, key: &'static str) -> Option<bool> {
         let node = self.node(key)?;
         match node.raw {

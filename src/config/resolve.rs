@@ -83,14 +83,15 @@ impl Document {
             .enumerate()
             .filter_map(|(number, entry)| tables::case(&decoder, entry, number + 1, &targets))
             .collect();
+        let issuers = issuers.finish(&decoder);
         let whole = Whole {
             desk,
+            issuers: &issuers,
             agents: &agents,
             missions: &missions,
             targets: &targets,
         };
         whole.check(today);
-        let issuers = issuers.finish(&decoder);
         self.apart(desk, operators.as_ref(), &issuers);
         let hash = self.hash(&decoder);
         let clients = agents.iter().filter_map(|a| a.client.clone()).collect();

@@ -7,6 +7,7 @@ use super::source::Place;
 use super::{missions, targets};
 use crate::agents::IdentityMatch;
 use crate::authority::{Authority, Permission, Vocabulary};
+use crate::identity::IssuerSettings;
 use crate::intent::SignerClass;
 use std::collections::BTreeMap;
 use time::Date;
@@ -17,6 +18,7 @@ pub(in crate::config) struct Whole<'a> {
     pub agents: &'a [agents_table::Decoded],
     pub missions: &'a [missions::Decoded],
     pub targets: &'a Targets,
+    pub issuers: &'a [IssuerSettings],
 }
 
 impl Whole<'_> {
@@ -25,6 +27,7 @@ impl Whole<'_> {
         self.platform_signers();
         self.same_identity();
         self.without_mission();
+        self.reach(today);
         if let Some(today) = today {
             self.ended(today);
         }
@@ -75,7 +78,10 @@ impl Whole<'_> {
                 continue;
             };
             let own = ceiling.get(&target.target.id).cloned().unwrap_or_default();
-            if target.target.vocabulary.covers(&own, asked) == Ok(false) {
+            let vocabulary = target.target.vocabulary;
+            // Where nothing is left, that is what is told.
+            let left = vocabulary.overlap(&own, asked) != Ok(false);
+            if left && vocabulary.covers(&own, asked) == Ok(false) {
                 let id = &decoded.agent.id;
                 let message = format!("this is more than the ceiling of `agent.{id}` allows");
                 let help = "the agent gets what both allow";

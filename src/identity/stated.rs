@@ -1,6 +1,6 @@
 //! A caller that nobody proved, for `explain`, `simulate` and the policy tests of `check`.
 
-use super::{Caller, Facts, Proof};
+use super::{Caller, Confirmation, Facts, Proof};
 use crate::ids::IssuerId;
 use serde_json::{Map, Value};
 use std::collections::BTreeMap;
@@ -8,8 +8,8 @@ use time::{Duration, OffsetDateTime};
 
 impl Caller {
     /// What policy would see if a platform proved exactly this.
-    // SECURITY: nothing was verified. It carries no replay mark and no bound key, and the corridor
-    // never calls it: what it leads to is an explanation, never a credential.
+    // SECURITY: nothing was verified. It carries no replay mark, and the corridor never calls it:
+    // what it leads to is an explanation, never a credential.
     pub(crate) fn stated(
         issuer: IssuerId,
         issuer_url: String,
@@ -34,5 +34,12 @@ impl Caller {
             named_client: None,
             replay: Vec::new(),
         }
+    }
+
+    /// The same as if the proof had been bound to this.
+    #[must_use]
+    pub(crate) fn stated_as_bound(mut self, to: Option<Confirmation>) -> Self {
+        self.bound_key = to;
+        self
     }
 }

@@ -11,6 +11,8 @@ pub use claims::{ClaimFault, DetailFault};
 
 mod stated;
 
+pub(crate) use stated::Stated;
+
 use crate::authority::AuthorizationDetail;
 use crate::identity::{Caller, Confirmation, Presented, Proof};
 use crate::ids::MissionId;
@@ -33,6 +35,18 @@ pub enum SignerClass {
     Approver,
     /// The platform's own token serves as the intent: for stock clients that can send nothing else.
     Platform,
+}
+
+impl SignerClass {
+    /// As it is written everywhere.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Agent => "agent",
+            Self::Orchestrator => "orchestrator",
+            Self::Approver => "approver",
+            Self::Platform => "platform",
+        }
+    }
 }
 
 /// What the door read beside the proof: may only narrow the intent.

@@ -6,10 +6,22 @@ use crate::ids::MissionId;
 use serde_json::Map;
 use time::{Duration, OffsetDateTime};
 
+/// What a signed intent and the parameters beside it said, taken at its word.
+#[derive(Debug, Clone)]
+pub(crate) struct Stated {
+    pub signer: SignerClass,
+    pub mission: Option<MissionId>,
+    /// Signed.
+    pub authorization_details: Vec<AuthorizationDetail>,
+    /// Beside it.
+    pub asked: Asked,
+    pub task: Option<String>,
+    pub instance: Option<String>,
+    pub goal_ends: Option<OffsetDateTime>,
+}
+
 impl Intent {
     /// What policy would see if a signer of this class had signed exactly this.
-    // SECURITY: nothing was verified. It carries no replay mark and no signing key, and the
-    // corridor never calls it: what it leads to is an explanation, never a credential.
     pub(crate) fn stated(
         signer: SignerClass,
         mission: Option<MissionId>,
@@ -27,16 +39,32 @@ impl Intent {
         } else {
             (authorization_details, Asked::default())
         };
-        Self {
+        let stated = Stated {
             signer,
             mission,
             authorization_details: signed,
             asked,
-            client_id: None,
-            goal: "stated, not signed".to_owned(),
-            goal_ends: None,
             task: None,
             instance: None,
+            goal_ends: None,
+        };
+        Self::restated(stated, now)
+    }
+
+    /// What policy would see if all of this had been verified.
+    // SECURITY: nothing was verified. It carries no replay mark and no signing key, and the
+    // corridor never calls it: what it leads to is an explanation, never a credential.
+    pub(crate) fn restated(stated: Stated, now: OffsetDateTime) -> Self {
+        Self {
+            signer: stated.signer,
+            mission: stated.mission,
+            authorization_details: stated.authorization_details,
+            asked: stated.asked,
+            client_id: None,
+            goal: "stated, not signed".to_owned(),
+            goal_ends: stated.goal_ends,
+            task: stated.task,
+            instance: stated.instance,
             declared: Map::new(),
             signing_key: None,
             sha256: [0; 32],

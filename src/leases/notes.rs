@@ -3,12 +3,20 @@
 use super::record::Record;
 use super::state::{State, Why};
 use crate::audit::{Entry, Event};
+use crate::policy::{Grant, observed};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
 /// The first entry of a lease: everything that was decided.
-pub(super) fn issued(record: &Record, now: OffsetDateTime) -> Entry {
-    let entry = about(Event::Issued, record, now)
+pub(super) fn issued(record: &Record, grant: &Grant, now: OffsetDateTime) -> Entry {
+    let mut entry = about(Event::Issued, record, now);
+    // The question first: what the broker itself says of the answer has the last word.
+    entry.detail.extend(grant.recorded().to_detail());
+    if !grant.observed().is_empty() {
+        let passed = observed(grant.observed());
+        entry.detail.insert("observed".to_owned(), passed);
+    }
+    let entry = entry
         .caller(&record.issuer_url, &record.subject)
         .intent_hash(&record.intent_sha256)
         .config_hash(&record.config_hash)

@@ -167,7 +167,7 @@ impl Leases {
             });
         transaction = spend_all(transaction, shard, grant.replay());
         let transaction = put_names(self.put(transaction, &record, now)?, &record)
-            .write(notes::issued(&record, now).append(shard));
+            .write(notes::issued(&record, grant, now).append(shard));
         let version = transaction.id;
         match settle(self.store.as_ref(), transaction).await? {
             Outcome::Applied { .. } => Ok(Lease::new(record, version)),

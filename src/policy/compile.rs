@@ -1,6 +1,7 @@
 //! From configuration to Cedar: what is refused before it can decide anything.
 
 use super::mission::Mission;
+use super::requirement::is_label;
 use super::{PolicyError, schema};
 use crate::ids::{AgentId, MissionId, TargetId};
 use cedar_policy::{
@@ -201,6 +202,7 @@ pub(super) fn fact_names(
 ) -> BTreeSet<String> {
     let mut names = schema::standard();
     names.extend(own.iter().cloned());
-    names.extend(missions.values().flat_map(|m| m.require.keys().cloned()));
+    let required = missions.values().flat_map(|m| m.require.keys());
+    names.extend(required.filter(|name| !is_label(name)).cloned());
     names
 }

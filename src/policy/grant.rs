@@ -1,5 +1,6 @@
 //! The key that minting needs. Everything a lease will say of itself is in it.
 
+use super::{Denied, Recorded};
 use crate::authority::{Authority, AuthorizationDetail, Vocabulary};
 use crate::fences::Dimension;
 use crate::identity::Confirmation;
@@ -47,6 +48,9 @@ pub struct Grant {
     pub(in crate::policy) decided_by: Vec<String>,
     pub(in crate::policy) labels: BTreeMap<String, String>,
     pub(in crate::policy) decided_at: OffsetDateTime,
+    /// What would have been refused if the mission enforced.
+    pub(in crate::policy) observed: Vec<Denied>,
+    pub(in crate::policy) recorded: Recorded,
 }
 
 impl Grant {
@@ -125,6 +129,14 @@ impl Grant {
     pub fn decided_at(&self) -> OffsetDateTime {
         self.decided_at
     }
+    /// What the mission let pass because it only observes.
+    pub fn observed(&self) -> &[Denied] {
+        &self.observed
+    }
+    /// The question, for the audit.
+    pub fn recorded(&self) -> &Recorded {
+        &self.recorded
+    }
     /// RFC 9396 section 7: what was granted, as the answer and the token say it.
     pub fn to_details(&self) -> Vec<AuthorizationDetail> {
         let seconds = u32::try_from(self.ttl.as_secs()).unwrap_or(u32::MAX);
@@ -193,6 +205,8 @@ mod builder {
                     decided_by: vec!["deploy-checkout".to_owned()],
                     labels: BTreeMap::new(),
                     decided_at: OffsetDateTime::UNIX_EPOCH,
+                    observed: Vec::new(),
+                    recorded: serde_json::from_str("{}").unwrap(),
                 },
             }
         }

@@ -6,7 +6,7 @@ use crate::intent::SignerClass;
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::time::Duration;
-use time::Date;
+use time::{Date, OffsetDateTime};
 
 /// `[mission.NAME]`: the approved purpose.
 #[derive(Debug, Clone)]
@@ -23,6 +23,8 @@ pub struct Mission {
     pub require: BTreeMap<String, Value>,
     /// A Cedar condition, for what `require` cannot say.
     pub when: Option<String>,
+    /// Whether `require` and `when` decide already.
+    pub mode: Mode,
     pub ttl: Duration,
     /// Names of the facts whose end ends the lease, e.g. `pipeline`.
     pub tether: Vec<String>,
@@ -31,6 +33,29 @@ pub struct Mission {
     /// Live leases of one agent at once. Required where `signer` is `Platform`.
     pub max_active: Option<u64>,
     pub labels: BTreeMap<String, String>,
+}
+
+/// Whether a mission's `require` and `when` refuse, or are only written down.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Mode {
+    #[default]
+    Enforce,
+    /// Written down, up to and including this day (UTC). See [`Mission::observes`].
+    Observe { until: Date },
+}
+
+/// An observation is for finding out, not for staying.
+pub const LONGEST_OBSERVATION: time::Duration = time::Duration::days(14);
+
+impl Mission {
+    /// Whether it only observes now.
+    // SECURITY: a day too far ahead counts as none, so that no slip of a pen relaxes a mission for
+    // longer than it may.
+    pub fn observes(&self, now: OffsetDateTime) -> bool {
+        let today = now.to_offset(time::UtcOffset::UTC).date();
+        matches!(self.mode, Mode::Observe { until }
+            if until >= today && until - today <= LONGEST_OBSERVATION)
+    }
 }
 
 /// What policy knows of `[target.NAME]`; the connection is the connector's.

@@ -10,6 +10,9 @@ mod compile;
 mod denial;
 mod grant;
 mod mission;
+mod nearest;
+mod observe;
+mod recorded;
 mod request;
 mod requirement;
 mod rules;
@@ -23,14 +26,17 @@ pub use denial::{Denial, Denied};
 pub use grant::Grant;
 #[cfg(test)]
 pub use grant::GrantBuilder;
-pub use mission::{Mission, Target};
+pub use mission::{LONGEST_OBSERVATION, Mission, Mode, Target};
+pub use nearest::Nearest;
+pub use recorded::{Beside, Recorded, observed};
+pub use requirement::{is_label, labels_meet};
 pub use schema::SCHEMA;
 pub use tether::contexts;
 pub use trace::Check;
 
 use crate::agents::AdmittedAgent;
 use crate::fences::View;
-use crate::ids::{MissionId, TargetId};
+use crate::ids::{AgentId, MissionId, TargetId};
 use crate::intent::Intent;
 use rules::Rules;
 use std::collections::BTreeMap;
@@ -51,6 +57,8 @@ pub struct PolicyError {
 #[derive(Debug)]
 pub struct Policy {
     missions: BTreeMap<MissionId, Mission>,
+    /// The missions that list an agent.
+    own: BTreeMap<AgentId, Vec<MissionId>>,
     targets: BTreeMap<TargetId, Target>,
     /// Resource URL to target.
     resources: BTreeMap<String, TargetId>,
@@ -66,6 +74,8 @@ pub struct Explanation {
     pub denied: Option<Denied>,
     /// One sentence for a person.
     pub summary: String,
+    /// Where it was denied and another mission comes nearer.
+    pub nearest: Option<Nearest>,
 }
 
 impl Policy {
@@ -107,8 +117,18 @@ impl Policy {
                 target.resources.iter().map(|url| (url.clone(), id.clone()))
             })
             .collect();
+        let mut own: BTreeMap<AgentId, Vec<MissionId>> = BTreeMap::new();
+        for mission in missions.values() {
+            for agent in &mission.agents {
+                let listed = own.entry(agent.clone()).or_default();
+                if listed.last() != Some(&mission.id) {
+                    listed.push(mission.id.clone());
+                }
+            }
+        }
         Ok(Self {
             missions,
+            own,
             targets,
             resources,
             rules,
@@ -148,6 +168,8 @@ impl Policy {
     ) -> Explanation {
         let mut trace = Trace::Told(Vec::new());
         let decided = self.walk(question, view, now, &mut trace);
+        let nearest = decided.as_ref().err();
+        let nearest = nearest.and_then(|denied| self.nearest(question, denied, (view, now)));
         let agent = &question.agent.id;
         let (summary, denied) = match decided {
             Ok(granted) => {
@@ -162,6 +184,7 @@ impl Policy {
             checks: trace.into_checks(),
             denied,
             summary,
+            nearest,
         }
     }
 
@@ -171,6 +194,12 @@ impl Policy {
 
     pub fn mission(&self, id: &MissionId) -> Option<&Mission> {
         self.missions.get(id)
+    }
+
+    /// The missions that list the agent.
+    pub fn of_agent(&self, agent: &AgentId) -> impl Iterator<Item = &Mission> {
+        let own = self.own.get(agent).into_iter().flatten();
+        own.filter_map(|name| self.missions.get(name))
     }
 
     pub fn targets(&self) -> impl Iterator<Item = &Target> {
@@ -245,6 +274,8 @@ impl Policy {
             decided_by: decision.decided_by,
             labels,
             decided_at: now,
+            observed: decision.observed,
+            recorded: Recorded::of(caller, intent),
         }
     }
 }

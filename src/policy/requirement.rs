@@ -1,16 +1,91 @@
 //! `require`: verified facts that must hold.
 
-use super::{Denial, Denied, schema};
+use super::walk::Question;
+use super::{Denial, Denied, Mission, Target, schema};
 use crate::identity::Facts;
 use serde_json::Value;
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+
+/// What a requirement can look at: verified facts, and the labels that the configuration gives.
+pub(super) struct Sight<'a> {
+    facts: &'a Facts,
+    labels: [(&'static str, &'a BTreeMap<String, String>); 3],
+}
+
+const AGENT: &str = "agent.labels.";
+const MISSION: &str = "mission.labels.";
+const TARGET: &str = "target.labels.";
+
+/// Whether the name is a label's and not a fact's: `target.labels.env`.
+pub fn is_label(name: &str) -> bool {
+    [AGENT, MISSION, TARGET]
+        .iter()
+        .any(|prefix| name.starts_with(prefix))
+}
+
+/// Whether labels of agent, mission and target meet a requirement; `None`: it is about a fact.
+pub fn labels_meet(
+    name: &str,
+    required: &Value,
+    [agent, mission, target]: [&BTreeMap<String, String>; 3],
+) -> Option<bool> {
+    let facts = Facts::new();
+    let sight = Sight {
+        facts: &facts,
+        labels: [(AGENT, agent), (MISSION, mission), (TARGET, target)],
+    };
+    is_label(name).then(|| check(name, required, &sight).is_ok())
+}
+
+impl<'a> Sight<'a> {
+    #[cfg(test)]
+    pub fn of_facts(facts: &'a Facts) -> Self {
+        const NONE: &BTreeMap<String, String> = &BTreeMap::new();
+        Self {
+            facts,
+            labels: [(AGENT, NONE), (MISSION, NONE), (TARGET, NONE)],
+        }
+    }
+
+    pub fn new(question: &Question<'a>, mission: &'a Mission, target: &'a Target) -> Self {
+        Self {
+            facts: question.facts,
+            labels: [
+                (AGENT, &question.agent.labels),
+                (MISSION, &mission.labels),
+                (TARGET, &target.labels),
+            ],
+        }
+    }
+
+    fn get(&self, name: &str) -> Option<Cow<'a, Value>> {
+        // SECURITY: a label is looked for in the configuration alone, so that no issuer can prove a
+        // fact of that name instead.
+        for (prefix, labels) in &self.labels {
+            if let Some(label) = name.strip_prefix(prefix) {
+                return labels
+                    .get(label)
+                    .map(|value| Cow::Owned(Value::from(value.as_str())));
+            }
+        }
+        self.facts.get(name).map(Cow::Borrowed)
+    }
+}
 
 /// A fact must be there and have the value, or one of the values. Scalars compare as text: `17` is
 /// `"17"`, since platforms disagree on which of the two a run's number is.
-pub(super) fn check(fact: &str, required: &Value, facts: &Facts) -> Result<(), Denied> {
-    let Some(proved) = facts.get(fact) else {
-        let why = format!("{fact} must be {}, and is not proved", words_of(required));
+pub(super) fn check(fact: &str, required: &Value, sight: &Sight<'_>) -> Result<(), Denied> {
+    let Some(proved) = sight.get(fact) else {
+        let absent = if is_label(fact) {
+            "there is no such label"
+        } else {
+            "is not proved"
+        };
+        let why = format!("{fact} must be {}, and {absent}", words_of(required));
         return Err(Denied::new(Denial::RequirementUnmet, why));
     };
+    let proved = proved.as_ref();
     if same(required, proved) || any_of(required).iter().any(|one| same(one, proved)) {
         return Ok(());
     }

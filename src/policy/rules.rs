@@ -68,6 +68,9 @@ pub(super) struct Ask<'a> {
 pub(super) struct Refused {
     pub denial: Denial,
     pub detail: String,
+    /// Every forbid was evaluated and none matched; a part of the mission's `when` did not hold, and
+    /// nothing else was in the way.
+    pub only_when: bool,
 }
 
 impl Rules {
@@ -135,7 +138,11 @@ impl Rules {
 
     /// The ids of the policies that decided.
     pub fn evaluate(&self, ask: &Ask<'_>) -> Result<Vec<String>, Refused> {
-        let refused = |denial, detail| Refused { denial, detail };
+        let refused = |denial, detail| Refused {
+            denial,
+            detail,
+            only_when: false,
+        };
         // SECURITY: what cannot be put to Cedar, or finds no policy there, is denied.
         let unmet = |detail: String| refused(Denial::ConditionUnmet, detail);
         let (request, entities) = self.question(ask).map_err(unmet)?;
@@ -145,14 +152,14 @@ impl Rules {
             .ok_or_else(|| unmet("the mission has no policy on the target".to_owned()))?;
         let response = Authorizer::new().is_authorized(&request, slice, &entities);
         let mission = ask.mission.id.as_str();
-        if let Some(error) = response.diagnostics().errors().next() {
+        let mut of_mission = None;
+        for error in response.diagnostics().errors() {
             let cedar_policy::AuthorizationError::PolicyEvaluationError(inner) = error;
-            let denial = if inner.policy_id().to_string() == mission {
-                Denial::ConditionUnmet
-            } else {
-                Denial::ForbiddenByPolicy
-            };
-            return Err(refused(denial, format!("could not be evaluated: {error}")));
+            let told = format!("could not be evaluated: {error}");
+            if inner.policy_id().to_string() != mission {
+                return Err(refused(Denial::ForbiddenByPolicy, told));
+            }
+            of_mission = Some(told);
         }
         let mut decided: Vec<String> = response
             .diagnostics()
@@ -165,8 +172,12 @@ impl Rules {
         }
         if decided.is_empty() {
             let failed = compiled.and_then(|c| c.first_failing(&request, &entities));
-            let failed = failed.unwrap_or("its condition");
-            return Err(unmet(format!("{mission}: `{failed}` does not hold")));
+            let part = failed.unwrap_or("its condition");
+            let detail = of_mission.unwrap_or_else(|| format!("{mission}: `{part}` does not hold"));
+            return Err(Refused {
+                only_when: failed.is_some(),
+                ..unmet(detail)
+            });
         }
         let told: Vec<String> = decided.iter().map(|id| self.with_reason(id)).collect();
         let detail = format!("forbidden by {}", told.join(", "));
@@ -251,7 +262,7 @@ impl Rules {
             ("mission", RestrictedExpression::new_entity_uid(mission)),
             ("verified", self.known.context(ask.facts)?),
             ("issuer", text(ask.issuer)),
-            ("signer", text(signer_name(ask.signer))),
+            ("signer", text(ask.signer.as_str())),
             ("delivery", text(delivery)),
             ("ttl", RestrictedExpression::new_long(ttl)),
             ("now", RestrictedExpression::new_datetime(at)),
@@ -331,13 +342,4 @@ fn can_match(rule: &Rule, mission: &Mission, target: &TargetId, names: &Names) -
 
 fn uid(kind: &EntityTypeName, name: &str) -> EntityUid {
     EntityUid::from_type_name_and_id(kind.clone(), EntityId::new(name))
-}
-
-pub(super) fn signer_name(signer: SignerClass) -> &'static str {
-    match signer {
-        SignerClass::Agent => "agent",
-        SignerClass::Orchestrator => "orchestrator",
-        SignerClass::Approver => "approver",
-        SignerClass::Platform => "platform",
-    }
 }

@@ -1,8 +1,7 @@
 //! What is wrong with missions, targets and agents as they are configured. Found when the
 //! configuration is read, so that a decision never meets it.
 
-use super::{Mission, Policy, PolicyError, Target, request, requirement};
-use crate::agents::Agent;
+use super::{Mission, PolicyError, Target, request, requirement};
 use crate::authority::{Authority, Undecidable};
 use crate::ids::{MissionId, TargetId};
 use crate::intent::SignerClass;
@@ -160,65 +159,6 @@ fn check_authority(target: &Target, at: &str, authority: &Authority) -> Vec<Poli
                 format!("`{pattern}`: {why}"),
             )]
         }
-    }
-}
-
-impl Policy {
-    /// What is wrong between agents and missions: names that nobody has, ceilings that cannot be
-    /// compared, and missions that an agent's own ceiling puts out of its reach.
-    pub fn review<'a>(&self, agents: impl Iterator<Item = &'a Agent>) -> Vec<PolicyError> {
-        let agents: BTreeMap<_, _> = agents.map(|agent| (&agent.id, agent)).collect();
-        let mut problems = Vec::new();
-        for agent in agents.values() {
-            problems.extend(self.of_ceiling(agent));
-        }
-        for mission in self.missions.values() {
-            for name in &mission.agents {
-                match agents.get(name) {
-                    Some(agent) => problems.extend(self.unreachable(mission, agent)),
-                    None => {
-                        let at = format!("mission.{}.agents", mission.id);
-                        problems.push(PolicyError::new(at, format!("there is no agent {name}")));
-                    }
-                }
-            }
-        }
-        problems
-    }
-
-    fn of_ceiling(&self, agent: &Agent) -> Vec<PolicyError> {
-        let ceilings = agent.ceiling.iter().flatten();
-        ceilings
-            .flat_map(|(name, ceiling)| {
-                let at = format!("agent.{}.ceiling.{name}", agent.id);
-                match self.targets.get(name) {
-                    Some(target) => check_authority(target, &at, ceiling),
-                    None => vec![PolicyError::new(at, format!("there is no target {name}"))],
-                }
-            })
-            .collect()
-    }
-
-    /// The targets of a mission on which the agent's ceiling leaves nothing of it.
-    fn unreachable(&self, mission: &Mission, agent: &Agent) -> Vec<PolicyError> {
-        let Some(ceilings) = &agent.ceiling else {
-            return Vec::new();
-        };
-        let nothing_left = |name: &TargetId, allow: &Authority| {
-            let (Some(target), Some(ceiling)) = (self.targets.get(name), ceilings.get(name)) else {
-                return !ceilings.contains_key(name);
-            };
-            target.vocabulary.overlap(allow, ceiling) == Ok(false)
-        };
-        mission
-            .allow
-            .iter()
-            .filter(|(name, allow)| nothing_left(name, allow))
-            .map(|(name, _)| {
-                let why = format!("the ceiling of {} leaves nothing of it", agent.id);
-                PolicyError::new(format!("mission.{}.allow.{name}", mission.id), why)
-            })
-            .collect()
     }
 }
 

@@ -1,6 +1,7 @@
 //! A world in which one request is granted; each test spoils exactly one thing of it.
 
 mod decisions;
+mod observing;
 mod policies;
 mod properties;
 mod settings;
@@ -91,6 +92,7 @@ fn mission(name: &str, target: &str, allow: Authority) -> Mission {
         allow: BTreeMap::from([(target.parse().unwrap(), allow)]),
         require: facts(&[("pipeline.environment", "production")]),
         when: None,
+        mode: Mode::Enforce,
         ttl: Duration::from_secs(900),
         tether: strings(&["pipeline"]),
         signer: SignerClass::Agent,
@@ -226,6 +228,7 @@ impl World {
             dimensions: decision.dimensions,
             max_active: decision.max_active,
             decided_by: decision.decided_by,
+            observed: decision.observed,
         })
     }
 
@@ -249,6 +252,7 @@ struct Decided {
     dimensions: Vec<Dimension>,
     max_active: u64,
     decided_by: Vec<String>,
+    observed: Vec<Denied>,
 }
 
 fn hold(dimension: Dimension) -> Fence {

@@ -2,7 +2,8 @@
 //! found that lists the agent, an unknown mission and a foreign one look alike, and so do an
 //! unknown target and one that the mission allows nothing on.
 
-use super::rules::{Ask, signer_name};
+use super::observe::Observer;
+use super::rules::Ask;
 use super::trace::Trace;
 use super::{Denial, Denied, Mission, Policy, Target, request, requirement, tether};
 use crate::agents::{AdmittedAgent, Agent};
@@ -69,6 +70,8 @@ pub(super) struct Decision<'a> {
     pub dimensions: Vec<Dimension>,
     pub max_active: u64,
     pub decided_by: Vec<String>,
+    /// What would have been refused if the mission enforced.
+    pub observed: Vec<Denied>,
 }
 
 impl Policy {
@@ -90,7 +93,7 @@ impl Policy {
         })?;
         let signer = accepted(mission, question.signer);
         trace.step("signer", signer, |()| {
-            let (has, needs) = (signer_name(question.signer), signer_name(mission.signer));
+            let (has, needs) = (question.signer.as_str(), mission.signer.as_str());
             format!("signed by {has}, {needs} is asked for")
         })?;
         let target = self.target_of(question, mission).map_err(of);
@@ -115,14 +118,26 @@ impl Policy {
         }
         let ttl = request::lifetime(&asked, question, mission, target, now).map_err(of);
         let ttl = trace.step("lifetime", ttl, |ttl| format!("{} s", ttl.as_secs()))?;
+        let mut observer = Observer::of(mission, question.agent, &target.id, now);
         for (fact, value) in &mission.require {
-            let met = requirement::check(fact, value, question.facts).map_err(of);
-            trace.step("require", met, |()| requirement::words(fact, value))?;
+            let sight = requirement::Sight::new(question, mission, target);
+            let met = requirement::check(fact, value, &sight).map_err(of);
+            observer.step(
+                (trace, "require"),
+                met,
+                |_| Some(()),
+                |()| requirement::words(fact, value),
+            )?;
         }
-        let decided = self
-            .ask_cedar(question, mission, target, ttl, now)
-            .map_err(of);
-        let decided_by = trace.step("policies", decided, |ids| list(ids.iter().cloned()))?;
+        let decided = self.ask_cedar(question, mission, target, ttl, now);
+        let only_when = decided.as_ref().err().is_some_and(|(_, only)| *only);
+        let decided = decided.map_err(|(denied, _)| of(denied));
+        let decided_by = observer.step(
+            (trace, "policies"),
+            decided,
+            |_| only_when.then(|| vec![format!("{}#observe", mission.id)]),
+            |ids| list(ids.iter().cloned()),
+        )?;
         let mut max_active = question.agent.limits.active;
         max_active = max_active.min(mission.max_active.unwrap_or(u64::MAX));
         Ok(Decision {
@@ -134,6 +149,7 @@ impl Policy {
             dimensions,
             max_active,
             decided_by,
+            observed: observer.into_passed(),
         })
     }
 
@@ -147,6 +163,7 @@ impl Policy {
             return Err(Denied::new(Denial::ExceedsIntent, why).at("scope"));
         }
         let own = |mission: &&Mission| mission.agents.contains(&question.agent.id);
+        // INVARIANT: what a decision costs does not grow with the number of missions.
         if let Some(name) = named {
             let found = self.missions.get(name);
             return found.filter(own).ok_or_else(|| {
@@ -160,7 +177,7 @@ impl Policy {
         }
         let target = self.named_target(question, |_| true)?;
         let fits = |mission: &&Mission| target.is_none_or(|t| mission.allow.contains_key(&t.id));
-        let fitting: Vec<_> = self.missions.values().filter(own).filter(fits).collect();
+        let fitting: Vec<_> = self.of_agent(&question.agent.id).filter(fits).collect();
         let running: Vec<_> = fitting.iter().filter(|m| in_time(m, now).is_ok()).collect();
         match (running.as_slice(), fitting.as_slice()) {
             ([only], _) => Ok(only),
@@ -198,7 +215,7 @@ impl Policy {
     ///
     /// SECURITY: one that is there and not allowed is refused just as one that is not there, down to
     /// the place that is pointed at.
-    fn named_target(
+    pub(super) fn named_target(
         &self,
         question: &Question<'_>,
         allowed: impl Fn(&Target) -> bool,
@@ -245,7 +262,7 @@ impl Policy {
         target: &Target,
         ttl: Duration,
         now: OffsetDateTime,
-    ) -> Result<Vec<String>, Denied> {
+    ) -> Result<Vec<String>, (Denied, bool)> {
         let ask = Ask {
             agent: question.agent,
             mission,
@@ -258,9 +275,10 @@ impl Policy {
             ttl,
             now,
         };
-        self.rules
-            .evaluate(&ask)
-            .map_err(|refused| Denied::new(refused.denial, refused.detail))
+        self.rules.evaluate(&ask).map_err(|refused| {
+            let only_when = refused.only_when;
+            (Denied::new(refused.denial, refused.detail), only_when)
+        })
     }
 }
 
@@ -286,7 +304,7 @@ fn accepted(mission: &Mission, signer: SignerClass) -> Result<(), Denied> {
     if mission.signer == signer || stronger {
         return Ok(());
     }
-    let (needs, has) = (signer_name(mission.signer), signer_name(signer));
+    let (needs, has) = (mission.signer.as_str(), signer.as_str());
     let why = format!(
         "{} needs an intent signed by {needs}, not {has}",
         mission.id

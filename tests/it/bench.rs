@@ -6,8 +6,9 @@ use std::process::Command;
 
 fn measured(arguments: &[&str]) -> Value {
     let done = Command::new(env!("CARGO_BIN_EXE_dayfly"))
-        .args(["bench", "revoke", "--samples", "5", "-o", "json"])
+        .arg("bench")
         .args(arguments)
+        .args(["--samples", "5", "-o", "json"])
         .output()
         .unwrap();
     assert!(
@@ -25,8 +26,11 @@ fn a_revocation_is_measured_until_every_other_replica_refuses() {
     };
     // On a server of its own, and on one that it is given.
     for (replicas, report) in [
-        (2, measured(&["--replicas", "2"])),
-        (3, measured(&["--replicas", "3", "--redis", &redis.url()])),
+        (2, measured(&["revoke", "--replicas", "2"])),
+        (
+            3,
+            measured(&["revoke", "--replicas", "3", "--redis", &redis.url()]),
+        ),
     ] {
         assert_eq!(report["replicas"], replicas, "{report}");
         assert_eq!(report["samples"], 5);
@@ -37,4 +41,15 @@ fn a_revocation_is_measured_until_every_other_replica_refuses() {
         // The promise that a broker makes, whatever the machine: a second.
         assert!(figure("max_ms") <= 1000.0, "{report}");
     }
+}
+
+#[test]
+fn a_decision_is_measured_among_few_and_among_many_missions() {
+    let report = measured(&["decide", "--missions", "10,100"]);
+    assert_eq!(report["missions"], serde_json::json!([10, 100]));
+    let few = report["decide_us"]["10"].as_f64().unwrap();
+    let many = report["decide_us"]["100"].as_f64().unwrap();
+    assert!(few > 0.0 && many > 0.0, "{report}");
+    let ratio = report["ratio"].as_f64().unwrap();
+    assert!((ratio - many / few).abs() < 1e-9, "{report}");
 }

@@ -365,7 +365,7 @@ fn a_required_fact_must_be_proved_and_have_the_value() {
 fn a_requirement_compares_scalars_as_text_and_lists_as_choices() {
     let met = |required: Value, proved: Value| {
         let proved = Facts::from([("f".to_owned(), proved)]);
-        requirement::check("f", &required, &proved).is_ok()
+        requirement::check("f", &required, &requirement::Sight::of_facts(&proved)).is_ok()
     };
     assert!(met(17.into(), "17".into()));
     assert!(met("true".into(), true.into()));

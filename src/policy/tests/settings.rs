@@ -126,35 +126,3 @@ fn every_problem_is_reported_at_once() {
     world.forbids = vec![("org.cedar".to_owned(), "forbid".to_owned())];
     assert_eq!(world.policy().unwrap_err().len(), 4);
 }
-
-#[test]
-fn agents_and_missions_are_reviewed_together() {
-    let world = World::new();
-    let policy = world.policy().unwrap();
-    assert!(policy.review([&world.agent].into_iter()).is_empty());
-    let problems = policy.review(std::iter::empty());
-    assert_eq!(problems[0].place, "mission.deploy-checkout.agents");
-
-    let review = |ceiling: &[(&str, Authority)]| {
-        let mut agent = agent();
-        let ceiling = ceiling
-            .iter()
-            .map(|(name, a)| (name.parse().unwrap(), a.clone()));
-        agent.ceiling = Some(ceiling.collect());
-        let problems = policy.review([&agent].into_iter());
-        problems
-            .into_iter()
-            .map(|problem| problem.place)
-            .collect::<Vec<_>>()
-    };
-    let allow = "mission.deploy-checkout.allow.orders-api";
-    assert_eq!(review(&[]), [allow]);
-    assert_eq!(
-        review(&[("orders-api", authority(&["orders:list"], &["*"]))]),
-        [allow]
-    );
-    assert!(review(&[("orders-api", authority(&["orders:r*"], &[&order("1*")]))]).is_empty());
-    let everything = authority(&["*"], &["*"]);
-    let unknown = review(&[("orders-api", everything.clone()), ("no-such", everything)]);
-    assert_eq!(unknown, ["agent.checkout-deployer.ceiling.no-such"]);
-}
