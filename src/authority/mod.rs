@@ -126,6 +126,7 @@ impl Vocabulary {
         match self {
             Self::Aws => compare::fits_nothing::<aws::Aws>(permission),
             Self::Scopes => compare::fits_nothing::<scopes::Scopes>(permission),
+            Self::Sql => compare::fits_nothing::<sql::Sql>(permission),
         }
     }
 
