@@ -33,7 +33,7 @@ pub enum KeyError {
 
 impl KeyError {
     /// Good keys for other purposes, as opposed to broken ones.
-    fn is_only_not_for_us(self) -> bool {
+    pub(super) fn is_only_not_for_us(self) -> bool {
         matches!(
             self,
             Self::Unsupported | Self::NotForSignatures | Self::AlgorithmMismatch | Self::RsaSize

@@ -3,8 +3,9 @@
 //!
 //! In: the text of a token and the keys that may have signed it. Out: [`Verified`] claims, or a
 //! [`JoseError`] with a stable code. Also our own keys ([`Keyring`], [`SigningKey`]) and other
-//! people's ([`KeySet`], [`RemoteKeys`]). RFC 7515, 7517, 7519, 7638, 8037, 8725.
+//! people's ([`KeySet`], [`RemoteKeys`], [`TrustBundle`]). RFC 7515, 7517, 7519, 7638, 8037, 8725.
 
+mod bundle;
 pub mod claims;
 mod compact;
 mod envelope;
@@ -14,6 +15,7 @@ mod keys;
 mod remote;
 mod signing;
 
+pub use bundle::{TrustBundle, TrustBundleError};
 pub use compact::{Compact, JoseError, MAX_TRIED_KEYS, TypRule, Verified};
 pub use json::{JsonError, parse_object};
 pub use keyring::{
@@ -21,7 +23,7 @@ pub use keyring::{
     UnknownPurpose,
 };
 pub use keys::{KeyError, KeySet, KeySetError, MAX_KEYS, VerifyingKey};
-pub use remote::{KeyClient, Reach, RemoteKeys, RemoteKeysError, RemoteKeysSettings};
+pub use remote::{KeyClient, Reach, RemoteBundle, RemoteKeys, RemoteKeysError, RemoteKeysSettings};
 pub use signing::{SigningError, SigningKey};
 
 use std::fmt;

@@ -14,7 +14,7 @@ use url::{Host, Url};
 const CONNECT: Duration = Duration::from_secs(2);
 /// For everything that one set takes: discovery and keys, names and bodies.
 pub(super) const TOTAL: Duration = Duration::from_secs(5);
-const MAX_BODY: usize = 256 * 1024;
+pub(super) const MAX_BODY: usize = 256 * 1024;
 
 /// How far beyond the public internet keys may be fetched from.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -48,21 +48,31 @@ impl KeyClient {
     /// `roots`: PEM certificates trusted beside the system's, for issuers with a CA of their own.
     /// A rustls provider must have been installed.
     pub fn new(reach: Reach, roots: &[Vec<u8>]) -> Result<Self, RemoteKeysError> {
-        let bad = |error: reqwest::Error| RemoteKeysError::Client(error.to_string());
-        let mut certificates = Vec::new();
-        for pem in roots {
-            certificates.extend(reqwest::Certificate::from_pem_bundle(pem).map_err(bad)?);
+        let certificates = certificates(roots)?;
+        Self::build(reach, |builder| builder.tls_certs_merge(certificates))
+    }
+
+    /// The same reach, trusting these PEM certificates and none of the system's.
+    pub fn trusting_only(&self, roots: &[u8]) -> Result<Self, RemoteKeysError> {
+        let certificates = certificates(&[roots])?;
+        if certificates.is_empty() {
+            return Err(RemoteKeysError::Client("no PEM certificate".to_owned()));
         }
-        let http = reqwest::Client::builder()
+        Self::build(self.reach, |builder| builder.tls_certs_only(certificates))
+    }
+
+    fn build(
+        reach: Reach,
+        trust: impl FnOnce(reqwest::ClientBuilder) -> reqwest::ClientBuilder,
+    ) -> Result<Self, RemoteKeysError> {
+        let builder = reqwest::Client::builder()
             .redirect(reqwest::redirect::Policy::none())
             .no_proxy()
             .connect_timeout(CONNECT)
             .timeout(TOTAL)
             .dns_resolver(Arc::new(Guarded { reach }))
-            .tls_certs_merge(certificates)
-            .user_agent("dayfly")
-            .build()
-            .map_err(bad)?;
+            .user_agent("dayfly");
+        let http = trust(builder).build().map_err(client_error)?;
         Ok(Self { http, reach })
     }
 
@@ -122,6 +132,19 @@ impl KeyClient {
             _ => Err(refuse("it must be https")),
         }
     }
+}
+
+fn client_error(error: reqwest::Error) -> RemoteKeysError {
+    RemoteKeysError::Client(error.to_string())
+}
+
+fn certificates(pems: &[impl AsRef<[u8]>]) -> Result<Vec<reqwest::Certificate>, RemoteKeysError> {
+    let mut certificates = Vec::new();
+    for pem in pems {
+        let read = reqwest::Certificate::from_pem_bundle(pem.as_ref());
+        certificates.extend(read.map_err(client_error)?);
+    }
+    Ok(certificates)
 }
 
 fn unreachable(error: reqwest::Error) -> RemoteKeysError {

@@ -1,15 +1,17 @@
-//! Other people's keys: an issuer's JWK set over HTTP, bounded in every direction.
+//! Other people's keys: an issuer's JWK set or a trust domain's bundle, bounded in every direction.
 //!
-//! In: a discovery address or a JWK set address that the operator configured. Out: the current
-//! [`KeySet`], or why it cannot be had. Refetched every few minutes, once for an unknown `kid`, by
-//! one task at a time; the last good set is kept through an outage, but not for ever.
+//! In: a discovery address, the address of a set, or a file that the operator configured. Out: the
+//! current [`KeySet`] or [`TrustBundle`], or why it cannot be had. Refetched every few minutes, once
+//! for an unknown `kid`, by one task at a time; the last good one is kept through an outage, but not
+//! for ever.
 
 mod client;
 
 pub use client::{KeyClient, Reach};
 
-use super::{KeySet, KeySetError, parse_object};
+use super::{KeySet, KeySetError, TrustBundle, TrustBundleError, parse_object};
 use arc_swap::ArcSwap;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 use time::OffsetDateTime;
@@ -37,6 +39,12 @@ pub enum RemoteKeysError {
     OtherIssuer,
     #[error("the answer is not usable as a JWK set: {0}")]
     KeySet(#[from] KeySetError),
+    #[error("the answer is not usable as a trust bundle: {0}")]
+    Bundle(#[from] TrustBundleError),
+    #[error("its `spiffe_sequence` is lower than that of the bundle in use")]
+    Superseded,
+    #[error("the file cannot be read: {0}")]
+    File(String),
     #[error("the task that fetches keys was ended")]
     Ended,
 }
@@ -61,39 +69,120 @@ impl Default for RemoteKeysSettings {
     }
 }
 
+/// However often a publisher wants to be asked.
+const SHORTEST_REFRESH: Duration = Duration::from_secs(10);
+
 #[derive(Debug, Clone)]
 enum Source {
     /// The issuer; `/.well-known/openid-configuration` below it names the set.
     Discovery(String),
     Jwks(String),
+    /// Read again every few seconds: whoever keeps it replaces it without telling us.
+    File(PathBuf),
+}
+
+/// What is fetched and kept for a while.
+pub trait Fetched: std::fmt::Debug + PartialEq + Send + Sync + Sized + 'static {
+    fn parse(bytes: &[u8]) -> Result<Self, RemoteKeysError>;
+
+    /// Whether some key of it would be tried for this `kid`.
+    fn knows(&self, kid: &str) -> bool;
+
+    /// After which time its publisher wants it to be fetched again.
+    fn refresh_hint(&self) -> Option<Duration> {
+        None
+    }
+
+    /// Whether it was published before `held`, as far as both say.
+    fn is_older_than(&self, _held: &Self) -> bool {
+        false
+    }
+}
+
+impl Fetched for KeySet {
+    fn parse(bytes: &[u8]) -> Result<Self, RemoteKeysError> {
+        Ok(Self::parse(bytes)?)
+    }
+
+    fn knows(&self, kid: &str) -> bool {
+        self.knows(kid)
+    }
+}
+
+impl Fetched for TrustBundle {
+    fn parse(bytes: &[u8]) -> Result<Self, RemoteKeysError> {
+        Ok(Self::parse(bytes)?)
+    }
+
+    fn knows(&self, kid: &str) -> bool {
+        self.jwt().knows(kid)
+    }
+
+    fn refresh_hint(&self) -> Option<Duration> {
+        self.refresh_hint()
+    }
+
+    fn is_older_than(&self, held: &Self) -> bool {
+        matches!((self.sequence(), held.sequence()), (Some(new), Some(held)) if new < held)
+    }
 }
 
 /// One issuer's keys.
-#[derive(Debug, Clone)]
-pub struct RemoteKeys(Arc<Inner>);
+pub type RemoteKeys = Remote<KeySet>;
+
+/// One trust domain's keys and roots.
+pub type RemoteBundle = Remote<TrustBundle>;
 
 #[derive(Debug)]
-struct Inner {
+pub struct Remote<T>(Arc<Inner<T>>);
+
+impl<T> Clone for Remote<T> {
+    fn clone(&self) -> Self {
+        Self(Arc::clone(&self.0))
+    }
+}
+
+#[derive(Debug)]
+struct Inner<T> {
     client: KeyClient,
     source: Source,
     settings: RemoteKeysSettings,
-    state: ArcSwap<State>,
+    state: ArcSwap<State<T>>,
     /// Single flight: whoever waits here finds the answer of whoever went first.
     fetching: Mutex<()>,
 }
 
-#[derive(Debug, Clone, Default)]
-struct State {
-    good: Option<Good>,
+#[derive(Debug)]
+struct State<T> {
+    good: Option<Good<T>>,
     last: Option<Attempt>,
     /// Grows when the set changed, above all when a key was removed.
     generation: u64,
 }
 
-#[derive(Debug, Clone)]
-struct Good {
-    set: Arc<KeySet>,
+impl<T> Default for State<T> {
+    fn default() -> Self {
+        Self {
+            good: None,
+            last: None,
+            generation: 0,
+        }
+    }
+}
+
+#[derive(Debug)]
+struct Good<T> {
+    set: Arc<T>,
     fetched_at: OffsetDateTime,
+}
+
+impl<T> Clone for Good<T> {
+    fn clone(&self) -> Self {
+        Self {
+            set: Arc::clone(&self.set),
+            fetched_at: self.fetched_at,
+        }
+    }
 }
 
 #[derive(Debug, Clone)]
@@ -113,6 +202,35 @@ impl RemoteKeys {
         Self::new(client, Source::Jwks(address.into()))
     }
 
+    /// The current set. With a `kid` that is not in it the set is fetched once more, within limits;
+    /// the set may then still not have it.
+    pub async fn keys(
+        &self,
+        kid: Option<&str>,
+        now: OffsetDateTime,
+    ) -> Result<Arc<KeySet>, RemoteKeysError> {
+        self.current(kid, now).await
+    }
+}
+
+impl RemoteBundle {
+    /// From a bundle endpoint, whose certificate `client` checks (`https_web`).
+    pub fn endpoint(client: KeyClient, address: impl Into<String>) -> Self {
+        Self::new(client, Source::Jwks(address.into()))
+    }
+
+    /// From a file that somebody else keeps up to date.
+    pub fn file(client: KeyClient, path: PathBuf) -> Self {
+        let often = RemoteKeysSettings {
+            refresh_after: Duration::from_secs(2),
+            retry_after: Duration::from_secs(1),
+            ..RemoteKeysSettings::default()
+        };
+        Self::new(client, Source::File(path)).with_settings(often)
+    }
+}
+
+impl<T: Fetched> Remote<T> {
     fn new(client: KeyClient, source: Source) -> Self {
         Self(Arc::new(Inner {
             client,
@@ -140,17 +258,17 @@ impl RemoteKeys {
         let address = match &self.0.source {
             Source::Discovery(issuer) => issuer,
             Source::Jwks(address) => address,
+            Source::File(_) => return Ok(()),
         };
         self.0.client.check(address).map(drop)
     }
 
-    /// The current set. With a `kid` that is not in it the set is fetched once more, within limits;
-    /// the set may then still not have it.
-    pub async fn keys(
+    /// What holds now. With a `kid` that is not in it, it is fetched once more, within limits.
+    pub async fn current(
         &self,
         kid: Option<&str>,
         now: OffsetDateTime,
-    ) -> Result<Arc<KeySet>, RemoteKeysError> {
+    ) -> Result<Arc<T>, RemoteKeysError> {
         let inner = &self.0;
         if !inner.wants_fetch(&inner.state.load(), kid, now) {
             return inner.usable(now);
@@ -183,11 +301,11 @@ impl RemoteKeys {
     }
 }
 
-impl Inner {
-    fn wants_fetch(&self, state: &State, kid: Option<&str>, now: OffsetDateTime) -> bool {
+impl<T: Fetched> Inner<T> {
+    fn wants_fetch(&self, state: &State<T>, kid: Option<&str>, now: OffsetDateTime) -> bool {
         let settings = &self.settings;
         let recently = |moment, span| is_within(moment, span, now);
-        let usable = |good: &Good| recently(good.fetched_at, settings.max_age);
+        let usable = |good: &Good<T>| recently(good.fetched_at, settings.max_age);
         let pause = if state.good.as_ref().is_some_and(usable) {
             settings.retry_after
         } else {
@@ -204,14 +322,22 @@ impl Inner {
         match &state.good {
             None => true,
             Some(good) => {
-                !recently(good.fetched_at, settings.refresh_after)
+                !recently(good.fetched_at, self.refresh_after(&good.set))
                     || kid.is_some_and(|kid| !good.set.knows(kid))
             }
         }
     }
 
+    /// A publisher may ask for shorter intervals, down to ten seconds; longer ones would only make
+    /// a withdrawn key last.
+    fn refresh_after(&self, set: &T) -> Duration {
+        let longest = self.settings.refresh_after;
+        set.refresh_hint()
+            .map_or(longest, |hint| hint.max(SHORTEST_REFRESH).min(longest))
+    }
+
     /// The last good set while it is not too old, else the reason why there is none.
-    fn usable(&self, now: OffsetDateTime) -> Result<Arc<KeySet>, RemoteKeysError> {
+    fn usable(&self, now: OffsetDateTime) -> Result<Arc<T>, RemoteKeysError> {
         let state = self.state.load();
         match &state.good {
             Some(good) if is_within(good.fetched_at, self.settings.max_age, now) => {
@@ -230,13 +356,21 @@ impl Inner {
         let answer = tokio::time::timeout(client::TOTAL, self.ask())
             .await
             .unwrap_or(Err(RemoteKeysError::Slow));
-        let mut state = State::clone(&self.state.load());
+        let before = self.state.load();
+        let (mut good, mut generation) = (before.good.clone(), before.generation);
+        let held = good
+            .as_ref()
+            .filter(|held| is_within(held.fetched_at, self.settings.max_age, now));
+        let answer = answer.and_then(|set| match held {
+            Some(held) if set.is_older_than(&held.set) => Err(RemoteKeysError::Superseded),
+            _ => Ok(set),
+        });
         let error = match answer {
             Ok(set) => {
-                if state.good.as_ref().is_none_or(|good| *good.set != set) {
-                    state.generation += 1;
+                if good.as_ref().is_none_or(|good| *good.set != set) {
+                    generation += 1;
                 }
-                state.good = Some(Good {
+                good = Some(Good {
                     set: Arc::new(set),
                     fetched_at: now,
                 });
@@ -247,13 +381,17 @@ impl Inner {
                 Some(error)
             }
         };
-        state.last = Some(Attempt { at: now, error });
-        self.state.store(Arc::new(state));
+        self.state.store(Arc::new(State {
+            good,
+            last: Some(Attempt { at: now, error }),
+            generation,
+        }));
     }
 
-    async fn ask(&self) -> Result<KeySet, RemoteKeysError> {
+    async fn ask(&self) -> Result<T, RemoteKeysError> {
         let body = match &self.source {
             Source::Jwks(address) => self.client.get(address).await?,
+            Source::File(path) => read(path).await?,
             Source::Discovery(issuer) => {
                 let place = format!(
                     "{}/.well-known/openid-configuration",
@@ -274,8 +412,24 @@ impl Inner {
                 self.client.get(text("jwks_uri")?).await?
             }
         };
-        Ok(KeySet::parse(&body)?)
+        T::parse(&body)
     }
+}
+
+async fn read(path: &std::path::Path) -> Result<Vec<u8>, RemoteKeysError> {
+    use tokio::io::AsyncReadExt as _;
+    let failed = |error: std::io::Error| RemoteKeysError::File(error.to_string());
+    let file = tokio::fs::File::open(path).await.map_err(failed)?;
+    let mut bytes = Vec::new();
+    let most = client::MAX_BODY as u64 + 1;
+    file.take(most)
+        .read_to_end(&mut bytes)
+        .await
+        .map_err(failed)?;
+    if bytes.len() > client::MAX_BODY {
+        return Err(RemoteKeysError::TooLong(client::MAX_BODY));
+    }
+    Ok(bytes)
 }
 
 /// A moment in the future counts as long ago: the clock was set back, so nothing is known.

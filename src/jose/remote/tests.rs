@@ -495,3 +495,171 @@ fn addresses_are_told_apart() {
         assert_eq!(kind(address.parse().unwrap()), expected, "{address}");
     }
 }
+
+/// A bundle with these places of the pool as its JWT-SVID keys.
+fn bundle(places: &[usize], more: &Value) -> Value {
+    let keys: Vec<_> = places
+        .iter()
+        .map(|place| {
+            let mut jwk = key(*place);
+            jwk["use"] = json!("jwt-svid");
+            jwk
+        })
+        .collect();
+    let mut bundle = json!({ "keys": keys });
+    for (name, value) in more.as_object().unwrap() {
+        bundle[name] = value.clone();
+    }
+    bundle
+}
+
+#[tokio::test]
+async fn a_bundle_is_fetched_as_often_as_its_publisher_asks_within_bounds() {
+    // Asked for, then taken.
+    for (hint, every) in [(60, 60), (1, 10), (0, 10), (86_400, 300)] {
+        let domain = Issuer::start().await;
+        let more = json!({ "spiffe_refresh_hint": hint });
+        domain.says("/bundle", Answer::Json(bundle(&[0], &more)));
+        let url = format!("{}/bundle", domain.url);
+        let settings = RemoteKeysSettings {
+            retry_after: Duration::from_secs(1),
+            ..RemoteKeysSettings::default()
+        };
+        let remote = RemoteBundle::endpoint(client(LOOPBACK), url).with_settings(settings);
+        remote.current(None, NOW).await.unwrap();
+        remote.current(None, after(every - 1)).await.unwrap();
+        assert_eq!(domain.requests(), 1, "{hint}");
+        remote.current(None, after(every)).await.unwrap();
+        assert_eq!(domain.requests(), 2, "{hint}");
+    }
+}
+
+#[tokio::test]
+async fn an_older_bundle_does_not_replace_a_newer_one_while_that_holds() {
+    let domain = Issuer::start().await;
+    let at = |sequence: u64, place: usize| {
+        let more = json!({ "spiffe_sequence": sequence });
+        domain.says("/bundle", Answer::Json(bundle(&[place], &more)));
+    };
+    let remote = RemoteBundle::endpoint(client(LOOPBACK), format!("{}/bundle", domain.url));
+    at(7, 0);
+    remote.current(None, NOW).await.unwrap();
+    at(6, 1);
+    let kept = remote.current(None, after(300)).await.unwrap();
+    assert!(kept.jwt().knows(kid(0)));
+    assert_eq!(remote.health().1, Some(RemoteKeysError::Superseded));
+    at(8, 1);
+    let newer = remote.current(None, after(600)).await.unwrap();
+    assert!(newer.jwt().knows(kid(1)) && !newer.jwt().knows(kid(0)));
+    // A trust domain that was set up anew counts from the start again: once nothing holds, it does.
+    at(1, 2);
+    let refused = remote.current(None, after(600 + 3599)).await.unwrap();
+    assert!(refused.jwt().knows(kid(1)));
+    let again = remote.current(None, after(600 + 3700)).await.unwrap();
+    assert!(again.jwt().knows(kid(2)));
+}
+
+#[tokio::test]
+async fn an_empty_bundle_is_taken_at_its_word() {
+    let domain = Issuer::start().await;
+    domain.says("/bundle", Answer::Json(bundle(&[0], &json!({}))));
+    let remote = RemoteBundle::endpoint(client(LOOPBACK), format!("{}/bundle", domain.url));
+    remote.current(None, NOW).await.unwrap();
+    domain.says("/bundle", Answer::Json(bundle(&[], &json!({}))));
+    let withdrawn = remote.current(None, after(300)).await.unwrap();
+    assert!(withdrawn.jwt().is_empty());
+    // What is no bundle at all withdraws nothing, for an hour.
+    domain.says("/bundle", Answer::Json(bundle(&[0], &json!({}))));
+    remote.current(None, after(600)).await.unwrap();
+    domain.says("/bundle", Answer::Json(json!({})));
+    let kept = remote.current(None, after(900)).await.unwrap();
+    assert!(kept.jwt().knows(kid(0)));
+    assert!(remote.current(None, after(600 + 3600)).await.is_err());
+}
+
+#[tokio::test]
+async fn a_file_is_read_again_and_a_broken_one_changes_nothing_for_an_hour() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("bundle.json");
+    let write = |text: &str| std::fs::write(&path, text).unwrap();
+    let remote = RemoteBundle::file(client(LOOPBACK), path.clone());
+    let missing = remote.current(None, NOW).await.unwrap_err();
+    assert!(matches!(missing, RemoteKeysError::File(_)), "{missing}");
+    write(&bundle(&[0], &json!({})).to_string());
+    let read = remote.current(None, after(1)).await.unwrap();
+    assert!(read.jwt().knows(kid(0)));
+    write(&bundle(&[1], &json!({})).to_string());
+    let same = remote.current(Some(kid(0)), after(2)).await.unwrap();
+    assert!(same.jwt().knows(kid(0)), "within two seconds");
+    // A token with a key that it does not know is reason enough to look.
+    let new = remote.current(Some(kid(1)), after(2)).await.unwrap();
+    assert!(new.jwt().knows(kid(1)) && !new.jwt().knows(kid(0)));
+    for broken in ["", "{", &" ".repeat(256 * 1024 + 1)] {
+        write(broken);
+        let kept = remote.current(None, after(100)).await.unwrap();
+        assert!(kept.jwt().knows(kid(1)));
+    }
+    std::fs::remove_file(&path).unwrap();
+    assert!(remote.current(None, after(2 + 3599)).await.is_ok());
+    assert!(remote.current(None, after(2 + 3600)).await.is_err());
+}
+
+#[tokio::test]
+async fn an_endpoint_is_bounded_and_reached_like_any_issuer() {
+    let domain = Issuer::start().await;
+    domain.says("/bundle", Answer::Bytes(300 * 1024));
+    let url = format!("{}/bundle", domain.url);
+    let remote = RemoteBundle::endpoint(client(LOOPBACK), url.clone());
+    let refused = remote.current(None, NOW).await.unwrap_err();
+    assert_eq!(refused, RemoteKeysError::TooLong(256 * 1024));
+    let guarded = RemoteBundle::endpoint(client(Reach::default()), url);
+    assert!(guarded.check_address().is_err());
+    let metadata = "https://169.254.169.254/bundle";
+    let remote = RemoteBundle::endpoint(client(LOOPBACK), metadata);
+    assert!(remote.check_address().is_err());
+}
+
+#[tokio::test]
+async fn a_client_that_trusts_one_ca_trusts_no_other() {
+    let any = client(LOOPBACK);
+    let certified = || rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+    let (ours, other) = (certified(), certified());
+    let url = tls_server(&ours, bundle(&[0], &json!({})).to_string()).await;
+    for (pem, expected) in [(ours.cert.pem(), true), (other.cert.pem(), false)] {
+        let client = any.trusting_only(pem.as_bytes()).unwrap();
+        let remote = RemoteBundle::endpoint(client, url.clone());
+        assert_eq!(remote.current(None, NOW).await.is_ok(), expected);
+    }
+    let remote = RemoteBundle::endpoint(any.clone(), url);
+    assert!(remote.current(None, NOW).await.is_err(), "the system's CAs");
+    assert!(any.trusting_only(b"no PEM").is_err());
+}
+
+/// Answers every request on `https://localhost` with this body.
+async fn tls_server(certified: &rcgen::CertifiedKey<rcgen::KeyPair>, body: String) -> String {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let key = rustls::pki_types::PrivateKeyDer::try_from(certified.signing_key.serialize_der());
+    let chain = vec![certified.cert.der().clone()];
+    let config = rustls::ServerConfig::builder()
+        .with_no_client_auth()
+        .with_single_cert(chain, key.unwrap())
+        .unwrap();
+    let acceptor = tokio_rustls::TlsAcceptor::from(Arc::new(config));
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            let Ok(mut stream) = acceptor.accept(stream).await else {
+                continue;
+            };
+            let mut request = vec![0; 4096];
+            let _ = stream.read(&mut request).await;
+            let length = body.len();
+            let head =
+                format!("HTTP/1.1 200 OK\r\ncontent-length: {length}\r\nconnection: close\r\n\r\n");
+            let _ = stream.write_all((head + &body).as_bytes()).await;
+            let _ = stream.shutdown().await;
+        }
+    });
+    format!("https://localhost:{port}/bundle")
+}
