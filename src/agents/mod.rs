@@ -174,6 +174,9 @@ impl Registry {
         let caller = caller.into();
         let agent = self.find(&caller).ok_or(AgentError::Unknown)?;
         check_client(&agent, &caller)?;
+        if let Some(beside) = caller.beside() {
+            self.check_beside(&agent, beside)?;
+        }
         if let Some(named) = intent.client_id()
             && named != agent.id.as_str()
         {
@@ -185,6 +188,17 @@ impl Registry {
         check_standing(&agent, view, now)?;
         self.count(&agent)?;
         Ok(AdmittedAgent { agent, caller })
+    }
+
+    /// INVARIANT: an SVID beside a subject token never lends one agent's standing to another's token.
+    fn check_beside(&self, agent: &Agent, beside: &Caller) -> Result<(), AgentError> {
+        match self.find(beside) {
+            Some(client) if client.id == agent.id => Ok(()),
+            _ => Err(AgentError::OtherClient {
+                agent: agent.id.clone(),
+                named: beside.subject().to_owned(),
+            }),
+        }
     }
 
     /// Last, so that only an agent in standing uses up its own allowance.

@@ -6,8 +6,8 @@ use crate::fences::{Dimension, DimensionKind, FenceKind, LONGEST_LIFETIME, NewFe
 use crate::ids::{ShardId, TargetId};
 use crate::jose::{KeyringError, Purpose};
 use crate::wire::{
-    ASSERTION_JWT_BEARER, CLIENT_CREDENTIALS, JWT_BEARER, RotateAnswer, RotateRequest,
-    TOKEN_EXCHANGE,
+    ASSERTION_JWT_BEARER, ASSERTION_JWT_SPIFFE, CLIENT_CREDENTIALS, JWT_BEARER, RotateAnswer,
+    RotateRequest, TOKEN_EXCHANGE,
 };
 use serde_json::{Value, json};
 
@@ -25,6 +25,13 @@ impl Broker {
             .collect();
         types.sort_unstable();
         types.dedup();
+        let mut methods = vec!["private_key_jwt"];
+        let mut assertions = vec![ASSERTION_JWT_BEARER];
+        if bundle.identity.takes_svids() {
+            methods.push("spiffe_jwt");
+            assertions.push(ASSERTION_JWT_SPIFFE);
+        }
+        methods.push("none");
         json!({
             "issuer": url,
             // Nothing begins there, and it says so: both MCP SDKs refuse a document without it.
@@ -37,16 +44,16 @@ impl Broker {
             "response_types_supported": [],
             "subject_types_supported": ["public"],
             "id_token_signing_alg_values_supported": ["ES256"],
-            "token_endpoint_auth_methods_supported": ["private_key_jwt", "none"],
+            "token_endpoint_auth_methods_supported": methods,
             "token_endpoint_auth_signing_alg_values_supported": SIGNING_ALGORITHMS,
             "introspection_endpoint_auth_methods_supported":
                 ["client_secret_basic", "private_key_jwt"],
             "introspection_endpoint_auth_signing_alg_values_supported": SIGNING_ALGORITHMS,
             "introspection_signing_alg_values_supported": ["ES256"],
-            "revocation_endpoint_auth_methods_supported": ["none", "private_key_jwt"],
+            "revocation_endpoint_auth_methods_supported": methods,
             "revocation_endpoint_auth_signing_alg_values_supported": SIGNING_ALGORITHMS,
             "authorization_details_types_supported": types,
-            "client_assertion_types_supported": [ASSERTION_JWT_BEARER],
+            "client_assertion_types_supported": assertions,
         })
     }
 

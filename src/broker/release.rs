@@ -142,7 +142,10 @@ impl Broker {
         let Ok(id) = token.parse::<LeaseId>() else {
             return Ok(None);
         };
-        if presented.subject_token.is_none() && presented.client_assertion.is_none() {
+        if presented.subject_token.is_none()
+            && presented.client_assertion.is_none()
+            && presented.client_svid.is_none()
+        {
             return Ok(None);
         }
         let bundle = self.bundle.load_full();

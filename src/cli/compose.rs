@@ -262,7 +262,13 @@ fn bundle(
     };
     let (servers, clients) = resource_servers(settings)?;
     Ok(Bundle {
-        identity: identity(settings.issuers.clone(), settings.clients.clone())?,
+        identity: Identity::with_trust_domains(
+            (settings.issuers.clone(), settings.trust_domains.clone()),
+            settings.clients.clone(),
+            url.clone(),
+            &http,
+        )
+        .map_err(|error| Failure::failed(error.to_string()))?,
         intents: Intents::new(url.clone(), settings.intent_issuers.clone())
             .map_err(|error| Failure::failed(error.to_string()))?,
         agents: Registry::new(settings.agents.clone())

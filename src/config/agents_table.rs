@@ -7,6 +7,7 @@ use super::problem::Code;
 use super::reader::Reader;
 use super::source::Place;
 use super::targets;
+use super::trust_domains::TrustDomains;
 use crate::agents::{Agent, IdentityMatch, Limits};
 use crate::authority::{Authority, Permission};
 use crate::identity::ClientSettings;
@@ -15,6 +16,13 @@ use std::collections::BTreeMap;
 
 /// Targets by name; `None` for those with problems of their own.
 pub(in crate::config) type Targets = BTreeMap<String, Option<targets::Decoded>>;
+
+/// Whoever may vouch for an agent.
+pub(in crate::config) struct Vouchers<'a> {
+    pub issuers: &'a mut Issuers,
+    pub trust_domains: &'a TrustDomains,
+    pub broker_url: &'a str,
+}
 
 #[derive(Debug)]
 pub(in crate::config) struct Decoded {
@@ -28,12 +36,23 @@ pub(in crate::config) struct Decoded {
 const ACTIVE: u64 = 20;
 const PER_MINUTE: u64 = 60;
 
-pub(in crate::config) fn decode(
+pub(in crate::config) fn decode_all(
+    decoder: &Decoder<'_>,
+    mut vouchers: Vouchers<'_>,
+    targets: &Targets,
+) -> Vec<Decoded> {
+    decoder
+        .doc
+        .of("agent")
+        .filter_map(|entry| decode(decoder, entry, &mut vouchers, targets))
+        .collect()
+}
+
+fn decode(
     decoder: &Decoder<'_>,
     entry: &Entry,
-    issuers: &mut Issuers,
+    vouchers: &mut Vouchers<'_>,
     targets: &Targets,
-    broker_url: &str,
 ) -> Option<Decoded> {
     let reader = entry.reader(decoder.desk);
     let id: Option<AgentId> = entry.name.parse().ok();
@@ -41,7 +60,7 @@ pub(in crate::config) fn decode(
     let backup_owner = reader.text("backup_owner").map(|owner| owner.value);
     let purpose = reader.required_text("purpose", "\"what it is for, in one sentence\"");
     let ends = reader.required("ends", reader.date("ends"), "2027-03-01");
-    let (identities, client) = identities(decoder, &reader, entry, issuers, broker_url)?;
+    let (identities, client) = identities(decoder, &reader, entry, vouchers)?;
     let mut intent_keys = Vec::new();
     let registered = decoder.key_set(&reader, "intent_keys");
     // Keys that an agent authenticates with are registered for it, so they sign its intents, too.
@@ -110,8 +129,7 @@ fn identities(
     decoder: &Decoder<'_>,
     reader: &Reader<'_>,
     entry: &Entry,
-    issuers: &mut Issuers,
-    broker_url: &str,
+    vouchers: &mut Vouchers<'_>,
 ) -> Option<Identities> {
     let example = "{ github = \"owner/repository\", repository_id = 1234 }";
     let tables = reader.required("identity", reader.tables("identity"), example)?;
@@ -126,8 +144,11 @@ fn identities(
             }
             own = settings.or(own);
             table.finish();
-        } else if let Some(matched) = issuers.identity(decoder, &table, broker_url) {
-            matches.push(matched);
+        } else if table.node("spiffe").is_some() {
+            matches.extend(vouchers.trust_domains.identity(decoder, table));
+        } else {
+            let url = vouchers.broker_url;
+            matches.extend(vouchers.issuers.identity(decoder, &table, url));
         }
     }
     (!matches.is_empty() || own.is_some()).then_some((matches, own))

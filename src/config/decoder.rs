@@ -129,6 +129,21 @@ impl Decoder<'_> {
         Some(set)
     }
 
+    /// PEM certificates by reference: `file:ca.pem`.
+    pub fn certificates(&self, value: At<String>) -> Option<Vec<u8>> {
+        use rustls::pki_types::CertificateDer;
+        use rustls::pki_types::pem::PemObject as _;
+        let pem = self.key_file(&value.value, value.at)?;
+        let found: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&pem).collect();
+        if found.is_ok_and(|list| !list.is_empty()) {
+            return Some(pem);
+        }
+        let message = format!("`{}` holds no PEM certificate", value.value);
+        let help = "a file with `-----BEGIN CERTIFICATE-----`";
+        self.desk.report(value.at, Code::BadKeys, message, help);
+        None
+    }
+
     fn key_file(&self, text: &str, at: Place) -> Option<Vec<u8>> {
         let Ok(Reference::File(path)) = Reference::parse(text) else {
             let message = format!("`{text}` does not name a key set");

@@ -13,6 +13,7 @@ const SINGLE: &[&str] = &["broker", "operators"];
 /// Tables that have names: `[agent.NAME]`.
 const NAMED: &[&str] = &[
     "issuer",
+    "trust_domain",
     "intent_issuer",
     "agent",
     "mission",

@@ -264,7 +264,7 @@ fn issuer(decoder: &Decoder<'_>, entry: &Entry, broker_url: &str) -> Option<Know
     let algorithms = algorithms(&reader);
     let keys = decoder.key_source(&reader, "keys");
     let url = match (url, &keys) {
-        // Nothing is fetched from it: it may be any string, such as a SPIFFE trust domain.
+        // Nothing is fetched from it: it may be any string.
         (Some(url), Some(KeySource::Fixed(_))) => Some(url),
         (Some(url), _) => Some(decoder.url(url)?),
         (None, _) => None,

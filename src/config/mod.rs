@@ -24,6 +24,7 @@ mod source;
 mod tables;
 mod targets;
 mod tree;
+mod trust_domains;
 mod values;
 mod whole;
 

@@ -1,12 +1,13 @@
 //! From tables to domain values, and what only shows when all of them are there.
 
-use super::agents_table::{self, Targets};
+use super::agents_table::{self, Targets, Vouchers};
 use super::decoder::Decoder;
 use super::document::Document;
 use super::issuers::Issuers;
 use super::problem::{Code, Desk, Problems};
 use super::settings::{BrokerSettings, OperatorsTable, Settings};
 use super::source::Place;
+use super::trust_domains::TrustDomains;
 use super::whole::Whole;
 use super::{broker_table, missions, tables, targets};
 use crate::agents::Registry;
@@ -51,14 +52,17 @@ impl Document {
             .as_ref()
             .map_or(Duration::from_secs(1), |broker| broker.fence_view_max_age);
         let mut issuers = Issuers::decode(&decoder, &url);
+        let trust_domains = TrustDomains::decode(&decoder, &url);
         let targets: Targets = self
             .of("target")
             .map(|entry| (entry.name.clone(), targets::decode(&decoder, entry, age)))
             .collect();
-        let agents: Vec<_> = self
-            .of("agent")
-            .filter_map(|entry| agents_table::decode(&decoder, entry, &mut issuers, &targets, &url))
-            .collect();
+        let vouchers = Vouchers {
+            issuers: &mut issuers,
+            trust_domains: &trust_domains,
+            broker_url: &url,
+        };
+        let agents = agents_table::decode_all(&decoder, vouchers, &targets);
         let missions: Vec<_> = self
             .of("mission")
             .filter_map(|entry| missions::decode(&decoder, entry, &targets))
@@ -98,6 +102,7 @@ impl Document {
         let settings = Settings {
             broker: broker?,
             issuers,
+            trust_domains: trust_domains.finish(),
             clients,
             intent_issuers,
             agents: agents.into_iter().map(|decoded| decoded.agent).collect(),
@@ -107,11 +112,7 @@ impl Document {
                 .flatten()
                 .map(|decoded| (decoded.target, decoded.connector))
                 .collect(),
-            forbids: self
-                .policies
-                .iter()
-                .map(|file| (file.name.clone(), file.text.clone()))
-                .collect(),
+            forbids: self.forbids(),
             resource_servers,
             operators,
             sources,
@@ -121,6 +122,13 @@ impl Document {
         };
         self.compile(desk, &settings, &missions);
         Some(settings)
+    }
+
+    fn forbids(&self) -> Vec<(String, String)> {
+        self.policies
+            .iter()
+            .map(|file| (file.name.clone(), file.text.clone()))
+            .collect()
     }
 
     // SECURITY: one token must not open the doors of operators and those of agents.

@@ -5,7 +5,7 @@ use crate::agents::Agent;
 use crate::authority::AuthorizationDetail;
 use crate::connectors::ConnectorSettings;
 use crate::http::{DoorSettings, ListenSettings};
-use crate::identity::{ClientSettings, IssuerSettings};
+use crate::identity::{ClientSettings, IssuerSettings, SPIFFE_FACTS, TrustDomainSettings};
 use crate::ids::{AgentId, MissionId};
 use crate::intent::{IntentIssuer, SignerClass};
 use crate::jose::{Algorithm, KeySet};
@@ -21,6 +21,7 @@ use time::OffsetDateTime;
 pub struct Settings {
     pub broker: BrokerSettings,
     pub issuers: Vec<IssuerSettings>,
+    pub trust_domains: Vec<TrustDomainSettings>,
     pub clients: Vec<ClientSettings>,
     pub intent_issuers: Vec<IntentIssuer>,
     pub agents: Vec<Agent>,
@@ -45,6 +46,7 @@ impl Settings {
             .issuers
             .iter()
             .flat_map(|issuer| issuer.facts.keys().cloned())
+            .chain(SPIFFE_FACTS.map(str::to_owned))
             .collect();
         Policy::with_facts(
             self.missions.clone(),

@@ -11,6 +11,7 @@ mod bad;
 mod reach;
 mod rendering;
 mod secrets;
+mod trust_domains;
 
 const NOW: time::OffsetDateTime = datetime!(2026-11-21 12:00 UTC);
 

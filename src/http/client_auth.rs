@@ -1,8 +1,8 @@
 //! How a client says who it is, read from header and form. Nothing is verified here.
 //!
 //! In: an `Authorization` header, the form. Out: a [`Presented`] with at most one
-//! mechanism (RFC 6749 section 2.3). Offered: Basic and `private_key_jwt` (RFC 7523). Secrets in the body
-//! and bearer tokens are not.
+//! mechanism (RFC 6749 section 2.3). Offered: Basic, `private_key_jwt` (RFC 7523) and JWT-SVIDs. Secrets
+//! in the body and bearer tokens are not.
 
 use super::error::Challenge;
 use super::form;
@@ -13,6 +13,7 @@ use crate::identity::Basic;
 use crate::identity::Presented;
 use crate::secret::Secret;
 use crate::wire::ASSERTION_JWT_BEARER;
+use crate::wire::ASSERTION_JWT_SPIFFE;
 use axum::http::{HeaderMap, header};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -32,14 +33,14 @@ pub fn challenge(headers: &HeaderMap) -> Challenge {
 /// The client's part of what is presented: who it says it is, and its proof.
 pub fn read(headers: &HeaderMap, form: &Form) -> Result<Presented, Refusal> {
     let basic = basic(headers)?;
-    let client_assertion = assertion(form)?;
+    let (client_assertion, client_svid) = assertion(form)?;
     if form.get("client_secret").is_some() {
         return Err(unsupported(
             "client_secret in the body is not offered",
             Some("client_secret"),
         ));
     }
-    if basic.is_some() && client_assertion.is_some() {
+    if basic.is_some() && (client_assertion.is_some() || client_svid.is_some()) {
         return Err(form::malformed(
             "two ways of client authentication",
             Some("client_assertion"),
@@ -56,18 +57,25 @@ pub fn read(headers: &HeaderMap, form: &Form) -> Result<Presented, Refusal> {
         subject_token: None,
         basic,
         client_assertion,
+        client_svid,
         client_id,
     })
 }
 
-fn assertion(form: &Form) -> Result<Option<Secret<String>>, Refusal> {
+/// `private_key_jwt`, or a JWT-SVID. There is one parameter for both.
+type Assertions = (Option<Secret<String>>, Option<Secret<String>>);
+
+fn assertion(form: &Form) -> Result<Assertions, Refusal> {
     match (
         form.get("client_assertion"),
         form.get("client_assertion_type"),
     ) {
-        (None, None) => Ok(None),
+        (None, None) => Ok((None, None)),
         (Some(assertion), Some(ASSERTION_JWT_BEARER)) => {
-            Ok(Some(Secret::new(assertion.to_owned())))
+            Ok((Some(Secret::new(assertion.to_owned())), None))
+        }
+        (Some(assertion), Some(ASSERTION_JWT_SPIFFE)) => {
+            Ok((None, Some(Secret::new(assertion.to_owned()))))
         }
         (Some(_), Some(_)) => Err(unsupported(
             "another client_assertion_type",

@@ -138,9 +138,11 @@ fn proof_must_be_there(presented: &Presented) -> Result<(), Refusal> {
         subject_token,
         basic,
         client_assertion,
+        client_svid,
         ..
     } = presented;
-    if subject_token.is_none() && basic.is_none() && client_assertion.is_none() {
+    let has_client = basic.is_some() || client_assertion.is_some() || client_svid.is_some();
+    if subject_token.is_none() && !has_client {
         return Err(Refusal::new(Reason::NoProof, "neither subject nor client").exact());
     }
     Ok(())

@@ -22,11 +22,12 @@ impl Identity {
         let text = token.unverified.expose();
         let platform = Compact::parse(text, MAX_BYTES, &TYP)
             .ok()
-            .and_then(|compact| {
+            .is_some_and(|compact| {
                 let issuer = compact.unverified_claims().get("iss");
-                issuer.and_then(Value::as_str).map(str::to_owned)
-            })
-            .is_some_and(|issuer| self.issuers.contains_key(&issuer));
+                let issuer = issuer.and_then(Value::as_str);
+                issuer.is_some_and(|issuer| self.issuers.contains_key(issuer))
+                    || self.trust_domain_of(&compact).is_some()
+            });
         if platform {
             return self
                 .workload(token, now)

@@ -126,6 +126,7 @@ impl Identity {
                 agent: client.agent.clone(),
                 keys: Arc::clone(&client.keys),
             }),
+            beside: None,
             named_client: None,
             replay: vec![mark],
         })

@@ -1,10 +1,10 @@
 //! Who? In: what the door was presented with. Out: a [`Caller`], or why not.
 //!
-//! Two kinds of proof, each with a validator of its own: [`workload`] verifies a token that the
-//! platform issued (issuers are data, [`presets`] know the common ones), [`client`] verifies
-//! `private_key_jwt` (RFC 7523 with the audience rule of 7523bis). Keys of one issuer are never
-//! tried on a token of another; nothing in a token chooses where keys come from.
-//! [`assertion`] sends the assertion of a `jwt-bearer` grant to the one of the two that it belongs to.
+//! Each kind of proof has a validator of its own: [`workload`] verifies a token that the
+//! platform issued (issuers are data, [`presets`] know the common ones), [`spiffe`] an SVID of a
+//! trust domain, [`client`] `private_key_jwt` (RFC 7523 with the audience rule of 7523bis). Keys
+//! of one issuer are never tried on a token of another; nothing in a token chooses where keys come
+//! from. [`assertion`] sends the assertion of a `jwt-bearer` grant to the one that it belongs to.
 
 mod assertion;
 mod audience;
@@ -14,11 +14,15 @@ mod client;
 mod possession;
 pub mod presets;
 mod settings;
+mod spiffe;
 mod workload;
 
 pub use audience::{is_thumbprint, sole as sole_audience};
 pub use possession::Confirmation;
-pub use settings::{ClientSettings, IssuerSettings, KeySource, SettingsError};
+pub use settings::{
+    BundleSource, ClientSettings, IssuerSettings, KeySource, SettingsError, TrustDomainSettings,
+};
+pub use spiffe::{FACTS as SPIFFE_FACTS, SpiffeId, is_trust_domain};
 
 mod stated;
 
@@ -78,6 +82,8 @@ pub struct Presented {
     pub basic: Option<Basic>,
     /// `client_assertion` of type `...:jwt-bearer` (RFC 7521 section 4.2).
     pub client_assertion: Option<Secret<String>>,
+    /// `client_assertion` of type `...:jwt-spiffe`: a JWT-SVID. Never beside the other.
+    pub client_svid: Option<Secret<String>>,
     pub client_id: Option<String>,
 }
 
@@ -125,6 +131,7 @@ pub struct Caller {
     pub(in crate::identity) token_sha256: [u8; 32],
     pub(in crate::identity) expires_at: OffsetDateTime,
     pub(in crate::identity) client: Option<AuthenticatedClient>,
+    pub(in crate::identity) beside: Option<Box<Caller>>,
     pub(in crate::identity) named_client: Option<String>,
     pub(in crate::identity) replay: Vec<ReplayMark>,
 }
@@ -191,10 +198,28 @@ impl Caller {
     pub fn client_keys(&self) -> Option<&KeySet> {
         self.client.as_ref().map(|client| client.keys.as_ref())
     }
+    /// The workload whose SVID authenticated the client beside a subject token: it must be the same
+    /// agent's.
+    pub fn beside(&self) -> Option<&Caller> {
+        self.beside.as_deref()
+    }
     /// The `client_id` parameter, where it was sent without a client assertion. A statement, not a
     /// proof: it can only turn a request down.
     pub fn named_client(&self) -> Option<&str> {
         self.named_client.as_deref()
+    }
+    /// SPIFFE client authentication: a `client_id` that is a SPIFFE ID must be this workload's. Any
+    /// other is an agent's name, which the registry compares.
+    fn name_client(&mut self, client_id: Option<&str>) -> Result<(), IdentityError> {
+        match client_id {
+            Some(named) if spiffe::is_spiffe(named) => {
+                if named != self.subject {
+                    return Err(IdentityError::InvalidClient(ClientFault::OtherClient));
+                }
+            }
+            named => self.named_client = named.map(str::to_owned),
+        }
+        Ok(())
     }
     /// What this request spends when its lease is reserved.
     pub fn replay(&self) -> &[ReplayMark] {
@@ -240,6 +265,10 @@ pub enum ClientFault {
     Audience,
     #[error("`jti` must be a string of 1 to 256 characters")]
     TokenId,
+    #[error("`sub` is no SPIFFE ID of a configured trust domain")]
+    TrustDomain,
+    #[error("the SVID is not acceptable: {0}")]
+    Svid(TokenFault),
 }
 
 /// What is wrong with the assertion of a `jwt-bearer` grant, by who issued it.
@@ -277,6 +306,7 @@ pub enum TokenFault {
 pub struct Identity {
     broker_url: String,
     issuers: HashMap<String, workload::Issuer>,
+    trust_domains: HashMap<String, spiffe::TrustDomain>,
     clients: HashMap<String, client::Client>,
     cache: cache::Verified,
 }
@@ -290,7 +320,22 @@ impl Identity {
         broker_url: String,
         fetcher: &KeyClient,
     ) -> Result<Self, SettingsError> {
-        settings::check(&issuers, &clients, &broker_url)?;
+        Self::with_trust_domains((issuers, Vec::new()), clients, broker_url, fetcher)
+    }
+
+    /// The same beside trust domains of SPIFFE.
+    pub fn with_trust_domains(
+        (issuers, trust_domains): (Vec<IssuerSettings>, Vec<TrustDomainSettings>),
+        clients: Vec<ClientSettings>,
+        broker_url: String,
+        fetcher: &KeyClient,
+    ) -> Result<Self, SettingsError> {
+        settings::check(&issuers, &trust_domains, &clients, &broker_url)?;
+        let mut domains = HashMap::new();
+        for settings in trust_domains {
+            let name = settings.domain.clone();
+            domains.insert(name, spiffe::TrustDomain::new(settings, fetcher)?);
+        }
         let mut known = HashMap::new();
         for settings in issuers {
             let url = settings.url.clone();
@@ -304,6 +349,7 @@ impl Identity {
         Ok(Self {
             broker_url,
             issuers: known,
+            trust_domains: domains,
             clients,
             cache: cache::Verified::new(),
         })
@@ -324,30 +370,59 @@ impl Identity {
                 return Err(IdentityError::InvalidClient(ClientFault::SharedSecret));
             }
         }
-        let assertion = match &presented.client_assertion {
-            Some(assertion) => Some(self.client(assertion, presented, now)?),
-            None => None,
-        };
+        let client = self.authenticated(presented, now).await?;
         let Some(token) = presented.proof_token() else {
-            return assertion.ok_or(IdentityError::Missing);
+            return client.ok_or(IdentityError::Missing);
         };
         let mut caller = match token.token_type {
             TokenType::Assertion => self.granted_by(token, presented, now).await?,
             _ => self.workload(token, now).await?,
         };
-        match assertion {
+        match client {
             // SECURITY: two agents that both sign for themselves are two callers.
-            Some(other) if caller.client.is_some() && caller.subject != other.subject => {
+            Some(other)
+                if caller.client.is_some()
+                    && other.client.is_some()
+                    && caller.subject != other.subject =>
+            {
                 return Err(IdentityError::InvalidClient(ClientFault::OtherClient));
             }
-            Some(assertion) => {
-                caller.client = assertion.client;
-                caller.replay.extend(assertion.replay);
+            Some(client) if client.client.is_some() => {
+                caller.client = client.client;
+                caller.replay.extend(client.replay);
+            }
+            Some(client) => {
+                caller.named_client.clone_from(&client.named_client);
+                caller.replay.extend(client.replay.clone());
+                caller.beside = Some(Box::new(client));
             }
             None if caller.client.is_some() => {}
-            None => caller.named_client.clone_from(&presented.client_id),
+            None => caller.name_client(presented.client_id.as_deref())?,
         }
         Ok(caller)
+    }
+
+    /// Whether workloads of a trust domain may authenticate with a JWT-SVID.
+    pub fn takes_svids(&self) -> bool {
+        !self.trust_domains.is_empty()
+    }
+
+    /// Client authentication, whatever else is presented.
+    async fn authenticated(
+        &self,
+        presented: &Presented,
+        now: OffsetDateTime,
+    ) -> Result<Option<Caller>, IdentityError> {
+        let named = presented.client_id.as_deref();
+        if let Some(assertion) = &presented.client_assertion {
+            return self.client(assertion, presented, now).map(Some);
+        }
+        if let Some(svid) = &presented.client_svid {
+            let mut caller = self.svid_assertion(svid, now).await?;
+            caller.name_client(named)?;
+            return Ok(Some(caller));
+        }
+        Ok(None)
     }
 }
 

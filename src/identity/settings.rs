@@ -4,9 +4,11 @@ use crate::ids::{AgentId, IssuerId};
 use crate::jose::{Algorithm, KeySet};
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use super::presets;
+use super::spiffe::is_trust_domain;
 
 /// `[issuer.NAME]`: platforms differ in data, not in code.
 #[derive(Debug, Clone)]
@@ -41,6 +43,42 @@ pub enum KeySource {
     Fixed(KeySet),
 }
 
+/// `[trust_domain.NAME]`: whose SPIFFE IDs count.
+#[derive(Debug, Clone)]
+pub struct TrustDomainSettings {
+    /// The table's name; [`super::Caller::issuer`] of its workloads.
+    pub id: IssuerId,
+    /// `acme.test`.
+    pub domain: String,
+    pub bundle: BundleSource,
+    /// Any one of them must be in the `aud` of a JWT-SVID that is a subject token.
+    pub audiences: Vec<String>,
+    /// Each JWT-SVID once only. Off by default: SPIRE's workload API hands out the same one again.
+    pub single_use: bool,
+    /// Longest accepted exp - iat of a JWT-SVID.
+    pub max_lifetime: Duration,
+}
+
+impl TrustDomainSettings {
+    /// `spiffe://acme.test`: how issuers are named where there is a URL.
+    pub fn url(&self) -> String {
+        format!("spiffe://{}", self.domain)
+    }
+}
+
+/// Where a trust domain's bundle comes from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum BundleSource {
+    /// Kept up to date by somebody else, such as SPIRE's agent or `spiffe-helper`.
+    File(PathBuf),
+    /// A SPIFFE bundle endpoint of the profile `https_web`.
+    Endpoint {
+        url: String,
+        /// PEM certificates that vouch for the endpoint in the place of the system's.
+        ca: Option<Vec<u8>>,
+    },
+}
+
 /// An agent that authenticates with its own key (`private_key_jwt`). Its client id is its name,
 /// its [`super::Caller::issuer`] is `client`.
 #[derive(Debug, Clone)]
@@ -69,14 +107,33 @@ pub enum SettingsError {
 
 pub(super) fn check(
     issuers: &[IssuerSettings],
+    trust_domains: &[TrustDomainSettings],
     clients: &[ClientSettings],
     broker_url: &str,
 ) -> Result<(), SettingsError> {
     if !is_issuer_url(broker_url) {
         return Err(SettingsError::BrokerUrl(broker_url.to_owned()));
     }
+    let mut names = BTreeSet::new();
+    let mut domains = BTreeSet::new();
+    for domain in trust_domains {
+        check_trust_domain(domain).map_err(|fault| SettingsError::Issuer {
+            issuer: domain.id.clone(),
+            fault,
+        })?;
+        if !domains.insert(&domain.domain) {
+            return Err(SettingsError::SameUrl(domain.url()));
+        }
+        names.insert(&domain.id);
+    }
     let mut urls = BTreeSet::new();
     for issuer in issuers {
+        if names.contains(&issuer.id) {
+            return Err(SettingsError::Issuer {
+                issuer: issuer.id.clone(),
+                fault: "a trust domain has the same name".to_owned(),
+            });
+        }
         check_issuer(issuer).map_err(|fault| SettingsError::Issuer {
             issuer: issuer.id.clone(),
             fault,
@@ -97,28 +154,46 @@ pub(super) fn check(
     Ok(())
 }
 
+fn check_trust_domain(domain: &TrustDomainSettings) -> Result<(), String> {
+    if domain.id == IssuerId::client() {
+        return Err("the name `client` belongs to agents with keys of their own".to_owned());
+    }
+    if !is_trust_domain(&domain.domain) {
+        return Err(format!("`{}` is no trust domain", domain.domain));
+    }
+    check_audiences(&domain.audiences)?;
+    if domain.max_lifetime.is_zero() {
+        return Err("`max_lifetime` is zero".to_owned());
+    }
+    Ok(())
+}
+
+fn check_audiences(audiences: &[String]) -> Result<(), String> {
+    if audiences.is_empty() || audiences.iter().any(String::is_empty) {
+        return Err(
+            "`audience` is empty: tokens meant for someone else would be accepted".to_owned(),
+        );
+    }
+    if let Some(audience) = audiences.iter().find(|one| one.contains("#jkt=")) {
+        return Err(format!(
+            "audience `{audience}`: the caller appends `#jkt=`, the configuration does not"
+        ));
+    }
+    Ok(())
+}
+
 fn check_issuer(issuer: &IssuerSettings) -> Result<(), String> {
     if issuer.id == IssuerId::client() {
         return Err("the name `client` belongs to agents with keys of their own".to_owned());
     }
-    // Where the keys are fixed nothing is fetched, and `iss` may be any string, such as the trust
-    // domain of a SPIFFE bundle.
+    // Where the keys are fixed nothing is fetched, and `iss` may be any string.
     if !matches!(issuer.keys, KeySource::Fixed(_)) && !is_issuer_url(&issuer.url) {
         return Err("`url` must be https, without query or fragment".to_owned());
     }
     if issuer.url.is_empty() {
         return Err("`url` is empty".to_owned());
     }
-    if issuer.audiences.is_empty() || issuer.audiences.iter().any(String::is_empty) {
-        return Err(
-            "`audience` is empty: tokens meant for someone else would be accepted".to_owned(),
-        );
-    }
-    if let Some(audience) = issuer.audiences.iter().find(|one| one.contains("#jkt=")) {
-        return Err(format!(
-            "audience `{audience}`: the caller appends `#jkt=`, the configuration does not"
-        ));
-    }
+    check_audiences(&issuer.audiences)?;
     if issuer.algorithms.is_empty() {
         return Err("`algorithms` is empty".to_owned());
     }

@@ -31,6 +31,7 @@ impl Caller {
             token_sha256: [0; 32],
             expires_at: now.saturating_add(Duration::minutes(5)),
             client: None,
+            beside: None,
             named_client: None,
             replay: Vec::new(),
         }

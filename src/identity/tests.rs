@@ -9,6 +9,7 @@ mod assertions;
 mod clients;
 mod remote;
 mod settings_rules;
+mod spiffe;
 mod workloads;
 
 pub(crate) const NOW: i64 = 1_795_250_000;

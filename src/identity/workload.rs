@@ -1,4 +1,4 @@
-//! A token that the platform issued (OpenID Connect workload tokens, JWT-SVIDs from a bundle).
+//! A token that the platform issued (OpenID Connect workload tokens).
 //!
 //! The token's own `iss` only picks among the configured issuers; everything else that is tried
 //! on it (keys, algorithms, audiences, tenant) belongs to that issuer alone.
@@ -57,8 +57,13 @@ impl Identity {
             .unverified_claims()
             .get("iss")
             .and_then(Value::as_str)
-            .and_then(|iss| self.issuers.get(iss))
-            .ok_or(IdentityError::InvalidToken(TokenFault::UnknownIssuer))?;
+            .and_then(|iss| self.issuers.get(iss));
+        let Some(issuer) = issuer else {
+            let domain = self
+                .trust_domain_of(&compact)
+                .ok_or(IdentityError::InvalidToken(TokenFault::UnknownIssuer))?;
+            return domain.subject_token(compact, token, key.sha256, now).await;
+        };
         let verified = issuer.verify(compact, &key, now).await?;
         self.cache.put(key, verified.clone());
         Ok(verified.caller)
@@ -220,6 +225,7 @@ impl Issuer {
             token_sha256: key.sha256,
             expires_at: times.expires_at,
             client: None,
+            beside: None,
             named_client: None,
             replay: replay.into_iter().collect(),
         })

@@ -39,5 +39,6 @@ mod login;
 mod platforms;
 mod revocations;
 mod serve;
+mod spiffe;
 mod store_faults;
 mod support;
