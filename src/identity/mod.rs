@@ -11,6 +11,7 @@ mod audience;
 mod cache;
 pub mod claims;
 mod client;
+mod keys;
 mod possession;
 pub mod presets;
 mod settings;
@@ -18,6 +19,7 @@ mod spiffe;
 mod workload;
 
 pub use audience::{is_thumbprint, sole as sole_audience};
+pub use keys::IssuerKeys;
 pub use possession::Confirmation;
 pub use settings::{
     BundleSource, ClientSettings, IssuerSettings, KeySource, SettingsError, TrustDomainSettings,

@@ -5,11 +5,11 @@
 
 use super::settings::{IssuerSettings, KeySource, SettingsError};
 use super::{
-    Caller, Facts, Identity, IdentityError, PresentedToken, Proof, TokenFault, TokenType, audience,
-    cache, claims,
+    Caller, Facts, Identity, IdentityError, IssuerKeys, PresentedToken, Proof, TokenFault,
+    TokenType, audience, cache, claims,
 };
 use crate::jose::claims::times;
-use crate::jose::{Compact, JoseError, KeyClient, KeySet, RemoteKeys, TypRule, Verified};
+use crate::jose::{Compact, JoseError, KeyClient, KeySet, TypRule, Verified};
 use crate::replay;
 use ring::digest::{SHA256, digest};
 use serde_json::{Map, Value};
@@ -26,13 +26,7 @@ pub(super) struct Issuer {
     /// As an authorization grant its tokens may name the token endpoint where they may name the
     /// broker (RFC 7523 section 3; 7523bis leaves that to grants).
     grant_audiences: Vec<String>,
-    keys: Keys,
-}
-
-#[derive(Debug)]
-enum Keys {
-    Fixed(Arc<KeySet>),
-    Remote(RemoteKeys),
+    keys: IssuerKeys,
 }
 
 impl Identity {
@@ -104,25 +98,12 @@ impl Issuer {
             grant_audiences.push(audience::token_endpoint(broker_url));
         }
         let source = std::mem::replace(&mut settings.keys, KeySource::Discovery);
-        let remote = match source {
-            KeySource::Fixed(keys) => {
-                let keys = Keys::Fixed(Arc::new(keys));
-                return Ok(Self {
-                    settings,
-                    grant_audiences,
-                    keys,
-                });
-            }
-            KeySource::Discovery => RemoteKeys::discovery(fetcher.clone(), settings.url.clone()),
-            KeySource::JwksUrl(url) => RemoteKeys::jwks(fetcher.clone(), url),
-        };
-        remote
-            .check_address()
-            .map_err(|error| SettingsError::Issuer {
+        let keys = IssuerKeys::new(source, &settings.url, fetcher).map_err(|error| {
+            SettingsError::Issuer {
                 issuer: settings.id.clone(),
                 fault: error.to_string(),
-            })?;
-        let keys = Keys::Remote(remote);
+            }
+        })?;
         Ok(Self {
             settings,
             grant_audiences,
@@ -135,18 +116,11 @@ impl Issuer {
         kid: Option<&str>,
         now: OffsetDateTime,
     ) -> Result<Arc<KeySet>, IdentityError> {
-        match &self.keys {
-            Keys::Fixed(keys) => Ok(Arc::clone(keys)),
-            Keys::Remote(remote) => {
-                remote
-                    .keys(kid, now)
-                    .await
-                    .map_err(|source| IdentityError::Unavailable {
-                        issuer: self.settings.id.clone(),
-                        source,
-                    })
-            }
-        }
+        let keys = self.keys.current(kid, now).await;
+        keys.map_err(|source| IdentityError::Unavailable {
+            issuer: self.settings.id.clone(),
+            source,
+        })
     }
 
     async fn verify(

@@ -1,0 +1,42 @@
+//! One issuer's keys, wherever they come from: fixed by the configuration, or fetched from an
+//! address that the configuration names. Nothing in a token chooses that address.
+
+use super::settings::KeySource;
+use crate::jose::{KeyClient, KeySet, RemoteKeys, RemoteKeysError};
+use std::sync::Arc;
+use time::OffsetDateTime;
+
+#[derive(Debug)]
+pub enum IssuerKeys {
+    Fixed(Arc<KeySet>),
+    Remote(RemoteKeys),
+}
+
+impl IssuerKeys {
+    /// Fetches nothing yet; refuses an address that would never be fetched.
+    pub fn new(
+        source: KeySource,
+        issuer_url: &str,
+        fetcher: &KeyClient,
+    ) -> Result<Self, RemoteKeysError> {
+        let remote = match source {
+            KeySource::Fixed(keys) => return Ok(Self::Fixed(Arc::new(keys))),
+            KeySource::Discovery => RemoteKeys::discovery(fetcher.clone(), issuer_url),
+            KeySource::JwksUrl(url) => RemoteKeys::jwks(fetcher.clone(), url),
+        };
+        remote.check_address()?;
+        Ok(Self::Remote(remote))
+    }
+
+    /// The current set; fetched again, within limits, where it does not know the `kid`.
+    pub async fn current(
+        &self,
+        kid: Option<&str>,
+        now: OffsetDateTime,
+    ) -> Result<Arc<KeySet>, RemoteKeysError> {
+        match self {
+            Self::Fixed(keys) => Ok(Arc::clone(keys)),
+            Self::Remote(remote) => remote.keys(kid, now).await,
+        }
+    }
+}
