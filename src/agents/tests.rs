@@ -65,7 +65,7 @@ fn caller() -> Caller {
 }
 
 fn intent() -> Intent {
-    Intent::stated(SignerClass::Platform, None, Vec::new(), NOW)
+    Intent::stated(SignerClass::Platform, None, Vec::new(), Facts::new(), NOW)
 }
 
 fn found(agents: Vec<Agent>, caller: &Caller) -> Option<String> {
@@ -264,9 +264,13 @@ fn whoever_is_turned_away_uses_up_nothing() {
 /// Callers that a real `Identity` verified.
 mod verified {
     use super::*;
-    use crate::identity::tests::{AGENT, BROKER, Bench, NOW, assertion, at, github, keys, subject};
+    use crate::identity::KeySource;
+    use crate::identity::tests::{
+        AGENT, BROKER, Bench, NOW, assertion, at, fetcher, github, keys, subject,
+    };
     use crate::identity::tokens::Signer;
     use crate::intent::{Asked, IntentIssuer, Intents};
+    use crate::jose::Algorithm;
     use crate::secret::Secret;
 
     fn registry(identity: Value) -> Registry {
@@ -351,9 +355,13 @@ mod verified {
         let issuer = IntentIssuer {
             issuer: "https://orchestrator.acme.example".to_owned(),
             class: SignerClass::Orchestrator,
-            keys: keys(&signer),
+            keys: KeySource::Fixed(keys(&signer)),
+            algorithms: Algorithm::ALL.to_vec(),
+            agents: None,
+            missions: Some(vec!["deploy-checkout".parse().unwrap()]),
         };
-        let intents = Intents::new(BROKER.to_owned(), vec![issuer]).unwrap();
+        let intents =
+            Intents::new(BROKER.to_owned(), vec![issuer], Vec::new(), &fetcher()).unwrap();
         let caller = job(&bench, |_| {}).await;
         for (name, accepted) in [(AGENT, true), ("other", false)] {
             let mut claims = tokens::intent(NOW, name, BROKER);
@@ -362,7 +370,10 @@ mod verified {
                 unverified_intent: Some(signer.sign(&json!({"typ": "intent+jwt"}), &claims)),
                 ..Asked::default()
             };
-            let intent = intents.verify(asked, &caller, &|_| false, at(0)).unwrap();
+            let intent = intents
+                .verify(asked, &caller, &|_| false, at(0))
+                .await
+                .unwrap();
             let result = registry.admit(caller.clone(), &intent, &View::origin(), at(0));
             assert_eq!(result.is_ok(), accepted, "{name}");
             if let Err(error) = result {

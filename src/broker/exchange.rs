@@ -58,7 +58,7 @@ impl Broker {
         let caller = Arc::new(bundle.identity.verify(&request.presented, now).await?);
         let asked = request.asked.or_self_signed(&request.presented)?;
         let keys = |thumbprint: &str| bundle.agents.signs_with(&caller, thumbprint);
-        let intent = bundle.intents.verify(asked, &caller, &keys, now)?;
+        let intent = bundle.intents.verify(asked, &caller, &keys, now).await?;
         let agent = match bundle.agents.admit(caller.clone(), &intent, view, now) {
             Ok(agent) => agent,
             Err(error) => {

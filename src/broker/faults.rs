@@ -41,7 +41,15 @@ impl From<IntentError> for Refusal {
             | IntentError::OtherKey
             | IntentError::OtherToken
             | IntentError::NoTokenHash
-            | IntentError::OtherMission { .. } => Reason::InvalidIntent,
+            | IntentError::OtherMission { .. }
+            | IntentError::NotItsAgent { .. }
+            | IntentError::NotItsMission { .. }
+            | IntentError::MissionNotSigned(_)
+            | IntentError::Evidence { .. }
+            | IntentError::Contradiction(_) => Reason::InvalidIntent,
+            IntentError::Unavailable { .. } => {
+                return Self::new(Reason::IssuerUnavailable, error.to_string()).after(5);
+            }
         };
         Self::new(reason, error.to_string())
     }

@@ -89,6 +89,7 @@ impl Recorder {
         tell("why", json!(refusal.detail));
         tell("at", json!(refusal.at));
         tell("goal", json!(intent.goal()));
+        tell("evidence", json!(intent.evidence()));
         entry
             .detail
             .extend(Recorded::of(caller, intent).to_detail());

@@ -228,7 +228,9 @@ pub fn explain(
         }
     };
     let signer = request.signer.unwrap_or(SignerClass::Agent);
-    let intent = Intent::stated(signer, request.mission, request.authorization_details, now);
+    let facts = agent.caller().facts().clone();
+    let asked = request.authorization_details;
+    let intent = Intent::stated(signer, request.mission, asked, facts, now);
     let told = policy.explain(&agent, &intent, view, now);
     Ok(explained(told))
 }

@@ -269,8 +269,13 @@ fn bundle(
             &http,
         )
         .map_err(|error| Failure::failed(error.to_string()))?,
-        intents: Intents::new(url.clone(), settings.intent_issuers.clone())
-            .map_err(|error| Failure::failed(error.to_string()))?,
+        intents: Intents::new(
+            url.clone(),
+            settings.intent_issuers.clone(),
+            settings.witnesses.clone(),
+            &http,
+        )
+        .map_err(|error| Failure::failed(error.to_string()))?,
         agents: Registry::new(settings.agents.clone())
             .map_err(|error| Failure::failed(error.to_string()))?,
         policy,

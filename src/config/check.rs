@@ -111,7 +111,8 @@ fn run_case(case: &Case, policy: &Policy, registry: &Registry, now: OffsetDateTi
         ),
         Ok(agent) => {
             let mission = case.mission.clone();
-            let intent = Intent::stated(case.signer, mission, case.asked.clone(), now);
+            let facts = agent.caller().facts().clone();
+            let intent = Intent::stated(case.signer, mission, case.asked.clone(), facts, now);
             match policy.decide(&agent, &intent, &view, now) {
                 Ok(grant) => {
                     let is_expected = match &case.expect {

@@ -15,6 +15,7 @@ const NAMED: &[&str] = &[
     "issuer",
     "trust_domain",
     "intent_issuer",
+    "facts",
     "agent",
     "mission",
     "target",

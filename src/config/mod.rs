@@ -20,6 +20,7 @@ mod reader;
 mod resolve;
 mod secrets;
 mod settings;
+mod signers;
 mod source;
 mod tables;
 mod targets;

@@ -6,6 +6,7 @@ use super::whole::Whole;
 use super::{agents_table, missions};
 use crate::authority::Authority;
 use crate::identity::IssuerSettings;
+use crate::ids::AgentId;
 use crate::policy::{self, LONGEST_OBSERVATION, Mission, Mode, Target};
 use serde_json::Value;
 use std::collections::BTreeSet;
@@ -132,12 +133,19 @@ impl Whole<'_> {
         }
     }
 
-    /// Facts that some issuer of the agent can prove. `None`: one of them is not known here.
+    /// Facts that some issuer of the agent, or an authority, can prove. `None`: one of them is not known here.
     fn provable(&self, agent: &agents_table::Decoded) -> Option<BTreeSet<&str>> {
         let mut facts = BTreeSet::new();
         for identity in &agent.agent.identities {
             let issuer = self.issuer(identity.issuer.as_str())?;
             facts.extend(issuer.facts.keys().map(String::as_str));
+        }
+        let id = &agent.agent.id;
+        let vouch = |agents: &Vec<AgentId>| agents.contains(id);
+        for witness in self.witnesses {
+            if witness.agents.as_ref().is_none_or(vouch) {
+                facts.extend(witness.proves.iter().map(String::as_str));
+            }
         }
         Some(facts)
     }

@@ -9,10 +9,10 @@ use super::settings::{BrokerSettings, OperatorsTable, Settings};
 use super::source::Place;
 use super::trust_domains::TrustDomains;
 use super::whole::Whole;
-use super::{broker_table, missions, tables, targets};
+use super::{broker_table, missions, signers, tables, targets};
 use crate::agents::Registry;
 use crate::identity::IssuerSettings;
-use crate::intent::Intents;
+use crate::intent;
 use crate::policy::Mission;
 use std::time::Duration;
 use time::{Date, OffsetDateTime};
@@ -69,7 +69,11 @@ impl Document {
             .collect();
         let intent_issuers = self
             .of("intent_issuer")
-            .filter_map(|entry| tables::intent_issuer(&decoder, entry))
+            .filter_map(|entry| signers::intent_issuer(&decoder, entry))
+            .collect();
+        let witnesses: Vec<_> = self
+            .of("facts")
+            .filter_map(|entry| signers::witness(&decoder, entry))
             .collect();
         let resource_servers = self
             .of("resource_server")
@@ -80,7 +84,7 @@ impl Document {
             .and_then(|entry| tables::operators(&decoder, entry));
         let sources = self
             .of("source")
-            .filter_map(|entry| tables::source(&decoder, entry, &mut issuers, &url))
+            .filter_map(|entry| tables::source(&decoder, entry, &mut issuers, &witnesses, &url))
             .collect();
         let cases = self
             .of("case")
@@ -91,12 +95,15 @@ impl Document {
         let whole = Whole {
             desk,
             issuers: &issuers,
+            witnesses: &witnesses,
             agents: &agents,
             missions: &missions,
             targets: &targets,
         };
         whole.check(today);
         self.apart(desk, operators.as_ref(), &issuers);
+        let facts: Vec<_> = self.of("facts").collect();
+        signers::apart(desk, &witnesses, &issuers, &facts);
         let hash = self.hash(&decoder);
         let clients = agents.iter().filter_map(|a| a.client.clone()).collect();
         let settings = Settings {
@@ -105,6 +112,7 @@ impl Document {
             trust_domains: trust_domains.finish(),
             clients,
             intent_issuers,
+            witnesses,
             agents: agents.into_iter().map(|decoded| decoded.agent).collect(),
             missions: missions.iter().map(|d| d.mission.clone()).collect(),
             targets: targets
@@ -179,8 +187,7 @@ impl Document {
         if let Err(error) = Registry::new(settings.agents.clone()) {
             desk.general(Code::BadValue, error.to_string(), "");
         }
-        let url = settings.broker.url.clone();
-        if let Err(error) = Intents::new(url, settings.intent_issuers.clone()) {
+        if let Err(error) = intent::check(&settings.intent_issuers, &settings.witnesses) {
             desk.general(Code::BadValue, error.to_string(), "");
         }
         // What follows from a problem that was reported is noise; conditions and policies are only

@@ -7,7 +7,7 @@ use crate::connectors::ConnectorSettings;
 use crate::http::{DoorSettings, ListenSettings};
 use crate::identity::{ClientSettings, IssuerSettings, SPIFFE_FACTS, TrustDomainSettings};
 use crate::ids::{AgentId, MissionId};
-use crate::intent::{IntentIssuer, SignerClass};
+use crate::intent::{IntentIssuer, SignerClass, Witness};
 use crate::jose::{Algorithm, KeySet};
 use crate::policy::{Mission, Policy, PolicyError, Target};
 use serde_json::Value;
@@ -24,6 +24,7 @@ pub struct Settings {
     pub trust_domains: Vec<TrustDomainSettings>,
     pub clients: Vec<ClientSettings>,
     pub intent_issuers: Vec<IntentIssuer>,
+    pub witnesses: Vec<Witness>,
     pub agents: Vec<Agent>,
     pub missions: Vec<Mission>,
     pub targets: Vec<(Target, ConnectorSettings)>,
@@ -40,12 +41,14 @@ pub struct Settings {
 }
 
 impl Settings {
-    /// The policy room of this configuration, which knows the facts of its own issuers.
+    /// The policy room of this configuration, which knows the facts of its own issuers and authorities.
     pub fn policy(&self) -> Result<Policy, Vec<PolicyError>> {
         let facts: BTreeSet<String> = self
             .issuers
             .iter()
-            .flat_map(|issuer| issuer.facts.keys().cloned())
+            .flat_map(|issuer| issuer.facts.keys())
+            .chain(self.witnesses.iter().flat_map(|witness| &witness.proves))
+            .cloned()
             .chain(SPIFFE_FACTS.map(str::to_owned))
             .collect();
         Policy::with_facts(

@@ -1,4 +1,4 @@
-//! The smaller tables: intent issuers, resource servers, operators, sources and policy tests.
+//! The smaller tables: resource servers, operators, sources and policy tests.
 
 use super::agents_table::Targets;
 use super::agents_table::suggestion;
@@ -17,40 +17,7 @@ use super::source::{At, Place};
 use crate::authority::AuthorizationDetail;
 use crate::identity::presets;
 use crate::ids::{AgentId, MissionId};
-use crate::intent::{IntentIssuer, SignerClass};
-
-/// `[intent_issuer.NAME]`: who may sign intents beside the agents themselves.
-pub(in crate::config) fn intent_issuer(
-    decoder: &Decoder<'_>,
-    entry: &Entry,
-) -> Option<IntentIssuer> {
-    let reader = entry.reader(decoder.desk);
-    let issuer = reader.required_text("issuer", "\"https://ci.example\"");
-    let class_at = reader.node("class").map_or(reader.at, |node| node.at);
-    let class = reader.required(
-        "class",
-        missions::signer(&reader, "class"),
-        "\"orchestrator\"",
-    );
-    let keys = decoder.key_set(&reader, "keys");
-    let keys = reader.required("keys", keys, "\"file:ci.jwks.json\"");
-    let issuer = issuer.and_then(|issuer| decoder.url(issuer));
-    if let Some(SignerClass::Agent | SignerClass::Platform) = class {
-        let help = "write `orchestrator` or `approver`";
-        reader.bad(
-            class_at,
-            "an intent issuer is neither agent nor platform",
-            help,
-        );
-        return None;
-    }
-    reader.finish();
-    Some(IntentIssuer {
-        issuer: issuer?.value,
-        class: class?,
-        keys: keys?,
-    })
-}
+use crate::intent::{SignerClass, Witness};
 
 pub(in crate::config) fn resource_server(
     decoder: &Decoder<'_>,
@@ -176,6 +143,7 @@ pub(in crate::config) fn source(
     decoder: &Decoder<'_>,
     entry: &Entry,
     issuers: &mut Issuers,
+    witnesses: &[Witness],
     broker_url: &str,
 ) -> Option<SourceTable> {
     let reader = entry.reader(decoder.desk);
@@ -203,9 +171,14 @@ pub(in crate::config) fn source(
             return None;
         }
     };
+    let witness = witnesses.iter().find(|w| w.name.as_str() == issuer.value);
+    let issuer_url = match witness {
+        Some(witness) => Some(witness.issuer.clone()),
+        None => issuers.url(decoder, &issuer, broker_url),
+    };
     Some(SourceTable {
         name: entry.name.clone(),
-        issuer_url: issuers.url(decoder, &issuer, broker_url)?,
+        issuer_url: issuer_url?,
         kind: kind.value,
         secret: secret?.value,
         may_end: ends?.into_iter().map(|one| one.value).collect(),
@@ -258,7 +231,11 @@ pub(in crate::config) fn case(
     })
 }
 
-fn named(decoder: &Decoder<'_>, kind: &'static str, name: At<String>) -> Option<String> {
+pub(in crate::config) fn named(
+    decoder: &Decoder<'_>,
+    kind: &'static str,
+    name: At<String>,
+) -> Option<String> {
     if decoder.doc.find(kind, &name.value).is_some() {
         return Some(name.value);
     }

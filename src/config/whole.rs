@@ -8,7 +8,7 @@ use super::{missions, targets};
 use crate::agents::IdentityMatch;
 use crate::authority::{Authority, Permission, Vocabulary};
 use crate::identity::IssuerSettings;
-use crate::intent::SignerClass;
+use crate::intent::{SignerClass, Witness};
 use std::collections::BTreeMap;
 use time::Date;
 
@@ -19,6 +19,7 @@ pub(in crate::config) struct Whole<'a> {
     pub missions: &'a [missions::Decoded],
     pub targets: &'a Targets,
     pub issuers: &'a [IssuerSettings],
+    pub witnesses: &'a [Witness],
 }
 
 impl Whole<'_> {

@@ -53,7 +53,7 @@ async fn broker(url: &str) -> Arc<Broker> {
     let connectors = Arc::new(Connectors::build(&[], &setup).unwrap());
     let bundle = Bundle {
         identity: identity(),
-        intents: Intents::new(url.to_owned(), vec![]).unwrap(),
+        intents: Intents::new(url.to_owned(), vec![], vec![], &fetcher).unwrap(),
         agents: Registry::new(vec![]).unwrap(),
         policy: Policy::new(vec![], vec![], &[], "none".to_owned()).unwrap(),
         connectors: connectors.clone(),

@@ -32,6 +32,24 @@ pub fn same(one: &Value, other: &Value) -> bool {
     text(one).is_some_and(|one| text(other) == Some(one))
 }
 
+/// A scalar or a list of scalars: what a fact can be.
+pub fn is_fact(value: &Value) -> bool {
+    match value {
+        Value::Array(items) => items.iter().all(|item| text(item).is_some()),
+        scalar => text(scalar).is_some(),
+    }
+}
+
+/// Whether two facts say the same: scalars as [`same`] has it, lists member by member.
+pub fn agree(one: &Value, other: &Value) -> bool {
+    match (one, other) {
+        (Value::Array(one), Value::Array(other)) => {
+            one.len() == other.len() && one.iter().zip(other).all(|(one, other)| same(one, other))
+        }
+        (one, other) => same(one, other),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -84,6 +102,19 @@ mod tests {
         assert!(!same(&json!(1.0), &json!("1.0")));
         assert!(!same(&Value::Null, &Value::Null));
         assert!(!same(&json!(["a"]), &json!(["a"])));
+    }
+
+    #[test]
+    fn facts_agree_as_scalars_or_member_by_member() {
+        assert!(agree(&json!(1234), &json!("1234")));
+        assert!(agree(&json!(["a", 1]), &json!(["a", "1"])));
+        assert!(!agree(&json!(["a"]), &json!(["a", "b"])));
+        assert!(!agree(&json!(["a"]), &json!("a")));
+        assert!(!agree(&json!({}), &json!({})));
+        assert!(is_fact(&json!(["a", 1, true])));
+        for no_fact in [json!(null), json!({}), json!(1.5), json!([["a"]])] {
+            assert!(!is_fact(&no_fact), "{no_fact}");
+        }
     }
 
     proptest! {

@@ -63,7 +63,7 @@ impl Bench {
 }
 
 /// Fetches from loopback too: that is where the issuers of tests are.
-fn fetcher() -> KeyClient {
+pub(crate) fn fetcher() -> KeyClient {
     let _ = rustls::crypto::ring::default_provider().install_default();
     let reach = Reach {
         loopback: true,

@@ -223,20 +223,12 @@ fn facts(claims: &Map<String, Value>, mapping: &BTreeMap<String, String>) -> Fac
             let value = match path.strip_prefix('=') {
                 Some(literal) => Value::from(literal),
                 None => claims::find(claims, path)
-                    .filter(|value| is_fact(value))?
+                    .filter(|value| claims::is_fact(value))?
                     .clone(),
             };
             Some((fact.clone(), value))
         })
         .collect()
-}
-
-/// A scalar or a list of scalars: what a mission can compare.
-fn is_fact(value: &Value) -> bool {
-    match value {
-        Value::Array(items) => items.iter().all(|item| claims::text(item).is_some()),
-        scalar => claims::text(scalar).is_some(),
-    }
 }
 
 fn barred(

@@ -68,6 +68,8 @@ pub(crate) struct Signed {
     pub task: Option<String>,
     pub instance: Option<String>,
     pub declared: Map<String, Value>,
+    /// Compact JWS. Unverified.
+    pub evidence: Vec<String>,
 }
 
 /// The whole of the top level. The times and the audience are read from the claims themselves.
@@ -132,6 +134,7 @@ impl Signed {
             .map_err(|error| ClaimFault::Shape("claims", error.to_string()))?;
         check_members(&members)?;
         let goal_ends = goal_ends(&members.intent, now)?;
+        let (declared, evidence) = check_declared(members.tctx)?;
         let authorization_details = match members.authorization_details {
             Some(values) => details(values)?,
             // All that the mission grants on the target of the request: then the mission is signed.
@@ -151,7 +154,8 @@ impl Signed {
             goal_ends,
             task: members.txn,
             instance: members.instance,
-            declared: members.tctx,
+            declared,
+            evidence,
         })
     }
 }
@@ -193,8 +197,7 @@ fn check_members(members: &Members) -> Result<(), ClaimFault> {
             "a SHA-256 in base64url without padding",
         ));
     }
-    check_prose(&members.intent.goal)?;
-    check_declared(&members.tctx)
+    check_prose(&members.intent.goal)
 }
 
 const LABEL_63: &str = "1 to 63 of letters, digits and `._:/@+=-`";
@@ -238,26 +241,29 @@ fn goal_ends(prose: &Prose, now: OffsetDateTime) -> Result<Option<OffsetDateTime
     Ok(Some(ends))
 }
 
-/// Declared facts are kept as they are, so they are kept small.
-fn check_declared(tctx: &Map<String, Value>) -> Result<(), ClaimFault> {
+/// Declared facts are kept as they are, so they are kept small. Evidence is no such fact.
+fn check_declared(
+    mut tctx: Map<String, Value>,
+) -> Result<(Map<String, Value>, Vec<String>), ClaimFault> {
     if tctx.len() > MAX_ITEMS || !tctx.values().all(|value| is_shallow(value, MAX_DEPTH - 1)) {
         return Err(ClaimFault::Value(
             "tctx",
             "an object of at most 5 levels and 128 members each",
         ));
     }
-    match tctx.get("evidence") {
-        None => Ok(()),
-        Some(Value::Array(items))
-            if items.len() <= MAX_EVIDENCE && items.iter().all(Value::is_string) =>
-        {
-            Ok(())
-        }
-        Some(_) => Err(ClaimFault::Value(
-            "tctx.evidence",
-            "a list of at most 4 compact JWS",
-        )),
-    }
+    let wrong = || ClaimFault::Value("tctx.evidence", "a list of at most 4 compact JWS");
+    let evidence = match tctx.remove("evidence") {
+        None => Vec::new(),
+        Some(Value::Array(items)) if items.len() <= MAX_EVIDENCE => items
+            .into_iter()
+            .map(|item| match item {
+                Value::String(text) => Ok(text),
+                _ => Err(wrong()),
+            })
+            .collect::<Result<_, _>>()?,
+        Some(_) => return Err(wrong()),
+    };
+    Ok((tctx, evidence))
 }
 
 fn is_shallow(value: &Value, levels: usize) -> bool {

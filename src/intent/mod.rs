@@ -1,29 +1,33 @@
 //! What for? In: a verified caller and the signed intent. Out: an [`Intent`].
 //!
 //! An intent is a compact JWS of `typ: intent+jwt` with a closed claim set ([`claims`]). Who may
-//! have signed it follows from its `iss`: the agent itself, with a key that the request ties to
-//! it, or a configured [`IntentIssuer`]. Without an intent the platform's own token stands for
-//! it, as [`SignerClass::Platform`], and only a mission that says so accepts that.
+//! have signed it follows from its `iss` ([`signer`]): the agent itself, with a key that the request
+//! ties to it, or a configured [`IntentIssuer`]. What it says of the outside is declared; what
+//! others have signed of it is proved ([`evidence`]). Without an intent the platform's own token
+//! stands for it, as [`SignerClass::Platform`], and only a mission that says so accepts that.
 
 pub mod claims;
-
-pub use claims::{ClaimFault, DetailFault};
-
+pub mod evidence;
+mod settings;
+mod signer;
 mod stated;
 
+pub use claims::{ClaimFault, DetailFault};
+pub use evidence::EvidenceFault;
+pub use settings::{IntentIssuer, IntentsError, Witness, check, group};
 pub(crate) use stated::Stated;
 
 use crate::authority::AuthorizationDetail;
-use crate::identity::{Caller, Confirmation, Presented, Proof};
-use crate::ids::MissionId;
-use crate::jose::{Algorithm, Compact, JoseError, KeySet, TypRule, VerifyingKey};
+use crate::fences::{Dimension, DimensionKind};
+use crate::identity::{Caller, Confirmation, Facts, Presented};
+use crate::ids::{IssuerId, MissionId};
+use crate::jose::{JoseError, KeyClient, RemoteKeysError};
 use crate::replay::{self, ReplayMark};
-use base64::Engine as _;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use evidence::Proved;
 use ring::digest::{SHA256, digest};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use time::OffsetDateTime;
 
 /// Whose signature stands under the intent. It proves who asked for what, never that it is allowed.
@@ -80,16 +84,6 @@ impl Asked {
     }
 }
 
-/// Someone other than agents who may sign intents: `[[intent_issuer]]`.
-#[derive(Debug, Clone)]
-pub struct IntentIssuer {
-    /// Compared byte for byte with the intent's `iss`.
-    pub issuer: String,
-    /// [`SignerClass::Orchestrator`] or [`SignerClass::Approver`].
-    pub class: SignerClass,
-    pub keys: KeySet,
-}
-
 /// A verified intent. Only this room makes one.
 #[derive(Debug, Clone)]
 pub struct Intent {
@@ -103,6 +97,8 @@ pub struct Intent {
     pub(in crate::intent) task: Option<String>,
     pub(in crate::intent) instance: Option<String>,
     pub(in crate::intent) declared: Map<String, Value>,
+    pub(in crate::intent) proved: Proved,
+    pub(in crate::intent) dimensions: Vec<Dimension>,
     pub(in crate::intent) signing_key: Option<String>,
     pub(in crate::intent) sha256: [u8; 32],
     pub(in crate::intent) expires_at: OffsetDateTime,
@@ -147,6 +143,24 @@ impl Intent {
     pub fn declared(&self) -> &Map<String, Value> {
         &self.declared
     }
+    /// What is verified about the outside, by the caller's platform and by evidence: what a mission
+    /// may require.
+    pub fn facts(&self) -> &Facts {
+        &self.proved.facts
+    }
+    /// Who proves what a fact is about ([`group`]), where it is not the caller's platform: name and
+    /// URL.
+    pub fn provers(&self) -> &BTreeMap<String, (IssuerId, String)> {
+        &self.proved.provers
+    }
+    /// The evidence that was accepted.
+    pub fn evidence(&self) -> &[evidence::Seen] {
+        &self.proved.seen
+    }
+    /// Who vouched for it beside the caller, and with which key: signer and authorities.
+    pub fn dimensions(&self) -> &[Dimension] {
+        &self.dimensions
+    }
     /// RFC 7638 thumbprint of the key that signed it; `None` for [`SignerClass::Platform`].
     pub fn signing_key(&self) -> Option<&str> {
         self.signing_key.as_deref()
@@ -164,7 +178,7 @@ impl Intent {
     }
 }
 
-/// Everything but [`IntentError::Details`] is `invalid_request` on the wire.
+/// Everything but [`IntentError::Details`] and [`IntentError::Unavailable`] is `invalid_request`.
 #[derive(Debug, thiserror::Error, PartialEq)]
 pub enum IntentError {
     #[error("two intents are presented: send the intent parameter or a self_signed subject token")]
@@ -192,22 +206,23 @@ pub enum IntentError {
     NoTokenHash,
     #[error("the request names mission `{asked}`, its intent `{signed}`")]
     OtherMission { asked: MissionId, signed: MissionId },
+    #[error("intent issuer `{issuer}` does not sign for agent `{agent}`")]
+    NotItsAgent { issuer: String, agent: String },
+    #[error("intent issuer `{issuer}` does not sign for mission `{mission}`")]
+    NotItsMission { issuer: String, mission: MissionId },
+    #[error("intent issuer `{0}` is bound to missions, so its intents name one")]
+    MissionNotSigned(String),
+    #[error("`tctx.evidence[{place}]` is not acceptable: {fault}")]
+    Evidence { place: usize, fault: EvidenceFault },
+    #[error("`{0}` is declared or proved in two ways that contradict each other")]
+    Contradiction(String),
+    /// 503: it cannot be decided now, so it is refused now.
+    #[error("the keys of `{issuer}` cannot be had: {source}")]
+    Unavailable {
+        issuer: String,
+        source: RemoteKeysError,
+    },
 }
-
-#[derive(Debug, thiserror::Error, PartialEq, Eq)]
-pub enum IntentsError {
-    #[error("intent issuer `{0}` is configured twice")]
-    SameIssuer(String),
-    #[error("intent issuer `{0}` must be a URL: a bare name is an agent's")]
-    NotUrl(String),
-    #[error("intent issuer `{0}` must be of class `orchestrator` or `approver`")]
-    Class(String),
-    #[error("intent issuer `{0}` has no key")]
-    NoKey(String),
-}
-
-/// 8 KiB of claims and what base64 and the signature add.
-const MAX_BYTES: usize = 12 * 1024;
 
 const TYP: &str = "intent+jwt";
 
@@ -215,60 +230,68 @@ const TYP: &str = "intent+jwt";
 #[derive(Debug)]
 pub struct Intents {
     broker_url: String,
-    issuers: HashMap<String, IntentIssuer>,
+    issuers: HashMap<String, signer::Known>,
+    witnesses: evidence::Witnesses,
 }
 
 impl Intents {
-    pub fn new(broker_url: String, issuers: Vec<IntentIssuer>) -> Result<Self, IntentsError> {
+    /// `fetcher` fetches the keys that are not fixed.
+    pub fn new(
+        broker_url: String,
+        issuers: Vec<IntentIssuer>,
+        witnesses: Vec<Witness>,
+        fetcher: &KeyClient,
+    ) -> Result<Self, IntentsError> {
+        check(&issuers, &witnesses)?;
         let mut known = HashMap::new();
         for issuer in issuers {
-            let name = issuer.issuer.clone();
-            if url::Url::parse(&name).is_err() {
-                return Err(IntentsError::NotUrl(name));
-            }
-            if !matches!(
-                issuer.class,
-                SignerClass::Orchestrator | SignerClass::Approver
-            ) {
-                return Err(IntentsError::Class(name));
-            }
-            if issuer.keys.keys().is_empty() {
-                return Err(IntentsError::NoKey(name));
-            }
-            if known.insert(name.clone(), issuer).is_some() {
-                return Err(IntentsError::SameIssuer(name));
-            }
+            let url = issuer.issuer.clone();
+            known.insert(url, signer::Known::new(issuer, fetcher)?);
         }
         Ok(Self {
             broker_url,
             issuers: known,
+            witnesses: evidence::Witnesses::new(witnesses, fetcher)?,
         })
     }
 
     /// `registered` answers whether a key (by its RFC 7638 thumbprint) is registered for the agent
     /// that the caller is: `|jkt| registry.signs_with(&caller, jkt)`.
-    pub fn verify(
+    pub async fn verify(
         &self,
         asked: Asked,
         caller: &Caller,
-        registered: &dyn Fn(&str) -> bool,
+        registered: &(dyn Fn(&str) -> bool + Sync),
         now: OffsetDateTime,
     ) -> Result<Intent, IntentError> {
         let Some(text) = asked.unverified_intent.clone() else {
             return platform(asked, caller);
         };
-        let compact = parse(&text)?;
-        let embedded = compact.embedded_key().cloned();
-        let (signer, keys) = self.signer(&compact, embedded.as_ref(), caller, registered)?;
-        let verified = compact.verify(&keys, &Algorithm::ALL)?;
+        let (signer, verified) = self
+            .signed(signer::parse(&text)?, caller, registered, now)
+            .await?;
         let signed = claims::Signed::read(verified.claims(), &self.broker_url, now)?;
-        if signer == SignerClass::Agent && signed.issuer != signed.client_id {
-            return Err(IntentError::UnknownSigner);
+        let class = signer.map_or(SignerClass::Agent, signer::Known::class);
+        match signer {
+            Some(issuer) => issuer.check_bounds(&signed)?,
+            None if signed.issuer != signed.client_id => return Err(IntentError::UnknownSigner),
+            None => {}
         }
         let key = verified.key().thumbprint();
-        check_possession(signer, key, signed.confirmed_key.as_ref(), caller, &asked)?;
-        check_token_hash(signer, signed.subject_token_hash.as_deref(), caller)?;
+        signer::check_possession(class, key, signed.confirmed_key.as_ref(), caller, &asked)?;
+        signer::check_token_hash(class, signed.subject_token_hash.as_deref(), caller)?;
         let mission = same_mission(signed.mission, asked.mission.as_ref())?;
+        let about = evidence::About {
+            agent: &signed.client_id,
+            task: signed.task.as_deref(),
+            mission: mission.as_ref(),
+        };
+        let proved = self
+            .witnesses
+            .verify(&signed.evidence, about, (&self.broker_url, now))
+            .await?
+            .with_caller(caller)?;
+        proved.check_declared(&signed.declared)?;
         let replay = replay::mark(
             TYP,
             &signed.issuer,
@@ -276,8 +299,13 @@ impl Intents {
             verified.signing_input(),
             signed.expires_at,
         );
+        let mut dimensions = proved.dimensions.clone();
+        dimensions.push(Dimension::new(DimensionKind::IssuerKey, key));
+        if signer.is_some() {
+            dimensions.push(Dimension::new(DimensionKind::Issuer, &signed.issuer));
+        }
         Ok(Intent {
-            signer,
+            signer: class,
             mission,
             authorization_details: signed.authorization_details,
             asked,
@@ -287,77 +315,20 @@ impl Intents {
             task: signed.task,
             instance: signed.instance,
             declared: signed.declared,
+            proved,
+            dimensions,
             signing_key: Some(key.to_owned()),
             sha256: sha256(&text),
             expires_at: signed.expires_at,
             replay: Some(replay),
         })
     }
-
-    /// The signer's class and the keys it may have signed with. Keys of one signer are never tried
-    /// for another.
-    fn signer<'a>(
-        &'a self,
-        compact: &Compact,
-        embedded: Option<&'a VerifyingKey>,
-        caller: &'a Caller,
-        registered: &dyn Fn(&str) -> bool,
-    ) -> Result<(SignerClass, Vec<&'a VerifyingKey>), IntentError> {
-        let issuer = compact
-            .unverified_claims()
-            .get("iss")
-            .and_then(Value::as_str)
-            .and_then(|issuer| self.issuers.get(issuer));
-        let (class, keys) = match (issuer, embedded) {
-            // SECURITY: a configured issuer's keys are those configured, never one it is said to have.
-            (Some(_), Some(_)) => return Err(IntentError::UnknownKey),
-            (Some(issuer), None) => (
-                issuer.class,
-                issuer.keys.candidates(compact.kid(), compact.alg()),
-            ),
-            (None, Some(key)) => {
-                if !is_agents_own(key.thumbprint(), caller, registered) {
-                    return Err(IntentError::UnknownKey);
-                }
-                (SignerClass::Agent, vec![key])
-            }
-            (None, None) => (
-                SignerClass::Agent,
-                caller.client_keys().map_or_else(Vec::new, |keys| {
-                    keys.candidates(compact.kid(), compact.alg())
-                }),
-            ),
-        };
-        if keys.is_empty() {
-            return Err(IntentError::UnknownKey);
-        }
-        Ok((class, keys))
-    }
-}
-
-/// The header may hold the key that signs: of a key that a token is bound to, or that is registered
-/// by its thumbprint, the broker knows nothing else.
-fn parse(text: &str) -> Result<Compact, JoseError> {
-    match Compact::parse(text, MAX_BYTES, &TypRule::Exactly(TYP)) {
-        Err(JoseError::HeaderMember("jwk")) => {
-            Compact::parse(text, MAX_BYTES, &TypRule::ExactlyWithKey(TYP))
-        }
-        parsed => parsed,
-    }
-}
-
-/// A key that came with the intent counts only where something else already vouches for it.
-fn is_agents_own(thumbprint: &str, caller: &Caller, registered: &dyn Fn(&str) -> bool) -> bool {
-    caller.bound_key().and_then(Confirmation::jkt) == Some(thumbprint)
-        || registered(thumbprint)
-        || caller
-            .client_keys()
-            .is_some_and(|keys| keys.keys().iter().any(|key| key.thumbprint() == thumbprint))
 }
 
 /// The platform's own token in the place of an intent: it names no goal, no task and no authority.
 fn platform(asked: Asked, caller: &Caller) -> Result<Intent, IntentError> {
-    check_possession(SignerClass::Platform, "", None, caller, &asked)?;
+    signer::check_possession(SignerClass::Platform, "", None, caller, &asked)?;
+    let proved = Proved::default().with_caller(caller)?;
     Ok(Intent {
         signer: SignerClass::Platform,
         mission: asked.mission.clone(),
@@ -369,60 +340,13 @@ fn platform(asked: Asked, caller: &Caller) -> Result<Intent, IntentError> {
         task: None,
         instance: None,
         declared: Map::new(),
+        proved,
+        dimensions: Vec::new(),
         signing_key: None,
         sha256: *caller.token_sha256(),
         expires_at: caller.expires_at(),
         replay: None,
     })
-}
-
-/// Where a token or an intent names a key, the request must show possession of exactly that key:
-/// by the agent's signature under the intent, or by a proof of its own (DPoP).
-fn check_possession(
-    signer: SignerClass,
-    signing_key: &str,
-    confirmed_key: Option<&Confirmation>,
-    caller: &Caller,
-    asked: &Asked,
-) -> Result<(), IntentError> {
-    let signed_with =
-        (signer == SignerClass::Agent).then(|| Confirmation::Jkt(signing_key.to_owned()));
-    let signed_with = signed_with.as_ref();
-    let proved = asked.proved_key.as_ref();
-    if let Some(bound) = caller.bound_key()
-        && signed_with != Some(bound)
-        && proved != Some(bound)
-    {
-        return Err(IntentError::KeyNotProved);
-    }
-    match confirmed_key {
-        Some(key) if proved.or(signed_with) != Some(key) => Err(IntentError::OtherKey),
-        _ => Ok(()),
-    }
-}
-
-/// An intent that names a subject token goes with that one only. It must name one where nothing
-/// else ties the two together: a key registered for the agent signs for all of its runs, and the
-/// intent of one run must not be joined with the facts of another.
-fn check_token_hash(
-    signer: SignerClass,
-    hash: Option<&str>,
-    caller: &Caller,
-) -> Result<(), IntentError> {
-    match (hash, caller.proof()) {
-        (Some(hash), Proof::WorkloadToken)
-            if hash == URL_SAFE_NO_PAD.encode(caller.token_sha256()) =>
-        {
-            Ok(())
-        }
-        (Some(_), _) => Err(IntentError::OtherToken),
-        (None, Proof::WorkloadToken)
-            if signer == SignerClass::Agent && caller.bound_key().is_none() =>
-        {
-            Err(IntentError::NoTokenHash)
-        }
-        (None, _) => Ok(()),
-    }
 }
 
 /// Beside an intent that names a mission the request may only repeat it.

@@ -1,7 +1,8 @@
 //! An intent that nobody signed, for `explain`, `simulate` and the policy tests of `check`.
 
-use super::{Asked, Intent, SignerClass};
+use super::{Asked, Intent, Proved, SignerClass};
 use crate::authority::AuthorizationDetail;
+use crate::identity::Facts;
 use crate::ids::MissionId;
 use serde_json::Map;
 use time::{Duration, OffsetDateTime};
@@ -18,6 +19,8 @@ pub(crate) struct Stated {
     pub task: Option<String>,
     pub instance: Option<String>,
     pub goal_ends: Option<OffsetDateTime>,
+    /// Verified, by whomever.
+    pub facts: Facts,
 }
 
 impl Intent {
@@ -26,6 +29,7 @@ impl Intent {
         signer: SignerClass,
         mission: Option<MissionId>,
         authorization_details: Vec<AuthorizationDetail>,
+        facts: Facts,
         now: OffsetDateTime,
     ) -> Self {
         let (signed, asked) = if signer == SignerClass::Platform {
@@ -47,6 +51,7 @@ impl Intent {
             task: None,
             instance: None,
             goal_ends: None,
+            facts,
         };
         Self::restated(stated, now)
     }
@@ -66,6 +71,11 @@ impl Intent {
             task: stated.task,
             instance: stated.instance,
             declared: Map::new(),
+            proved: Proved {
+                facts: stated.facts,
+                ..Proved::default()
+            },
+            dimensions: Vec::new(),
             signing_key: None,
             sha256: [0; 32],
             expires_at: now.saturating_add(Duration::minutes(5)),

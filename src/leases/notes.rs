@@ -36,6 +36,14 @@ pub(super) fn issued(record: &Record, grant: &Grant, now: OffsetDateTime) -> Ent
         Some(task) => entry.with("task", task.as_str()),
         None => entry,
     };
+    let entry = match grant.declared() {
+        none if none.is_empty() => entry,
+        declared => entry.with("declared", text(declared)),
+    };
+    let entry = match grant.evidence() {
+        [] => entry,
+        evidence => entry.with("evidence", text(&evidence)),
+    };
     names(entry, record)
 }
 

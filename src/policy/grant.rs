@@ -6,8 +6,10 @@ use crate::fences::Dimension;
 use crate::identity::Confirmation;
 use crate::ids::{AgentId, MissionId, TargetId};
 use crate::intent::SignerClass;
+use crate::intent::evidence::Seen;
 use crate::replay::ReplayMark;
 use crate::store::Position;
+use serde_json::{Map, Value};
 use std::collections::BTreeMap;
 use std::time::Duration;
 use time::OffsetDateTime;
@@ -43,6 +45,9 @@ pub struct Grant {
     /// Live leases that the agent may hold at once.
     pub(in crate::policy) max_active: u64,
     pub(in crate::policy) intent_sha256: [u8; 32],
+    /// For the audit: what was only said, and which evidence was accepted.
+    pub(in crate::policy) declared: Map<String, Value>,
+    pub(in crate::policy) evidence: Vec<Seen>,
     pub(in crate::policy) config_hash: String,
     /// What decided: the mission's permit.
     pub(in crate::policy) decided_by: Vec<String>,
@@ -116,6 +121,13 @@ impl Grant {
     }
     pub fn intent_sha256(&self) -> &[u8; 32] {
         &self.intent_sha256
+    }
+    /// Declared facts: said, never proved.
+    pub fn declared(&self) -> &Map<String, Value> {
+        &self.declared
+    }
+    pub fn evidence(&self) -> &[Seen] {
+        &self.evidence
     }
     pub fn config_hash(&self) -> &str {
         &self.config_hash
@@ -201,6 +213,8 @@ mod builder {
                     replay: Vec::new(),
                     max_active: 10,
                     intent_sha256: [7; 32],
+                    declared: serde_json::Map::new(),
+                    evidence: Vec::new(),
                     config_hash: "config".to_owned(),
                     decided_by: vec!["deploy-checkout".to_owned()],
                     labels: BTreeMap::new(),

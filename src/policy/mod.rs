@@ -270,6 +270,8 @@ impl Policy {
                 .collect(),
             max_active: decision.max_active,
             intent_sha256: *intent.sha256(),
+            declared: intent.declared().clone(),
+            evidence: intent.evidence().to_vec(),
             config_hash: self.config_hash.clone(),
             decided_by: decision.decided_by,
             labels,

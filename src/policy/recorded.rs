@@ -79,7 +79,7 @@ impl Recorded {
                 targets: asked.targets.clone(),
                 mission: asked.mission.clone(),
             },
-            facts: caller.facts().clone(),
+            facts: intent.facts().clone(),
             signer: intent.signer(),
             issuer: Some(caller.issuer().clone()),
             bound_to: caller.bound_key().cloned(),
@@ -124,6 +124,7 @@ impl Recorded {
             task: self.task.clone(),
             instance: self.instance.clone(),
             goal_ends: self.goal_ends,
+            facts: self.facts.clone(),
         };
         Intent::restated(stated, now)
     }

@@ -50,17 +50,12 @@ pub fn contexts(tether: &str, facts: &Facts) -> Result<Vec<(String, String)>, St
     Ok(contexts)
 }
 
-/// Each context under both names of its issuer, so that whoever ends it may use either. A name
-/// cannot hold a `:`, a URL must: they never meet.
+/// A context under both names of its issuer, so that whoever ends it may use either. A name cannot
+/// hold a `:`, a URL must: they never meet.
 pub(super) fn dimensions(
-    contexts: &[(String, String)],
+    (kind, id): (&str, &str),
     issuer: &IssuerId,
     issuer_url: &str,
-) -> Vec<Dimension> {
-    contexts
-        .iter()
-        .flat_map(|(kind, id)| {
-            [issuer_url, issuer.as_str()].map(|issuer| Dimension::context(issuer, kind, id))
-        })
-        .collect()
+) -> [Dimension; 2] {
+    [issuer_url, issuer.as_str()].map(|issuer| Dimension::context(issuer, kind, id))
 }

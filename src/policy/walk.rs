@@ -11,7 +11,8 @@ use crate::authority::{Authority, AuthorizationDetail};
 use crate::fences::{Dimension, DimensionHash, DimensionKind, View};
 use crate::identity::{Confirmation, Facts};
 use crate::ids::{IssuerId, MissionId};
-use crate::intent::{Asked, Intent, SignerClass};
+use crate::intent::{Asked, Intent, SignerClass, group};
+use std::collections::BTreeMap;
 use std::time::Duration;
 use time::{Date, OffsetDateTime};
 
@@ -24,6 +25,10 @@ pub(super) struct Question<'a> {
     pub issuer_key: &'a str,
     pub subject: &'a str,
     pub facts: &'a Facts,
+    /// Who proved what a fact is about, where it is not the caller's issuer.
+    pub provers: &'a BTreeMap<String, (IssuerId, String)>,
+    /// Who vouched for the request beside the caller's issuer.
+    pub vouchers: &'a [Dimension],
     pub bound_key: Option<&'a Confirmation>,
     pub signer: SignerClass,
     pub mission: Option<&'a MissionId>,
@@ -46,7 +51,9 @@ impl<'a> Question<'a> {
             issuer_url: caller.issuer_url(),
             issuer_key: caller.issuer_key(),
             subject: caller.subject(),
-            facts: caller.facts(),
+            facts: intent.facts(),
+            provers: intent.provers(),
+            vouchers: intent.dimensions(),
             bound_key: caller.bound_key(),
             signer: intent.signer(),
             mission: intent.mission(),
@@ -356,11 +363,17 @@ fn dimensions(
         all.push(Dimension::new(DimensionKind::Issuer, issuer));
         all.push(Dimension::subject(issuer, question.subject));
     }
-    all.extend(tether::dimensions(
-        contexts,
-        question.issuer,
-        question.issuer_url,
-    ));
+    all.extend_from_slice(question.vouchers);
+    all.extend(contexts.iter().flat_map(|(kind, id)| {
+        // SECURITY: a context is its prover's: whoever may speak for another cannot end it.
+        let (issuer, url) = question
+            .provers
+            .get(group(kind))
+            .map_or((question.issuer, question.issuer_url), |(issuer, url)| {
+                (issuer, url.as_str())
+            });
+        tether::dimensions((kind, id), issuer, url)
+    }));
     if !question.issuer_key.is_empty() {
         all.push(Dimension::new(
             DimensionKind::IssuerKey,

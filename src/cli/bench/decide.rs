@@ -158,10 +158,9 @@ impl Stage {
                 .then(|| name("mission", number))
                 .transpose()?;
             let details = vec![detail(&name("target", number / 2)?, number)];
-            asked.push((
-                admitted,
-                Intent::stated(SignerClass::Agent, named, details, now),
-            ));
+            let facts = admitted.caller().facts().clone();
+            let intent = Intent::stated(SignerClass::Agent, named, details, facts, now);
+            asked.push((admitted, intent));
         }
         let forbids = [("policies/bench.cedar".to_owned(), FORBIDS.to_owned())];
         let targets = targets.into_values().collect();

@@ -420,6 +420,50 @@ fn of_the_smaller_tables() {
             "bad_keys",
         ),
         (
+            "[intent_issuer.x]\nissuer = \"https://ci.example\"\nclass = \"orchestrator\"",
+            "missing_key",
+        ),
+        (
+            "[intent_issuer.x]\nissuer = \"https://ci.example\"\nclass = \"platform\"\nagents = [\"deployer\"]",
+            "bad_value",
+        ),
+        (
+            "[intent_issuer.x]\nissuer = \"https://ci.example\"\nclass = \"orchestrator\"\nagents = [\"nobody\"]",
+            "unknown_agent",
+        ),
+        (
+            "[intent_issuer.x]\nissuer = \"https://ci.example\"\nclass = \"approver\"\nmissions = [\"none\"]",
+            "unknown_mission",
+        ),
+        (
+            "[facts.x]\nevidence = { issuer = \"https://changes.example\" }",
+            "missing_key",
+        ),
+        ("[facts.x]\nproves = [\"change.id\"]", "missing_key"),
+        (
+            "[facts.x]\nevidence = { issuer = \"https://changes.example\", key = \"k\" }\nproves = [\"change.id\"]",
+            "unknown_key",
+        ),
+        (
+            "[facts.x]\nevidence = { issuer = \"http://changes.example\" }\nproves = [\"change.id\"]",
+            "insecure_url",
+        ),
+        (
+            "[facts.x]\nevidence = { issuer = \"https://changes.example\" }\nproves = [\"pipeline.risk\"]\n\
+             [issuer.ci]\nurl = \"https://ci.example\"\nfacts = { \"pipeline.run_id\" = \"run\" }",
+            "duplicate",
+        ),
+        (
+            "[facts.ci]\nevidence = { issuer = \"https://changes.example\" }\nproves = [\"change.id\"]\n\
+             [issuer.ci]\nurl = \"https://ci.example\"",
+            "duplicate",
+        ),
+        (
+            "[facts.x]\nevidence = { issuer = \"https://changes.example\" }\nproves = [\"change.id\"]\n\
+             [facts.y]\nevidence = { issuer = \"https://risk.example\" }\nproves = [\"change.risk\"]",
+            "bad_value",
+        ),
+        (
             "[[case]]\nagent = \"nobody\"\nasked = []\nexpect = { granted = true }",
             "unknown_agent",
         ),

@@ -186,6 +186,7 @@ fn a_recorded_question_gets_the_same_answer_again() {
             task: Some("task-1".to_owned()),
             instance: None,
             goal_ends: None,
+            facts: caller.facts().clone(),
         };
         let intent = Intent::restated(stated, NOW);
         let recorded = Recorded::of(&caller, &intent);

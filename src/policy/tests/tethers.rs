@@ -1,4 +1,5 @@
 use super::*;
+use crate::fences::DimensionKind;
 
 fn ids(tether: &str, proved: &[(&str, &str)]) -> Result<Vec<String>, String> {
     let found = contexts(tether, &facts(proved))?;
@@ -61,4 +62,38 @@ fn a_run_whose_repository_cannot_be_told_apart_hangs_on_nothing() {
             "{odd}"
         );
     }
+}
+
+#[test]
+fn a_context_is_keyed_by_whoever_proved_it() {
+    let mut world = World::new();
+    world.mission().tether = strings(&["pipeline", "change"]);
+    world.facts.extend(facts(&[("change.id", "CHG1")]));
+    let prover = (
+        "changes".parse().unwrap(),
+        "https://changes.example".to_owned(),
+    );
+    world.provers.insert("change".to_owned(), prover);
+    let dimensions = world.decide().unwrap().dimensions;
+    let there = |issuer: &str, kind: &str, id: &str| {
+        dimensions.contains(&Dimension::context(issuer, kind, id))
+    };
+    for issuer in ["changes", "https://changes.example"] {
+        assert!(there(issuer, "change", "CHG1"), "{issuer}");
+        assert!(!there(issuer, "pipeline", "1234"), "{issuer}");
+    }
+    for issuer in ["github", "https://issuer.example"] {
+        assert!(there(issuer, "pipeline", "1234"), "{issuer}");
+        assert!(!there(issuer, "change", "CHG1"), "{issuer}");
+    }
+}
+
+#[test]
+fn whoever_vouched_beside_the_platform_is_a_dimension_and_can_be_held() {
+    let mut world = World::new();
+    let voucher = Dimension::new(DimensionKind::Issuer, "https://changes.example");
+    world.vouchers = vec![voucher.clone()];
+    assert!(world.decide().unwrap().dimensions.contains(&voucher));
+    world.view = View::of([hold(voucher)]);
+    assert_eq!(world.reason(), Denial::Held);
 }

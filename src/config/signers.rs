@@ -1,0 +1,165 @@
+//! Those who sign for agents: `[intent_issuer.NAME]` and `[facts.NAME]`.
+
+use super::decoder::Decoder;
+use super::document::Entry;
+use super::issuers;
+use super::missions;
+use super::problem::{Code, Desk};
+use super::reader::Reader;
+use super::source::At;
+use super::tables::named;
+use crate::identity::{IssuerSettings, KeySource, SPIFFE_FACTS};
+use crate::intent::{IntentIssuer, SignerClass, Witness, group};
+use crate::jose::Algorithm;
+use std::str::FromStr;
+
+/// `[intent_issuer.NAME]`: who may sign intents beside the agents themselves.
+pub(in crate::config) fn intent_issuer(
+    decoder: &Decoder<'_>,
+    entry: &Entry,
+) -> Option<IntentIssuer> {
+    let reader = entry.reader(decoder.desk);
+    let class_at = reader.node("class").map_or(reader.at, |node| node.at);
+    let class = reader.required(
+        "class",
+        missions::signer(&reader, "class"),
+        "\"orchestrator\"",
+    );
+    let signer = signer(decoder, &reader, "\"https://ci.example\"");
+    let has_agents = reader.node("agents").is_some();
+    let has_missions = reader.node("missions").is_some();
+    let agents = names(decoder, "agent", reader.texts("agents"));
+    let missions = names(decoder, "mission", reader.texts("missions"));
+    if let Some(SignerClass::Agent | SignerClass::Platform) = class {
+        let help = "write `orchestrator` or `approver`";
+        reader.bad(
+            class_at,
+            "an intent issuer is neither agent nor platform",
+            help,
+        );
+        return None;
+    }
+    if !has_agents && !has_missions {
+        let message = format!("nothing says for whom `{}` may sign", reader.name);
+        let help = "add `agents = [\"NAME\"]`, or `missions = [\"NAME\"]`";
+        decoder
+            .desk
+            .report(reader.at, Code::MissingKey, message, help);
+    }
+    reader.finish();
+    let signer = signer?;
+    if (has_agents && agents.is_none()) || (has_missions && missions.is_none()) {
+        return None;
+    }
+    Some(IntentIssuer {
+        issuer: signer.url,
+        class: class?,
+        keys: signer.keys,
+        algorithms: signer.algorithms,
+        agents,
+        missions,
+    })
+}
+
+/// `[facts.NAME]`: an authority that proves facts by signed evidence.
+pub(in crate::config) fn witness(decoder: &Decoder<'_>, entry: &Entry) -> Option<Witness> {
+    let reader = entry.reader(decoder.desk);
+    let example = "{ issuer = \"https://changes.example\" }";
+    let evidence = reader.required("evidence", reader.table("evidence"), example);
+    let proves = reader.required("proves", reader.texts("proves"), "[\"change.state\"]");
+    let has_agents = reader.node("agents").is_some();
+    let agents = names(decoder, "agent", reader.texts("agents"));
+    let at = reader.at;
+    reader.finish();
+    let evidence = evidence?;
+    let signer = signer(decoder, &evidence, "\"https://changes.example\"");
+    evidence.finish();
+    if decoder.doc.find("issuer", &entry.name).is_some() {
+        let message = format!("`facts.{0}` and `issuer.{0}` have one name", entry.name);
+        let help = "rename one of them: a context is ended by the name of its prover";
+        decoder.desk.report(at, Code::Duplicate, message, help);
+    }
+    let signer = signer?;
+    if has_agents && agents.is_none() {
+        return None;
+    }
+    Some(Witness {
+        name: entry.name.parse().ok()?,
+        issuer: signer.url,
+        keys: signer.keys,
+        algorithms: signer.algorithms,
+        proves: proves?.into_iter().map(|fact| fact.value).collect(),
+        agents,
+    })
+}
+
+struct Signer {
+    url: String,
+    keys: KeySource,
+    algorithms: Vec<Algorithm>,
+}
+
+/// `issuer`, `keys` and `algorithms`, as `[issuer.NAME]` has them.
+fn signer(decoder: &Decoder<'_>, reader: &Reader<'_>, example: &str) -> Option<Signer> {
+    let url = reader.required_text("issuer", example);
+    let has_keys = reader.node("keys").is_some();
+    let keys = decoder.key_source(reader, "keys");
+    let algorithms = issuers::algorithms(reader);
+    let url = url.and_then(|url| decoder.url(url));
+    let keys = match keys {
+        Some(keys) => keys,
+        // Reported where it stands.
+        None if has_keys => return None,
+        None => KeySource::Discovery,
+    };
+    Some(Signer {
+        url: url?.value,
+        keys,
+        algorithms: algorithms.unwrap_or_else(|| Algorithm::ALL.to_vec()),
+    })
+}
+
+/// Names of tables that are there; `None` where the list is absent, empty or has a wrong one.
+fn names<T: FromStr>(
+    decoder: &Decoder<'_>,
+    kind: &'static str,
+    list: Option<Vec<At<String>>>,
+) -> Option<Vec<T>> {
+    let list = list?;
+    let count = list.len();
+    let found: Vec<T> = list
+        .into_iter()
+        .filter_map(|name| named(decoder, kind, name)?.parse().ok())
+        .collect();
+    (!found.is_empty() && found.len() == count).then_some(found)
+}
+
+/// One thing is proved by one authority: a tether on it must not be made of the words of two.
+pub(in crate::config) fn apart(
+    desk: &Desk,
+    witnesses: &[Witness],
+    issuers: &[IssuerSettings],
+    entries: &[&Entry],
+) {
+    for witness in witnesses {
+        let Some(entry) = entries.iter().find(|e| e.name == witness.name.as_str()) else {
+            continue;
+        };
+        let own = |about: &str| witness.proves.iter().any(|fact| group(fact) == about);
+        let platforms = issuers
+            .iter()
+            .flat_map(|issuer| issuer.facts.keys().map(|fact| (issuer.id.as_str(), fact)));
+        let shared = platforms
+            .map(|(issuer, fact)| (issuer, group(fact)))
+            .chain(SPIFFE_FACTS.map(|fact| ("spiffe", group(fact))))
+            .find(|(_, about)| own(about));
+        if let Some((issuer, about)) = shared {
+            let message = format!(
+                "`facts.{}` and `{issuer}` both prove facts about `{about}`",
+                witness.name
+            );
+            let help = "name the authority's facts otherwise: `NAME.fact`";
+            desk.report(entry.at, Code::Duplicate, message, help);
+        }
+    }
+}

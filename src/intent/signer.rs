@@ -1,0 +1,187 @@
+//! Who signed an intent, with which key, and for whom they may.
+//!
+//! Keys of one signer are never tried for another: `iss` picks a configured issuer, or else the
+//! agent itself, whose keys something else in the request vouches for.
+
+use super::claims::Signed;
+use super::settings::IntentIssuer;
+use super::{Asked, IntentError, Intents, IntentsError, SignerClass, TYP};
+use crate::identity::{Caller, Confirmation, IssuerKeys, KeySource, Proof};
+use crate::jose::{Algorithm, Compact, JoseError, KeyClient, TypRule, Verified};
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use serde_json::Value;
+use time::OffsetDateTime;
+
+/// 8 KiB of claims and what base64 and the signature add.
+const MAX_BYTES: usize = 12 * 1024;
+
+/// A configured intent issuer with its keys.
+#[derive(Debug)]
+pub(super) struct Known {
+    issuer: IntentIssuer,
+    keys: IssuerKeys,
+}
+
+impl Known {
+    pub fn new(mut issuer: IntentIssuer, fetcher: &KeyClient) -> Result<Self, IntentsError> {
+        let source = std::mem::replace(&mut issuer.keys, KeySource::Discovery);
+        let keys = IssuerKeys::new(source, &issuer.issuer, fetcher);
+        let keys = keys.map_err(|error| IntentsError::Keys {
+            issuer: issuer.issuer.clone(),
+            why: error.to_string(),
+        })?;
+        Ok(Self { issuer, keys })
+    }
+
+    pub fn class(&self) -> SignerClass {
+        self.issuer.class
+    }
+
+    // SECURITY: a good signature says who signed. For whom it counts is the configuration's to say.
+    pub fn check_bounds(&self, signed: &Signed) -> Result<(), IntentError> {
+        let issuer = || self.issuer.issuer.clone();
+        if let Some(agents) = &self.issuer.agents
+            && !agents
+                .iter()
+                .any(|agent| agent.as_str() == signed.client_id)
+        {
+            return Err(IntentError::NotItsAgent {
+                issuer: issuer(),
+                agent: signed.client_id.clone(),
+            });
+        }
+        let Some(missions) = &self.issuer.missions else {
+            return Ok(());
+        };
+        match &signed.mission {
+            Some(mission) if missions.contains(mission) => Ok(()),
+            Some(mission) => Err(IntentError::NotItsMission {
+                issuer: issuer(),
+                mission: mission.clone(),
+            }),
+            // What the agent adds beside the intent is not the issuer's word.
+            None => Err(IntentError::MissionNotSigned(issuer())),
+        }
+    }
+}
+
+impl Intents {
+    /// The intent with its signature checked, and the issuer that signed it; `None`: the agent.
+    pub(super) async fn signed(
+        &self,
+        compact: Compact,
+        caller: &Caller,
+        registered: &(dyn Fn(&str) -> bool + Sync),
+        now: OffsetDateTime,
+    ) -> Result<(Option<&Known>, Verified), IntentError> {
+        let issuer = compact
+            .unverified_claims()
+            .get("iss")
+            .and_then(Value::as_str)
+            .and_then(|issuer| self.issuers.get(issuer));
+        let (kid, algorithm) = (compact.kid(), compact.alg());
+        if let Some(known) = issuer {
+            // SECURITY: a configured issuer's keys are those configured, never one it is said to have.
+            if compact.embedded_key().is_some() {
+                return Err(IntentError::UnknownKey);
+            }
+            let keys = known.keys.current(kid, now).await;
+            let keys = keys.map_err(|source| IntentError::Unavailable {
+                issuer: known.issuer.issuer.clone(),
+                source,
+            })?;
+            let candidates = keys.candidates(kid, algorithm);
+            if candidates.is_empty() {
+                return Err(IntentError::UnknownKey);
+            }
+            let verified = compact.verify(&candidates, &known.issuer.algorithms)?;
+            return Ok((Some(known), verified));
+        }
+        let embedded = compact.embedded_key().cloned();
+        let keys = match &embedded {
+            Some(key) if is_agents_own(key.thumbprint(), caller, registered) => vec![key],
+            Some(_) => Vec::new(),
+            None => caller
+                .client_keys()
+                .map_or_else(Vec::new, |keys| keys.candidates(kid, algorithm)),
+        };
+        if keys.is_empty() {
+            return Err(IntentError::UnknownKey);
+        }
+        Ok((None, compact.verify(&keys, &Algorithm::ALL)?))
+    }
+}
+
+/// The header may hold the key that signs: of a key that a token is bound to, or that is registered
+/// by its thumbprint, the broker knows nothing else.
+pub(super) fn parse(text: &str) -> Result<Compact, JoseError> {
+    match Compact::parse(text, MAX_BYTES, &TypRule::Exactly(TYP)) {
+        Err(JoseError::HeaderMember("jwk")) => {
+            Compact::parse(text, MAX_BYTES, &TypRule::ExactlyWithKey(TYP))
+        }
+        parsed => parsed,
+    }
+}
+
+/// A key that came with the intent counts only where something else already vouches for it.
+fn is_agents_own(
+    thumbprint: &str,
+    caller: &Caller,
+    registered: &(dyn Fn(&str) -> bool + Sync),
+) -> bool {
+    caller.bound_key().and_then(Confirmation::jkt) == Some(thumbprint)
+        || registered(thumbprint)
+        || caller
+            .client_keys()
+            .is_some_and(|keys| keys.keys().iter().any(|key| key.thumbprint() == thumbprint))
+}
+
+/// Where a token or an intent names a key, the request must show possession of exactly that key:
+/// by the agent's signature under the intent, or by a proof of its own (DPoP).
+pub(super) fn check_possession(
+    signer: SignerClass,
+    signing_key: &str,
+    confirmed_key: Option<&Confirmation>,
+    caller: &Caller,
+    asked: &Asked,
+) -> Result<(), IntentError> {
+    let signed_with =
+        (signer == SignerClass::Agent).then(|| Confirmation::Jkt(signing_key.to_owned()));
+    let signed_with = signed_with.as_ref();
+    let proved = asked.proved_key.as_ref();
+    if let Some(bound) = caller.bound_key()
+        && signed_with != Some(bound)
+        && proved != Some(bound)
+    {
+        return Err(IntentError::KeyNotProved);
+    }
+    match confirmed_key {
+        Some(key) if proved.or(signed_with) != Some(key) => Err(IntentError::OtherKey),
+        _ => Ok(()),
+    }
+}
+
+/// An intent that names a subject token goes with that one only. It must name one where nothing
+/// else ties the two together: a key registered for the agent signs for all of its runs, and the
+/// intent of one run must not be joined with the facts of another.
+pub(super) fn check_token_hash(
+    signer: SignerClass,
+    hash: Option<&str>,
+    caller: &Caller,
+) -> Result<(), IntentError> {
+    match (hash, caller.proof()) {
+        (Some(hash), Proof::WorkloadToken)
+            if hash == URL_SAFE_NO_PAD.encode(caller.token_sha256()) =>
+        {
+            Ok(())
+        }
+        (Some(_), _) => Err(IntentError::OtherToken),
+        (None, Proof::WorkloadToken)
+            if signer == SignerClass::Agent && caller.bound_key().is_none() =>
+        {
+            Err(IntentError::NoTokenHash)
+        }
+        (None, _) => Ok(()),
+    }
+}
