@@ -108,6 +108,11 @@ pub enum Selector {
         subject: String,
     },
     Task(String),
+    /// One of several of an agent's processes, as its requests named it.
+    Instance {
+        agent: AgentId,
+        instance: String,
+    },
     Delegation(LeaseId),
     /// `kind` as in `pipeline`; `issuer` is the one that proved it.
     Context {
@@ -120,6 +125,9 @@ pub enum Selector {
         value: String,
     },
     SigningKey(String),
+    /// A key that vouched for requests, by its RFC 7638 thumbprint: an issuer's, an agent's, an
+    /// intent issuer's, an authority's.
+    IssuerKey(String),
     All,
 }
 

@@ -293,10 +293,12 @@ pub(in crate::broker) fn dimension(selector: &Selector) -> Dimension {
         Selector::Issuer(url) => Dimension::new(Kind::Issuer, url),
         Selector::Subject { issuer, subject } => Dimension::subject(issuer, subject),
         Selector::Task(task) => Dimension::new(Kind::Task, task),
+        Selector::Instance { agent, instance } => Dimension::instance(agent.as_str(), instance),
         Selector::Delegation(root) => Dimension::new(Kind::Delegation, root.to_string()),
         Selector::Context { issuer, kind, id } => Dimension::context(issuer, kind, id),
         Selector::Label { name, value } => Dimension::label(name, value),
         Selector::SigningKey(kid) => Dimension::new(Kind::SigningKey, kid),
+        Selector::IssuerKey(thumbprint) => Dimension::new(Kind::IssuerKey, thumbprint),
         Selector::All => Dimension::all(),
     }
 }
@@ -324,6 +326,8 @@ mod tests {
             Selector::Owner(name.to_owned()),
             Selector::Issuer(name.to_owned()),
             Selector::Task(name.to_owned()),
+            Selector::IssuerKey(name.to_owned()),
+            Selector::SigningKey(name.to_owned()),
         ];
         let hashes: BTreeSet<_> = kinds
             .iter()

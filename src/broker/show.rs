@@ -20,6 +20,8 @@ pub struct LeaseFilter {
     pub agent: Option<AgentId>,
     pub mission: Option<MissionId>,
     pub target: Option<TargetId>,
+    pub task: Option<String>,
+    pub instance: Option<String>,
     pub alive: Option<bool>,
     pub after: Option<String>,
     pub limit: usize,
@@ -39,6 +41,8 @@ impl Broker {
             agent: filter.agent,
             mission: filter.mission,
             target: filter.target,
+            task: filter.task,
+            instance: filter.instance,
             closed: filter.alive == Some(false),
             ..Filter::default()
         };

@@ -40,6 +40,12 @@ pub enum LeaseCommand {
         /// Only those on this target.
         #[arg(long)]
         target: Option<TargetId>,
+        /// Only those of this run of work.
+        #[arg(long)]
+        task: Option<String>,
+        /// Only those of this one of several of an agent's processes.
+        #[arg(long)]
+        instance: Option<String>,
         /// Only those the broker would vouch for now.
         #[arg(long)]
         alive: bool,
@@ -130,6 +136,8 @@ pub async fn lease(command: LeaseCommand, output: &Output) -> Result<u8, Failure
             agent,
             mission,
             target,
+            task,
+            instance,
             alive,
             limit,
             operator,
@@ -138,6 +146,8 @@ pub async fn lease(command: LeaseCommand, output: &Output) -> Result<u8, Failure
                 ("agent", agent.map(String::from)),
                 ("mission", mission.map(String::from)),
                 ("target", target.map(String::from)),
+                ("task", task),
+                ("instance", instance),
                 ("alive", alive.then(|| "true".to_owned())),
             ];
             let page = list(&operator, &filters, limit).await?;
@@ -373,6 +383,8 @@ fn describe(lease: &LeaseView) -> String {
         ("mission", lease.mission.to_string()),
         ("target", lease.target.to_string()),
         ("goal", lease.goal.clone()),
+        ("task", lease.task.clone().unwrap_or_default()),
+        ("instance", lease.instance.clone().unwrap_or_default()),
         ("identity", format!("{} at {}", lease.subject, lease.issuer)),
         ("created", moment(lease.created_at, now)),
         ("expires", moment(lease.expires_at, now)),

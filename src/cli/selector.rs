@@ -33,6 +33,9 @@ pub struct SelectorArgs {
     /// One run of work, as the requests named it (`--task`).
     #[arg(long)]
     task: Option<String>,
+    /// One of several of an agent's processes, as its requests named it (`--instance`).
+    #[arg(long, num_args = 2, value_names = ["AGENT", "INSTANCE"])]
+    instance: Option<Vec<String>>,
     /// The lease at the root of a delegation.
     #[arg(long)]
     delegation: Option<LeaseId>,
@@ -45,6 +48,10 @@ pub struct SelectorArgs {
     /// Everything that one signing key signed: its `kid`.
     #[arg(long)]
     signing_key: Option<String>,
+    /// Everything that a key vouched for, by its thumbprint (RFC 7638): an issuer's, an enrolled
+    /// machine's, an intent issuer's, an authority's.
+    #[arg(long)]
+    issuer_key: Option<String>,
     /// Everything.
     #[arg(long)]
     all: bool,
@@ -63,6 +70,7 @@ impl SelectorArgs {
             .or(self.task.map(Selector::Task))
             .or(self.delegation.map(Selector::Delegation))
             .or(self.signing_key.map(Selector::SigningKey))
+            .or(self.issuer_key.map(Selector::IssuerKey))
             .or(self.all.then_some(Selector::All));
         if let Some(selector) = found {
             return Ok(selector);
@@ -80,6 +88,14 @@ impl SelectorArgs {
             && let (Some(issuer), Some(subject)) = (words.next(), words.next())
         {
             return Ok(Selector::Subject { issuer, subject });
+        }
+        if let Some(mut words) = one(self.instance)
+            && let (Some(agent), Some(instance)) = (words.next(), words.next())
+        {
+            let agent = agent
+                .parse()
+                .map_err(|error| Failure::usage(format!("--instance: {error}")))?;
+            return Ok(Selector::Instance { agent, instance });
         }
         if let Some(mut words) = one(self.context)
             && let (Some(issuer), Some(kind), Some(id)) = (words.next(), words.next(), words.next())

@@ -78,6 +78,11 @@ impl Dimension {
         Self::new(DimensionKind::Context, parts(&[issuer, kind, id]))
     }
 
+    /// An instance is only told apart within its agent. No agent's name holds a `/`.
+    pub fn instance(agent: &str, instance: &str) -> Self {
+        Self::new(DimensionKind::Instance, format!("{agent}/{instance}"))
+    }
+
     pub fn label(name: &str, value: &str) -> Self {
         Self::new(DimensionKind::Label, parts(&[name, value]))
     }

@@ -77,12 +77,16 @@ pub(super) async fn end_context(
 }
 
 pub(super) async fn leases(State(doors): State<Doors>, RawQuery(query): RawQuery) -> Answer {
-    let known = ["agent", "mission", "target", "alive", "after", "limit"];
+    let known = [
+        "agent", "mission", "target", "task", "instance", "alive", "after", "limit",
+    ];
     let query = closed(query, &known)?;
     let filter = LeaseFilter {
         agent: parsed(&query, "agent")?,
         mission: parsed(&query, "mission")?,
         target: parsed(&query, "target")?,
+        task: query.get("task").map(str::to_owned),
+        instance: query.get("instance").map(str::to_owned),
         alive: flag(&query, "alive")?,
         after: query.get("after").map(str::to_owned),
         limit: limit(&query)?,

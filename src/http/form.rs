@@ -111,6 +111,8 @@ const KNOWN: &[&str] = &[
     "agent",
     "mission",
     "target",
+    "task",
+    "instance",
     "alive",
     "dry_run",
 ];

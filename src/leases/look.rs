@@ -26,6 +26,7 @@ pub struct Filter {
     pub target: Option<TargetId>,
     pub owner: Option<String>,
     pub task: Option<String>,
+    pub instance: Option<String>,
     pub dimension: Option<DimensionHash>,
 }
 
@@ -80,6 +81,7 @@ impl Filter {
             && is(self.target.as_ref(), &lease.target)
             && is(self.owner.as_ref(), &lease.owner)
             && (self.task.is_none() || self.task == lease.task)
+            && (self.instance.is_none() || self.instance == lease.instance)
             && self
                 .dimension
                 .is_none_or(|dimension| lease.hashes().contains(&dimension))

@@ -381,8 +381,7 @@ fn dimensions(
         ));
     }
     if let Some(instance) = question.instance {
-        let name = format!("{}/{instance}", agent.id);
-        all.push(Dimension::new(DimensionKind::Instance, name));
+        all.push(Dimension::instance(agent.id.as_str(), instance));
     }
     if let Some(task) = question.task {
         all.push(Dimension::new(DimensionKind::Task, task));

@@ -33,6 +33,7 @@ mod exchange;
 mod exec;
 mod explain;
 mod failover;
+mod intents;
 mod introspect;
 mod keys;
 mod login;
