@@ -1,7 +1,9 @@
 //! Names and identifiers. The only place that draws random ones.
 
 use ring::rand::{SecureRandom, SystemRandom};
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
+use std::borrow::Cow;
 use std::fmt;
 use std::str::FromStr;
 
@@ -18,8 +20,25 @@ pub enum IdError {
     LeaseId,
 }
 
+/// An identifier's schema: its spelling as a pattern.
+macro_rules! spelled {
+    ($type:ident, $pattern:expr) => {
+        impl JsonSchema for $type {
+            fn schema_name() -> Cow<'static, str> {
+                stringify!($type).into()
+            }
+
+            fn json_schema(_: &mut SchemaGenerator) -> Schema {
+                json_schema!({ "type": "string", "pattern": $pattern })
+            }
+        }
+    };
+}
+
 macro_rules! name {
     ($(#[$doc:meta])* $type:ident) => {
+        spelled!($type, "^[a-z0-9][a-z0-9._-]{0,62}$");
+
         $(#[$doc])*
         #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
         #[serde(try_from = "String", into = "String")]
@@ -125,6 +144,9 @@ impl ShardId {
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct LeaseId([u8; 16]);
+
+// The first byte is the shard, below 64: two of the first digit's three bits are zero.
+spelled!(LeaseId, "^dfl[ab][a-z2-7]{25}$");
 
 const ALPHABET: &[u8; 32] = b"abcdefghijklmnopqrstuvwxyz234567";
 

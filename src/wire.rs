@@ -3,6 +3,7 @@
 use crate::authority::AuthorizationDetail;
 use crate::connectors::RevocationClass;
 use crate::ids::{AgentId, LeaseId, MissionId, TargetId};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use std::collections::BTreeMap;
@@ -16,7 +17,7 @@ pub const ASSERTION_JWT_BEARER: &str = "urn:ietf:params:oauth:client-assertion-t
 pub const ASSERTION_JWT_SPIFFE: &str = "urn:ietf:params:oauth:client-assertion-type:jwt-spiffe";
 
 /// RFC 8693 section 2.2.1, with RFC 9396 section 7 and what Dayfly adds.
-#[derive(Clone, Serialize, Deserialize)]
+#[derive(Clone, Serialize, Deserialize, JsonSchema)]
 pub struct TokenResponse {
     pub access_token: String,
     pub issued_token_type: String,
@@ -47,7 +48,7 @@ impl fmt::Debug for TokenResponse {
 }
 
 /// What "revoked" means for this credential.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Revocation {
     pub class: RevocationClass,
     /// Worst-case seconds from revoke to dead.
@@ -55,7 +56,7 @@ pub struct Revocation {
 }
 
 /// RFC 6749 section 5.2, with what Dayfly adds.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct ErrorBody {
     pub error: String,
     pub error_description: String,
@@ -70,7 +71,7 @@ pub struct ErrorBody {
 }
 
 /// What the caller should do next.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Retry {
     /// The same request will never work.
@@ -86,7 +87,7 @@ pub enum Retry {
 }
 
 /// RFC 7662 section 2.2. Inactive: `active` and nothing else.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Introspection {
     pub active: bool,
     #[serde(flatten)]
@@ -94,7 +95,7 @@ pub struct Introspection {
 }
 
 /// What a revocation covers. Exactly one member.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub enum Selector {
     Lease(LeaseId),
@@ -132,7 +133,7 @@ pub enum Selector {
 }
 
 /// `POST /admin/v1/revocations`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct RevocationRequest {
     pub selector: Selector,
@@ -143,7 +144,7 @@ pub struct RevocationRequest {
 }
 
 /// `POST /admin/v1/lifts`: ends a hold. What was killed stays dead.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct LiftRequest {
     pub selector: Selector,
@@ -151,14 +152,14 @@ pub struct LiftRequest {
 }
 
 /// `POST /admin/v1/find`. In a body, because it may be a credential.
-#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct FindRequest {
     pub query: String,
 }
 
 /// Answer of `POST /admin/v1/revocations` and `GET /admin/v1/revocations/{id}`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct RevocationReceipt {
     /// The fence's id. Absent in a dry run.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -178,7 +179,7 @@ pub struct RevocationReceipt {
     pub targets: Vec<TargetId>,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum RevocationState {
     /// Nothing was done: this is the blast radius.
@@ -196,7 +197,7 @@ pub enum RevocationState {
 }
 
 /// One lease as operators see it.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct LeaseView {
     pub id: LeaseId,
     pub state: String,
@@ -219,14 +220,16 @@ pub struct LeaseView {
     pub revocation: Revocation,
     pub names: Vec<String>,
     #[serde(with = "time::serde::rfc3339")]
+    #[schemars(with = "String", extend("format" = "date-time"))]
     pub created_at: OffsetDateTime,
     #[serde(with = "time::serde::rfc3339")]
+    #[schemars(with = "String", extend("format" = "date-time"))]
     pub expires_at: OffsetDateTime,
     pub config_hash: String,
 }
 
 /// One agent as operators see it.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct AgentView {
     pub id: AgentId,
     pub owner: String,
@@ -241,7 +244,7 @@ pub struct AgentView {
 }
 
 /// `POST /admin/v1/explain`: a request as its claims, without signatures.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ExplainRequest {
     pub agent: AgentId,
@@ -255,7 +258,7 @@ pub struct ExplainRequest {
 }
 
 /// Why a request was or would be granted or refused.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct ExplainAnswer {
     pub granted: bool,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -281,7 +284,7 @@ pub struct NearestMission {
     pub missing: Option<ExplainedCheck>,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct ExplainedCheck {
     pub name: String,
     pub passed: bool,
@@ -289,7 +292,7 @@ pub struct ExplainedCheck {
 }
 
 /// `POST /admin/v1/keys/rotate`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct RotateRequest {
     /// `access_token`, `checkpoint`, `introspection`, or `federation/TARGET`.
@@ -299,16 +302,17 @@ pub struct RotateRequest {
     pub compromised: bool,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct RotateAnswer {
     pub new_key: String,
     #[serde(with = "time::serde::rfc3339")]
+    #[schemars(with = "String", extend("format" = "date-time"))]
     pub signs_from: OffsetDateTime,
     pub removed: Vec<String>,
 }
 
 /// `POST /admin/v1/contexts/end`: something outside is over.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct EndContextRequest {
     pub issuer: String,
@@ -319,7 +323,7 @@ pub struct EndContextRequest {
 }
 
 /// A page of something.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Page<T> {
     pub items: Vec<T>,
     /// More may follow: pass it as `after`.

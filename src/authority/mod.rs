@@ -16,10 +16,11 @@ pub use compare::Outside;
 pub use details::DetailsError;
 
 use crate::ids::TargetId;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// One member of `authorization_details` (RFC 9396 section 2), closed: unknown fields are refused.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct AuthorizationDetail {
     /// The vocabulary: `aws_session`, `access_token`, `api_key`, ...

@@ -158,14 +158,17 @@ fn nothing() -> Refusal {
     Refusal::new(Reason::NotFound, "not a name of anything").exact()
 }
 
-/// The query, in which nothing unknown stands.
+/// The query, in which nothing unknown stands, and nothing without a value: `?dry_run` is not the
+/// real thing, and `?agent=` is not everyone's.
 fn closed(query: Option<String>, known: &[&str]) -> Result<Form, Refusal> {
     let form = Form::parse(query.unwrap_or_default().as_bytes())?;
-    if form.names().all(|name| known.contains(&name)) {
-        Ok(form)
-    } else {
-        Err(malformed("an unknown query parameter", None))
+    if form.pairs().any(|(name, _)| !known.contains(&name)) {
+        return Err(malformed("an unknown query parameter", None));
     }
+    if form.pairs().any(|(_, value)| value.is_empty()) {
+        return Err(malformed("a query parameter without a value", None));
+    }
+    Ok(form)
 }
 
 fn parsed<T: FromStr>(query: &Form, name: &'static str) -> Result<Option<T>, Refusal> {
@@ -201,6 +204,8 @@ mod tests {
     fn a_mistyped_dry_run_is_refused() {
         assert!(closed(query("dryrun=true"), &["dry_run"]).is_err());
         assert!(closed(query("dry_run=true&dry_run=false"), &["dry_run"]).is_err());
+        assert!(closed(query("dry_run"), &["dry_run"]).is_err());
+        assert!(closed(query("dry_run="), &["dry_run"]).is_err());
         let yes = closed(query("dry_run=true"), &["dry_run"]).unwrap();
         assert_eq!(flag(&yes, "dry_run").unwrap(), Some(true));
         let odd = closed(query("dry_run=yes"), &["dry_run"]).unwrap();

@@ -21,7 +21,7 @@ use url::Url;
 
 /// Clients may keep keys and metadata this long: a minute less than a new key is published before
 /// it signs, for what is on its way.
-const CACHE: &str = "public, max-age=240";
+pub(super) const CACHE: &str = "public, max-age=240";
 
 pub(super) async fn metadata(State(doors): State<Doors>) -> Response {
     published(&doors.broker.metadata(), "application/json")

@@ -72,9 +72,11 @@ impl Form {
             .map(|(_, value)| value.as_str())
     }
 
-    /// Every name that was sent.
-    pub fn names(&self) -> impl Iterator<Item = &str> {
-        self.pairs.iter().map(|(name, _)| name.as_str())
+    /// Every name that was sent, with its value, which may be empty.
+    pub fn pairs(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.pairs
+            .iter()
+            .map(|(name, value)| (name.as_str(), value.as_str()))
     }
 }
 

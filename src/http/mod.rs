@@ -14,6 +14,7 @@ mod health;
 mod introspect;
 pub mod listen;
 mod observe;
+pub mod openapi;
 mod peer;
 mod revoke;
 pub mod routes;
@@ -32,10 +33,11 @@ use crate::broker::Refusal;
 use crate::telemetry;
 use crate::telemetry::Metrics;
 use axum::Router;
+use axum::body::Bytes;
 use axum::middleware;
 use routes::{Listener, Route, Who};
 use std::num::NonZeroU32;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 use tokio::sync::Semaphore;
 use tower_http::catch_panic::CatchPanicLayer;
@@ -84,6 +86,8 @@ pub(in crate::http) struct Doors {
     broker: Arc<Broker>,
     limits: Arc<Limits>,
     metrics: Option<Metrics>,
+    /// Made when it is first asked for.
+    openapi: Arc<OnceLock<Bytes>>,
 }
 
 #[derive(Debug)]
@@ -151,6 +155,7 @@ pub fn router(broker: Arc<Broker>, settings: &DoorSettings) -> Router {
         broker,
         limits: Arc::new(Limits::new(settings)),
         metrics: None,
+        openapi: Arc::default(),
     };
     let table = routes::mount(&doors, Listener::Public);
     let mounted = match prefix {
@@ -169,6 +174,7 @@ pub fn health_router(broker: Arc<Broker>, metrics: Metrics, settings: &DoorSetti
         broker,
         limits: Arc::new(Limits::new(settings)),
         metrics: Some(metrics),
+        openapi: Arc::default(),
     };
     finish(routes::mount(&doors, Listener::Health), doors)
 }

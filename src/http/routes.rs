@@ -6,6 +6,8 @@ use super::discovery;
 use super::gate;
 use super::health;
 use super::introspect;
+use super::openapi;
+use super::openapi::about::{self, About};
 use super::revoke;
 use super::token;
 use super::webhook;
@@ -43,18 +45,21 @@ pub struct Route {
     /// Whether what it does is entered in the audit.
     pub audited: bool,
     pub listener: Listener,
+    /// What `GET /openapi.json` says of it.
+    pub(super) about: &'static About,
     door: fn(MethodFilter) -> MethodRouter<Doors>,
 }
 
-/// One line per door: method, path, who, audited, listener, handler.
+/// One line per door: method, path, who, audited, listener, handler, description.
 macro_rules! table {
-    ($($method:ident $path:literal, $who:expr, $audited:literal, $listener:ident, $door:path;)+) => {
+    ($($method:ident $path:literal, $who:expr, $audited:literal, $listener:ident, $door:path, $about:path;)+) => {
         pub const TABLE: &[Route] = &[$(Route {
             method: stringify!($method),
             path: $path,
             who: $who,
             audited: $audited,
             listener: Listener::$listener,
+            about: &$about,
             door: |method| on(method, $door),
         },)+];
     };
@@ -64,34 +69,35 @@ use Role::{Admin, Operator, Reviewer, Viewer};
 use Who::{Anyone, Client, Platform, ResourceServer};
 
 table! {
-    POST "/token", Client, true, Public, token::exchange;
-    POST "/introspect", ResourceServer, false, Public, introspect::introspect;
-    POST "/revoke", Client, true, Public, revoke::release;
-    POST "/hooks/{source}", Platform, true, Public, webhook::receive;
+    POST "/token", Client, true, Public, token::exchange, about::EXCHANGE;
+    POST "/introspect", ResourceServer, false, Public, introspect::introspect, about::INTROSPECT;
+    POST "/revoke", Client, true, Public, revoke::release, about::RELEASE;
+    POST "/hooks/{source}", Platform, true, Public, webhook::receive, about::WEBHOOK;
 
-    GET "/authorize", Anyone, false, Public, discovery::authorize;
-    GET "/jwks", Anyone, false, Public, discovery::jwks;
-    GET "/.well-known/oauth-authorization-server", Anyone, false, Public, discovery::metadata;
-    GET "/.well-known/openid-configuration", Anyone, false, Public, discovery::metadata;
-    GET "/federation/{target}/.well-known/openid-configuration", Anyone, false, Public, discovery::federation_metadata;
-    GET "/federation/{target}/jwks", Anyone, false, Public, discovery::federation_jwks;
+    GET "/authorize", Anyone, false, Public, discovery::authorize, about::AUTHORIZE;
+    GET "/openapi.json", Anyone, false, Public, openapi::serve, about::OPENAPI;
+    GET "/jwks", Anyone, false, Public, discovery::jwks, about::KEY_SET;
+    GET "/.well-known/oauth-authorization-server", Anyone, false, Public, discovery::metadata, about::OAUTH_METADATA;
+    GET "/.well-known/openid-configuration", Anyone, false, Public, discovery::metadata, about::OPENID_METADATA;
+    GET "/federation/{target}/.well-known/openid-configuration", Anyone, false, Public, discovery::federation_metadata, about::FEDERATION_METADATA;
+    GET "/federation/{target}/jwks", Anyone, false, Public, discovery::federation_jwks, about::FEDERATION_KEYS;
 
-    POST "/admin/v1/revocations", Who::Operator(Operator), true, Public, admin::revoke;
-    GET "/admin/v1/revocations/{id}", Who::Operator(Viewer), false, Public, admin::receipt;
-    POST "/admin/v1/lifts", Who::Operator(Operator), true, Public, admin::lift;
-    GET "/admin/v1/leases", Who::Operator(Viewer), false, Public, admin::leases;
-    GET "/admin/v1/leases/{id}", Who::Operator(Viewer), false, Public, admin::lease;
-    POST "/admin/v1/find", Who::Operator(Viewer), false, Public, admin::find;
-    GET "/admin/v1/agents", Who::Operator(Viewer), false, Public, admin::agents;
-    GET "/admin/v1/agents/{id}", Who::Operator(Viewer), false, Public, admin::agent;
-    POST "/admin/v1/explain", Who::Operator(Reviewer), false, Public, admin::explain;
-    GET "/admin/v1/audit", Who::Operator(Viewer), false, Public, admin::audit;
-    POST "/admin/v1/keys/rotate", Who::Operator(Admin), true, Public, admin::rotate;
-    POST "/admin/v1/contexts/end", Who::Operator(Operator), true, Public, admin::end_context;
+    POST "/admin/v1/revocations", Who::Operator(Operator), true, Public, admin::revoke, about::REVOKE;
+    GET "/admin/v1/revocations/{id}", Who::Operator(Viewer), false, Public, admin::receipt, about::REVOCATION;
+    POST "/admin/v1/lifts", Who::Operator(Operator), true, Public, admin::lift, about::LIFT;
+    GET "/admin/v1/leases", Who::Operator(Viewer), false, Public, admin::leases, about::LEASES;
+    GET "/admin/v1/leases/{id}", Who::Operator(Viewer), false, Public, admin::lease, about::A_LEASE_BY_ID;
+    POST "/admin/v1/find", Who::Operator(Viewer), false, Public, admin::find, about::FIND;
+    GET "/admin/v1/agents", Who::Operator(Viewer), false, Public, admin::agents, about::AGENTS;
+    GET "/admin/v1/agents/{id}", Who::Operator(Viewer), false, Public, admin::agent, about::AN_AGENT;
+    POST "/admin/v1/explain", Who::Operator(Reviewer), false, Public, admin::explain, about::EXPLAIN;
+    GET "/admin/v1/audit", Who::Operator(Viewer), false, Public, admin::audit, about::AUDIT;
+    POST "/admin/v1/keys/rotate", Who::Operator(Admin), true, Public, admin::rotate, about::ROTATE;
+    POST "/admin/v1/contexts/end", Who::Operator(Operator), true, Public, admin::end_context, about::END_CONTEXT;
 
-    GET "/livez", Platform, false, Health, health::livez;
-    GET "/readyz", Platform, false, Health, health::readyz;
-    GET "/metrics", Platform, false, Health, health::metrics;
+    GET "/livez", Platform, false, Health, health::livez, about::LIVEZ;
+    GET "/readyz", Platform, false, Health, health::readyz, about::READYZ;
+    GET "/metrics", Platform, false, Health, health::metrics, about::METRICS;
 }
 
 /// Every door of one listener, each behind its gate.

@@ -25,13 +25,16 @@ use crate::jose::{JoseError, KeyClient, RemoteKeysError};
 use crate::replay::{self, ReplayMark};
 use evidence::Proved;
 use ring::digest::{SHA256, digest};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use std::collections::{BTreeMap, HashMap};
 use time::OffsetDateTime;
 
 /// Whose signature stands under the intent. It proves who asked for what, never that it is allowed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, JsonSchema,
+)]
 #[serde(rename_all = "snake_case")]
 pub enum SignerClass {
     Agent,

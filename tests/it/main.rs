@@ -37,6 +37,7 @@ mod intents;
 mod introspect;
 mod keys;
 mod login;
+mod openapi;
 mod platforms;
 mod revocations;
 mod serve;

@@ -1,0 +1,195 @@
+//! `/admin/v1`.
+
+use super::{
+    ADMIN, AGENT, About, Body, Content, FLAG, Gives, LEASE, LIMIT, MISSION, NO_MORE, Refuses,
+    TARGET, TEXT, Takes, body, ok, path, query,
+};
+use crate::broker::Reason;
+use crate::wire;
+use serde_json::Value;
+
+/// A door of the administration that only reads, and takes nothing.
+const READ: About = About {
+    id: "",
+    tag: ADMIN,
+    summary: "",
+    text: "",
+    params: &[],
+    takes: Takes::Nothing,
+    gives: &[],
+    refuses: NO_MORE,
+};
+
+const RECEIPT: &str = r#"{"id":"01a1fdb2-4457-751c-9e33-b36b87ea0c65","selector":{"agent":"checkout-deployer"},"position":41,"state":"revoking","leases":{"broker":2,"expiry":1},"holds":true,"outstanding":1,"agents":["checkout-deployer"],"targets":["aws-prod","deploy-api"]}"#;
+const RECEIVED: Body = body::<wire::RevocationReceipt>(RECEIPT);
+const NOT_YET: Gives = Gives {
+    status: 202,
+    text: "In force here, not yet acknowledged by enough replicas of the store.",
+    content: Content::Json(RECEIVED),
+};
+
+pub const REVOKE: About = About {
+    id: "revoke",
+    summary: "End every credential that a selector covers",
+    text: "Every selector but `lease` also holds new ones back until it is lifted; `kill_only` does not.",
+    params: &[query(
+        "dry_run",
+        FLAG,
+        "The blast radius, and nothing is done.",
+    )],
+    takes: Takes::Json(body::<wire::RevocationRequest>(
+        r#"{"selector":{"agent":"checkout-deployer"},"reason":"leaked in a log"}"#,
+    )),
+    gives: &[ok("In force.", RECEIVED), NOT_YET],
+    refuses: Refuses::These(&[Reason::NotFound]),
+    ..READ
+};
+
+pub const REVOCATION: About = About {
+    id: "revocation",
+    summary: "How far a revocation has come",
+    text: "Until every downstream confirmed.",
+    params: &[path(
+        "id",
+        r#"{"type":"string","format":"uuid"}"#,
+        "From the receipt.",
+    )],
+    gives: &[ok("The receipt, as of now.", RECEIVED)],
+    ..READ
+};
+
+pub const LIFT: About = About {
+    id: "lift",
+    summary: "End a hold",
+    text: "What was killed stays dead. Not by break-glass token.",
+    takes: Takes::Json(body::<wire::LiftRequest>(
+        r#"{"selector":{"agent":"checkout-deployer"},"reason":"the key was replaced"}"#,
+    )),
+    gives: &[ok("Lifted.", RECEIVED), NOT_YET],
+    refuses: Refuses::These(&[Reason::NotFound]),
+    ..READ
+};
+
+const LEASE_EXAMPLE: &str = r#"{"id":"dfla6jwgyzy3e7dqmx5yqfzvbtmcq","state":"active","alive":true,"agent":"checkout-deployer","owner":"payments@acme.example","mission":"deploy-checkout","target":"deploy-api","goal":"Deploy checkout 1.42","issuer":"https://token.actions.githubusercontent.com","subject":"repo:acme/checkout:ref:refs/heads/main","authorization_details":[{"type":"access_token","identifier":"deploy-api","actions":["deploy:write"],"locations":["https://deploy.example/checkout"]}],"revocation":{"class":"broker","within_seconds":1},"names":["dfla6jwgyzy3e7dqmx5yqfzvbtmcq"],"created_at":"2026-11-21T12:00:00Z","expires_at":"2026-11-21T12:10:00Z","config_hash":"9f86d081"}"#;
+const LEASE_PAGE: &str = r#"{"items":[]}"#;
+const A_LEASE: Body = body::<wire::LeaseView>(LEASE_EXAMPLE);
+
+pub const LEASES: About = About {
+    id: "leases",
+    summary: "What lives, and what lived",
+    text: "In pages: pass `next` as `after`.",
+    params: &[
+        query("agent", AGENT, "Of this agent."),
+        query("mission", MISSION, "Of this mission."),
+        query("target", TARGET, "On this target."),
+        query(
+            "alive",
+            FLAG,
+            "Only those that the broker would vouch for now, or only the others.",
+        ),
+        query("after", TEXT, "`next` of the page before."),
+        query("limit", LIMIT, "Of one page."),
+    ],
+    gives: &[ok(
+        "A page.",
+        body::<wire::Page<wire::LeaseView>>(LEASE_PAGE),
+    )],
+    ..READ
+};
+
+pub const A_LEASE_BY_ID: About = About {
+    id: "lease",
+    summary: "One lease",
+    text: "By its id.",
+    params: &[path("id", LEASE, "`dfl` and 26 characters.")],
+    gives: &[ok("The lease.", A_LEASE)],
+    ..READ
+};
+
+pub const FIND: About = About {
+    id: "find",
+    summary: "Whose is it?",
+    text: "By a credential, a handle, an access key id, a session name or a lease id. In a body, because URLs are logged.",
+    takes: Takes::Json(body::<wire::FindRequest>(r#"{"query":"ASIAXAMPLE"}"#)),
+    gives: &[ok("The lease.", A_LEASE)],
+    refuses: Refuses::These(&[Reason::NotFound]),
+    ..READ
+};
+
+const AGENT_EXAMPLE: &str = r#"{"id":"checkout-deployer","owner":"payments@acme.example","purpose":"Deploys the checkout service","ends":"2027-03-01","state":"active","missions":["deploy-checkout"],"live_leases":2}"#;
+
+pub const AGENTS: About = About {
+    id: "agents",
+    summary: "Every agent",
+    text: "Owner, purpose, standing, what it holds.",
+    gives: &[ok(
+        "All of them, in one page.",
+        body::<wire::Page<wire::AgentView>>(r#"{"items":[]}"#),
+    )],
+    ..READ
+};
+
+pub const AN_AGENT: About = About {
+    id: "agent",
+    summary: "One agent",
+    text: "By its name.",
+    params: &[path("id", AGENT, "`[agent.NAME]`.")],
+    gives: &[ok("The agent.", body::<wire::AgentView>(AGENT_EXAMPLE))],
+    ..READ
+};
+
+pub const EXPLAIN: About = About {
+    id: "explain",
+    summary: "Why would this be granted or refused?",
+    text: "The same decision as an exchange's, on stated claims, with every check.",
+    takes: Takes::Json(body::<wire::ExplainRequest>(
+        r#"{"agent":"checkout-deployer","authorization_details":[{"type":"access_token","identifier":"deploy-api","actions":["deploy:write"],"locations":["https://deploy.example/checkout"]}],"facts":{"pipeline.environment":"production"}}"#,
+    )),
+    gives: &[ok(
+        "The decision.",
+        body::<wire::ExplainAnswer>(
+            r#"{"granted":false,"reason":"exceeds_mission","at":"authorization_details[0].actions[0]","summary":"More was asked than the mission allows.","checks":[{"name":"mission","passed":false,"detail":"deploy:write"}]}"#,
+        ),
+    )],
+    refuses: Refuses::These(&[Reason::NotFound, Reason::UnknownAgent]),
+    ..READ
+};
+
+pub const AUDIT: About = About {
+    id: "audit",
+    summary: "What was done, in order",
+    text: "The part that is still in the store; the export has all of it.",
+    params: &[
+        query("after", TEXT, "`next` of the page before."),
+        query("limit", LIMIT, "Of one page."),
+    ],
+    gives: &[ok("A page.", body::<wire::Page<Value>>(r#"{"items":[]}"#))],
+    ..READ
+};
+
+pub const ROTATE: About = About {
+    id: "rotateKey",
+    summary: "A new signing key",
+    text: "With `compromised`, the old one is gone at once, and every lease that it signed. Not by break-glass token.",
+    takes: Takes::Json(body::<wire::RotateRequest>(r#"{"purpose":"access_token"}"#)),
+    gives: &[ok(
+        "Published; it signs once every cache knows it.",
+        body::<wire::RotateAnswer>(
+            r#"{"new_key":"0ZcOCORZNYy-DWpqq30jZyJGHTN0d2HglBV3uiguA4I","signs_from":"2026-11-21T12:05:00Z","removed":[]}"#,
+        ),
+    )],
+    refuses: Refuses::These(&[Reason::NotFound]),
+    ..READ
+};
+
+pub const END_CONTEXT: About = About {
+    id: "endContext",
+    summary: "Something outside is over, and so are its leases",
+    text: "`issuer` is the one that proved it.",
+    takes: Takes::Json(body::<wire::EndContextRequest>(
+        r#"{"issuer":"https://token.actions.githubusercontent.com","kind":"pipeline","id":"77"}"#,
+    )),
+    gives: &[ok("In force.", RECEIVED), NOT_YET],
+    refuses: Refuses::These(&[Reason::NotFound]),
+    ..READ
+};

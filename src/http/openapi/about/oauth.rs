@@ -1,0 +1,204 @@
+//! The doors of OAuth, and of platforms.
+
+use super::{
+    About, Content, Field, Gives, MAY_BE_EMPTY, NO_MORE, OAUTH, OBJECT, PLATFORM, Refuses, TEXT,
+    TOKEN, Takes, body, field, header, ok, path, required, typed,
+};
+use crate::broker::Reason;
+use crate::wire;
+
+const CLIENT_ID: Field = field(
+    "client_id",
+    TEXT,
+    "May be absent: the assertion's `sub` says it.",
+);
+const CLIENT_ASSERTION: Field = field(
+    "client_assertion",
+    MAY_BE_EMPTY,
+    "`private_key_jwt` (RFC 7523): `iss` = `sub` = the client, `aud` = this broker's URL and nothing else.",
+);
+const CLIENT_ASSERTION_TYPE: Field = field(
+    "client_assertion_type",
+    r#"{"type":"string","enum":["urn:ietf:params:oauth:client-assertion-type:jwt-bearer"]}"#,
+    "With `client_assertion`, and only with it.",
+);
+const THE_TOKEN: Field = required(
+    "token",
+    TOKEN,
+    "The credential, or the handle that came in `access_token`.",
+);
+const TOKEN_TYPE_HINT: Field = field(
+    "token_type_hint",
+    TEXT,
+    "Not needed: credentials say what they are.",
+);
+
+pub const EXCHANGE: About = About {
+    id: "exchange",
+    tag: OAUTH,
+    summary: "A proof and a signed intent in, a credential for minutes out",
+    text: "Token exchange (RFC 8693), `client_credentials` with `private_key_jwt`, or `jwt-bearer` (RFC 7523). Each parameter comes once, \
+`audience` and `resource` apart; an empty value counts as absent.",
+    params: &[],
+    takes: Takes::Form {
+        fields: &[
+            required(
+                "grant_type",
+                r#"{"type":"string","enum":["urn:ietf:params:oauth:grant-type:token-exchange","client_credentials","urn:ietf:params:oauth:grant-type:jwt-bearer"]}"#,
+                "Which of the three.",
+            ),
+            field(
+                "subject_token",
+                MAY_BE_EMPTY,
+                "With token exchange: the platform's token.",
+            ),
+            field(
+                "subject_token_type",
+                r#"{"type":"string","enum":["urn:ietf:params:oauth:token-type:jwt","urn:ietf:params:oauth:token-type:id_token","urn:ietf:params:oauth:token-type:access_token","urn:ietf:params:oauth:token-type:self_signed"]}"#,
+                "With `self_signed` the token is the intent.",
+            ),
+            field(
+                "assertion",
+                MAY_BE_EMPTY,
+                "With `jwt-bearer`: a platform's token, or one that the agent signed itself.",
+            ),
+            field(
+                "intent",
+                MAY_BE_EMPTY,
+                "The signed intent: a compact JWS with `typ` `intent+jwt`.",
+            ),
+            field(
+                "audience",
+                r#"{"type":"array","items":{"type":"string","minLength":1,"maxLength":2048},"maxItems":8}"#,
+                "The target by its name. All that are named must be the same target.",
+            ),
+            field(
+                "resource",
+                r#"{"type":"array","items":{"type":"string","format":"uri","minLength":1,"maxLength":2048},"maxItems":8}"#,
+                "The target by a URL of its own (RFC 8707).",
+            ),
+            field(
+                "scope",
+                r#"{"type":"string","maxLength":4096}"#,
+                "May only narrow; `mission:NAME` names the mission.",
+            ),
+            field(
+                "authorization_details",
+                r##"{"type":"string","contentMediaType":"application/json","contentSchema":{"type":"array","items":{"$ref":"#/components/schemas/AuthorizationDetail"},"minItems":1,"maxItems":16}}"##,
+                "RFC 9396: may only narrow the intent.",
+            ),
+            field(
+                "requested_token_type",
+                r#"{"type":"string","format":"uri","maxLength":2048}"#,
+                "What the target gives, or absent.",
+            ),
+            CLIENT_ID,
+            CLIENT_ASSERTION,
+            CLIENT_ASSERTION_TYPE,
+        ],
+        example: r#"{"grant_type":"urn:ietf:params:oauth:grant-type:token-exchange","subject_token":"eyJhbGciOi...","subject_token_type":"urn:ietf:params:oauth:token-type:jwt","intent":"eyJ0eXAiOi...","audience":["aws-prod"]}"#,
+    },
+    gives: &[ok(
+        "The credential, recorded and replicated before it left.",
+        body::<wire::TokenResponse>(
+            r#"{"access_token":"eyJ0eXAiOi...","issued_token_type":"urn:ietf:params:oauth:token-type:access_token","token_type":"Bearer","expires_in":599,"scope":"deploy:write","authorization_details":[{"type":"access_token","identifier":"deploy-api","actions":["deploy:write"],"locations":["https://deploy.example/checkout"]}],"lease_id":"dfla6jwgyzy3e7dqmx5yqfzvbtmcq","mission":"deploy-checkout","revocation":{"class":"broker","within_seconds":1}}"#,
+        ),
+    )],
+    refuses: Refuses::LikeAnExchange,
+};
+
+pub const INTROSPECT: About = About {
+    id: "introspect",
+    tag: OAUTH,
+    summary: "Is this credential alive, and what may it do?",
+    text: "RFC 7662, for resource servers. Unknown, dead and foreign look alike. `Accept: application/token-introspection+jwt` has the \
+answer signed (RFC 9701).",
+    params: &[header(
+        "Accept",
+        "`application/token-introspection+jwt` for the signed form.",
+    )],
+    takes: Takes::Form {
+        fields: &[
+            THE_TOKEN,
+            TOKEN_TYPE_HINT,
+            CLIENT_ID,
+            CLIENT_ASSERTION,
+            CLIENT_ASSERTION_TYPE,
+        ],
+        example: r#"{"token":"eyJ0eXAiOi..."}"#,
+    },
+    gives: &[typed(
+        "`active`, and if it is, all that the resource server needs.",
+        &[
+            (
+                "application/json",
+                r#"{"type":"object","required":["active"],"properties":{"active":{"type":"boolean"}}}"#,
+            ),
+            ("application/token-introspection+jwt", TEXT),
+        ],
+    )],
+    refuses: NO_MORE,
+};
+
+pub const RELEASE: About = About {
+    id: "release",
+    tag: OAUTH,
+    summary: "The holder is done with its credential",
+    text: "RFC 7009. Whoever presents the credential may end it; an agent that authenticates may name its lease id instead.",
+    params: &[],
+    takes: Takes::Form {
+        fields: &[
+            THE_TOKEN,
+            TOKEN_TYPE_HINT,
+            CLIENT_ID,
+            CLIENT_ASSERTION,
+            CLIENT_ASSERTION_TYPE,
+        ],
+        example: r#"{"token":"eyJ0eXAiOi..."}"#,
+    },
+    gives: &[Gives {
+        status: 200,
+        text: "Dead at every broker, durably; or never alive.",
+        content: Content::Empty,
+    }],
+    refuses: NO_MORE,
+};
+
+pub const WEBHOOK: About = About {
+    id: "webhook",
+    tag: PLATFORM,
+    summary: "A run is over, and so are its credentials",
+    text: "The signature is over the exact bytes. What a source may end is configured; repeats are harmless. At most 1 MiB.",
+    params: &[
+        path("source", TEXT, "`[source.NAME]`."),
+        header(
+            "X-Hub-Signature-256",
+            "GitHub's: `sha256=` and the HMAC in hexadecimal.",
+        ),
+        header("X-GitHub-Event", "GitHub's."),
+        header("X-Gitlab-Token", "GitLab's: the secret itself."),
+        header(
+            "X-Dayfly-Timestamp",
+            "Of a generic source: seconds since 1970.",
+        ),
+        header(
+            "X-Dayfly-Signature",
+            "Of a generic source: `sha256=` and the HMAC of `TIMESTAMP.BODY`.",
+        ),
+    ],
+    takes: Takes::Message {
+        schema: OBJECT,
+        example: r#"{"kind":"pipeline","id":"77"}"#,
+    },
+    gives: &[Gives {
+        status: 204,
+        text: "The end is durable, or there was nothing to end.",
+        content: Content::Empty,
+    }],
+    refuses: Refuses::These(&[
+        Reason::NotAuthenticated,
+        Reason::NotPermitted,
+        Reason::StoreUnavailable,
+        Reason::StaleView,
+    ]),
+};

@@ -1,0 +1,146 @@
+//! What anyone may read, and the probes.
+
+use super::{
+    About, Content, Gives, NO_MORE, OBJECT, PROBES, PUBLIC, Param, Refuses, TARGET, TEXT, Takes,
+    path, typed,
+};
+use crate::broker::Reason;
+
+const KEYS: &str = r#"{"type":"object","required":["keys"],"properties":{"keys":{"type":"array","items":{"type":"object"}}}}"#;
+
+pub const AUTHORIZE: About = About {
+    id: "authorize",
+    tag: PUBLIC,
+    summary: "Always refused: no flow begins in a browser",
+    text: "Named in the metadata because some clients do not read a document without it.",
+    params: &[],
+    takes: Takes::Nothing,
+    gives: &[],
+    refuses: Refuses::These(&[Reason::UnsupportedResponseType]),
+};
+
+pub const KEY_SET: About = About {
+    id: "jwks",
+    tag: PUBLIC,
+    summary: "Public keys of tokens, signed introspection answers and audit checkpoints",
+    text: "RFC 7517. A new key stands here before it signs.",
+    params: &[],
+    takes: Takes::Nothing,
+    gives: &[typed("The keys.", &[("application/jwk-set+json", KEYS)])],
+    refuses: NO_MORE,
+};
+
+const METADATA: About = About {
+    id: "",
+    tag: PUBLIC,
+    summary: "What is offered here, and where",
+    text: "RFC 8414 and OpenID Connect Discovery: the same document.",
+    params: &[],
+    takes: Takes::Nothing,
+    gives: &[typed(
+        "The metadata.",
+        &[(
+            "application/json",
+            r#"{"type":"object","required":["issuer","token_endpoint","jwks_uri","response_types_supported","grant_types_supported"],"properties":{"issuer":{"type":"string","format":"uri"},"token_endpoint":{"type":"string","format":"uri"},"jwks_uri":{"type":"string","format":"uri"},"response_types_supported":{"type":"array","items":{"type":"string"}},"grant_types_supported":{"type":"array","items":{"type":"string"}}}}"#,
+        )],
+    )],
+    refuses: NO_MORE,
+};
+
+pub const OAUTH_METADATA: About = About {
+    id: "oauthMetadata",
+    ..METADATA
+};
+
+pub const OPENID_METADATA: About = About {
+    id: "openidMetadata",
+    ..METADATA
+};
+
+pub const OPENAPI: About = About {
+    id: "openapi",
+    summary: "This document",
+    text: "OpenAPI 3.1.",
+    gives: &[typed("The document.", &[("application/json", OBJECT)])],
+    ..METADATA
+};
+
+const FEDERATED: Param = path(
+    "target",
+    TARGET,
+    "A target that trusts an issuer of its own.",
+);
+
+pub const FEDERATION_METADATA: About = About {
+    id: "federationMetadata",
+    summary: "The issuer that one target's cloud trusts",
+    text: "OpenID Connect Discovery.",
+    params: &[FEDERATED],
+    gives: &[typed(
+        "The metadata.",
+        &[(
+            "application/json",
+            r#"{"type":"object","required":["issuer","jwks_uri"],"properties":{"issuer":{"type":"string","format":"uri"},"jwks_uri":{"type":"string","format":"uri"}}}"#,
+        )],
+    )],
+    ..METADATA
+};
+
+pub const FEDERATION_KEYS: About = About {
+    id: "federationJwks",
+    summary: "The public keys that one target's cloud trusts",
+    text: "RFC 7517. No access token is signed with any of them.",
+    params: &[FEDERATED],
+    ..KEY_SET
+};
+
+const PROBE: About = About {
+    tag: PROBES,
+    text: "",
+    id: "",
+    summary: "",
+    params: &[],
+    takes: Takes::Nothing,
+    gives: &[],
+    refuses: NO_MORE,
+};
+
+pub const LIVEZ: About = About {
+    id: "livez",
+    summary: "The process runs",
+    text: "And answers; nothing else is asked of it.",
+    gives: &[typed("It does.", &[("text/plain", TEXT)])],
+    ..PROBE
+};
+
+pub const READYZ: About = About {
+    id: "readyz",
+    summary: "This replica would answer a request now",
+    text: "If not, why.",
+    gives: &[
+        typed(
+            "It would.",
+            &[(
+                "application/json",
+                r#"{"type":"object","required":["ready"],"properties":{"ready":{"const":true}}}"#,
+            )],
+        ),
+        Gives {
+            status: 503,
+            text: "It would not; `why` says so.",
+            content: Content::Typed(&[(
+                "application/json",
+                r##"{"anyOf":[{"type":"object","required":["ready","why"],"properties":{"ready":{"const":false},"why":{"type":"string"}}},{"$ref":"#/components/schemas/ErrorBody"}]}"##,
+            )]),
+        },
+    ],
+    ..PROBE
+};
+
+pub const METRICS: About = About {
+    id: "metrics",
+    summary: "For Prometheus",
+    text: "Text format 0.0.4.",
+    gives: &[typed("The metrics.", &[("text/plain", TEXT)])],
+    ..PROBE
+};

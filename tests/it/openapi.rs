@@ -1,0 +1,134 @@
+//! The document says what the doors do: an independent tool reads it and tries them.
+
+use crate::support::broker::{Answer, SERVER_SECRET, Setup, unique};
+use crate::support::issuer::Issuer;
+use crate::support::tools;
+use crate::support::world::{EXCHANGE, JWT, World};
+use dayfly::http::routes::{Listener, TABLE};
+use serde_json::{Value, json};
+use std::sync::Arc;
+use tokio::process::Command;
+
+/// A world with an operator who may do everything, and a target with an issuer of its own.
+async fn world() -> (World, String) {
+    let issuer = Arc::new(Issuer::start().await);
+    let more = format!(
+        r#"
+[operators]
+issuer = "{}"
+audience = "operators"
+algorithms = ["RS256"]
+roles = [{{ role = "admin", claims = {{ groups = "admins" }} }}]
+
+[target.aws-prod]
+kind = "aws"
+role = "arn:aws:iam::111122223333:role/deploy"
+ceiling = {{ actions = ["ecs:*"], locations = ["arn:aws:ecs:*:111122223333:*"] }}
+
+[source.gitlab]
+kind = "gitlab"
+secret = "file:hook.secret"
+issuer = "ci"
+ends = ["1234"]
+"#,
+        issuer.url
+    );
+    let world = World::with(Setup {
+        issuer: Some(issuer),
+        more,
+        ..Setup::default()
+    })
+    .await;
+    let now = world.broker.now();
+    let operator = world.broker.issuer.sign(&json!({
+        "iss": world.broker.issuer.url, "sub": "octavia", "aud": "operators",
+        "iat": now, "exp": now + 300, "jti": unique(), "groups": ["admins"],
+    }));
+    (world, operator)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn anyone_reads_it_and_it_speaks_of_this_broker() {
+    let (world, _) = world().await;
+    let url = format!("{}/openapi.json", world.broker.url);
+    let answer = Answer::of(world.broker.http.get(url).send().await.unwrap()).await;
+    assert_eq!(answer.status, 200);
+    assert_eq!(answer.headers["content-type"], "application/json");
+    assert_eq!(answer.body["openapi"], "3.1.1");
+    assert_eq!(answer.body["servers"], json!([{ "url": world.broker.url }]));
+    // Nothing of the configuration is in it.
+    let text = answer.body.to_string();
+    for secret in ["robot-work", "once.example", "111122223333"] {
+        assert!(!text.contains(secret), "{secret}");
+    }
+}
+
+/// What exists, for the cases that shall meet it.
+async fn things(world: &World) -> Value {
+    let broker = &world.broker;
+    let issued = broker.issue().await;
+    let receipt = broker.revoke(json!({ "task": unique() })).await;
+    let lease = issued["lease_id"].clone();
+    json!({
+        "hook": "hook-secret",
+        "paths": {
+            "/admin/v1/leases/{id}": lease,
+            "/admin/v1/revocations/{id}": receipt.body["id"],
+            "/admin/v1/agents/{id}": "deployer",
+            "/federation/{target}/.well-known/openid-configuration": "aws-prod",
+            "/federation/{target}/jwks": "aws-prod",
+            "/hooks/{source}": "gitlab",
+        },
+        "bodies": {
+            "/token": {
+                "grant_type": EXCHANGE, "subject_token_type": JWT,
+                "subject_token": broker.platform_token(),
+                "audience": ["deploy-api"], "scope": "mission:nightly deploy:read",
+            },
+            "/introspect": { "token": issued["access_token"] },
+            "/revoke": { "token": broker.issue().await["access_token"] },
+            "/admin/v1/find": { "query": lease },
+            "/admin/v1/explain": { "agent": "deployer" },
+            "/admin/v1/keys/rotate": { "purpose": "checkpoint" },
+        },
+    })
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn schemathesis_finds_no_door_that_is_not_as_documented() {
+    let Some(python) = tools::python() else {
+        return;
+    };
+    let (world, operator) = world().await;
+    let seen = world.broker.folder.path().join("seen");
+    let mut command = Command::new(python.with_file_name("schemathesis"));
+    command
+        .arg("--config-file")
+        .arg(tools::script("schemathesis.toml"))
+        .arg("run")
+        .arg(format!("{}/openapi.json", world.broker.url))
+        .current_dir(world.broker.folder.path())
+        .env("DAYFLY_HOOKS", tools::script("schemathesis_hooks.py"))
+        .env("DAYFLY_OPERATOR", operator)
+        .env("DAYFLY_SERVER_SECRET", SERVER_SECRET)
+        .env("DAYFLY_SEEN", &seen)
+        .env("DAYFLY_WORLD", things(&world).await.to_string());
+    let output = command.output().await.unwrap();
+    let told = String::from_utf8_lossy(&output.stdout);
+    let more = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{told}\n{more}");
+    // It did not only knock: every door let it in. One is always shut, and one is the document,
+    // which the tool reads and does not try.
+    let seen = std::fs::read_to_string(seen).unwrap();
+    for route in TABLE.iter().filter(|route| {
+        route.listener == Listener::Public && !["/authorize", "/openapi.json"].contains(&route.path)
+    }) {
+        let wanted = format!("{} {} 20", route.method, route.path);
+        assert!(
+            seen.lines().any(|line| line.starts_with(&wanted)),
+            "{} {} was never passed",
+            route.method,
+            route.path
+        );
+    }
+}
