@@ -274,7 +274,7 @@ pub struct ExplainAnswer {
 }
 
 /// The mission to look at.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct NearestMission {
     pub mission: MissionId,
     /// `false`: it allows what was asked, to other agents.

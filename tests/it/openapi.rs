@@ -56,6 +56,24 @@ async fn anyone_reads_it_and_it_speaks_of_this_broker() {
     assert_eq!(answer.headers["content-type"], "application/json");
     assert_eq!(answer.body["openapi"], "3.1.1");
     assert_eq!(answer.body["servers"], json!([{ "url": world.broker.url }]));
+    // What the metadata of this broker offers, the document of its version has.
+    let metadata = format!(
+        "{}/.well-known/oauth-authorization-server",
+        world.broker.url
+    );
+    let metadata = Answer::of(world.broker.http.get(metadata).send().await.unwrap()).await;
+    let form = "/paths/~1token/post/requestBody/content/application~1x-www-form-urlencoded/schema";
+    for (field, member) in [
+        ("grant_type", "grant_types_supported"),
+        ("client_assertion_type", "client_assertion_types_supported"),
+    ] {
+        let named = answer
+            .body
+            .pointer(&format!("{form}/properties/{field}/enum"));
+        let named = named.unwrap().as_array().unwrap();
+        let offered = metadata.body[member].as_array().unwrap();
+        assert!(offered.iter().all(|value| named.contains(value)), "{field}");
+    }
     // Nothing of the configuration is in it.
     let text = answer.body.to_string();
     for secret in ["robot-work", "once.example", "111122223333"] {

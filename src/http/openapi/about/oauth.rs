@@ -19,7 +19,7 @@ const CLIENT_ASSERTION: Field = field(
 );
 const CLIENT_ASSERTION_TYPE: Field = field(
     "client_assertion_type",
-    r#"{"type":"string","enum":["urn:ietf:params:oauth:client-assertion-type:jwt-bearer"]}"#,
+    r#"{"type":"string","enum":["urn:ietf:params:oauth:client-assertion-type:jwt-bearer","urn:ietf:params:oauth:client-assertion-type:jwt-spiffe"]}"#,
     "With `client_assertion`, and only with it.",
 );
 const THE_TOKEN: Field = required(
