@@ -113,3 +113,6 @@ async fn fetch_keys(url: &str) -> Result<KeySet, Failure> {
     let bytes = answer.bytes().await.map_err(problem)?;
     KeySet::parse(&bytes).map_err(|error| Failure::failed(format!("{place}: {error}")))
 }
+
+#[cfg(test)]
+mod tests;

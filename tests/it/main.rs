@@ -33,6 +33,7 @@ mod exchange;
 mod exec;
 mod explain;
 mod failover;
+mod forgeries;
 mod intents;
 mod introspect;
 mod keys;

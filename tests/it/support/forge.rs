@@ -2,7 +2,9 @@
 
 use super::broker::b64;
 use dayfly::jose::{Algorithm, SigningKey};
-use josekit::jwk::Jwk;
+use josekit::jwk::alg::ec::EcKeyPair;
+use josekit::jwk::alg::rsa::RsaKeyPair;
+use josekit::jwk::{Jwk, KeyPair};
 use josekit::jws::{ES256, JwsSigner, RS256};
 use serde_json::Value;
 
@@ -18,7 +20,7 @@ pub fn sign(key: &SigningKey, header: &Value, claims: &Value) -> String {
     sign_raw(key, &header.to_string(), claims.to_string().as_bytes())
 }
 
-fn signature(key: &SigningKey, input: &[u8]) -> Vec<u8> {
+pub fn signature(key: &SigningKey, input: &[u8]) -> Vec<u8> {
     let jwk = Jwk::from_bytes(key.to_private_jwk().expose().as_bytes()).unwrap();
     let signer: Box<dyn JwsSigner> = match key.algorithm() {
         Algorithm::Es256 => Box::new(ES256.signer_from_jwk(&jwk).unwrap()),
@@ -26,6 +28,36 @@ fn signature(key: &SigningKey, input: &[u8]) -> Vec<u8> {
         other => panic!("no forger for {}", other.name()),
     };
     signer.sign(input).unwrap()
+}
+
+/// The public key in every form in which a careless verifier may hold it.
+pub fn public_key_as_bytes(key: &SigningKey) -> Vec<(&'static str, Vec<u8>)> {
+    let jwk = Jwk::from_bytes(key.to_private_jwk().expose().as_bytes()).unwrap();
+    let pair: Box<dyn KeyPair> = match key.algorithm() {
+        Algorithm::Rs256 => Box::new(RsaKeyPair::from_jwk(&jwk).unwrap()),
+        _ => Box::new(EcKeyPair::from_jwk(&jwk).unwrap()),
+    };
+    let pem = pair.to_pem_public_key();
+    let trimmed = pem.trim_ascii_end().to_vec();
+    let public = key.public_jwk();
+    let set = serde_json::json!({ "keys": [public] });
+    vec![
+        ("PEM", pem),
+        ("PEM without its last line end", trimmed),
+        ("DER", pair.to_der_public_key()),
+        ("JWK", public.to_string().into_bytes()),
+        ("JWK set", set.to_string().into_bytes()),
+        ("thumbprint", key.thumbprint().as_bytes().to_vec()),
+        (
+            "kid",
+            key.verifying()
+                .kid()
+                .unwrap_or_default()
+                .as_bytes()
+                .to_vec(),
+        ),
+        ("empty text", Vec::new()),
+    ]
 }
 
 /// HMAC with the public key as the secret: what a verifier that lets the token choose would take.
