@@ -36,10 +36,12 @@ async fn refused_at_every_door(spoil: impl Fn(&Proof) -> Vec<Spoiled>) {
 async fn the_forger_is_able_to_make_what_is_accepted() {
     let town = Town::start().await;
     for door in Door::ALL {
-        let proof = town.proof(door);
-        let deep = proof.noted(r#"{"b":[{"c":"\ud83d\ude00 ~~~???>>>"}]}"#);
-        let token = proof.raw_claims(deep.as_bytes());
-        town.accepted(&proof, &token, "a note").await;
+        if door.takes_notes() {
+            let proof = town.proof(door);
+            let deep = proof.noted(r#"{"b":[{"c":"\ud83d\ude00 ~~~???>>>"}]}"#);
+            let token = proof.raw_claims(deep.as_bytes());
+            town.accepted(&proof, &token, "a note").await;
+        }
         let proof = town.proof(door);
         let (header, claims) = (format!("{} ", proof.header), format!(" {}", proof.claims));
         let token = over_text(&proof.key, &b64(header.as_bytes()), &b64(claims.as_bytes()));

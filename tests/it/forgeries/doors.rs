@@ -11,6 +11,10 @@ use std::sync::Arc;
 
 const JWT_BEARER: &str = "urn:ietf:params:oauth:grant-type:jwt-bearer";
 const OPERATORS: &str = "dayfly-operators";
+const ORCHESTRATOR: &str = "https://orchestrator.example";
+const WITNESS: &str = "https://changes.example";
+const SPIFFE_ID: &str = "spiffe://acme.test/ns/shop/sa/checkout";
+const ALLOW: &str = "[{ target = \"deploy-api\", actions = [\"deploy:read\"], locations = [\"https://deploy.example/robot\"] }]";
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Door {
@@ -25,6 +29,13 @@ pub enum Door {
     Intent,
     ClientsIntent,
     SelfSigned,
+    /// By somebody who may sign for it.
+    Orchestrators,
+    /// Inside of an intent, by who proves its facts.
+    Evidence,
+    /// A JWT-SVID as the subject token, and as the client's own.
+    Svid,
+    ClientsSvid,
     /// `client_assertion`, of an agent and of a resource server.
     Client,
     Server,
@@ -33,7 +44,7 @@ pub enum Door {
 }
 
 impl Door {
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 15] = [
         Self::Subject,
         Self::IdToken,
         Self::AccessToken,
@@ -42,6 +53,10 @@ impl Door {
         Self::Intent,
         Self::ClientsIntent,
         Self::SelfSigned,
+        Self::Orchestrators,
+        Self::Evidence,
+        Self::Svid,
+        Self::ClientsSvid,
         Self::Client,
         Self::Server,
         Self::Operator,
@@ -50,10 +65,14 @@ impl Door {
     /// What every bad token is refused with here.
     pub fn reason(self) -> Reason {
         match self {
-            Self::Subject | Self::IdToken | Self::AccessToken => Reason::InvalidToken,
+            Self::Subject | Self::IdToken | Self::AccessToken | Self::Svid => Reason::InvalidToken,
             Self::PlatformsGrant | Self::OwnGrant => Reason::InvalidAssertion,
-            Self::Intent | Self::ClientsIntent | Self::SelfSigned => Reason::InvalidIntent,
-            Self::Client | Self::Server => Reason::InvalidClient,
+            Self::Intent
+            | Self::ClientsIntent
+            | Self::SelfSigned
+            | Self::Orchestrators
+            | Self::Evidence => Reason::InvalidIntent,
+            Self::Client | Self::ClientsSvid | Self::Server => Reason::InvalidClient,
             Self::Operator => Reason::NotAuthenticated,
         }
     }
@@ -61,12 +80,18 @@ impl Door {
     /// What a token may call itself here; `None`: nothing at all.
     pub fn typs(self) -> &'static [Option<&'static str>] {
         match self {
-            Self::Subject | Self::IdToken | Self::PlatformsGrant | Self::Operator => {
-                &[None, Some("JWT"), Some("JOSE")]
-            }
+            Self::Subject
+            | Self::IdToken
+            | Self::PlatformsGrant
+            | Self::Svid
+            | Self::ClientsSvid
+            | Self::Operator => &[None, Some("JWT"), Some("JOSE")],
             Self::AccessToken => &[None, Some("JWT"), Some("JOSE"), Some("at+jwt")],
             Self::OwnGrant => &[None, Some("JWT")],
-            Self::Intent | Self::ClientsIntent | Self::SelfSigned => &[Some("intent+jwt")],
+            Self::Intent | Self::ClientsIntent | Self::SelfSigned | Self::Orchestrators => {
+                &[Some("intent+jwt")]
+            }
+            Self::Evidence => &[Some("evidence+jwt")],
             Self::Client | Self::Server => &[None, Some("JWT"), Some("client-authentication+jwt")],
         }
     }
@@ -79,8 +104,17 @@ impl Door {
             }
             Self::PlatformsGrant => "identity/assertion.rs",
             Self::OwnGrant | Self::Client | Self::Server => "identity/client.rs",
-            Self::Intent | Self::ClientsIntent | Self::SelfSigned => "intent/mod.rs",
+            Self::Intent | Self::ClientsIntent | Self::SelfSigned | Self::Orchestrators => {
+                "intent/signer.rs"
+            }
+            Self::Evidence => "intent/evidence.rs",
+            Self::Svid | Self::ClientsSvid => "identity/spiffe/mod.rs",
         }
+    }
+
+    /// Evidence is closed, and its facts are no objects.
+    pub fn takes_notes(self) -> bool {
+        self != Self::Evidence
     }
 
     /// A header field trims what stands around its value.
@@ -150,11 +184,14 @@ fn with_claim(claims: &Value, name: &str, value: Value) -> Value {
 pub struct Town {
     pub world: World,
     gateway: SigningKey,
+    orchestrator: SigningKey,
+    witness: SigningKey,
+    domain: SigningKey,
 }
 
 impl Town {
     pub async fn start() -> Self {
-        let gateway = key();
+        let [gateway, orchestrator, witness, domain] = [key(), key(), key(), key()];
         let issuer = Arc::new(Issuer::start().await);
         let more = format!(
             r#"
@@ -167,17 +204,64 @@ issuer = "{}"
 audience = "{OPERATORS}"
 algorithms = ["RS256"]
 roles = [{{ role = "viewer", claims = {{ groups = "staff" }} }}]
+
+[intent_issuer.ops]
+issuer = "{ORCHESTRATOR}"
+class = "orchestrator"
+keys = {}
+agents = ["robot"]
+
+[facts.changes]
+evidence = {{ issuer = "{WITNESS}", keys = {} }}
+proves = ["change.id"]
+
+[trust_domain."acme.test"]
+bundle = "file:bundle.json"
+
+[agent.checkout]
+owner = "payments@acme.example"
+purpose = "Runs in the shop"
+ends = 2099-01-01
+identity = {{ spiffe = "{SPIFFE_ID}" }}
+
+[mission.ordered]
+agents = ["robot"]
+owner = "sre@acme.example"
+purpose = "What the orchestrator orders"
+signer = "orchestrator"
+allow = {ALLOW}
+
+[mission.stock]
+agents = ["checkout"]
+owner = "sre@acme.example"
+purpose = "Read what is deployed"
+signer = "platform"
+max_active = 50
+allow = {ALLOW}
 "#,
             inline_keys(&gateway),
-            issuer.url
+            issuer.url,
+            inline_keys(&orchestrator),
+            inline_keys(&witness),
         );
+        let mut jwk = domain.public_jwk();
+        jwk["use"] = json!("jwt-svid");
+        jwk.as_object_mut().unwrap().remove("alg");
+        let bundle = json!({ "keys": [jwk], "spiffe_sequence": 1 }).to_string();
         let world = World::with(Setup {
             issuer: Some(issuer),
             more,
+            files: vec![("bundle.json".to_owned(), bundle)],
             ..Setup::default()
         })
         .await;
-        Self { world, gateway }
+        Self {
+            world,
+            gateway,
+            orchestrator,
+            witness,
+            domain,
+        }
     }
 
     pub fn proof(&self, door: Door) -> Proof {
@@ -223,6 +307,30 @@ roles = [{{ role = "viewer", claims = {{ groups = "staff" }} }}]
                 let claims = world.robot_intent_claims();
                 (world.robot.clone(), header, claims, fields, parameter)
             }
+            Door::Orchestrators => {
+                let mut claims = world.robot_intent_claims();
+                claims["iss"] = json!(ORCHESTRATOR);
+                claims["mission"]["id"] = json!("ordered");
+                let header = jws(&self.orchestrator, "intent+jwt");
+                let fields = world.robot_form();
+                (self.orchestrator.clone(), header, claims, fields, "intent")
+            }
+            Door::Evidence => {
+                let header = jws(&self.witness, "evidence+jwt");
+                let fields = world.robot_form();
+                (
+                    self.witness.clone(),
+                    header,
+                    self.evidence(),
+                    fields,
+                    "intent",
+                )
+            }
+            Door::Svid | Door::ClientsSvid => {
+                let header = jws(&self.domain, "JWT");
+                let (fields, parameter) = svid_form(door);
+                (self.domain.clone(), header, self.svid(), fields, parameter)
+            }
             Door::Client => {
                 let fields = world.robot_form();
                 let claims = world.assertion_claims();
@@ -264,7 +372,7 @@ roles = [{{ role = "viewer", claims = {{ groups = "staff" }} }}]
         }
     }
 
-    /// The intent beside it names a signer of its own, so that it goes with any subject token.
+    /// For a mission that takes the platform's word, so that no intent depends on the token.
     fn exchange(&self, door: Door) -> (Value, Vec<(String, String)>) {
         let kind = match door {
             Door::IdToken => JWT.replace("jwt", "id_token"),
@@ -299,6 +407,24 @@ roles = [{{ role = "viewer", claims = {{ groups = "staff" }} }}]
         (with(fields, "subject_token_type", &kind), "subject_token")
     }
 
+    fn evidence(&self) -> Value {
+        let broker = &self.world.broker;
+        let now = broker.now();
+        json!({
+            "iss": WITNESS, "client_id": "robot", "aud": broker.url, "iat": now,
+            "exp": now + 120, "jti": unique(), "facts": { "change.id": "CHG0031337" },
+        })
+    }
+
+    fn svid(&self) -> Value {
+        let broker = &self.world.broker;
+        let now = broker.now();
+        json!({
+            "sub": SPIFFE_ID, "aud": broker.url, "iat": now, "exp": now + 120, "jti": unique(),
+            "iss": "https://spire.acme.test",
+        })
+    }
+
     fn servers_claims(&self) -> Value {
         let now = self.world.broker.now();
         json!({
@@ -310,6 +436,13 @@ roles = [{{ role = "viewer", claims = {{ groups = "staff" }} }}]
     pub async fn send(&self, proof: &Proof, token: &str) -> Answer {
         let broker = &self.world.broker;
         match proof.door {
+            Door::Evidence => {
+                let mut claims = self.world.robot_intent_claims();
+                claims["tctx"] = json!({ "evidence": [token] });
+                let intent = self.world.sign_robot_intent(&claims);
+                let fields = with(proof.fields.clone(), proof.parameter, &intent);
+                broker.exchange(&fields).await
+            }
             Door::Operator => {
                 let request = broker.http.get(format!("{}/admin/v1/leases", broker.url));
                 Answer::of(request.bearer_auth(token).send().await.unwrap()).await
@@ -336,6 +469,23 @@ roles = [{{ role = "viewer", claims = {{ groups = "staff" }} }}]
         let door = proof.door;
         assert_refused(&answer, door.reason(), &format!("{door:?}: {what}"));
     }
+}
+
+fn svid_form(door: Door) -> (Vec<(String, String)>, &'static str) {
+    let fields = form(&[
+        ("audience", "deploy-api"),
+        ("scope", "mission:stock deploy:read"),
+    ]);
+    if door == Door::Svid {
+        let fields = with(fields, "grant_type", EXCHANGE);
+        return (with(fields, "subject_token_type", JWT), "subject_token");
+    }
+    let fields = with(fields, "grant_type", "client_credentials");
+    let kind = ASSERTION.replace("jwt-bearer", "jwt-spiffe");
+    (
+        with(fields, "client_assertion_type", &kind),
+        "client_assertion",
+    )
 }
 
 fn jws(key: &SigningKey, typ: &str) -> Value {
