@@ -1,6 +1,6 @@
 //! The form itself: missing, repeated, oversize, of another kind.
 
-use crate::support::broker::{Answer, form, with, without};
+use crate::support::broker::{Answer, SERVER_SECRET, form, with, without};
 use crate::support::world::{World, assert_refused};
 use dayfly::broker::Reason;
 
@@ -202,4 +202,85 @@ async fn a_body_is_a_form_of_at_most_64_kib() {
 fn encode(fields: &Fields) -> String {
     let mut text = url::form_urlencoded::Serializer::new(String::new());
     text.extend_pairs(fields).finish()
+}
+
+/// Every parameter that a form door reads, and one that none does.
+const PARAMETERS: &[&str] = &[
+    "grant_type",
+    "subject_token",
+    "subject_token_type",
+    "actor_token",
+    "actor_token_type",
+    "requested_token_type",
+    "scope",
+    "authorization_details",
+    "intent",
+    "assertion",
+    "client_id",
+    "client_secret",
+    "client_assertion",
+    "client_assertion_type",
+    "token",
+    "token_type_hint",
+    "nobody_reads_it",
+];
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_form_door_reads_a_parameter_that_stands_twice() {
+    let world = World::start().await;
+    let broker = &world.broker;
+    let doors = [
+        ("/token", broker.good_form()),
+        ("/introspect", form(&[("token", "x")])),
+        ("/revoke", form(&[("token", "x")])),
+    ];
+    for (path, good) in &doors {
+        for name in PARAMETERS {
+            for (first, second) in [("a", "a"), ("a", "b"), ("", "a")] {
+                let fields = also(also(without(good.clone(), name), name, first), name, second);
+                let request = broker.http.post(format!("{}{path}", broker.url));
+                let request = request.basic_auth("deploy-api", Some(SERVER_SECRET));
+                let answer = Answer::of(request.form(&fields).send().await.unwrap()).await;
+                let what = format!("{path} {name} `{first}` `{second}`");
+                assert_refused(&answer, Reason::MalformedRequest, &what);
+            }
+        }
+    }
+    // In another spelling of the same name.
+    let text = format!("{}&%67rant_type=x", encode(&doors[0].1));
+    let request = broker.http.post(format!("{}/token", broker.url));
+    let request = request.header("content-type", "application/x-www-form-urlencoded");
+    let answer = Answer::of(request.body(text).send().await.unwrap()).await;
+    assert_refused(&answer, Reason::MalformedRequest, "the name in escapes");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_form_door_takes_two_ways_of_authentication() {
+    let world = World::start().await;
+    let broker = &world.broker;
+    let robot = world.robot_form();
+    let proof: Fields = robot
+        .iter()
+        .filter(|(name, _)| name.starts_with("client_assertion"))
+        .cloned()
+        .collect();
+    for (path, own) in [
+        ("/token", robot),
+        ("/introspect", also(proof.clone(), "token", "x")),
+        ("/revoke", also(proof, "token", "x")),
+    ] {
+        let post = || broker.http.post(format!("{}{path}", broker.url));
+        let both = post().basic_auth("deploy-api", Some(SERVER_SECRET));
+        let answer = Answer::of(both.form(&own).send().await.unwrap()).await;
+        assert_refused(&answer, Reason::MalformedRequest, path);
+        let twice = post()
+            .basic_auth("deploy-api", Some(SERVER_SECRET))
+            .header("authorization", "Basic YTpi");
+        let lone = form(&[("token", "x"), ("grant_type", "client_credentials")]);
+        let answer = Answer::of(twice.form(&lone).send().await.unwrap()).await;
+        assert_refused(&answer, Reason::MalformedRequest, "two headers");
+        let secret = also(own, "client_secret", "x");
+        let answer = Answer::of(post().form(&secret).send().await.unwrap()).await;
+        assert_refused(&answer, Reason::InvalidClient, "a secret in the body");
+    }
 }
