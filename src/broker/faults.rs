@@ -20,7 +20,7 @@ impl From<IdentityError> for Refusal {
             IdentityError::InvalidClient(_) => Reason::InvalidClient,
             IdentityError::InvalidToken(_) => Reason::InvalidToken,
             IdentityError::InvalidAssertion(_) => Reason::InvalidAssertion,
-            IdentityError::Unavailable { .. } => {
+            IdentityError::Unavailable { .. } | IdentityError::Unasked { .. } => {
                 return Self::new(Reason::IssuerUnavailable, error.to_string()).after(5);
             }
         };

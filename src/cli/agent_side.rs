@@ -9,8 +9,8 @@ use crate::client::request::{Wanted, ask};
 use crate::clock::{Clock, SystemClock};
 use crate::jose::SigningKey;
 use crate::secret::Secret;
-use clap::Args;
 use clap::builder::NonEmptyStringValueParser;
+use clap::{Args, ValueEnum};
 use std::ffi::OsString;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -66,6 +66,20 @@ pub struct AskArgs {
     /// A file with the platform's token, read anew for each request.
     #[arg(long, env = "DAYFLY_SUBJECT_TOKEN_FILE")]
     subject_token_file: Option<PathBuf>,
+    /// Prove the identity with what this environment holds, instead of a token: `aws` signs a
+    /// request with the AWS credentials that are found where the AWS SDKs look for them.
+    #[arg(long, env = "DAYFLY_IDENTITY", value_name = "KIND")]
+    identity: Option<Ambient>,
+    /// With `--identity aws`: the STS endpoint that the request is signed for, one of those that the
+    /// broker is configured with. Absent: that of the region.
+    #[arg(long, env = "AWS_ENDPOINT_URL_STS", value_name = "URL")]
+    sts_endpoint: Option<String>,
+}
+
+/// What an environment holds instead of a token.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum Ambient {
+    Aws,
 }
 
 #[derive(Debug, Args)]
@@ -190,6 +204,11 @@ fn details(args: &AskArgs, target: &str) -> Vec<AuthorizationDetail> {
     reason = "platforms hand their tokens over in the environment"
 )]
 fn source(args: &AskArgs) -> Result<Source, Failure> {
+    if let Some(Ambient::Aws) = args.identity {
+        return Ok(Source::Aws {
+            endpoint: args.sts_endpoint.clone(),
+        });
+    }
     if let Some(path) = &args.subject_token_file {
         return Ok(Source::File(path.clone()));
     }
@@ -212,7 +231,8 @@ fn source(args: &AskArgs) -> Result<Source, Failure> {
     }
     Err(Failure::usage(
         "no proof of identity: give --subject-token-file or --key, set DAYFLY_ID_TOKEN \
-         (GitLab `id_tokens`), or run where GitHub Actions grants `id-token: write`",
+         (GitLab `id_tokens`), run where GitHub Actions grants `id-token: write`, or say \
+         `--identity aws` where there are AWS credentials",
     ))
 }
 

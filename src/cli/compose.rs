@@ -28,7 +28,8 @@ use std::time::Duration;
 /// How long one call to a downstream may take in all.
 const CALL_TIMEOUT: Duration = Duration::from_secs(8);
 
-const KEYS_EVERY: Duration = Duration::from_secs(20);
+/// How often this replica looks at its signing keys.
+pub const KEYS_EVERY: Duration = Duration::from_secs(20);
 const KEYS_AT_MOST_EVERY: Duration = Duration::from_millis(100);
 
 /// A broker and what keeps it going for as long as it is held.

@@ -1,5 +1,6 @@
 //! The typed client: what `dayfly token`, `exec` and the operators' commands speak to a broker with.
 
+mod aws;
 pub mod deliver;
 pub mod exec;
 pub mod proof;

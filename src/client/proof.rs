@@ -1,5 +1,5 @@
 //! Where an agent's proof of identity comes from: its own key, a file that the platform refreshes,
-//! GitHub's token endpoint, or an environment variable that the platform sets.
+//! GitHub's token endpoint, an environment variable that the platform sets, or AWS credentials.
 
 use super::ClientError;
 use crate::jose::{Algorithm, SigningKey};
@@ -20,6 +20,8 @@ pub enum Source {
     Fixed(Secret<String>),
     /// GitHub Actions: a token made on request, with an audience of our choice.
     GitHubActions { url: String, bearer: Secret<String> },
+    /// AWS credentials of this environment: a request signed with them, for an endpoint of STS.
+    Aws { endpoint: Option<String> },
 }
 
 /// A proof, with the key that signs intents.
@@ -56,6 +58,7 @@ impl Prover {
         broker: &str,
         now: OffsetDateTime,
     ) -> Result<(Vec<(&'static str, String)>, Option<Secret<String>>), ClientError> {
+        let mut kind = "urn:ietf:params:oauth:token-type:jwt";
         let token = match &self.source {
             Source::Key { agent } => {
                 let assertion = self.assertion(agent, broker, now)?;
@@ -72,13 +75,15 @@ impl Prover {
                 let audience = format!("{broker}#jkt={}", self.key.thumbprint());
                 self.github_token(url, bearer, &audience).await?
             }
+            Source::Aws { endpoint } => {
+                kind = crate::identity::aws::TOKEN_TYPE;
+                let server = format!("{broker}#jkt={}", self.key.thumbprint());
+                super::aws::signed_request(endpoint.as_deref(), &server, now).await?
+            }
         };
         let fields = vec![
             ("subject_token", token.expose().clone()),
-            (
-                "subject_token_type",
-                "urn:ietf:params:oauth:token-type:jwt".to_owned(),
-            ),
+            ("subject_token_type", kind.to_owned()),
         ];
         Ok((fields, Some(token)))
     }

@@ -12,6 +12,9 @@ use std::num::NonZeroU32;
 use std::str::FromStr;
 use std::time::Duration;
 
+/// How old the view of everything revoked may be, where the configuration does not say.
+pub const FENCE_VIEW_MAX_AGE: Duration = Duration::from_secs(1);
+
 const PORT: u16 = 8420;
 const HEALTH_PORT: u16 = 8421;
 
@@ -63,7 +66,7 @@ pub(in crate::config) fn decode(
                     "fence_view_max_age",
                     Duration::from_millis(100)..=Duration::from_secs(60),
                 )
-                .map_or(Duration::from_secs(1), |age| age.value);
+                .map_or(FENCE_VIEW_MAX_AGE, |age| age.value);
             reader.finish();
             (store, age)
         });

@@ -3,6 +3,7 @@
 use super::decoder::Decoder;
 use super::document::Entry;
 use super::problem::Code;
+use super::questions;
 use super::reader::Reader;
 use super::source::{At, Place};
 use crate::agents::IdentityMatch;
@@ -202,6 +203,7 @@ fn expand(
         let pair = match (field.as_str(), preset.name) {
             ("kubernetes", "kubernetes") => Some(("namespace", "service_account")),
             ("buildkite", "buildkite") => Some(("organization", "pipeline")),
+            ("aws_sts", "aws_sts") => Some(("account", "role")),
             _ => None,
         };
         if let Some((first, second)) = pair {
@@ -228,6 +230,7 @@ fn expand(
             let first = match preset.name {
                 "gcp" => "service_account",
                 "circleci" => "project_id",
+                "aws" => "principal",
                 same => same,
             };
             expanded.insert(first.to_owned(), value);
@@ -295,8 +298,16 @@ fn issuer(decoder: &Decoder<'_>, entry: &Entry, broker_url: &str) -> Option<Know
         settings.algorithms = algorithms;
     }
     if let Some(keys) = keys {
+        if preset.asks_sts() {
+            let help = "remove `keys`: STS itself says whose signature a request has";
+            reader.bad(reader.at, "an issuer of `aws_sts` has no keys", help);
+        }
         settings.keys = keys;
     }
+    if let Some(endpoints) = questions::endpoints(decoder, &reader, &preset) {
+        settings.sts = endpoints;
+    }
+    settings.review = questions::token_review(decoder, &reader, &preset);
     if let Some(single_use) = reader.boolean("single_use") {
         settings.single_use = single_use;
     }

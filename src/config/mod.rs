@@ -15,6 +15,7 @@ mod document;
 mod issuers;
 mod missions;
 mod problem;
+mod questions;
 mod reach;
 mod reader;
 mod resolve;
@@ -29,6 +30,7 @@ mod trust_domains;
 mod values;
 mod whole;
 
+pub use broker_table::FENCE_VIEW_MAX_AGE;
 pub use check::{CaseResult, CheckReport, check, check_files};
 pub use development::{Development, DevelopmentError, development};
 pub use document::Document;

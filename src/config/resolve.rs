@@ -1,6 +1,7 @@
 //! From tables to domain values, and what only shows when all of them are there.
 
 use super::agents_table::{self, Targets, Vouchers};
+use super::broker_table::{self, FENCE_VIEW_MAX_AGE};
 use super::decoder::Decoder;
 use super::document::Document;
 use super::issuers::Issuers;
@@ -9,12 +10,11 @@ use super::settings::{BrokerSettings, OperatorsTable, Settings};
 use super::source::Place;
 use super::trust_domains::TrustDomains;
 use super::whole::Whole;
-use super::{broker_table, missions, signers, tables, targets};
+use super::{missions, signers, tables, targets};
 use crate::agents::Registry;
 use crate::identity::IssuerSettings;
 use crate::intent;
 use crate::policy::Mission;
-use std::time::Duration;
 use time::{Date, OffsetDateTime};
 
 impl Document {
@@ -48,9 +48,8 @@ impl Document {
             allow_loopback: true,
         };
         let (broker, url) = self.broker(&mut decoder);
-        let age = broker
-            .as_ref()
-            .map_or(Duration::from_secs(1), |broker| broker.fence_view_max_age);
+        let age = broker.as_ref().map(|broker| broker.fence_view_max_age);
+        let age = age.unwrap_or(FENCE_VIEW_MAX_AGE);
         let mut issuers = Issuers::decode(&decoder, &url);
         let trust_domains = TrustDomains::decode(&decoder, &url);
         let targets: Targets = self

@@ -14,10 +14,7 @@ pub(super) fn bound_key(
     let mut matched = false;
     let mut keys: Vec<Confirmation> = Vec::new();
     for audience in audiences(claims).ok_or(TokenFault::Audience)? {
-        let (name, key) = match audience.rsplit_once(KEY_SUFFIX) {
-            Some((name, key)) => (name, Some(key)),
-            None => (audience, None),
-        };
+        let (name, key) = split(audience);
         if accepted.iter().any(|one| one == name) {
             matched = true;
             keys.extend(key.map(|key| Confirmation::Jkt(key.to_owned())));
@@ -40,6 +37,23 @@ pub(super) fn bound_key(
 /// What RFC 7523 section 3 lets a JWT name in the issuer's place.
 pub(super) fn token_endpoint(broker_url: &str) -> String {
     format!("{}/token", broker_url.trim_end_matches('/'))
+}
+
+/// The audiences of a token that are ours, as they stand in it.
+pub(super) fn accepted<'a>(claims: &'a Map<String, Value>, accepted: &[String]) -> Vec<&'a str> {
+    let ours = |audience: &&str| accepted.iter().any(|one| one == split(audience).0);
+    audiences(claims)
+        .unwrap_or_default()
+        .into_iter()
+        .filter(ours)
+        .collect()
+}
+
+fn split(audience: &str) -> (&str, Option<&str>) {
+    match audience.rsplit_once(KEY_SUFFIX) {
+        Some((name, key)) => (name, Some(key)),
+        None => (audience, None),
+    }
 }
 
 /// The only member of `aud`, be it a string or a list of one (RFC 7523bis).

@@ -7,7 +7,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 const CAPACITY: u64 = 10_000;
-const LONGEST: Duration = Duration::from_secs(300);
+/// A verified token is looked at anew after this, at the latest.
+pub const VERIFIED_KEPT: Duration = Duration::from_secs(300);
 
 #[derive(Debug)]
 pub(super) struct Verified {
@@ -34,7 +35,7 @@ impl Verified {
         Self {
             entries: moka::sync::Cache::builder()
                 .max_capacity(CAPACITY)
-                .time_to_live(LONGEST)
+                .time_to_live(VERIFIED_KEPT)
                 .build(),
         }
     }

@@ -2,27 +2,32 @@
 //!
 //! Each kind of proof has a validator of its own: [`workload`] verifies a token that the
 //! platform issued (issuers are data, [`presets`] know the common ones), [`spiffe`] an SVID of a
-//! trust domain, [`client`] `private_key_jwt` (RFC 7523 with the audience rule of 7523bis). Keys
-//! of one issuer are never tried on a token of another; nothing in a token chooses where keys come
-//! from. [`assertion`] sends the assertion of a `jwt-bearer` grant to the one that it belongs to.
+//! trust domain, [`client`] `private_key_jwt` (RFC 7523 with the audience rule of 7523bis), [`aws`]
+//! has STS judge a request that was signed for it. Where a platform has the last word on its own
+//! tokens, [`review`] asks for it. Keys of one issuer are never tried on a token of another; nothing
+//! in a token chooses where keys come from. [`assertion`] sends the assertion of a `jwt-bearer` grant to the one that it belongs to.
 
 mod assertion;
 mod audience;
+pub mod aws;
 mod cache;
 pub mod claims;
 mod client;
 mod keys;
 mod possession;
 pub mod presets;
+pub mod review;
 mod settings;
 mod spiffe;
 mod workload;
 
 pub use audience::{is_thumbprint, sole as sole_audience};
+pub use cache::VERIFIED_KEPT;
 pub use keys::IssuerKeys;
 pub use possession::Confirmation;
 pub use settings::{
-    BundleSource, ClientSettings, IssuerSettings, KeySource, SettingsError, TrustDomainSettings,
+    BundleSource, ClientSettings, IssuerSettings, KeySource, Renewed, ReviewSettings,
+    SettingsError, TrustDomainSettings,
 };
 pub use spiffe::{FACTS as SPIFFE_FACTS, SpiffeId, is_trust_domain};
 
@@ -54,11 +59,16 @@ pub enum TokenType {
     SelfSigned,
     /// The `assertion` of a `jwt-bearer` grant (RFC 7523 section 2.1). No name on the wire asks for it.
     Assertion,
+    /// Our own: a request to AWS STS that its sender signed (see [`aws`]).
+    AwsSignedRequest,
 }
 
 impl TokenType {
-    /// From `urn:ietf:params:oauth:token-type:...`.
+    /// From `urn:ietf:params:oauth:token-type:...`, or [`aws::TOKEN_TYPE`].
     pub fn parse(urn: &str) -> Option<Self> {
+        if urn == aws::TOKEN_TYPE {
+            return Some(Self::AwsSignedRequest);
+        }
         match urn.strip_prefix("urn:ietf:params:oauth:token-type:")? {
             "jwt" => Some(Self::Jwt),
             "id_token" => Some(Self::IdToken),
@@ -116,6 +126,8 @@ pub enum Proof {
     WorkloadToken,
     /// `private_key_jwt` with a key registered for the agent.
     ClientAssertion,
+    /// A request that AWS STS says is signed by the caller's credentials.
+    SignedRequest,
 }
 
 /// A verified bootstrap identity. Only this room makes one.
@@ -161,7 +173,7 @@ impl Caller {
         self.proof
     }
     /// RFC 7638 thumbprint of the key that signed the proof. Not its `kid`: two issuers may both
-    /// call theirs `1`.
+    /// call theirs `1`. For [`Proof::SignedRequest`] the id of the access key, which AWS draws.
     pub fn issuer_key(&self) -> &str {
         &self.issuer_key
     }
@@ -249,6 +261,9 @@ pub enum IdentityError {
         issuer: IssuerId,
         source: RemoteKeysError,
     },
+    /// 503: the platform has the last word on this proof and did not say it.
+    #[error("issuer `{issuer}` cannot be asked about a proof: {why}")]
+    Unasked { issuer: IssuerId, why: String },
 }
 
 #[derive(Debug, thiserror::Error, PartialEq)]
@@ -300,6 +315,10 @@ pub enum TokenFault {
     Tenant(String),
     #[error("its `jti` must be a string of 1 to 256 characters")]
     TokenId,
+    #[error("its platform does not stand by it: {0}")]
+    Disowned(String),
+    #[error("the signed request is not acceptable: {0}")]
+    SignedRequest(&'static str),
 }
 
 /// Verifies what the door was presented with. Immutable: a reload builds another one, and with it
@@ -309,6 +328,7 @@ pub struct Identity {
     broker_url: String,
     issuers: HashMap<String, workload::Issuer>,
     trust_domains: HashMap<String, spiffe::TrustDomain>,
+    sts: Vec<aws::Sts>,
     clients: HashMap<String, client::Client>,
     cache: cache::Verified,
 }
@@ -339,7 +359,12 @@ impl Identity {
             domains.insert(name, spiffe::TrustDomain::new(settings, fetcher)?);
         }
         let mut known = HashMap::new();
+        let mut sts = Vec::new();
         for settings in issuers {
+            if !settings.sts.is_empty() {
+                sts.push(aws::Sts::new(settings, fetcher)?);
+                continue;
+            }
             let url = settings.url.clone();
             known.insert(url, workload::Issuer::new(settings, &broker_url, fetcher)?);
         }
@@ -352,6 +377,7 @@ impl Identity {
             broker_url,
             issuers: known,
             trust_domains: domains,
+            sts,
             clients,
             cache: cache::Verified::new(),
         })
@@ -378,6 +404,7 @@ impl Identity {
         };
         let mut caller = match token.token_type {
             TokenType::Assertion => self.granted_by(token, presented, now).await?,
+            TokenType::AwsSignedRequest => self.signed_request(token, now).await?,
             _ => self.workload(token, now).await?,
         };
         match client {

@@ -11,7 +11,7 @@ use serde_json::Value;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use platforms::{ALL, GITHUB};
+use platforms::{ALL, AWS_STS, GITHUB};
 
 /// One platform.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -92,6 +92,13 @@ impl Preset {
             audiences,
             algorithms: self.algorithms.to_vec(),
             keys: KeySource::Discovery,
+            review: None,
+            sts: self
+                .url
+                .filter(|_| self.asks_sts())
+                .map(str::to_owned)
+                .into_iter()
+                .collect(),
             single_use: self.single_use,
             max_lifetime: self.max_lifetime,
             facts: self
@@ -106,6 +113,11 @@ impl Preset {
                 .map(|(claim, value)| ((*claim).to_owned(), vec![Value::from(*value)]))
                 .collect(),
         })
+    }
+
+    /// Whether its proofs are signed requests that STS judges, and no tokens.
+    pub fn asks_sts(&self) -> bool {
+        self.name == AWS_STS.name
     }
 
     /// From the short names of `identity = { ... }` to the claims that an agent's identity match

@@ -2,9 +2,12 @@
 
 use crate::ids::{AgentId, IssuerId};
 use crate::jose::{Algorithm, KeySet};
+use crate::secret::Secret;
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::presets;
@@ -20,6 +23,11 @@ pub struct IssuerSettings {
     pub audiences: Vec<String>,
     pub algorithms: Vec<Algorithm>,
     pub keys: KeySource,
+    /// Who is asked whether a token with a good signature still stands, if anybody is.
+    pub review: Option<ReviewSettings>,
+    /// Endpoints of AWS STS. Where there are any, the issuer has no tokens and no keys: its proofs are
+    /// signed requests, and STS says who signed them.
+    pub sts: Vec<String>,
     /// Each token once only. Off for platforms that re-send theirs (Kubernetes, GitLab, SPIRE).
     pub single_use: bool,
     /// Longest accepted exp - iat.
@@ -41,6 +49,38 @@ pub enum KeySource {
     Discovery,
     JwksUrl(String),
     Fixed(KeySet),
+}
+
+/// `token_review`: the cluster is asked about each token that its keys signed.
+#[derive(Debug, Clone)]
+pub struct ReviewSettings {
+    /// Of the API server.
+    pub url: String,
+    /// A PEM file: whoever vouches for the API server. Absent: the system's roots.
+    pub ca: Option<PathBuf>,
+    /// The broker's own token, which may create TokenReviews and nothing else.
+    pub token: Renewed,
+}
+
+/// A secret that its platform renews: read again while it is used.
+#[derive(Clone)]
+pub struct Renewed(Arc<dyn Fn() -> Result<Secret<String>, String> + Send + Sync>);
+
+impl Renewed {
+    pub fn new(read: impl Fn() -> Result<Secret<String>, String> + Send + Sync + 'static) -> Self {
+        Self(Arc::new(read))
+    }
+
+    /// May wait for a file or a command.
+    pub(super) fn read(&self) -> Result<Secret<String>, String> {
+        (self.0)()
+    }
+}
+
+impl fmt::Debug for Renewed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Renewed")
+    }
 }
 
 /// `[trust_domain.NAME]`: whose SPIFFE IDs count.
@@ -95,6 +135,10 @@ pub enum SettingsError {
     Issuer { issuer: IssuerId, fault: String },
     #[error("two issuers have the url `{0}`: keep one, and tell its agents apart by claims")]
     SameUrl(String),
+    #[error(
+        "two issuers ask the STS endpoint `{0}`: keep one, and tell its agents apart by claims"
+    )]
+    SameEndpoint(String),
     #[error("client `{0}` is configured twice")]
     SameClient(AgentId),
     #[error("client `{0}` has no key: it could never authenticate")]
@@ -127,6 +171,7 @@ pub(super) fn check(
         names.insert(&domain.id);
     }
     let mut urls = BTreeSet::new();
+    let mut endpoints = BTreeSet::new();
     for issuer in issuers {
         if names.contains(&issuer.id) {
             return Err(SettingsError::Issuer {
@@ -140,6 +185,13 @@ pub(super) fn check(
         })?;
         if !urls.insert(&issuer.url) {
             return Err(SettingsError::SameUrl(issuer.url.clone()));
+        }
+        if let Some(again) = issuer
+            .sts
+            .iter()
+            .find(|one| !endpoints.insert(one.as_str()))
+        {
+            return Err(SettingsError::SameEndpoint(again.clone()));
         }
     }
     let mut agents = BTreeSet::new();
@@ -194,8 +246,14 @@ fn check_issuer(issuer: &IssuerSettings) -> Result<(), String> {
         return Err("`url` is empty".to_owned());
     }
     check_audiences(&issuer.audiences)?;
-    if issuer.algorithms.is_empty() {
+    check_endpoints(&issuer.sts)?;
+    if issuer.algorithms.is_empty() && issuer.sts.is_empty() {
         return Err("`algorithms` is empty".to_owned());
+    }
+    if let Some(review) = &issuer.review
+        && !is_issuer_url(&review.url)
+    {
+        return Err("`token_review.url` must be https, without query or fragment".to_owned());
     }
     if issuer.max_lifetime.is_zero() {
         return Err("`max_lifetime` is zero".to_owned());
@@ -215,6 +273,23 @@ fn check_issuer(issuer: &IssuerSettings) -> Result<(), String> {
         ));
     }
     Ok(())
+}
+
+/// SECURITY: whoever answers there says who a caller is.
+fn check_endpoints(endpoints: &[String]) -> Result<(), String> {
+    match endpoints
+        .iter()
+        .find(|url| !is_issuer_url(url) || has_path(url))
+    {
+        Some(url) => Err(format!(
+            "endpoint `{url}` must be https, without a path or a query"
+        )),
+        None => Ok(()),
+    }
+}
+
+fn has_path(text: &str) -> bool {
+    url::Url::parse(text).is_ok_and(|url| url.path() != "/")
 }
 
 /// `http` is for a broker or an issuer on this very machine. Whether anything may be fetched from

@@ -3,6 +3,7 @@
 //! The token's own `iss` only picks among the configured issuers; everything else that is tried
 //! on it (keys, algorithms, audiences, tenant) belongs to that issuer alone.
 
+use super::review::Reviewer;
 use super::settings::{IssuerSettings, KeySource, SettingsError};
 use super::{
     Caller, Facts, Identity, IdentityError, IssuerKeys, PresentedToken, Proof, TokenFault,
@@ -27,6 +28,7 @@ pub(super) struct Issuer {
     /// broker (RFC 7523 section 3; 7523bis leaves that to grants).
     grant_audiences: Vec<String>,
     keys: IssuerKeys,
+    reviewer: Option<Reviewer>,
 }
 
 impl Identity {
@@ -43,6 +45,7 @@ impl Identity {
         if let Some(found) = self.cache.get(&key)
             && let Some(caller) = self.still_good(&found, now).await?
         {
+            self.review(text, &caller, now).await?;
             return Ok(caller);
         }
         let compact =
@@ -60,7 +63,25 @@ impl Identity {
         };
         let verified = issuer.verify(compact, &key, now).await?;
         self.cache.put(key, verified.clone());
+        self.review(text, &verified.caller, now).await?;
         Ok(verified.caller)
+    }
+
+    /// SECURITY: not part of what is remembered about a token: remembering must not outlive a no.
+    async fn review(
+        &self,
+        text: &str,
+        caller: &Caller,
+        now: OffsetDateTime,
+    ) -> Result<(), IdentityError> {
+        let issuer = self.issuers.get(&caller.issuer_url);
+        match issuer.and_then(|issuer| Some((issuer, issuer.reviewer.as_ref()?))) {
+            Some((issuer, reviewer)) => {
+                let accepted = &issuer.grant_audiences;
+                reviewer.confirm(text, accepted, caller, now).await
+            }
+            None => Ok(()),
+        }
     }
 
     /// A remembered caller is as good as a fresh one only while its key is still among its issuer's
@@ -97,17 +118,25 @@ impl Issuer {
         {
             grant_audiences.push(audience::token_endpoint(broker_url));
         }
-        let source = std::mem::replace(&mut settings.keys, KeySource::Discovery);
-        let keys = IssuerKeys::new(source, &settings.url, fetcher).map_err(|error| {
-            SettingsError::Issuer {
-                issuer: settings.id.clone(),
-                fault: error.to_string(),
+        let bad = |settings: &IssuerSettings, fault: String| SettingsError::Issuer {
+            issuer: settings.id.clone(),
+            fault,
+        };
+        let reviewer = match settings.review.clone() {
+            Some(review) => {
+                let reviewer = Reviewer::new(review, fetcher);
+                Some(reviewer.map_err(|fault| bad(&settings, fault))?)
             }
-        })?;
+            None => None,
+        };
+        let source = std::mem::replace(&mut settings.keys, KeySource::Discovery);
+        let keys = IssuerKeys::new(source, &settings.url, fetcher)
+            .map_err(|error| bad(&settings, error.to_string()))?;
         Ok(Self {
             settings,
             grant_audiences,
             keys,
+            reviewer,
         })
     }
 
@@ -169,13 +198,7 @@ impl Issuer {
         let subject = bounded(claims, "sub", 1024)
             .map_err(|()| TokenFault::Subject)?
             .ok_or(TokenFault::Subject)?;
-        for (claim, values) in &settings.tenant {
-            let actual = claims::find(claims, claim);
-            if !actual.is_some_and(|actual| values.iter().any(|value| claims::same(actual, value)))
-            {
-                return Err(TokenFault::Tenant(claim.clone()));
-            }
-        }
+        check_tenant(claims, settings)?;
         let jti = bounded(claims, "jti", 256).map_err(|()| TokenFault::TokenId)?;
         let replay = settings.single_use.then(|| {
             replay::mark(
@@ -210,13 +233,28 @@ impl Issuer {
 fn typ_rule(token_type: TokenType) -> TypRule {
     match token_type {
         TokenType::AccessToken => TypRule::AbsentOr(&["JWT", "JOSE", "at+jwt"]),
-        TokenType::Jwt | TokenType::IdToken | TokenType::SelfSigned | TokenType::Assertion => {
-            TypRule::AbsentOr(&["JWT", "JOSE"])
-        }
+        TokenType::Jwt
+        | TokenType::IdToken
+        | TokenType::SelfSigned
+        | TokenType::Assertion
+        | TokenType::AwsSignedRequest => TypRule::AbsentOr(&["JWT", "JOSE"]),
     }
 }
 
-fn facts(claims: &Map<String, Value>, mapping: &BTreeMap<String, String>) -> Facts {
+pub(super) fn check_tenant(
+    claims: &Map<String, Value>,
+    settings: &IssuerSettings,
+) -> Result<(), TokenFault> {
+    for (claim, values) in &settings.tenant {
+        let actual = claims::find(claims, claim);
+        if !actual.is_some_and(|actual| values.iter().any(|value| claims::same(actual, value))) {
+            return Err(TokenFault::Tenant(claim.clone()));
+        }
+    }
+    Ok(())
+}
+
+pub(super) fn facts(claims: &Map<String, Value>, mapping: &BTreeMap<String, String>) -> Facts {
     mapping
         .iter()
         .filter_map(|(fact, path)| {
@@ -231,7 +269,7 @@ fn facts(claims: &Map<String, Value>, mapping: &BTreeMap<String, String>) -> Fac
         .collect()
 }
 
-fn barred(
+pub(super) fn barred(
     claims: &Map<String, Value>,
     refused: &BTreeMap<String, Vec<Value>>,
 ) -> BTreeMap<String, Value> {

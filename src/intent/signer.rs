@@ -171,13 +171,13 @@ pub(super) fn check_token_hash(
     caller: &Caller,
 ) -> Result<(), IntentError> {
     match (hash, caller.proof()) {
-        (Some(hash), Proof::WorkloadToken)
+        (Some(hash), Proof::WorkloadToken | Proof::SignedRequest)
             if hash == URL_SAFE_NO_PAD.encode(caller.token_sha256()) =>
         {
             Ok(())
         }
         (Some(_), _) => Err(IntentError::OtherToken),
-        (None, Proof::WorkloadToken)
+        (None, Proof::WorkloadToken | Proof::SignedRequest)
             if signer == SignerClass::Agent && caller.bound_key().is_none() =>
         {
             Err(IntentError::NoTokenHash)

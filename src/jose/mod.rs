@@ -93,7 +93,7 @@ fn encode(bytes: &[u8]) -> String {
 }
 
 /// Only the one canonical spelling: no padding, no other alphabet, no stray trailing bits.
-fn decode(text: &str) -> Option<Vec<u8>> {
+pub(crate) fn decode(text: &str) -> Option<Vec<u8>> {
     use base64::Engine as _;
     // SECURITY: this engine refuses trailing bits; a second spelling of one signature or payload
     // would be a second token to whoever compares text.

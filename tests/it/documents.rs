@@ -8,6 +8,7 @@
 //! demo's. `toml` passes `dayfly check` (with a `[broker]`, if it has none); `toml part` only parses.
 //! `json` parses, `cedar` passes the policies' strict check. Every `dayfly` line in any fence parses.
 
+mod caches;
 mod page;
 mod run;
 

@@ -19,6 +19,7 @@ mod attack;
 mod audit;
 mod audit_door;
 mod bench;
+mod bootstrap;
 mod check;
 mod cli;
 mod clients;

@@ -193,6 +193,7 @@ async fn a_selector_that_covers_nothing_ends_nothing() {
         json!({ "label": { "name": "team", "value": "payments" } }),
         json!({ "task": "deployer" }),
         json!({ "signing_key": "deployer" }),
+        json!({ "issuer_key": "deployer" }),
     ] {
         let done = broker.revoke(selector.clone()).await;
         assert_eq!(done.status, 200, "{selector}: {}", done.body);

@@ -20,6 +20,7 @@ pub(super) const GITHUB: Preset = Preset {
         ("pipeline.run_id", "run_id"),
         ("pipeline.run_attempt", "run_attempt"),
         ("pipeline.run_number", "run_number"),
+        ("pipeline.job_id", "check_run_id"),
         ("pipeline.sha", "sha"),
         ("pipeline.ref", "ref"),
         ("pipeline.ref_type", "ref_type"),
@@ -193,6 +194,7 @@ const BUILDKITE: Preset = Preset {
         ("pipeline.sha", "build_commit"),
         ("pipeline.ref", "build_branch"),
         ("pipeline.tag", "build_tag"),
+        ("pipeline.event", "build_source"),
         ("pipeline.repository", "pipeline_slug"),
         ("pipeline.repository_id", "pipeline_id"),
         ("pipeline.repository_owner", "organization_slug"),
@@ -209,6 +211,7 @@ const BUILDKITE: Preset = Preset {
         ("pipeline_id", "pipeline_id"),
         ("ref", "build_branch"),
         ("step", "step_key"),
+        ("event", "build_source"),
     ],
     // Ids are in the token only where the job asks for them (`--claim pipeline_id`).
     ids: &["pipeline_id", "pipeline_slug"],
@@ -233,6 +236,7 @@ const CIRCLECI: Preset = Preset {
             "pipeline.workflow",
             "oidc.circleci.com/pipeline-definition-id",
         ),
+        ("pipeline.contexts", "oidc.circleci.com/context-ids"),
     ],
     // Someone has a shell in the job.
     refused: &[("oidc.circleci.com/ssh-rerun", "true")],
@@ -247,6 +251,91 @@ const CIRCLECI: Preset = Preset {
         ),
     ],
     ids: &["oidc.circleci.com/project-id"],
+};
+
+/// `sts:GetWebIdentityToken`: an account that has outbound federation on has an issuer of its own,
+/// and a caller asks for a token with an audience of its choice. What the caller may add itself
+/// (`request_tags`) is no fact.
+const AWS: Preset = Preset {
+    name: "aws",
+    url: None,
+    algorithms: &[Algorithm::Es384, Algorithm::Rs256],
+    single_use: false,
+    max_lifetime: HOUR,
+    facts: &[
+        ("aws.principal", "sub"),
+        ("aws.account", "https://sts.amazonaws.com/.aws_account"),
+        ("aws.region", "https://sts.amazonaws.com/.source_region"),
+        ("aws.organization", "https://sts.amazonaws.com/.org_id"),
+        (
+            "aws.organization_path",
+            "https://sts.amazonaws.com/.ou_path",
+        ),
+        (
+            "aws.instance",
+            "https://sts.amazonaws.com/.ec2_source_instance_arn",
+        ),
+        (
+            "aws.vpc",
+            "https://sts.amazonaws.com/.ec2_instance_source_vpc",
+        ),
+        (
+            "aws.function",
+            "https://sts.amazonaws.com/.lambda_source_function_arn",
+        ),
+        (
+            "aws.source_identity",
+            "https://sts.amazonaws.com/.source_identity",
+        ),
+    ],
+    refused: &[],
+    tenant: &[],
+    identity: &[
+        ("principal", "sub"),
+        ("account", "https://sts.amazonaws.com/.aws_account"),
+        ("organization", "https://sts.amazonaws.com/.org_id"),
+        (
+            "instance",
+            "https://sts.amazonaws.com/.ec2_source_instance_arn",
+        ),
+        (
+            "function",
+            "https://sts.amazonaws.com/.lambda_source_function_arn",
+        ),
+    ],
+    // A principal's ARN, in an account whose issuer no other account has.
+    ids: &["sub"],
+};
+
+/// A signed `sts:GetCallerIdentity`, for accounts without outbound federation. There is no token:
+/// STS itself says whose signature it is, and the claims are what it says.
+pub(super) const AWS_STS: Preset = Preset {
+    name: "aws_sts",
+    url: Some("https://sts.amazonaws.com"),
+    algorithms: &[],
+    single_use: true,
+    max_lifetime: Duration::from_secs(300),
+    facts: &[
+        ("aws.principal", "sub"),
+        ("aws.account", "account"),
+        ("aws.role", "role"),
+        ("aws.role_id", "role_id"),
+        ("aws.session", "session"),
+        ("aws.user", "user"),
+        ("aws.user_id", "user_id"),
+    ],
+    refused: &[],
+    tenant: &["account"],
+    identity: &[
+        ("account", "account"),
+        ("role", "role"),
+        ("role_id", "role_id"),
+        ("session", "session"),
+        ("user", "user"),
+        ("user_id", "user_id"),
+    ],
+    // A role that was deleted and made again has the same name and another id.
+    ids: &["role_id", "user_id"],
 };
 
 /// Any OpenID Connect issuer, SPIRE's JWT-SVIDs included: agents are matched on `sub`.
@@ -269,12 +358,14 @@ const GENERIC: Preset = Preset {
     ids: &["sub"],
 };
 
-pub(super) const ALL: [&Preset; 7] = [
+pub(super) const ALL: [&Preset; 9] = [
     &GITHUB,
     &GITLAB,
     &KUBERNETES,
     &GCP,
     &BUILDKITE,
     &CIRCLECI,
+    &AWS,
+    &AWS_STS,
     &GENERIC,
 ];

@@ -38,6 +38,10 @@ fn every_claim_that_a_preset_names_is_in_the_token_it_is_about() {
         ),
         ("gitlab", tokens::gitlab(0, "i", "a")),
         ("kubernetes", tokens::kubernetes(0, "i", "a")),
+        ("gcp", tokens::gcp(0, "i", "a")),
+        ("buildkite", tokens::buildkite(0, "i", "a")),
+        ("circleci", tokens::circleci(0, "i", "a")),
+        ("aws", tokens::aws(0, "i", "a")),
     ] {
         let preset = by_name(name).unwrap();
         let claims = token.as_object().unwrap();

@@ -61,6 +61,20 @@ impl KeyClient {
         Self::build(self.reach, |builder| builder.tls_certs_only(certificates))
     }
 
+    /// For one service that the operator named by its address: also on a private network. Where
+    /// `ca` is given, nobody else vouches for it.
+    pub fn to_service(&self, ca: Option<&[u8]>) -> Result<Self, RemoteKeysError> {
+        let reach = Reach {
+            private: true,
+            ..self.reach
+        };
+        let further = Self::build(reach, |builder| builder)?;
+        match ca {
+            Some(pem) => further.trusting_only(pem),
+            None => Ok(further),
+        }
+    }
+
     fn build(
         reach: Reach,
         trust: impl FnOnce(reqwest::ClientBuilder) -> reqwest::ClientBuilder,
@@ -76,10 +90,30 @@ impl KeyClient {
         Ok(Self { http, reach })
     }
 
+    /// Status and body of the answer, whatever it is; the body never longer than 256 KiB.
+    pub async fn post(
+        &self,
+        address: &str,
+        headers: &[(&str, &str)],
+        body: String,
+    ) -> Result<(u16, Vec<u8>), RemoteKeysError> {
+        let mut request = self.http.post(self.check(address)?).body(body);
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        let response = request.send().await.map_err(unreachable)?;
+        Ok((response.status().as_u16(), bounded(response).await?))
+    }
+
+    /// Whether an address is one that this client goes to.
+    pub fn check_address(&self, address: &str) -> Result<(), RemoteKeysError> {
+        self.check(address).map(drop)
+    }
+
     /// The body of a 200 answer, never longer than 256 KiB.
     pub(super) async fn get(&self, address: &str) -> Result<Vec<u8>, RemoteKeysError> {
         let url = self.check(address)?;
-        let mut response = self
+        let response = self
             .http
             .get(url)
             .header("accept", "application/json")
@@ -89,14 +123,7 @@ impl KeyClient {
         if response.status() != reqwest::StatusCode::OK {
             return Err(RemoteKeysError::Status(response.status().as_u16()));
         }
-        let mut body = Vec::new();
-        while let Some(chunk) = response.chunk().await.map_err(unreachable)? {
-            if body.len() + chunk.len() > MAX_BODY {
-                return Err(RemoteKeysError::TooLong(MAX_BODY));
-            }
-            body.extend_from_slice(&chunk);
-        }
-        Ok(body)
+        bounded(response).await
     }
 
     /// What can be said about an address before its name is resolved.
@@ -145,6 +172,17 @@ fn certificates(pems: &[impl AsRef<[u8]>]) -> Result<Vec<reqwest::Certificate>, 
         certificates.extend(read.map_err(client_error)?);
     }
     Ok(certificates)
+}
+
+async fn bounded(mut response: reqwest::Response) -> Result<Vec<u8>, RemoteKeysError> {
+    let mut body = Vec::new();
+    while let Some(chunk) = response.chunk().await.map_err(unreachable)? {
+        if body.len() + chunk.len() > MAX_BODY {
+            return Err(RemoteKeysError::TooLong(MAX_BODY));
+        }
+        body.extend_from_slice(&chunk);
+    }
+    Ok(body)
 }
 
 fn unreachable(error: reqwest::Error) -> RemoteKeysError {

@@ -9,6 +9,7 @@
 pub mod broker;
 pub mod forge;
 pub mod issuer;
+pub mod kube;
 pub mod moto;
 pub mod pipeline;
 pub mod process;

@@ -16,7 +16,7 @@ use std::time::Duration;
 use time::OffsetDateTime;
 use time::macros::format_description;
 
-type Failure = Box<dyn Error + Send + Sync>;
+pub type Failure = Box<dyn Error + Send + Sync>;
 
 const REGION: &str = "us-east-1";
 const ACCOUNT: &str = "123456789012";
@@ -165,9 +165,35 @@ impl Moto {
         form: &str,
         now: OffsetDateTime,
     ) -> Result<(u16, String), Failure> {
-        let stamp = now.format(format_description!(
-            "[year][month][day]T[hour][minute][second]Z"
-        ))?;
+        let method = if form.is_empty() { "GET" } else { "POST" };
+        let headers = self.signed(keys, service, form, &[], now);
+        let mut request = self.http.request(method.parse()?, &self.url);
+        for (name, value) in headers.into_iter().filter(|(name, _)| name != "host") {
+            request = request.header(name, value);
+        }
+        if !form.is_empty() {
+            request = request
+                .header("content-type", "application/x-www-form-urlencoded")
+                .body(form.to_owned());
+        }
+        let answer = request.send().await?;
+        Ok((answer.status().as_u16(), answer.text().await?))
+    }
+
+    /// The headers of such a request, `authorization` among them, `more` of them signed with it.
+    pub fn signed(
+        &self,
+        keys: &AwsKeys,
+        service: &str,
+        form: &str,
+        more: &[(&'static str, &str)],
+        now: OffsetDateTime,
+    ) -> Vec<(String, String)> {
+        let stamp = now
+            .format(format_description!(
+                "[year][month][day]T[hour][minute][second]Z"
+            ))
+            .unwrap();
         let day: String = stamp.chars().take(8).collect();
         let method = if form.is_empty() { "GET" } else { "POST" };
         let payload = hex(digest(&SHA256, form.as_bytes()).as_ref());
@@ -179,6 +205,11 @@ impl Moto {
         if let Some(token) = &keys.session_token {
             headers.push(("x-amz-security-token", token.clone()));
         }
+        headers.extend(
+            more.iter()
+                .map(|(name, value)| (*name, (*value).to_owned())),
+        );
+        headers.sort();
         let names: Vec<_> = headers.iter().map(|(name, _)| *name).collect();
         let names = names.join(";");
         let lines: String = headers
@@ -201,20 +232,11 @@ impl Moto {
             keys.access_key_id,
             hex(&key)
         );
-        let mut request = self
-            .http
-            .request(method.parse()?, &self.url)
-            .header("authorization", authorization);
-        for (name, value) in headers.into_iter().skip(1) {
-            request = request.header(name, value);
-        }
-        if !form.is_empty() {
-            request = request
-                .header("content-type", "application/x-www-form-urlencoded")
-                .body(form.to_owned());
-        }
-        let answer = request.send().await?;
-        Ok((answer.status().as_u16(), answer.text().await?))
+        headers.push(("authorization", authorization));
+        headers
+            .into_iter()
+            .map(|(name, value)| (name.to_owned(), value))
+            .collect()
     }
 }
 
@@ -243,7 +265,7 @@ async fn ready(child: &mut Child, port: u16) -> Result<(), Failure> {
 }
 
 /// The text of the first element of this name.
-fn element(xml: &str, name: &str) -> Result<String, Failure> {
+pub fn element(xml: &str, name: &str) -> Result<String, Failure> {
     let (_, rest) = xml
         .split_once(&format!("<{name}>"))
         .ok_or_else(|| format!("no {name} in {xml}"))?;

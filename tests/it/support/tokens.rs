@@ -185,6 +185,7 @@ pub fn github(now: i64, issuer: &str, audience: &str, subject: GithubSubject) ->
         "run_id": "9876543210",
         "run_number": "42",
         "run_attempt": "1",
+        "check_run_id": "55667788990",
         "runner_environment": "github-hosted",
         "actor": "octavia",
         "actor_id": "555",
@@ -261,6 +262,103 @@ pub fn kubernetes(now: i64, issuer: &str, audience: &str) -> Value {
         },
         "nbf": now,
         "sub": "system:serviceaccount:shop:checkout"
+    })
+}
+
+/// An identity token of a machine of project `acme-prod`, asked for with `format=full`.
+pub fn gcp(now: i64, issuer: &str, audience: &str) -> Value {
+    json!({
+        "aud": audience,
+        "azp": "104523456789012345678",
+        "email": "checkout@acme-prod.iam.gserviceaccount.com",
+        "email_verified": true,
+        "exp": now + 3600,
+        "google": {"compute_engine": {
+            "instance_creation_timestamp": 1_700_000_000,
+            "instance_id": "4815162342108151623",
+            "instance_name": "checkout-1",
+            "project_id": "acme-prod",
+            "project_number": 271_828_182_845_i64,
+            "zone": "europe-west1-b"
+        }},
+        "iat": now,
+        "iss": issuer,
+        "sub": "104523456789012345678"
+    })
+}
+
+/// A job of `acme-inc/checkout` on Buildkite that asked for `--claim organization_id,pipeline_id,build_id`.
+pub fn buildkite(now: i64, issuer: &str, audience: &str) -> Value {
+    json!({
+        "iss": issuer,
+        "sub": "organization:acme-inc:pipeline:checkout:ref:refs/heads/main:commit:9f3182061f1e2cca4702c368cbc039b7dc9d4485:step:deploy",
+        "aud": audience,
+        "iat": now,
+        "nbf": now,
+        "exp": now + 300,
+        "jti": "01940a5c-2a52-7b5e-8ee7-cb1d58a8d6b7",
+        "organization_slug": "acme-inc",
+        "organization_id": "0184990a-477b-4fa8-9968-496074483cee",
+        "pipeline_slug": "checkout",
+        "pipeline_id": "0184990a-4782-42b5-afc1-16715b10b8ff",
+        "build_id": "0184990a-4783-4a52-8af6-1c3cbe0a9d1b",
+        "build_number": 42,
+        "build_branch": "main",
+        "build_tag": "v1.42.0",
+        "build_commit": "9f3182061f1e2cca4702c368cbc039b7dc9d4485",
+        "build_source": "webhook",
+        "step_key": "deploy",
+        "job_id": "0184990a-4784-4b11-9a0c-3a5a3f3d6f0a",
+        "agent_id": "0184990a-4785-4c6e-b4f5-b1f8f2b9a1de",
+        "runner_environment": "buildkite-hosted"
+    })
+}
+
+/// A job of organisation `0a1b...` on CircleCI: `$CIRCLE_OIDC_TOKEN_V2`, with an audience of its own.
+pub fn circleci(now: i64, issuer: &str, audience: &str) -> Value {
+    json!({
+        "aud": audience,
+        "exp": now + 3600,
+        "iat": now,
+        "iss": issuer,
+        "oidc.circleci.com/context-ids": ["a74579f1-2e7d-451e-b009-5c082ad2729e"],
+        "oidc.circleci.com/job-id": "5f2d1a1e-1f6e-4a39-b1c7-0c7f8f6f5c2b",
+        "oidc.circleci.com/org-id": "0a1b2c3d-4e5f-4061-8293-a4b5c6d7e8f9",
+        "oidc.circleci.com/pipeline-definition-id": "c1f0d7de-7f0d-4c0d-9f57-5a4e1a8a4f11",
+        "oidc.circleci.com/pipeline-id": "7b6b4d4c-0f6d-4b0c-8a55-5e2d1c9f4a30",
+        "oidc.circleci.com/project-id": "6f9e2c1d-55aa-4c77-9d3e-2b1a0f9e8d7c",
+        "oidc.circleci.com/ssh-rerun": false,
+        "oidc.circleci.com/vcs-origin": "github.com/acme/checkout",
+        "oidc.circleci.com/vcs-ref": "refs/heads/main",
+        "oidc.circleci.com/workflow-id": "b9a0b4e0-2b3a-4f6e-9f4f-4f8d9d6e7a51",
+        "sub": "org/0a1b2c3d-4e5f-4061-8293-a4b5c6d7e8f9/project/6f9e2c1d-55aa-4c77-9d3e-2b1a0f9e8d7c/user/3c2b1a09-8877-4665-a544-332211009988/vcs-origin/github.com/acme/checkout/vcs-ref/refs/heads/main"
+    })
+}
+
+/// What `sts:GetWebIdentityToken` issues to a Lambda function's role.
+pub fn aws(now: i64, issuer: &str, audience: &str) -> Value {
+    json!({
+        "iss": issuer,
+        "aud": audience,
+        "sub": "arn:aws:iam::111122223333:role/ci/checkout-deploy",
+        "iat": now,
+        "exp": now + 300,
+        "jti": "0f9d7c5b-3a1e-4f2d-8c6b-9a8b7c6d5e4f",
+        "https://sts.amazonaws.com/": {
+            "aws_account": "111122223333",
+            "source_region": "eu-west-1",
+            "org_id": "o-abc1234567",
+            "ou_path": "o-abc1234567/r-ab12/ou-ab12-11111111/",
+            "principal_tags": {"team": "payments"},
+            "original_session_exp": "2026-11-21T18:00:00Z",
+            "ec2_source_instance_arn": "arn:aws:ec2:eu-west-1:111122223333:instance/i-0abc123def456",
+            "ec2_instance_source_vpc": "vpc-0abc123def456",
+            "ec2_instance_source_private_ipv4": "10.0.1.25",
+            "ec2_role_delivery": "2",
+            "lambda_source_function_arn": "arn:aws:lambda:eu-west-1:111122223333:function:deploy",
+            "source_identity": "octavia",
+            "request_tags": {"environment": "production"}
+        }
     })
 }
 

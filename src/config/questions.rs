@@ -1,0 +1,77 @@
+//! What a platform is asked beside fetching its keys: `token_review` and `endpoints` of
+//! `[issuer.NAME]`.
+
+use super::decoder::Decoder;
+use super::problem::Code;
+use super::reader::Reader;
+use super::secrets::secret_reference;
+use super::source::At;
+use crate::identity::presets::Preset;
+use crate::identity::{Renewed, ReviewSettings};
+use url::Url;
+
+/// `{ url = "https://kubernetes.default.svc", ca = "...", token = "file:..." }`.
+pub(in crate::config) fn token_review(
+    decoder: &Decoder<'_>,
+    reader: &Reader<'_>,
+    preset: &Preset,
+) -> Option<ReviewSettings> {
+    let table = reader.table("token_review")?;
+    if preset.name != "kubernetes" {
+        let message = "`token_review` is a question to a Kubernetes API server";
+        let help = "add `preset = \"kubernetes\"`, or remove it";
+        reader.bad(table.at, message, help);
+    }
+    let url = table.required_text("url", "\"https://kubernetes.default.svc\"");
+    let url = url.and_then(|url| decoder.url(url));
+    let ca = table.text("ca").map(|path| decoder.path(&path.value));
+    let token = table.required_text(
+        "token",
+        "\"file:/var/run/secrets/kubernetes.io/serviceaccount/token\"",
+    );
+    let token = token.and_then(|token| decoder.reference(token));
+    table.finish();
+    let reference = token?.value;
+    Some(ReviewSettings {
+        url: url?.value,
+        ca,
+        token: Renewed::new(move || {
+            secret_reference(&reference).map_err(|error| error.to_string())
+        }),
+    })
+}
+
+/// `["https://sts.eu-west-1.amazonaws.com"]`.
+pub(in crate::config) fn endpoints(
+    decoder: &Decoder<'_>,
+    reader: &Reader<'_>,
+    preset: &Preset,
+) -> Option<Vec<String>> {
+    let at = reader.node("endpoints").map(|node| node.at)?;
+    let listed = reader.texts("endpoints")?;
+    if !preset.asks_sts() {
+        let message = "`endpoints` are those of AWS STS";
+        reader.bad(at, message, "add `preset = \"aws_sts\"`, or remove them");
+        return None;
+    }
+    if listed.is_empty() {
+        let help = "write `[\"https://sts.eu-west-1.amazonaws.com\"]`";
+        reader.bad(at, "`endpoints` is empty", help);
+        return None;
+    }
+    let urls = listed
+        .into_iter()
+        .filter_map(|url| endpoint(decoder, decoder.url(url)?));
+    Some(urls.collect())
+}
+
+/// An origin and nothing else: what is asked there is the broker's own question.
+fn endpoint(decoder: &Decoder<'_>, url: At<String>) -> Option<String> {
+    if Url::parse(&url.value).is_ok_and(|parsed| parsed.path() == "/") {
+        return Some(url.value);
+    }
+    let message = format!("`{}` has a path", url.value);
+    let help = "write the host alone: `https://sts.eu-west-1.amazonaws.com`";
+    decoder.desk.report(url.at, Code::BadValue, message, help);
+    None
+}
