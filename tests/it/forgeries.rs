@@ -490,7 +490,7 @@ async fn a_token_has_one_spelling() {
 /// JSON of a length that leaves bits over, and one of them set.
 fn with_stray_bits(json: &str) -> String {
     let mut json = json.to_owned();
-    while json.len() % 3 == 0 {
+    while json.len().is_multiple_of(3) {
         json.push(' ');
     }
     next_letter(&b64(json.as_bytes()))

@@ -1,6 +1,6 @@
 //! Every place that takes a signed token, each with one that it accepts.
 
-use crate::support::broker::{Answer, Setup, b64, form, unique, with};
+use crate::support::broker::{Answer, Setup, b64, form, unique, with, without};
 use crate::support::forge;
 use crate::support::issuer::Issuer;
 use crate::support::world::{ASSERTION, EXCHANGE, JWT, World, assert_refused, inline_keys, key};
@@ -8,6 +8,7 @@ use dayfly::broker::Reason;
 use dayfly::jose::SigningKey;
 use serde_json::{Value, json};
 use std::sync::Arc;
+use std::time::Duration;
 
 const JWT_BEARER: &str = "urn:ietf:params:oauth:grant-type:jwt-bearer";
 const OPERATORS: &str = "dayfly-operators";
@@ -109,6 +110,19 @@ impl Door {
             }
             Self::Evidence => "intent/evidence.rs",
             Self::Svid | Self::ClientsSvid => "identity/spiffe/mod.rs",
+        }
+    }
+
+    /// Evidence goes inside of an intent.
+    fn parameter(self) -> &'static str {
+        match self {
+            Self::Subject | Self::IdToken | Self::AccessToken | Self::SelfSigned | Self::Svid => {
+                "subject_token"
+            }
+            Self::PlatformsGrant | Self::OwnGrant => "assertion",
+            Self::Intent | Self::ClientsIntent | Self::Orchestrators | Self::Evidence => "intent",
+            Self::ClientsSvid | Self::Client | Self::Server => "client_assertion",
+            Self::Operator => "",
         }
     }
 
@@ -265,110 +279,103 @@ allow = {ALLOW}
     }
 
     pub fn proof(&self, door: Door) -> Proof {
-        let (world, broker) = (&self.world, &self.world.broker);
-        let platform = (*broker.issuer.key()).clone();
-        let platforms = jws(&platform, "JWT");
-        let robots = jws(&world.robot, "JWT");
-        let (key, header, claims, fields, parameter) = match door {
-            Door::Subject | Door::IdToken | Door::AccessToken => {
-                let (claims, fields) = self.exchange(door);
-                (platform, platforms, claims, fields, "subject_token")
-            }
-            Door::PlatformsGrant => {
-                let fields = form(&[
-                    ("grant_type", JWT_BEARER),
-                    ("audience", "deploy-api"),
-                    ("scope", "mission:nightly deploy:read"),
-                ]);
-                let claims = broker.platform_claims();
-                (platform, platforms, claims, fields, "assertion")
-            }
-            Door::OwnGrant => {
-                let fields = form(&[
-                    ("grant_type", JWT_BEARER),
-                    ("audience", "deploy-api"),
-                    ("intent", &self.clients_intent()),
-                ]);
-                let claims = world.assertion_claims();
-                (world.robot.clone(), robots, claims, fields, "assertion")
-            }
-            Door::Intent => {
-                let token = broker.platform_token();
-                let fields = with(broker.good_form(), "subject_token", &token);
-                let header = json!({
-                    "alg": "ES256", "typ": "intent+jwt", "jwk": broker.key.public_jwk(),
-                });
-                let claims = broker.intent_claims(&token);
-                (broker.key.clone(), header, claims, fields, "intent")
-            }
-            Door::ClientsIntent | Door::SelfSigned => {
-                let header = jws(&world.robot, "intent+jwt");
-                let (fields, parameter) = self.clients_form(door);
-                let claims = world.robot_intent_claims();
-                (world.robot.clone(), header, claims, fields, parameter)
-            }
-            Door::Orchestrators => {
-                let mut claims = world.robot_intent_claims();
-                claims["iss"] = json!(ORCHESTRATOR);
-                claims["mission"]["id"] = json!("ordered");
-                let header = jws(&self.orchestrator, "intent+jwt");
-                let fields = world.robot_form();
-                (self.orchestrator.clone(), header, claims, fields, "intent")
-            }
-            Door::Evidence => {
-                let header = jws(&self.witness, "evidence+jwt");
-                let fields = world.robot_form();
-                (
-                    self.witness.clone(),
-                    header,
-                    self.evidence(),
-                    fields,
-                    "intent",
-                )
-            }
-            Door::Svid | Door::ClientsSvid => {
-                let header = jws(&self.domain, "JWT");
-                let (fields, parameter) = svid_form(door);
-                (self.domain.clone(), header, self.svid(), fields, parameter)
-            }
-            Door::Client => {
-                let fields = world.robot_form();
-                let claims = world.assertion_claims();
-                (
-                    world.robot.clone(),
-                    robots,
-                    claims,
-                    fields,
-                    "client_assertion",
-                )
-            }
-            Door::Server => {
-                let fields = form(&[("token", "x"), ("client_assertion_type", ASSERTION)]);
-                let claims = self.servers_claims();
-                let header = jws(&self.gateway, "JWT");
-                (
-                    self.gateway.clone(),
-                    header,
-                    claims,
-                    fields,
-                    "client_assertion",
-                )
-            }
-            Door::Operator => {
-                let mut claims = broker.platform_claims();
-                claims["aud"] = json!(OPERATORS);
-                claims["sub"] = json!("octavia");
-                claims["groups"] = json!("staff");
-                (platform, platforms, claims, Vec::new(), "")
-            }
-        };
+        let (key, typ) = self.signer(door);
+        let mut header = json!({
+            "alg": key.algorithm().name(), "typ": typ, "kid": key.verifying().kid(),
+        });
+        let (claims, fields) = self.request(door);
+        if door == Door::Intent {
+            header["jwk"] = key.public_jwk();
+            header.as_object_mut().unwrap().remove("kid");
+        }
         Proof {
             door,
             key,
             header,
             claims,
             fields,
-            parameter,
+            parameter: door.parameter(),
+        }
+    }
+
+    fn signer(&self, door: Door) -> (SigningKey, &'static str) {
+        let key = match door {
+            Door::Subject
+            | Door::IdToken
+            | Door::AccessToken
+            | Door::PlatformsGrant
+            | Door::Operator => &*self.world.broker.issuer.key(),
+            Door::Intent => &self.world.broker.key,
+            Door::OwnGrant | Door::ClientsIntent | Door::SelfSigned | Door::Client => {
+                &self.world.robot
+            }
+            Door::Orchestrators => &self.orchestrator,
+            Door::Evidence => &self.witness,
+            Door::Svid | Door::ClientsSvid => &self.domain,
+            Door::Server => &self.gateway,
+        };
+        let typ = match door.typs() {
+            [Some(only)] => only,
+            _ => "JWT",
+        };
+        (key.clone(), typ)
+    }
+
+    /// The claims, and the request without them.
+    fn request(&self, door: Door) -> (Value, Vec<(String, String)>) {
+        let (world, broker) = (&self.world, &self.world.broker);
+        match door {
+            Door::Subject | Door::IdToken | Door::AccessToken => self.exchange(door),
+            Door::PlatformsGrant => {
+                let fields = form(&[
+                    ("grant_type", JWT_BEARER),
+                    ("audience", "deploy-api"),
+                    ("scope", "mission:nightly deploy:read"),
+                ]);
+                (broker.platform_claims(), fields)
+            }
+            Door::OwnGrant => {
+                let intent = world.sign_robot_intent(&world.robot_intent_claims());
+                let fields = form(&[
+                    ("grant_type", JWT_BEARER),
+                    ("audience", "deploy-api"),
+                    ("intent", &intent),
+                ]);
+                (world.assertion_claims(), fields)
+            }
+            Door::Intent => {
+                let token = broker.platform_token();
+                let fields = with(broker.good_form(), "subject_token", &token);
+                (broker.intent_claims(&token), fields)
+            }
+            Door::ClientsIntent => (world.robot_intent_claims(), world.robot_form()),
+            Door::SelfSigned => {
+                let fields = without(world.robot_form(), "intent");
+                let fields = with(fields, "grant_type", EXCHANGE);
+                let kind = JWT.replace("jwt", "self_signed");
+                let fields = with(fields, "subject_token_type", &kind);
+                (world.robot_intent_claims(), fields)
+            }
+            Door::Orchestrators => {
+                let mut claims = world.robot_intent_claims();
+                claims["iss"] = json!(ORCHESTRATOR);
+                claims["mission"]["id"] = json!("ordered");
+                (claims, world.robot_form())
+            }
+            Door::Evidence => (self.evidence(), world.robot_form()),
+            Door::Svid | Door::ClientsSvid => (self.svid(), svid_form(door)),
+            Door::Client => (world.assertion_claims(), world.robot_form()),
+            Door::Server => {
+                let fields = form(&[("token", "x"), ("client_assertion_type", ASSERTION)]);
+                (self.servers_claims(), fields)
+            }
+            Door::Operator => {
+                let mut claims = broker.platform_claims();
+                claims["aud"] = json!(OPERATORS);
+                claims["sub"] = json!("octavia");
+                claims["groups"] = json!("staff");
+                (claims, Vec::new())
+            }
         }
     }
 
@@ -386,25 +393,6 @@ allow = {ALLOW}
             ("scope", "mission:nightly deploy:read"),
         ]);
         (self.world.broker.platform_claims(), fields)
-    }
-
-    fn clients_intent(&self) -> String {
-        self.world
-            .sign_robot_intent(&self.world.robot_intent_claims())
-    }
-
-    fn clients_form(&self, door: Door) -> (Vec<(String, String)>, &'static str) {
-        let fields = self.world.robot_form();
-        if door == Door::ClientsIntent {
-            return (fields, "intent");
-        }
-        let fields: Vec<_> = fields
-            .into_iter()
-            .filter(|(name, _)| name != "intent")
-            .collect();
-        let fields = with(fields, "grant_type", EXCHANGE);
-        let kind = JWT.replace("jwt", "self_signed");
-        (with(fields, "subject_token_type", &kind), "subject_token")
     }
 
     fn evidence(&self) -> Value {
@@ -433,7 +421,18 @@ allow = {ALLOW}
         })
     }
 
+    /// All of it comes from one peer, which has to wait now and then.
     pub async fn send(&self, proof: &Proof, token: &str) -> Answer {
+        loop {
+            let answer = self.send_once(proof, token).await;
+            if answer.status != 429 {
+                return answer;
+            }
+            tokio::time::sleep(Duration::from_millis(250)).await;
+        }
+    }
+
+    async fn send_once(&self, proof: &Proof, token: &str) -> Answer {
         let broker = &self.world.broker;
         match proof.door {
             Door::Evidence => {
@@ -471,27 +470,21 @@ allow = {ALLOW}
     }
 }
 
-fn svid_form(door: Door) -> (Vec<(String, String)>, &'static str) {
-    let fields = form(&[
+fn svid_form(door: Door) -> Vec<(String, String)> {
+    let (grant, name, kind) = match door {
+        Door::Svid => (EXCHANGE, "subject_token_type", JWT.to_owned()),
+        _ => (
+            "client_credentials",
+            "client_assertion_type",
+            ASSERTION.replace("jwt-bearer", "jwt-spiffe"),
+        ),
+    };
+    form(&[
+        ("grant_type", grant),
+        (name, &kind),
         ("audience", "deploy-api"),
         ("scope", "mission:stock deploy:read"),
-    ]);
-    if door == Door::Svid {
-        let fields = with(fields, "grant_type", EXCHANGE);
-        return (with(fields, "subject_token_type", JWT), "subject_token");
-    }
-    let fields = with(fields, "grant_type", "client_credentials");
-    let kind = ASSERTION.replace("jwt-bearer", "jwt-spiffe");
-    (
-        with(fields, "client_assertion_type", &kind),
-        "client_assertion",
-    )
-}
-
-fn jws(key: &SigningKey, typ: &str) -> Value {
-    json!({
-        "alg": key.algorithm().name(), "typ": typ, "kid": key.verifying().kid(),
-    })
+    ])
 }
 
 /// A JWS whose three parts are these texts; the signature is over the first two as they stand.
