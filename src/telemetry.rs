@@ -36,6 +36,8 @@ pub mod metric {
     pub const OBSERVED: &str = "dayfly_observed_refusals_total";
     /// Refusals of known agents past their quota of audit entries.
     pub const UNAUDITED_REFUSALS: &str = "dayfly_unaudited_refusals_total";
+    /// What somebody must look at now; label `kind` (`join_token_reused`).
+    pub const ALARMS: &str = "dayfly_alarms_total";
     /// Handlers that panicked.
     pub const PANICS: &str = "dayfly_panics_total";
 }

@@ -139,6 +139,18 @@ impl Registry {
         self.entries.values().map(|entry| &entry.agent)
     }
 
+    /// The agent of this name, where it is in standing.
+    pub fn in_standing(
+        &self,
+        id: &AgentId,
+        view: &View,
+        now: OffsetDateTime,
+    ) -> Result<Arc<Agent>, AgentError> {
+        let agent = self.get(id).ok_or(AgentError::Unknown)?;
+        check_standing(&agent, view, now)?;
+        Ok(agent)
+    }
+
     /// The one agent that the caller is. `None` where there is none or where several claim it: who
     /// is meant cannot be guessed, so nobody is.
     pub fn find(&self, caller: &Caller) -> Option<Arc<Agent>> {

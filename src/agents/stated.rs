@@ -1,6 +1,6 @@
 //! An agent that nobody proved to be, for `explain`, `simulate` and the policy tests of `check`.
 
-use super::{AdmittedAgent, Agent, AgentError, Registry, check_standing};
+use super::{AdmittedAgent, Agent, AgentError, Registry};
 use crate::fences::View;
 use crate::identity::{Caller, Facts};
 use crate::ids::{AgentId, IssuerId};
@@ -31,8 +31,7 @@ impl Registry {
         view: &View,
         now: OffsetDateTime,
     ) -> Result<AdmittedAgent, AgentError> {
-        let agent = self.get(id).ok_or(AgentError::Unknown)?;
-        check_standing(&agent, view, now)?;
+        let agent = self.in_standing(id, view, now)?;
         let caller = Arc::new(caller);
         Ok(AdmittedAgent { agent, caller })
     }

@@ -112,6 +112,10 @@ pub enum Event {
     ContextEnded,
     OperatorAction,
     KeyRotated,
+    /// A machine proved that it holds a key, and an invitation was spent for it.
+    KeyEnrolled,
+    /// An alarm: a spent join token came again, with another key.
+    JoinTokenReused,
     ConfigLoaded,
     /// The store lost entries that had been sealed: a failover, or somebody's hand.
     StoreSegmentBreak,
@@ -132,6 +136,8 @@ impl Event {
             Self::ContextEnded => "context_ended",
             Self::OperatorAction => "operator_action",
             Self::KeyRotated => "key_rotated",
+            Self::KeyEnrolled => "key_enrolled",
+            Self::JoinTokenReused => "join_token_reused",
             Self::ConfigLoaded => "config_loaded",
             Self::StoreSegmentBreak => "store_segment_break",
         }

@@ -48,6 +48,9 @@ pub(super) fn class(event: Event) -> Class {
         Event::FenceLifted => class(USER_ACCESS_MANAGEMENT, 1, 1, 3),
         // Update.
         Event::OperatorAction | Event::KeyRotated => class(ENTITY_MANAGEMENT, 3, 1, 3),
+        // Create.
+        Event::KeyEnrolled => class(ENTITY_MANAGEMENT, 1, 1, 3),
+        Event::JoinTokenReused => class(ENTITY_MANAGEMENT, 99, 2, 4),
         Event::ConfigLoaded => class(ENTITY_MANAGEMENT, 3, 1, 1),
         Event::StoreSegmentBreak => class(ENTITY_MANAGEMENT, 99, 99, 4),
     }

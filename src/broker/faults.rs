@@ -5,7 +5,7 @@ use super::{Reason, Refusal};
 use crate::agents::AgentError;
 use crate::connectors::ConnectorError;
 use crate::fences::{FenceError, Stale};
-use crate::identity::IdentityError;
+use crate::identity::{EnrolError, IdentityError};
 use crate::intent::IntentError;
 use crate::jose::KeyringError;
 use crate::leases::LeaseError;
@@ -15,16 +15,36 @@ use crate::store::StoreError;
 
 impl From<IdentityError> for Refusal {
     fn from(error: IdentityError) -> Self {
-        let reason = match &error {
+        let detail = error.to_string();
+        let reason = match error {
+            IdentityError::Enrolled(error) => return error.into(),
             IdentityError::Missing => Reason::NoProof,
             IdentityError::InvalidClient(_) => Reason::InvalidClient,
             IdentityError::InvalidToken(_) => Reason::InvalidToken,
             IdentityError::InvalidAssertion(_) => Reason::InvalidAssertion,
             IdentityError::Unavailable { .. } | IdentityError::Unasked { .. } => {
-                return Self::new(Reason::IssuerUnavailable, error.to_string()).after(5);
+                return Self::new(Reason::IssuerUnavailable, detail).after(5);
             }
         };
-        Self::new(reason, error.to_string())
+        Self::new(reason, detail)
+    }
+}
+
+impl From<EnrolError> for Refusal {
+    fn from(error: EnrolError) -> Self {
+        let detail = error.to_string();
+        match error {
+            // SECURITY: one face, or the door would tell which tokens and which agents there are.
+            EnrolError::Proof(_)
+            | EnrolError::UnknownToken
+            | EnrolError::Expired(_)
+            | EnrolError::Reused { .. } => Self::new(Reason::InvalidClient, detail),
+            EnrolError::TooMany(_) => Self::new(Reason::NotPermitted, detail),
+            EnrolError::Store(error) => error.into(),
+            EnrolError::Stale(error) => error.into(),
+            EnrolError::Unsettled => Self::new(Reason::StoreUnavailable, detail).after(1),
+            EnrolError::Forged(_) | EnrolError::Seal(_) => Self::new(Reason::Internal, detail),
+        }
     }
 }
 

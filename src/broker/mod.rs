@@ -2,6 +2,7 @@
 //! order of the rooms.
 
 pub mod contexts;
+pub mod enrol;
 pub mod exchange;
 mod faults;
 pub mod introspect;
@@ -24,7 +25,7 @@ use crate::audit::Sealing;
 use crate::clock::Clock;
 use crate::connectors::Connectors;
 use crate::fences::{Fences, View};
-use crate::identity::Identity;
+use crate::identity::{Enrolment, Identity};
 use crate::intent::Intents;
 use crate::jose::Keyring;
 use crate::leases::{Leases, Sweeper};
@@ -58,6 +59,7 @@ pub struct Broker {
     pub(in crate::broker) leases: Arc<Leases>,
     pub(in crate::broker) sweeper: Arc<Sweeper>,
     pub(in crate::broker) keyring: Arc<Keyring>,
+    pub(in crate::broker) enrolment: Arc<Enrolment>,
     connectors: Arc<ArcSwap<Connectors>>,
     sealing: Arc<Sealing>,
     pub(in crate::broker) record: record::Recorder,
@@ -75,6 +77,8 @@ pub struct Parts {
     pub leases: Arc<Leases>,
     pub sweeper: Arc<Sweeper>,
     pub keyring: Arc<Keyring>,
+    /// Shared with the identity room of every bundle.
+    pub enrolment: Arc<Enrolment>,
     pub sealing: Arc<Sealing>,
     /// Shared with the sweeper, which ends what older configurations minted.
     pub connectors: Arc<ArcSwap<Connectors>>,
@@ -91,6 +95,7 @@ impl Broker {
             leases: parts.leases,
             sweeper: parts.sweeper,
             keyring: parts.keyring,
+            enrolment: parts.enrolment,
             connectors: parts.connectors,
             sealing: parts.sealing,
             bundle: ArcSwap::from_pointee(bundle),

@@ -32,6 +32,11 @@ impl Recorder {
         Self { store, quota }
     }
 
+    /// Whether one more entry about this agent may be written now.
+    pub(in crate::broker) fn within_quota(&self, agent: &AgentId) -> bool {
+        self.quota.check_key(agent).is_ok()
+    }
+
     pub(in crate::broker) fn released(&self, lease: &Lease) {
         let target = lease.target.to_string();
         metrics::counter!(metric::RELEASES, "target" => target).increment(1);

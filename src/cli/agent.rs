@@ -1,6 +1,7 @@
 //! `agent`: who is registered, how it stands, and the key pair that a new one begins with.
 
 use super::OperatorArgs;
+use super::enrol::{self, EnrolArgs, InviteArgs, KeysArgs};
 use super::keygen::{self, KeygenArgs};
 use super::operator_side::{get, pairs, post_revocation};
 use super::output::{Failure, Output, columns};
@@ -12,6 +13,27 @@ use clap::Subcommand;
 pub enum AgentCommand {
     /// Make the key pair of an agent that has no platform to vouch for it.
     Keygen(KeygenArgs),
+    /// Let one machine enrol a key of its own: prints a join token, good once and for minutes.
+    ///
+    /// For machines that no platform vouches for. Not with the break-glass token.
+    #[command(
+        after_help = "Example:\n  (umask 077; dayfly agent invite backup --note db-7 > join.token)"
+    )]
+    Invite(InviteArgs),
+    /// On the machine: make a key that never leaves it, and spend the join token for it.
+    ///
+    /// From then on the key proves who it is: `dayfly token --key NAME.key.json`. A key that is there
+    /// already is enrolled as it is.
+    #[command(
+        alias = "enroll",
+        after_help = "Example:\n  dayfly agent enrol backup --url https://dayfly.acme.example --join-token-file join.token"
+    )]
+    Enrol(EnrolArgs),
+    /// The keys that an agent's machines enrolled.
+    ///
+    /// One ends by `dayfly revoke --issuer-key KEY`, with everything that it was given.
+    #[command(after_help = "Example:\n  dayfly agent keys backup")]
+    Keys(KeysArgs),
     /// All agents: state, live leases, owner, last day.
     #[command(after_help = "Example:\n  dayfly agent list")]
     List {
@@ -59,6 +81,9 @@ pub enum AgentCommand {
 pub async fn agent(command: AgentCommand, output: &Output) -> Result<u8, Failure> {
     match command {
         AgentCommand::Keygen(args) => return keygen::keygen(&args, output),
+        AgentCommand::Invite(args) => return enrol::invite(args, output).await,
+        AgentCommand::Enrol(args) => return enrol::enrol(args, output).await,
+        AgentCommand::Keys(args) => return enrol::keys(args, output).await,
         AgentCommand::List { operator } => {
             let page: Page<AgentView> = get(&operator, "/agents").await?;
             output.show(&page, |page| {

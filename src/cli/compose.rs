@@ -13,7 +13,7 @@ use crate::clock::Clock;
 use crate::config::{ResourceServerProof, Settings, StoreSettings, sealing_key, secret_reference};
 use crate::connectors::{Connectors, Setup};
 use crate::fences::Fences;
-use crate::identity::{ClientSettings, Identity};
+use crate::identity::{ClientSettings, Enrolment, Identity};
 use crate::intent::Intents;
 use crate::jose::{KeyClient, Keyring, KeyringSettings, Purpose, Reach};
 use crate::leases::{Leases, Sweeper};
@@ -39,6 +39,7 @@ pub struct Composed {
     pub store: Arc<dyn Store>,
     pub keyring: Arc<Keyring>,
     pub clock: Arc<dyn Clock>,
+    enrolment: Arc<Enrolment>,
     _sweeper: Arc<Sweeper>,
     sealing: Arc<Sealing>,
     /// SHA-256 of the tokens that the development broker made for itself.
@@ -89,8 +90,9 @@ impl Composed {
             settings.broker.fence_view_max_age,
         );
         keep_fresh(&keyring, &fences, clock.clone());
-        let leases = Arc::new(Leases::new(store.clone(), sealer, clock.clone()));
-        let bundle = bundle(settings, &keyring, &clock, &development_tokens)?;
+        let leases = Arc::new(Leases::new(store.clone(), sealer.clone(), clock.clone()));
+        let enrolment = Arc::new(Enrolment::new(store.clone(), sealer, fences.clone()));
+        let bundle = bundle(settings, &keyring, &enrolment, &clock, &development_tokens)?;
         bundle
             .connectors
             .prepare(clock.now())
@@ -126,6 +128,7 @@ impl Composed {
             leases,
             sweeper: sweeper.clone(),
             keyring: keyring.clone(),
+            enrolment: enrolment.clone(),
             connectors,
             sealing: sealing.clone(),
         };
@@ -134,6 +137,7 @@ impl Composed {
             broker,
             store,
             keyring,
+            enrolment,
             clock,
             _sweeper: sweeper,
             sealing,
@@ -151,6 +155,7 @@ impl Composed {
         let bundle = bundle(
             settings,
             &self.keyring,
+            &self.enrolment,
             &self.clock,
             &self.development_tokens,
         )?;
@@ -229,6 +234,7 @@ pub fn sealer(settings: &Settings) -> Result<Sealer, Failure> {
 fn bundle(
     settings: &Settings,
     keyring: &Arc<Keyring>,
+    enrolment: &Arc<Enrolment>,
     clock: &Arc<dyn Clock>,
     development_tokens: &[[u8; 32]],
 ) -> Result<Bundle, Failure> {
@@ -269,7 +275,8 @@ fn bundle(
             url.clone(),
             &http,
         )
-        .map_err(|error| Failure::failed(error.to_string()))?,
+        .map_err(|error| Failure::failed(error.to_string()))?
+        .with_enrolment(enrolment.clone()),
         intents: Intents::new(
             url.clone(),
             settings.intent_issuers.clone(),
@@ -340,6 +347,7 @@ fn resource_servers(
                         .map_err(|error| Failure::failed(format!("resource server: {error}")))?,
                     keys: keys.clone(),
                     legacy_audience: false,
+                    enrol: false,
                 });
                 None
             }

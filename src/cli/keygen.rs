@@ -31,7 +31,7 @@ pub struct KeygenArgs {
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
-enum KeyKind {
+pub enum KeyKind {
     /// ECDSA on P-256: every library has it.
     Es256,
     /// EdDSA on Curve25519.
@@ -39,20 +39,8 @@ enum KeyKind {
 }
 
 pub fn keygen(args: &KeygenArgs, output: &Output) -> Result<u8, Failure> {
-    let algorithm = match args.algorithm {
-        KeyKind::Es256 => Algorithm::Es256,
-        KeyKind::Ed25519 => Algorithm::Ed25519,
-    };
-    let failed = |error: &dyn std::fmt::Display| Failure::failed(error.to_string());
-    let key = SigningKey::generate(algorithm)
-        .map_err(|error| failed(&error))?
-        .named_by_thumbprint();
-    let public = KeySet::new(vec![key.verifying().clone()])
-        .map_err(|error| failed(&error))?
-        .to_jwks();
-    let folder = args.directory.strip_prefix(".").unwrap_or(&args.directory);
-    let private_path = folder.join(format!("{}.key.json", args.name));
-    let public_path = folder.join(format!("{}.jwks.json", args.name));
+    let private_path = private_path(&args.directory, &args.name);
+    let public_path = private_path.with_file_name(format!("{}.jwks.json", args.name));
     if let Some(there) = [&private_path, &public_path]
         .into_iter()
         .find(|path| path.exists())
@@ -62,8 +50,10 @@ pub fn keygen(args: &KeygenArgs, output: &Output) -> Result<u8, Failure> {
             there.display()
         )));
     }
-    // SECURITY: only its owner may read the private half, from the first moment on.
-    write_new(&private_path, 0o600, key.to_private_jwk().expose())?;
+    let key = make_private(&private_path, args.algorithm)?;
+    let public = KeySet::new(vec![key.verifying().clone()])
+        .map_err(|error| Failure::failed(error.to_string()))?
+        .to_jwks();
     write_new(&public_path, 0o644, &format!("{public:#}"))?;
     let value = json!({
         "private": private_path, "public": public_path, "thumbprint": key.thumbprint(),
@@ -76,6 +66,26 @@ pub fn keygen(args: &KeygenArgs, output: &Output) -> Result<u8, Failure> {
         )
     })?;
     Ok(0)
+}
+
+/// Where an agent's private key lies.
+pub fn private_path(directory: &Path, agent: &AgentId) -> PathBuf {
+    let folder = directory.strip_prefix(".").unwrap_or(directory);
+    folder.join(format!("{agent}.key.json"))
+}
+
+/// A new key, called by its thumbprint, in a file of its own.
+pub fn make_private(path: &Path, kind: KeyKind) -> Result<SigningKey, Failure> {
+    let algorithm = match kind {
+        KeyKind::Es256 => Algorithm::Es256,
+        KeyKind::Ed25519 => Algorithm::Ed25519,
+    };
+    let key = SigningKey::generate(algorithm)
+        .map_err(|error| Failure::failed(error.to_string()))?
+        .named_by_thumbprint();
+    // SECURITY: only its owner may read the private half, from the first moment on.
+    write_new(path, 0o600, key.to_private_jwk().expose())?;
+    Ok(key)
 }
 
 fn write_new(path: &Path, mode: u32, text: &str) -> Result<(), Failure> {

@@ -9,6 +9,7 @@ mod check;
 mod completion;
 pub mod compose;
 mod demo;
+mod enrol;
 mod init;
 mod keygen;
 mod login;
@@ -146,7 +147,7 @@ enum Command {
         after_help = "Example:\n  dayfly lift --agent checkout-deployer --reason 'INC-4711 is closed'"
     )]
     Lift(operator_side::LiftArgs),
-    /// Agents: keygen, list, show, suspend, resume.
+    /// Agents: keygen, invite, enrol, keys, list, show, suspend, resume.
     #[command(subcommand)]
     Agent(agent::AgentCommand),
     /// The record: tail, verify.

@@ -2,6 +2,7 @@
 
 mod aws;
 pub mod deliver;
+pub mod enrol;
 pub mod exec;
 pub mod proof;
 pub mod request;
@@ -96,7 +97,15 @@ impl Client {
 
     /// `POST /token`.
     pub async fn token(&self, form: &[(&str, String)]) -> Result<TokenResponse, ClientError> {
-        let request = self.http.post(format!("{}/token", self.broker)).form(form);
+        self.post_form("/token", form).await
+    }
+
+    async fn post_form<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        form: &[(&str, String)],
+    ) -> Result<T, ClientError> {
+        let request = self.http.post(format!("{}{path}", self.broker)).form(form);
         self.answer(request).await
     }
 

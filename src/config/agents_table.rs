@@ -12,6 +12,7 @@ use crate::agents::{Agent, IdentityMatch, Limits};
 use crate::authority::{Authority, Permission};
 use crate::identity::ClientSettings;
 use crate::ids::{AgentId, TargetId};
+use crate::jose::KeySet;
 use std::collections::BTreeMap;
 
 /// Targets by name; `None` for those with problems of their own.
@@ -154,11 +155,16 @@ fn identities(
     (!matches.is_empty() || own.is_some()).then_some((matches, own))
 }
 
-/// `{ client = { keys = "file:agent.jwks.json" } }`: the agent has a key of its own.
+/// `{ client = { keys = "file:agent.jwks.json" } }`: the agent has a key of its own; or its machines
+/// enrol theirs, `{ client = { enrol = true } }`.
 fn client(decoder: &Decoder<'_>, reader: &Reader<'_>, entry: &Entry) -> Option<ClientSettings> {
     let table = reader.table("client")?;
     let keys = decoder.key_set(&table, "keys");
-    let keys = table.required("keys", keys, "\"file:agent.jwks.json\"");
+    let enrol = table.boolean("enrol").unwrap_or(false);
+    let keys = match keys {
+        None if enrol && table.node("keys").is_none() => Some(KeySet::default()),
+        keys => table.required("keys", keys, "\"file:agent.jwks.json\""),
+    };
     let legacy_audience = table.boolean("legacy_audience").unwrap_or(false);
     table.finish();
     let agent: AgentId = entry.name.parse().ok()?;
@@ -166,6 +172,7 @@ fn client(decoder: &Decoder<'_>, reader: &Reader<'_>, entry: &Entry) -> Option<C
         agent,
         keys: keys?,
         legacy_audience,
+        enrol,
     })
 }
 

@@ -114,6 +114,26 @@ pub(super) async fn agent(State(doors): State<Doors>, Path(id): Path<String>) ->
     Ok(shown(&doors.broker.agent(&id).await?))
 }
 
+/// The answer holds the join token, and nobody is told it again.
+pub(super) async fn invite(
+    State(doors): State<Doors>,
+    Extension(by): Extension<Operator>,
+    Path(id): Path<String>,
+    headers: HeaderMap,
+    body: Body,
+) -> Answer {
+    let id: AgentId = id.parse().map_err(|_| nothing())?;
+    let request = form::read_json(&headers, body).await?;
+    let broker = doors.broker.clone();
+    let answer = to_its_end(async move { broker.invite(&by, id, request).await }).await?;
+    Ok(shown(&answer))
+}
+
+pub(super) async fn enrolled_keys(State(doors): State<Doors>, Path(id): Path<String>) -> Answer {
+    let id: AgentId = id.parse().map_err(|_| nothing())?;
+    Ok(shown(&doors.broker.enrolled_keys(&id).await?))
+}
+
 pub(super) async fn explain(State(doors): State<Doors>, headers: HeaderMap, body: Body) -> Answer {
     let request = form::read_json(&headers, body).await?;
     Ok(shown(&doors.broker.explain(request).await?))

@@ -117,6 +117,8 @@ const KNOWN: &[&str] = &[
     "instance",
     "alive",
     "dry_run",
+    "join_token",
+    "proof",
 ];
 
 fn known(name: &str) -> Option<&'static str> {

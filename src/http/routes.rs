@@ -3,6 +3,7 @@
 use super::Doors;
 use super::admin;
 use super::discovery;
+use super::enrol;
 use super::gate;
 use super::health;
 use super::introspect;
@@ -72,6 +73,7 @@ table! {
     POST "/token", Client, true, Public, token::exchange, about::EXCHANGE;
     POST "/introspect", ResourceServer, false, Public, introspect::introspect, about::INTROSPECT;
     POST "/revoke", Client, true, Public, revoke::release, about::RELEASE;
+    POST "/enrol", Client, true, Public, enrol::enrol, about::ENROL;
     POST "/hooks/{source}", Platform, true, Public, webhook::receive, about::WEBHOOK;
 
     GET "/authorize", Anyone, false, Public, discovery::authorize, about::AUTHORIZE;
@@ -89,6 +91,8 @@ table! {
     GET "/admin/v1/leases/{id}", Who::Operator(Viewer), false, Public, admin::lease, about::A_LEASE_BY_ID;
     POST "/admin/v1/find", Who::Operator(Viewer), false, Public, admin::find, about::FIND;
     GET "/admin/v1/agents", Who::Operator(Viewer), false, Public, admin::agents, about::AGENTS;
+    POST "/admin/v1/agents/{id}/invitations", Who::Operator(Admin), true, Public, admin::invite, about::INVITE;
+    GET "/admin/v1/agents/{id}/keys", Who::Operator(Viewer), false, Public, admin::enrolled_keys, about::ENROLLED_KEYS;
     GET "/admin/v1/agents/{id}", Who::Operator(Viewer), false, Public, admin::agent, about::AN_AGENT;
     POST "/admin/v1/explain", Who::Operator(Reviewer), false, Public, admin::explain, about::EXPLAIN;
     GET "/admin/v1/audit", Who::Operator(Viewer), false, Public, admin::audit, about::AUDIT;

@@ -9,7 +9,7 @@ use crate::broker::release::ResourceServers;
 use crate::clock::{Clock, SystemClock};
 use crate::connectors::{Connectors, Setup};
 use crate::fences::Fences;
-use crate::identity::Identity;
+use crate::identity::{Enrolment, Identity};
 use crate::intent::Intents;
 use crate::jose::{KeyClient, Keyring, Reach};
 use crate::leases::{Leases, Sweeper};
@@ -38,7 +38,8 @@ async fn broker(url: &str) -> Arc<Broker> {
     let keyring = Keyring::open(store.clone(), sealer.clone(), clock.now());
     let keyring = Arc::new(keyring.await.unwrap());
     let fences = Fences::start(store.clone(), clock.clone(), Duration::from_secs(1));
-    let leases = Arc::new(Leases::new(store.clone(), sealer, clock.clone()));
+    let leases = Arc::new(Leases::new(store.clone(), sealer.clone(), clock.clone()));
+    let enrolment = Arc::new(Enrolment::new(store.clone(), sealer, fences.clone()));
     let sweeper = Sweeper::new(leases.clone(), fences.clone(), Arc::new(|_| None));
     let fetcher = KeyClient::new(Reach::default(), &[]).unwrap();
     let identity = || Identity::new(vec![], vec![], url.to_owned(), &fetcher).unwrap();
@@ -74,6 +75,7 @@ async fn broker(url: &str) -> Arc<Broker> {
         leases,
         sweeper: Arc::new(sweeper),
         keyring,
+        enrolment,
         connectors: Arc::new(ArcSwap::new(connectors)),
     };
     Arc::new(Broker::new(parts, bundle))

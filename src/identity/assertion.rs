@@ -40,6 +40,12 @@ impl Identity {
                 });
         }
         self.assertion(text, &TYP_GRANT, presented.client_id.as_deref(), now)
-            .map_err(|fault| IdentityError::InvalidAssertion(AssertionFault::Client(fault)))
+            .await
+            .map_err(|error| match error {
+                IdentityError::InvalidClient(fault) => {
+                    IdentityError::InvalidAssertion(AssertionFault::Client(fault))
+                }
+                other => other,
+            })
     }
 }

@@ -33,6 +33,7 @@ pub(super) struct Client {
     agent: AgentId,
     keys: Arc<KeySet>,
     legacy_audience: bool,
+    enrols: bool,
 }
 
 impl Client {
@@ -41,7 +42,12 @@ impl Client {
             agent: settings.agent,
             keys: Arc::new(settings.keys),
             legacy_audience: settings.legacy_audience,
+            enrols: settings.enrol,
         }
+    }
+
+    pub(super) fn enrols(&self) -> bool {
+        self.enrols
     }
 
     pub(super) fn id(&self) -> &str {
@@ -50,7 +56,7 @@ impl Client {
 }
 
 impl Identity {
-    pub(super) fn client(
+    pub(super) async fn client(
         &self,
         assertion: &Secret<String>,
         presented: &Presented,
@@ -58,16 +64,50 @@ impl Identity {
     ) -> Result<Caller, IdentityError> {
         let client_id = presented.client_id.as_deref();
         self.assertion(assertion.expose(), &TYP, client_id, now)
-            .map_err(IdentityError::InvalidClient)
+            .await
     }
 
-    pub(super) fn assertion(
+    /// Whatever is wrong with it is [`IdentityError::InvalidClient`].
+    pub(super) async fn assertion(
         &self,
         text: &str,
         typ: &TypRule,
         client_id: Option<&str>,
         now: OffsetDateTime,
-    ) -> Result<Caller, ClientFault> {
+    ) -> Result<Caller, IdentityError> {
+        let bad = IdentityError::InvalidClient;
+        let (client, compact) = self.claimed(text, typ, client_id).map_err(bad)?;
+        let enrolled = match &self.enrolment {
+            Some(enrolment) if client.enrols => enrolment
+                .verifying(&client.agent, now)
+                .await
+                .map_err(IdentityError::Enrolled)?,
+            _ => KeySet::default(),
+        };
+        let (kid, algorithm) = (compact.kid().map(str::to_owned), compact.alg());
+        let keys: Vec<_> = [&*client.keys, &enrolled]
+            .into_iter()
+            .flat_map(|keys| keys.candidates(kid.as_deref(), algorithm))
+            .collect();
+        let verified = compact
+            .verify(&keys, &[algorithm])
+            .map_err(|error| bad(error.into()))?;
+        // SECURITY: a machine's key signs its own intents; another machine's, for none of it.
+        let own = enrolled
+            .by_thumbprint(verified.key().thumbprint())
+            .and_then(|key| KeySet::new(vec![key.clone()]).ok());
+        let keys = own.map_or_else(|| Arc::clone(&client.keys), Arc::new);
+        self.client_caller(client, keys, &verified, (sha256(text), now))
+            .map_err(bad)
+    }
+
+    /// Whose it says it is. Nothing is verified yet.
+    fn claimed(
+        &self,
+        text: &str,
+        typ: &TypRule,
+        client_id: Option<&str>,
+    ) -> Result<(&Client, Compact), ClientFault> {
         let compact = Compact::parse(text, MAX_BYTES, typ)?;
         let issuer = text_claim(compact.unverified_claims(), "iss")?;
         let subject = text_claim(compact.unverified_claims(), "sub")?;
@@ -77,22 +117,16 @@ impl Identity {
         if client_id.is_some_and(|named| named != subject) {
             return Err(ClientFault::OtherClient);
         }
-        let client = self
-            .clients
-            .get(subject)
-            .ok_or(ClientFault::UnknownClient)?;
-        let keys = client.keys.candidates(compact.kid(), compact.alg());
-        let allowed = [compact.alg()];
-        let verified = compact.verify(&keys, &allowed)?;
-        self.client_caller(client, &verified, sha256(text), now)
+        let client = self.clients.get(subject);
+        Ok((client.ok_or(ClientFault::UnknownClient)?, compact))
     }
 
     fn client_caller(
         &self,
         client: &Client,
+        keys: Arc<KeySet>,
         verified: &Verified,
-        token_sha256: [u8; 32],
-        now: OffsetDateTime,
+        (token_sha256, now): ([u8; 32], OffsetDateTime),
     ) -> Result<Caller, ClientFault> {
         let claims = verified.claims();
         let name = client.agent.as_str();
@@ -124,7 +158,7 @@ impl Identity {
             expires_at: times.expires_at,
             client: Some(AuthenticatedClient {
                 agent: client.agent.clone(),
-                keys: Arc::clone(&client.keys),
+                keys,
             }),
             beside: None,
             named_client: None,

@@ -13,6 +13,7 @@ pub mod aws;
 mod cache;
 pub mod claims;
 mod client;
+pub mod enrolment;
 mod keys;
 mod possession;
 pub mod presets;
@@ -23,6 +24,7 @@ mod workload;
 
 pub use audience::{is_thumbprint, sole as sole_audience};
 pub use cache::VERIFIED_KEPT;
+pub use enrolment::{EnrolError, EnrolledKey, Enrolment};
 pub use keys::IssuerKeys;
 pub use possession::Confirmation;
 pub use settings::{
@@ -264,6 +266,9 @@ pub enum IdentityError {
     /// 503: the platform has the last word on this proof and did not say it.
     #[error("issuer `{issuer}` cannot be asked about a proof: {why}")]
     Unasked { issuer: IssuerId, why: String },
+    /// The keys that the client enrolled cannot be had, or are not as they were written.
+    #[error(transparent)]
+    Enrolled(EnrolError),
 }
 
 #[derive(Debug, thiserror::Error, PartialEq)]
@@ -330,6 +335,7 @@ pub struct Identity {
     trust_domains: HashMap<String, spiffe::TrustDomain>,
     sts: Vec<aws::Sts>,
     clients: HashMap<String, client::Client>,
+    enrolment: Option<Arc<Enrolment>>,
     cache: cache::Verified,
 }
 
@@ -379,8 +385,25 @@ impl Identity {
             trust_domains: domains,
             sts,
             clients,
+            enrolment: None,
             cache: cache::Verified::new(),
         })
+    }
+
+    /// With the keys that machines enrolled, for the clients that may have such keys.
+    #[must_use]
+    pub fn with_enrolment(mut self, enrolment: Arc<Enrolment>) -> Self {
+        self.enrolment = Some(enrolment);
+        self
+    }
+
+    /// Whether the configuration lets this agent's machines enrol keys of their own.
+    pub fn enrols(&self, agent: &AgentId) -> bool {
+        self.enrolment.is_some()
+            && self
+                .clients
+                .get(agent.as_str())
+                .is_some_and(client::Client::enrols)
     }
 
     /// The subject token, if there is one, says who the caller is; a client assertion beside it
@@ -444,7 +467,7 @@ impl Identity {
     ) -> Result<Option<Caller>, IdentityError> {
         let named = presented.client_id.as_deref();
         if let Some(assertion) = &presented.client_assertion {
-            return self.client(assertion, presented, now).map(Some);
+            return self.client(assertion, presented, now).await.map(Some);
         }
         if let Some(svid) = &presented.client_svid {
             let mut caller = self.svid_assertion(svid, now).await?;

@@ -127,6 +127,8 @@ pub struct ClientSettings {
     pub keys: KeySet,
     /// Also accept the token endpoint's URL as `aud` (RFC 7523 before 7523bis). Logged.
     pub legacy_audience: bool,
+    /// Its machines may enrol keys of their own; then `keys` may be empty.
+    pub enrol: bool,
 }
 
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
@@ -196,7 +198,7 @@ pub(super) fn check(
     }
     let mut agents = BTreeSet::new();
     for client in clients {
-        if client.keys.keys().is_empty() {
+        if client.keys.keys().is_empty() && !client.enrol {
             return Err(SettingsError::NoKey(client.agent.clone()));
         }
         if !agents.insert(&client.agent) {

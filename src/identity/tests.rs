@@ -47,6 +47,7 @@ impl Bench {
             agent: AGENT.parse().unwrap(),
             keys: keys(&agent),
             legacy_audience: false,
+            enrol: false,
         };
         change(&mut issuers, &mut client);
         let identity = Identity::new(issuers, vec![client], BROKER.to_owned(), &fetcher()).unwrap();

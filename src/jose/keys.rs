@@ -107,6 +107,13 @@ impl VerifyingKey {
         &self.0.thumbprint
     }
 
+    /// The same key, called by its thumbprint, whatever its owner calls it.
+    #[must_use]
+    pub fn named_by_thumbprint(&self) -> Self {
+        let kid = self.thumbprint().to_owned();
+        Self::new(Some(kid), self.algorithm(), self.material().clone())
+    }
+
     pub(super) fn material(&self) -> &Material {
         &self.0.material
     }

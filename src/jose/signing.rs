@@ -206,12 +206,7 @@ impl SigningKey {
     /// The same key, called by its thumbprint.
     #[must_use]
     pub fn named_by_thumbprint(mut self) -> Self {
-        let kid = self.thumbprint().to_owned();
-        self.public = VerifyingKey::new(
-            Some(kid),
-            self.public.algorithm(),
-            self.public.material().clone(),
-        );
+        self.public = self.public.named_by_thumbprint();
         self
     }
 

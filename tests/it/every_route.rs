@@ -2,7 +2,9 @@
 //!
 //! A route that is added to the table and not here fails this test.
 
-use crate::support::broker::{Answer, OPERATOR_TOKEN, SERVER_SECRET, Setup, form, unique, with};
+use crate::support::broker::{
+    Answer, OPERATOR_TOKEN, SERVER_SECRET, Setup, b64, form, sha256, unique, with,
+};
 use crate::support::issuer::Issuer;
 use crate::support::world::{World, assert_refused};
 use dayfly::broker::Reason;
@@ -33,7 +35,9 @@ impl House {
             "[operators]\nissuer = \"{}\"\naudience = \"operators\"\nalgorithms = [\"RS256\"]\n\
              roles = [{}]\n\
              [target.aws-prod]\nkind = \"aws\"\nrole = \"arn:aws:iam::111122223333:role/deploy\"\n\
-             ceiling = {{ actions = [\"ecs:*\"], locations = [\"arn:aws:ecs:*:111122223333:*\"] }}\n",
+             ceiling = {{ actions = [\"ecs:*\"], locations = [\"arn:aws:ecs:*:111122223333:*\"] }}\n\
+             [agent.machine]\nowner = \"robots@acme.example\"\npurpose = \"Enrols keys\"\nends = 2099-01-01\n\
+             identity = {{ client = {{ enrol = true }} }}\n",
             issuer.url,
             rules.join(", ")
         );
@@ -114,6 +118,11 @@ async fn good(house: &House, route: &Route) -> (String, Option<Value>) {
             (path.replace("{id}", id.as_str().unwrap()), None)
         }
         "/admin/v1/agents/{id}" => (path.replace("{id}", "deployer"), None),
+        "/admin/v1/agents/{id}/invitations" => {
+            let body = json!({ "note": "every route" });
+            (path.replace("{id}", "machine"), Some(body))
+        }
+        "/admin/v1/agents/{id}/keys" => (path.replace("{id}", "machine"), None),
         "/admin/v1/find" => (path, Some(json!({ "query": lease().await }))),
         "/admin/v1/explain" => {
             let body = json!({ "agent": "deployer", "authorization_details": [] });
@@ -218,6 +227,25 @@ async fn clients_door(house: &House, route: &Route) {
                 200
             );
             assert!(!broker.is_active(token).await);
+            assert!(house.audited().await > before);
+        }
+        "/enrol" => {
+            let invite = "/agents/machine/invitations";
+            let invited = broker.admin("POST", invite, Some(json!({}))).await;
+            let token = invited.body["join_token"].as_str().unwrap();
+            let key = crate::support::world::key();
+            let now = broker.now();
+            let claims = json!({
+                "iss": "machine", "sub": "machine", "aud": broker.url, "iat": now, "exp": now + 60,
+                "join_token_hash": b64(&sha256(token.as_bytes())),
+            });
+            let proof = key.sign("enrolment+jwt", None, &claims, true).unwrap();
+            let before = house.audited().await;
+            let nobody = form(&[("join_token", "dayflyjoin_0"), ("proof", &proof)]);
+            assert_eq!(broker.post("/enrol", &nobody).await.status, 401);
+            assert_eq!(house.audited().await, before);
+            let invited = form(&[("join_token", token), ("proof", &proof)]);
+            assert_eq!(broker.post("/enrol", &invited).await.status, 200);
             assert!(house.audited().await > before);
         }
         other => panic!("{other} is new: say here who may enter"),

@@ -28,6 +28,7 @@ mod crash;
 mod deploy;
 mod discovery;
 mod documents;
+mod enrolment;
 mod every_reason;
 mod every_route;
 mod exchange;

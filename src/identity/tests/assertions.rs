@@ -119,6 +119,7 @@ async fn of_two_agents_that_sign_for_themselves_neither_speaks_for_the_other() {
         agent: agent.parse().unwrap(),
         keys: keys(key),
         legacy_audience: false,
+        enrol: false,
     });
     let identity = Identity::new(vec![], clients.into(), BROKER.to_owned(), &fetcher()).unwrap();
     let sign =

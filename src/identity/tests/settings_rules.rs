@@ -12,6 +12,7 @@ fn build(
         agent: AGENT.parse().unwrap(),
         keys: keys(&signer),
         legacy_audience: false,
+        enrol: false,
     }];
     change(&mut issuers, &mut clients);
     Identity::new(issuers, clients, BROKER.to_owned(), &fetcher())

@@ -82,6 +82,12 @@ pub const LEASES: About = About {
         query("agent", AGENT, "Of this agent."),
         query("mission", MISSION, "Of this mission."),
         query("target", TARGET, "On this target."),
+        query("task", TEXT, "Of this run of work."),
+        query(
+            "instance",
+            TEXT,
+            "Of this one of several of an agent's processes.",
+        ),
         query(
             "alive",
             FLAG,
@@ -135,6 +141,35 @@ pub const AN_AGENT: About = About {
     text: "By its name.",
     params: &[path("id", AGENT, "`[agent.NAME]`.")],
     gives: &[ok("The agent.", body::<wire::AgentView>(AGENT_EXAMPLE))],
+    ..READ
+};
+
+pub const INVITE: About = About {
+    id: "invite",
+    summary: "Let one machine of an agent enrol a key of its own",
+    text: "The join token is told once. The agent's configuration says `enrol = true`. Not by break-glass token.",
+    params: &[path("id", AGENT, "`[agent.NAME]`.")],
+    takes: Takes::Json(body::<wire::InvitationRequest>(
+        r#"{"valid_seconds":900,"note":"db-7"}"#,
+    )),
+    gives: &[ok(
+        "Good once, in its time.",
+        body::<wire::InvitationAnswer>(
+            r#"{"agent":"backup","join_token":"dayflyjoin_0123","expires_at":"2026-11-21T12:15:00Z"}"#,
+        ),
+    )],
+    ..READ
+};
+
+pub const ENROLLED_KEYS: About = About {
+    id: "enrolledKeys",
+    summary: "The keys that an agent's machines enrolled",
+    text: "One that is held proves nothing.",
+    params: &[path("id", AGENT, "`[agent.NAME]`.")],
+    gives: &[ok(
+        "All of them, in one page.",
+        body::<wire::Page<wire::EnrolledKeyView>>(r#"{"items":[]}"#),
+    )],
     ..READ
 };
 

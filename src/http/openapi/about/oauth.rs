@@ -164,6 +164,37 @@ pub const RELEASE: About = About {
     refuses: NO_MORE,
 };
 
+pub const ENROL: About = About {
+    id: "enrol",
+    tag: PLATFORM,
+    summary: "A machine without a platform enrols a key of its own",
+    text: "Spends a join token for the key that signs `proof`. The same token with the same key is answered again; every other fault of \
+token, proof or agent has one face.",
+    params: &[],
+    takes: Takes::Form {
+        fields: &[
+            required(
+                "join_token",
+                r#"{"type":"string","minLength":1,"maxLength":256}"#,
+                "From the invitation; good once.",
+            ),
+            required(
+                "proof",
+                r#"{"type":"string","minLength":1,"maxLength":8192}"#,
+                "A compact JWS with `typ` `enrolment+jwt`, the new key in its header.",
+            ),
+        ],
+        example: r#"{"join_token":"dayflyjoin_0123","proof":"eyJ0eXAiOi..."}"#,
+    },
+    gives: &[ok(
+        "The key proves who it is, at every replica.",
+        body::<wire::EnrolAnswer>(
+            r#"{"agent":"backup","thumbprint":"0ZcOCORZNYy-DWpqq30jZyJGHTN0d2HglBV3uiguA4I","expires_at":"2027-03-02T00:00:00Z"}"#,
+        ),
+    )],
+    refuses: Refuses::These(&[Reason::NotPermitted]),
+};
+
 pub const WEBHOOK: About = About {
     id: "webhook",
     tag: PLATFORM,
