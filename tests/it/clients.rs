@@ -1,5 +1,8 @@
 //! Clients from their registries, unmodified, complete their flows.
 
+mod mcp;
+mod secure;
+
 use crate::support::broker::{Setup, TestBroker};
 use crate::support::tools;
 use serde_json::{Value, json};

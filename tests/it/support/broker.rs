@@ -2,10 +2,11 @@
 //! real issuer beside it. Everything between is what `dayfly serve` runs.
 
 use super::issuer::Issuer;
+use super::world::inline_keys;
 use dayfly::cli::compose::Composed;
 use dayfly::clock::{Clock, SystemClock};
 use dayfly::config;
-use dayfly::http::{Bound, DoorSettings, ListenSettings, router};
+use dayfly::http::{Bound, DoorSettings, ListenSettings, TlsFiles, router};
 use dayfly::jose::{Algorithm, SigningKey};
 use dayfly::store::Store;
 use dayfly::store::embedded::Embedded;
@@ -41,6 +42,8 @@ pub struct Setup {
     pub sealing_key: [u8; 32],
     /// What signs access tokens.
     pub access_tokens: &'static str,
+    /// Over TLS, with the certificate in `ca.pem` of its folder.
+    pub tls: bool,
 }
 
 impl Default for Setup {
@@ -54,6 +57,7 @@ impl Default for Setup {
             files: Vec::new(),
             sealing_key: [7; 32],
             access_tokens: "ES256",
+            tls: false,
         }
     }
 }
@@ -67,6 +71,7 @@ impl TestBroker {
         drop(rustls::crypto::ring::default_provider().install_default());
         let issuer = match setup.issuer {
             Some(issuer) => issuer,
+            None if setup.tls => Arc::new(Issuer::named("https://ci.example").await),
             None => Arc::new(Issuer::start().await),
         };
         let key = setup.key.unwrap_or_else(|| {
@@ -74,16 +79,21 @@ impl TestBroker {
                 .unwrap()
                 .named_by_thumbprint()
         });
-        let bound = Bound::bind(ListenSettings::on("127.0.0.1:0".parse().unwrap()))
-            .await
-            .unwrap();
-        let url = format!("http://{}", bound.address());
         let folder = tempfile::tempdir().unwrap();
+        let mut listen = ListenSettings::on("127.0.0.1:0".parse().unwrap());
+        listen.tls = setup.tls.then(|| certificate(folder.path()));
+        let bound = Bound::bind(listen).await.unwrap();
+        let scheme = if setup.tls { "https" } else { "http" };
+        let url = format!("{scheme}://{}", bound.address());
+        let http = match setup.tls {
+            true => trusting(folder.path()),
+            false => dayfly::client::http_client().unwrap(),
+        };
         write_files(folder.path(), &key, &setup.sealing_key);
         for (name, text) in &setup.files {
             write_secret(&folder.path().join(name), text);
         }
-        let text = configuration(&url, &issuer.url, setup.access_tokens) + &setup.more;
+        let text = configuration(&url, &issuer, setup.access_tokens) + &setup.more;
         let files = vec![("test.toml".to_owned(), text)];
         let settings = config::load_with(files, folder.path().to_owned())
             .and_then(|document| document.resolve())
@@ -102,7 +112,7 @@ impl TestBroker {
             url,
             issuer,
             composed,
-            http: dayfly::client::http_client().unwrap(),
+            http,
             key,
             folder,
             stop: Some(stop),
@@ -310,6 +320,24 @@ pub fn b64(bytes: &[u8]) -> String {
     base64::engine::general_purpose::URL_SAFE_NO_PAD.encode(bytes)
 }
 
+/// A certificate for 127.0.0.1 that is its own authority.
+fn certificate(folder: &std::path::Path) -> TlsFiles {
+    let made = rcgen::generate_simple_self_signed(["127.0.0.1".to_owned()]).unwrap();
+    let [certificate, key] = ["ca.pem", "tls.key"].map(|name| folder.join(name));
+    write_secret(&certificate, &made.cert.pem());
+    write_secret(&key, &made.signing_key.serialize_pem());
+    TlsFiles { certificate, key }
+}
+
+fn trusting(folder: &std::path::Path) -> reqwest::Client {
+    let pem = std::fs::read(folder.join("ca.pem")).unwrap();
+    reqwest::Client::builder()
+        .tls_certs_only([reqwest::Certificate::from_pem(&pem).unwrap()])
+        .redirect(reqwest::redirect::Policy::none())
+        .build()
+        .unwrap()
+}
+
 fn write_files(folder: &std::path::Path, key: &SigningKey, sealing: &[u8; 32]) {
     use base64::Engine as _;
     let sealing = base64::engine::general_purpose::STANDARD.encode(sealing);
@@ -330,7 +358,13 @@ fn write_secret(path: &std::path::Path, text: &str) {
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600)).unwrap();
 }
 
-fn configuration(url: &str, issuer: &str, access_tokens: &str) -> String {
+fn configuration(url: &str, issuer: &Issuer, access_tokens: &str) -> String {
+    // A broker on https has no keys fetched over http.
+    let keys = match url.starts_with("https:") {
+        true => format!("keys = {}", inline_keys(&issuer.key())),
+        false => String::new(),
+    };
+    let issuer = &issuer.url;
     format!(
         r#"
 [broker]
@@ -341,6 +375,7 @@ audit = {{ path = "audit" }}
 
 [issuer.ci]
 url = "{issuer}"
+{keys}
 audience = "{url}"
 algorithms = ["RS256"]
 facts = {{ "pipeline.run_id" = "run_id", "pipeline.run_attempt" = "run_attempt", "pipeline.repository_id" = "repository_id", "pipeline.environment" = "environment", "pipeline.sha" = "sha" }}

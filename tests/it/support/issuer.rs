@@ -28,6 +28,13 @@ impl Issuer {
         Self::with(Algorithm::Rs256).await
     }
 
+    /// One that signs under a name that leads nowhere: for brokers that have its keys already.
+    pub async fn named(url: &str) -> Self {
+        let mut issuer = Self::start().await;
+        url.clone_into(&mut issuer.url);
+        issuer
+    }
+
     pub async fn with(algorithm: Algorithm) -> Self {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());

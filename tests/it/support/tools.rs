@@ -1,7 +1,7 @@
 //! Programs that a test may need and a machine may lack. `tests/run` installs them and names them in
 //! `DAYFLY_TEST_REQUIRE`, so that a missing one is a failure there and a skip elsewhere.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Output;
 use tokio::process::Command;
 
@@ -57,11 +57,24 @@ pub async fn json_of(mut command: Command) -> serde_json::Value {
 }
 
 /// Runs a node script where its imports resolve: beside `node_modules`.
-pub async fn node(folder: &std::path::Path, name: &str, arguments: &[&str]) -> serde_json::Value {
+pub async fn node(folder: &Path, name: &str, arguments: &[&str]) -> serde_json::Value {
+    node_with(folder, name, arguments, &[]).await
+}
+
+/// The same, with files that it is told of by its environment.
+pub async fn node_with(
+    folder: &Path,
+    name: &str,
+    arguments: &[&str],
+    environment: &[(&str, &Path)],
+) -> serde_json::Value {
     let copy = folder.join(format!("{}-{name}", dayfly::ids::draw_uuid()));
     std::fs::copy(script(name), &copy).unwrap();
     let mut command = Command::new("node");
-    command.arg(&copy).args(arguments);
+    command
+        .arg(&copy)
+        .args(arguments)
+        .envs(environment.iter().copied());
     let answer = json_of(command).await;
     std::fs::remove_file(&copy).unwrap();
     answer
