@@ -6,6 +6,7 @@
 //! `sh background` is started and stays; `sh not-run` is for what a test cannot do. `text` is output of
 //! the commands before it, ` ... ` leaves something out, ids and times may differ. `text demo` is the
 //! demo's. `toml` passes `dayfly check` (with a `[broker]`, if it has none); `toml part` only parses.
+//! A kind with a file behind it (`python tests/clients/google_auth.py`) is a part of that file, which a test runs.
 //! `json` parses, `cedar` passes the policies' strict check. Every `dayfly` line in any fence parses.
 
 mod caches;
@@ -123,9 +124,33 @@ fn every_fence_says_what_it_is() {
     ];
     let wrong: Vec<_> = all_blocks()
         .iter()
-        .filter(|block| !known.contains(&block.info.as_str()))
+        .filter(|block| part_of(block).is_none() && !known.contains(&block.info.as_str()))
         .map(|block| format!("{}: a fence with `{}`", block.place(), block.info))
         .collect();
+    fail_if_any(&wrong);
+}
+
+/// The file that the block says it is a part of.
+fn part_of(block: &Block) -> Option<&str> {
+    let (kind, file) = block.info.split_once(' ')?;
+    (["js", "python", "toml"].contains(&kind) && file.starts_with("tests/")).then_some(file)
+}
+
+#[test]
+fn every_example_from_a_file_is_in_it_word_for_word() {
+    let mut seen = 0;
+    let mut wrong = Vec::new();
+    for block in all_blocks() {
+        let Some(file) = part_of(&block) else {
+            continue;
+        };
+        seen += 1;
+        let text = std::fs::read_to_string(root().join(file)).unwrap_or_default();
+        if !text.contains(&block.text) {
+            wrong.push(format!("{}: {file} has another text", block.place()));
+        }
+    }
+    assert!(seen > 5, "only {seen} were found");
     fail_if_any(&wrong);
 }
 
@@ -205,7 +230,7 @@ fn every_toml_example_is_a_configuration_without_errors() {
             wrong.push(format!("{}: {error}", block.place()));
             continue;
         }
-        if block.info == "toml part" {
+        if block.info == "toml part" || part_of(&block).is_some() {
             continue;
         }
         let mut files = vec![("example.toml".to_owned(), block.text.clone())];

@@ -375,12 +375,46 @@ async fn no_door_answers_another_method_or_a_path_beside_it() {
             .http
             .request(other.parse().unwrap(), &url);
         let answer = send(request.bearer_auth(OPERATOR_TOKEN), None).await;
-        assert_eq!(
-            (answer.status, answer.error()),
-            (405, "invalid_request"),
-            "{url}"
-        );
+        assert_refused(&answer, Reason::MethodNotAllowed, &url);
+        let allowed = answer.headers["allow"].to_str().unwrap();
+        let allowed: Vec<_> = allowed.split(',').map(str::trim).collect();
+        let expected = match route.method {
+            "GET" => vec!["GET", "HEAD"],
+            method => vec![method],
+        };
+        assert_eq!(allowed, expected, "{url}");
         let beside = house.world.broker.http.get(format!("{url}/x/y/z"));
-        assert_eq!(send(beside, None).await.status, 404, "{url}");
+        assert_refused(&send(beside, None).await, Reason::NotFound, &url);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_too_long_or_of_another_type_has_the_same_face_at_every_door() {
+    let house = House::start().await;
+    for route in TABLE.iter().filter(|route| route.method == "POST") {
+        let signed = route.path.starts_with("/hooks/");
+        let long = if signed { 1024 * 1024 } else { 64 * 1024 } + 1;
+        let path = route.path.replace("{source}", "ci");
+        let ask = |kind: &str, body: String| {
+            let request = house.request(route, &path).header("content-type", kind);
+            let request = match route.who {
+                Who::Operator(needed) => request.bearer_auth(house.operator(needed)),
+                _ => request,
+            };
+            send(request.body(body), None)
+        };
+        let kind = match route.who {
+            Who::Operator(_) => "application/json",
+            _ => "application/x-www-form-urlencoded",
+        };
+        let answer = ask(kind, "a".repeat(long)).await;
+        assert_refused(&answer, Reason::RequestTooLarge, &path);
+        if signed {
+            continue;
+        }
+        for kind in ["text/plain", "multipart/form-data; boundary=x", ""] {
+            let answer = ask(kind, "a=b".to_owned()).await;
+            assert_refused(&answer, Reason::UnsupportedMediaType, &path);
+        }
     }
 }
