@@ -72,6 +72,8 @@ pub struct Promises {
     pub local: bool,
     /// The lease id names the credential downstream, so an orphan can be ended unseen.
     pub named_by_lease: bool,
+    /// Past its expiry nothing is left of it. Not so where a session outlives its login.
+    pub expires_by_itself: bool,
     /// `authorization_details[].type`.
     pub detail_type: &'static str,
 }
@@ -194,6 +196,7 @@ impl ConnectorSettings {
                 dead_within: None,
                 local: false,
                 named_by_lease: true,
+                expires_by_itself: true,
                 detail_type: "aws_session",
             },
         }
@@ -211,6 +214,7 @@ fn broker_side(fence_view_max_age: Duration, detail_type: &'static str) -> Promi
         dead_within: Some(fence_view_max_age),
         local: true,
         named_by_lease: true,
+        expires_by_itself: true,
         detail_type,
     }
 }

@@ -367,6 +367,7 @@ fn new_record(draft: &Draft, grant: &Grant) -> Record {
         class: promises.class,
         dead_within: promises.dead_within.map(|within| within.as_secs()),
         named_by_lease: promises.named_by_lease,
+        expires_by_itself: promises.expires_by_itself,
         handle: None,
         names: Vec::new(),
         token_sha256: None,

@@ -66,6 +66,8 @@ pub struct Record {
     /// Worst case from "revoke" to dead, in seconds; `None`: not before it expires.
     pub dead_within: Option<u64>,
     pub named_by_lease: bool,
+    /// `false`: it is tried until it is confirmed dead, however old it is.
+    pub expires_by_itself: bool,
     /// What `end` needs, sealed for this lease alone.
     #[serde(with = "serde_bytes")]
     pub(in crate::leases) handle: Option<Vec<u8>>,

@@ -34,6 +34,7 @@ impl Connector for Arc<Scripted> {
             dead_within: None,
             local: false,
             named_by_lease: true,
+            expires_by_itself: true,
             detail_type: "aws_session",
         }
     }

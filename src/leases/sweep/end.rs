@@ -121,7 +121,7 @@ impl Sweeper {
             .closing
             .as_ref()
             .map_or(Why::Revoked, |closing| closing.why);
-        let outlived = now >= lease.lives_until + TOLERANCE;
+        let outlived = lease.expires_by_itself && now >= lease.lives_until + TOLERANCE;
         match attempt {
             Attempt::Dead => {
                 let closed = self

@@ -42,6 +42,7 @@ impl Downstream {
                 dead_within: Some(Duration::from_secs(5)),
                 local: class == RevocationClass::Broker,
                 named_by_lease: named,
+                expires_by_itself: true,
                 detail_type: "access_token",
             },
             live: Mutex::default(),
@@ -52,6 +53,14 @@ impl Downstream {
             hangs: AtomicBool::new(false),
             ends: AtomicU64::new(0),
         })
+    }
+
+    /// What it makes lives on past its expiry, as an open session does.
+    pub(super) fn outliving() -> Arc<Self> {
+        let made = Self::new(RevocationClass::Native, true);
+        let mut made = Arc::try_unwrap(made).unwrap();
+        made.promises.expires_by_itself = false;
+        Arc::new(made)
     }
 
     pub(super) fn live(&self) -> Vec<LeaseId> {

@@ -104,6 +104,28 @@ async fn what_could_not_be_ended_lapses_only_after_its_own_expiry() {
 }
 
 #[tokio::test]
+async fn what_outlives_its_expiry_is_tried_until_it_is_dead_and_stops_its_target() {
+    let downstream = Downstream::outliving();
+    let bench = Bench::on(store(), Arc::clone(&downstream), Advanced::new()).await;
+    let lease = bench.issued().await;
+    downstream.out_of_order.store(true, Ordering::SeqCst);
+    // Nobody revokes it: its time is up, and the session that it opened goes on.
+    for _ in 0..40 {
+        bench.later(3600);
+        assert_eq!(bench.sweep().await.lapsed, 0);
+        assert_eq!(bench.again(&lease).await.state, State::Revoking);
+    }
+    assert!(bench.sweeper.backlog(&target()).is_some());
+    downstream.out_of_order.store(false, Ordering::SeqCst);
+    bench.later(3600);
+    bench.sweep().await;
+    assert_eq!(bench.again(&lease).await.state, State::Expired);
+    assert!(downstream.live().is_empty());
+    bench.sweep().await;
+    assert!(bench.sweeper.backlog(&target()).is_none());
+}
+
+#[tokio::test]
 async fn what_cannot_be_ended_waits_for_its_expiry_and_stops_no_target() {
     let bench = Bench::new(RevocationClass::Expiry, true).await;
     bench.downstream.cannot_end.store(true, Ordering::SeqCst);
