@@ -230,7 +230,7 @@ fn connector(
     kind: &At<String>,
 ) -> Option<ConnectorSettings> {
     let (mut keys, places) = reader.rest();
-    for secret in ["access_key_id", "secret_access_key"] {
+    for secret in ["access_key_id", "secret_access_key", "password", "ca"] {
         let (Some(Value::String(text)), Some(at)) = (keys.get(secret), places.get(secret)) else {
             continue;
         };

@@ -14,6 +14,7 @@ mod breaker;
 mod conformance;
 pub mod handle;
 mod opaque;
+mod postgres;
 mod registry;
 
 pub use registry::{Connectors, ConnectorsError, Setup};
@@ -60,6 +61,9 @@ pub const ACCESS_TOKEN_TYPE: &str = "urn:ietf:params:oauth:token-type:access_tok
 /// Our own: temporary AWS credentials, in the answer's `credential`.
 pub const AWS_SESSION_TYPE: &str = "urn:dayfly:params:token-type:aws-session";
 
+/// Our own: the login of a PostgreSQL role, in the answer's `credential`.
+pub const POSTGRES_LOGIN_TYPE: &str = "urn:dayfly:params:token-type:postgres-login";
+
 /// What a connector can be held to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Promises {
@@ -89,7 +93,7 @@ pub struct Minted {
     pub token: Option<Secret<String>>,
     /// Where it is not: its fields as a JSON object, secret values included.
     pub credential: Option<Secret<String>>,
-    /// [`ACCESS_TOKEN_TYPE`] or [`AWS_SESSION_TYPE`].
+    /// [`ACCESS_TOKEN_TYPE`], [`AWS_SESSION_TYPE`] or [`POSTGRES_LOGIN_TYPE`].
     pub issued_token_type: &'static str,
     pub handle: Option<Handle>,
     /// Public names it is seen by downstream (AKIA key id, session name), for `dayfly find`.
@@ -149,6 +153,7 @@ pub enum ConnectorSettings {
     /// Opaque key with a checksum, stored hashed.
     ApiKey {},
     Aws(AwsSettings),
+    Postgres(PostgresSettings),
 }
 
 /// What is wrong with one key of a target's settings, and what to write instead.
@@ -165,6 +170,7 @@ impl ConnectorSettings {
         match self {
             Self::AccessToken {} | Self::ApiKey {} => Vec::new(),
             Self::Aws(aws) => aws.problems(),
+            Self::Postgres(postgres) => postgres.problems(),
         }
     }
 
@@ -173,6 +179,7 @@ impl ConnectorSettings {
         match self {
             Self::AccessToken {} | Self::ApiKey {} => Vocabulary::Scopes,
             Self::Aws(_) => Vocabulary::Aws,
+            Self::Postgres(_) => Vocabulary::Sql,
         }
     }
 
@@ -198,6 +205,17 @@ impl ConnectorSettings {
                 named_by_lease: true,
                 expires_by_itself: true,
                 detail_type: "aws_session",
+            },
+            Self::Postgres(_) => Promises {
+                min_ttl: Duration::from_secs(30),
+                max_ttl: LONGEST,
+                class: RevocationClass::Native,
+                dead_within: Some(Duration::from_secs(10)),
+                local: false,
+                named_by_lease: true,
+                // `VALID UNTIL` stops logins; an open session goes on.
+                expires_by_itself: false,
+                detail_type: "postgres_login",
             },
         }
     }
@@ -250,6 +268,28 @@ pub enum AwsMethod {
     AssumeRole,
 }
 
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PostgresSettings {
+    /// As the broker and the holder of a login reach it.
+    pub host: String,
+    #[serde(default = "default_port")]
+    pub port: u16,
+    pub database: String,
+    /// The broker's own role: CREATEROLE, member of `pg_signal_backend`, and what it is to grant
+    /// held WITH GRANT OPTION.
+    pub username: String,
+    /// A secret reference (`env:`, `file:`, `cmd:`).
+    pub password: String,
+    /// The certificates that the server's is checked against, as a reference to PEM. Absent: no
+    /// TLS, which only a server on loopback may go without.
+    #[serde(default)]
+    pub ca: Option<String>,
+    /// Sessions that one login may have at once.
+    #[serde(default = "default_connections")]
+    pub connections: u16,
+}
+
 fn sha256(text: &str) -> [u8; 32] {
     let digest = ring::digest::digest(&ring::digest::SHA256, text.as_bytes());
     let mut bytes = [0; 32];
@@ -258,6 +298,14 @@ fn sha256(text: &str) -> [u8; 32] {
         .zip(digest.as_ref())
         .for_each(|(to, from)| *to = *from);
     bytes
+}
+
+fn default_port() -> u16 {
+    5432
+}
+
+fn default_connections() -> u16 {
+    4
 }
 
 fn default_region() -> String {

@@ -5,6 +5,7 @@ use super::access_token::AccessToken;
 use super::api_key::ApiKey;
 use super::aws::Aws;
 use super::breaker::Breaker;
+use super::postgres::Postgres;
 use super::{Connector, ConnectorError, ConnectorSettings, Ended, Handle, MintContext, Minted};
 use crate::clock::Clock;
 use crate::ids::{LeaseId, TargetId};
@@ -156,6 +157,9 @@ fn connector(
         }),
         ConnectorSettings::ApiKey {} => Box::new(ApiKey { promises }),
         ConnectorSettings::Aws(aws) => Box::new(Aws::new(target, aws, promises, setup)?),
+        ConnectorSettings::Postgres(postgres) => {
+            Box::new(Postgres::new(postgres, promises, setup)?)
+        }
     })
 }
 

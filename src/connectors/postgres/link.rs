@@ -1,0 +1,209 @@
+//! One session with the server, as the broker's own role: opened for one mint or one end.
+
+use super::super::{ConnectorError, PostgresSettings, Setup};
+use super::settings::is_loopback;
+use crate::secret::Secret;
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject;
+use std::fmt;
+use std::ops::Deref;
+use std::time::Duration;
+use tokio_postgres::config::SslMode;
+use tokio_postgres::error::SqlState;
+use tokio_postgres::{Client, Config, NoTls};
+use tokio_postgres_rustls::MakeRustlsConnect;
+
+/// PostgreSQL 14 is the first whose `pg_terminate_backend` may be believed for members of a role
+/// that is not a superuser's, and the oldest that is still maintained.
+const OLDEST: i32 = 140_000;
+
+/// Where the server is and who we are there.
+pub(super) struct Link {
+    config: Config,
+    tls: Option<MakeRustlsConnect>,
+    host: String,
+    port: u16,
+    database: String,
+}
+
+impl fmt::Debug for Link {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { host, port, .. } = self;
+        write!(f, "Link({host}:{port})")
+    }
+}
+
+/// Ends with its owner, and whatever was not committed with it.
+pub(super) struct Session {
+    client: Client,
+    connection: tokio::task::JoinHandle<()>,
+}
+
+impl Deref for Session {
+    type Target = Client;
+    fn deref(&self) -> &Client {
+        &self.client
+    }
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        self.connection.abort();
+    }
+}
+
+impl Link {
+    pub fn new(settings: &PostgresSettings, setup: &Setup<'_>) -> Result<Self, String> {
+        let password =
+            (setup.resolve)(&settings.password).map_err(|why| format!("`password`: {why}"))?;
+        let tls = match &settings.ca {
+            Some(reference) => {
+                let pem = (setup.resolve)(reference).map_err(|why| format!("`ca`: {why}"))?;
+                Some(MakeRustlsConnect::new(client_config(&pem)?))
+            }
+            None if is_loopback(&settings.host) => None,
+            None => return Err("`ca` is missing".to_owned()),
+        };
+        let patience = setup.call_timeout.max(Duration::from_secs(1));
+        let mut config = Config::new();
+        config
+            .host(&settings.host)
+            .port(settings.port)
+            .dbname(&settings.database)
+            .user(&settings.username)
+            .password(password.expose())
+            .application_name("dayfly")
+            .connect_timeout(patience / 2)
+            // Names in statements mean the catalog's own functions, whatever a database defines.
+            .options(format!(
+                "-c search_path=pg_catalog -c statement_timeout={0} -c lock_timeout={0} -c idle_in_transaction_session_timeout={0}",
+                (patience / 2).as_millis()
+            ))
+            .ssl_mode(if tls.is_some() { SslMode::Require } else { SslMode::Disable });
+        Ok(Self {
+            config,
+            tls,
+            host: settings.host.clone(),
+            port: settings.port,
+            database: settings.database.clone(),
+        })
+    }
+
+    pub fn host(&self) -> &str {
+        &self.host
+    }
+
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    pub fn database(&self) -> &str {
+        &self.database
+    }
+
+    /// Nothing has been made when this fails.
+    pub async fn open(&self) -> Result<Session, ConnectorError> {
+        let opened = match &self.tls {
+            Some(tls) => self
+                .config
+                .connect(tls.clone())
+                .await
+                .map(|(client, connection)| (client, tokio::spawn(run(connection)))),
+            None => self
+                .config
+                .connect(NoTls)
+                .await
+                .map(|(client, connection)| (client, tokio::spawn(run(connection)))),
+        };
+        opened
+            .map(|(client, connection)| Session { client, connection })
+            .map_err(|error| match error.code() {
+                Some(code) if is_refusal(code) => {
+                    ConnectorError::Refused(format!("the broker's own login: {}", said(&error)))
+                }
+                _ => ConnectorError::Unavailable(said(&error)),
+            })
+    }
+
+    /// Whether our own role may do what minting and ending need.
+    pub async fn check(&self) -> Result<(), ConnectorError> {
+        let session = self.open().await?;
+        let row = session
+            .query_one(
+                "SELECT current_setting('server_version_num')::int4, r.rolsuper, \
+                 r.rolsuper OR r.rolcreaterole, \
+                 r.rolsuper OR pg_has_role(r.oid, 'pg_signal_backend', 'MEMBER') \
+                 FROM pg_roles r WHERE r.rolname = current_user",
+                &[],
+            )
+            .await
+            .map_err(|error| ConnectorError::Unavailable(said(&error)))?;
+        let wrong = |what: &str| Err(ConnectorError::Refused(what.to_owned()));
+        if row.get::<_, i32>(0) < OLDEST {
+            return wrong("PostgreSQL 14 or newer is needed");
+        }
+        if row.get(1) {
+            tracing::warn!(
+                host = self.host,
+                "the broker is a superuser there: CREATEROLE and pg_signal_backend are enough"
+            );
+        }
+        if !row.get::<_, bool>(2) {
+            return wrong("the broker's role may not create roles: ALTER ROLE ... CREATEROLE");
+        }
+        if !row.get::<_, bool>(3) {
+            return wrong("the broker's role may not end sessions: GRANT pg_signal_backend TO ...");
+        }
+        Ok(())
+    }
+}
+
+async fn run<S, T>(connection: tokio_postgres::Connection<S, T>)
+where
+    S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin,
+    T: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin,
+{
+    // What goes wrong here is told to whoever waits for an answer.
+    drop(connection.await);
+}
+
+fn client_config(pem: &Secret<String>) -> Result<rustls::ClientConfig, String> {
+    let mut roots = rustls::RootCertStore::empty();
+    for certificate in CertificateDer::pem_slice_iter(pem.expose().as_bytes()) {
+        let certificate = certificate.map_err(|_| "`ca` is not PEM".to_owned())?;
+        roots
+            .add(certificate)
+            .map_err(|_| "`ca` holds what is no certificate".to_owned())?;
+    }
+    if roots.is_empty() {
+        return Err("`ca` holds no certificate".to_owned());
+    }
+    let provider = std::sync::Arc::new(rustls::crypto::ring::default_provider());
+    let config = rustls::ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .map_err(|error| error.to_string())?
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    Ok(config)
+}
+
+fn is_refusal(code: &SqlState) -> bool {
+    // Class 28 and "no such database": the next try will be told the same.
+    code.code().starts_with("28") || *code == SqlState::INVALID_CATALOG_NAME
+}
+
+/// What the server said, without what was sent to it.
+pub(super) fn said(error: &tokio_postgres::Error) -> String {
+    match error.as_db_error() {
+        Some(error) => format!("{} ({})", error.message(), error.code().code()),
+        None => {
+            let mut text = error.to_string();
+            let mut cause = std::error::Error::source(error);
+            while let Some(error) = cause {
+                text = format!("{text}: {error}");
+                cause = error.source();
+            }
+            text
+        }
+    }
+}

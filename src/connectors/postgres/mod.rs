@@ -1,0 +1,146 @@
+//! PostgreSQL: a login role for one lease, with the privileges of the grant and nothing else.
+//!
+//! In: a grant in privileges and tables. Out: a role named by the lease id, with a password that
+//! the server never sees in the clear (only its SCRAM verifier is sent), a last moment for logging
+//! in, and a bound on its connections. The patterns of the grant are read against the catalog once,
+//! when the role is made: a table that comes later is not in it.
+//!
+//! `VALID UNTIL` stops new logins and nothing else, so a role is ended even when its time is up:
+//! no login, no privilege, no session, no role, in this order (class `native`).
+
+mod end;
+mod link;
+mod mint;
+mod settings;
+
+use super::{Connector, ConnectorError, Ended, Handle, MintContext, Minted};
+use super::{POSTGRES_LOGIN_TYPE, PostgresSettings, Promises, SettingProblem, Setup};
+use crate::ids::LeaseId;
+use crate::policy::Grant;
+use crate::secret::Secret;
+use async_trait::async_trait;
+use link::Link;
+use serde::{Deserialize, Serialize};
+use time::OffsetDateTime;
+
+#[derive(Debug)]
+pub(super) struct Postgres {
+    link: Link,
+    /// `CONNECTION LIMIT` of each role.
+    connections: u16,
+    promises: Promises,
+}
+
+impl PostgresSettings {
+    pub(super) fn problems(&self) -> Vec<SettingProblem> {
+        settings::problems(self)
+    }
+}
+
+impl Postgres {
+    pub fn new(
+        settings: &PostgresSettings,
+        promises: Promises,
+        setup: &Setup<'_>,
+    ) -> Result<Self, Vec<String>> {
+        let problems = settings.problems();
+        if !problems.is_empty() {
+            return Err(problems.iter().map(ToString::to_string).collect());
+        }
+        Ok(Self {
+            link: Link::new(settings, setup).map_err(|problem| vec![problem])?,
+            connections: settings.connections,
+            promises,
+        })
+    }
+}
+
+/// What ending needs beyond the lease id: sessions are known by the role's number, also once the
+/// role is gone.
+#[derive(Debug, Serialize, Deserialize)]
+struct Made {
+    oid: u32,
+}
+
+#[async_trait]
+impl Connector for Postgres {
+    fn promises(&self) -> Promises {
+        self.promises
+    }
+
+    async fn mint(
+        &self,
+        grant: &Grant,
+        context: MintContext<'_>,
+    ) -> Result<Minted, ConnectorError> {
+        let session = self.link.open().await?;
+        let tables = mint::tables(&session, grant.authority()).await?;
+        let password = mint::password();
+        let ends = whole_seconds(context.expires_at);
+        let making = mint::Making {
+            role: context.lease.to_string(),
+            password: &password,
+            ends,
+            mint_by: context.mint_by,
+            connections: self.connections,
+            comment: format!(
+                "Dayfly: agent {}, mission {}",
+                grant.agent(),
+                grant.mission()
+            ),
+            tables,
+        };
+        let oid = mint::make(&session, &making).await?;
+        let unknown = |_| ConnectorError::Unknown("the login cannot be written down".to_owned());
+        let handle = serde_json::to_vec(&Made { oid }).map_err(unknown)?;
+        let credential = serde_json::to_string(&Credential {
+            r#type: "postgres_login",
+            host: self.link.host(),
+            port: self.link.port(),
+            database: self.link.database(),
+            username: &making.role,
+            password: password.expose(),
+            expiration: ends,
+        });
+        Ok(Minted {
+            token: None,
+            credential: Some(Secret::new(credential.map_err(unknown)?)),
+            issued_token_type: POSTGRES_LOGIN_TYPE,
+            handle: Some(Secret::new(handle)),
+            names: vec![making.role],
+            expires_at: ends,
+            token_sha256: None,
+            signing_key: None,
+        })
+    }
+
+    async fn end(&self, lease: &LeaseId, handle: Option<&Handle>) -> Result<Ended, ConnectorError> {
+        let made = handle.and_then(|handle| serde_json::from_slice::<Made>(handle.expose()).ok());
+        end::end(&self.link, &lease.to_string(), made.map(|made| made.oid)).await
+    }
+
+    async fn check(&self) -> Result<(), ConnectorError> {
+        self.link.check().await
+    }
+}
+
+/// Rounded down: the role's last moment is never later than the lease's.
+fn whole_seconds(at: OffsetDateTime) -> OffsetDateTime {
+    at.replace_nanosecond(0).unwrap_or(at)
+}
+
+/// What the holder gets, in the words of the answer.
+#[derive(Serialize)]
+struct Credential<'a> {
+    r#type: &'static str,
+    host: &'a str,
+    port: u16,
+    database: &'a str,
+    username: &'a str,
+    password: &'a str,
+    #[serde(with = "time::serde::rfc3339")]
+    expiration: OffsetDateTime,
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,358 @@
+//! Against a real server, with sessions that are open when they must die.
+
+use super::super::conformance::{Subject, built, context, draw, grant, holds, keyring};
+use super::super::{ConnectorSettings, PostgresSettings};
+use super::*;
+use crate::authority::{Authority, Permission};
+use crate::policy::GrantBuilder;
+use server::{PASSWORD, Postgres as Server};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio_postgres::Client;
+
+#[path = "../../../tests/it/support/postgres.rs"]
+mod server;
+
+const PATIENCE: Duration = Duration::from_secs(20);
+const MINUTE: Duration = Duration::from_secs(60);
+
+fn on(actions: &[&str], locations: &[&str]) -> GrantBuilder {
+    let owned = |list: &[&str]| list.iter().map(|text| (*text).to_owned()).collect();
+    grant("orders-db", "postgres_login").authority(Authority(vec![Permission {
+        actions: owned(actions),
+        locations: owned(locations),
+    }]))
+}
+
+fn settings(server: &Server) -> PostgresSettings {
+    PostgresSettings {
+        host: "127.0.0.1".to_owned(),
+        port: server.port,
+        database: "orders".to_owned(),
+        username: "dayfly".to_owned(),
+        password: format!("test:{PASSWORD}"),
+        ca: Some(format!(
+            "test:{}",
+            std::fs::read_to_string(&server.ca).unwrap()
+        )),
+        connections: 2,
+    }
+}
+
+async fn connector(settings: PostgresSettings) -> Arc<dyn Connector> {
+    let keyring = keyring().await;
+    built(
+        &keyring,
+        "orders-db",
+        ConnectorSettings::Postgres(settings),
+        PATIENCE,
+    )
+    .await
+}
+
+async fn login(server: &Server, minted: &Minted) -> Result<Client, tokio_postgres::Error> {
+    let fields: serde_json::Value =
+        serde_json::from_str(minted.credential.as_ref().unwrap().expose()).unwrap();
+    assert_eq!(fields["type"], "postgres_login");
+    assert_eq!(fields["database"], "orders");
+    assert_eq!(fields["port"], server.port);
+    let text = |name: &str| fields[name].as_str().unwrap().to_owned();
+    server.login(&text("username"), &text("password")).await
+}
+
+async fn code(client: &Client, statement: &str) -> String {
+    let error = client.batch_execute(statement).await.unwrap_err();
+    error
+        .code()
+        .map_or_else(|| error.to_string(), |code| code.code().to_owned())
+}
+
+const NOT_ALLOWED: &str = "42501";
+
+#[tokio::test]
+async fn a_login_keeps_what_connectors_promise_on_a_real_server() {
+    let Some(server) = Server::start().await else {
+        return;
+    };
+    let connector = connector(settings(&server)).await;
+    let subject = Subject {
+        connector: connector.as_ref(),
+        grant: on(&["select"], &["public.orders"]),
+        inexpressible: on(&["usage"], &["public.orders"]),
+    };
+    holds(&subject, async |minted: &Minted| {
+        let client = login(&server, minted).await.unwrap();
+        client.query("SELECT item FROM orders", &[]).await.is_ok()
+    })
+    .await;
+    assert_eq!(
+        server
+            .ask("SELECT count(*) FROM pg_roles WHERE rolname LIKE 'dfl%'")
+            .await,
+        0
+    );
+}
+
+#[tokio::test]
+async fn a_login_may_do_what_was_granted_on_the_tables_it_was_granted_on() {
+    let Some(server) = Server::start().await else {
+        return;
+    };
+    let connector = connector(settings(&server)).await;
+    let grant = on(&["select", "insert"], &["public.orders", "billing.inv*"]).build();
+    let minted = connector
+        .mint(&grant, context(&draw(), MINUTE))
+        .await
+        .unwrap();
+    let client = login(&server, &minted).await.unwrap();
+    for allowed in [
+        "SELECT * FROM orders",
+        "INSERT INTO orders (item) VALUES ('another')",
+        "INSERT INTO billing.invoices VALUES (1)",
+    ] {
+        client.batch_execute(allowed).await.unwrap();
+    }
+    for refused in [
+        "DELETE FROM orders",
+        "UPDATE orders SET item = ''",
+        "SELECT * FROM order_lines",
+        "SELECT * FROM billing.secrets",
+        "CREATE TABLE mine (id int)",
+        "CREATE ROLE another",
+        "SET ROLE dayfly",
+    ] {
+        assert_eq!(code(&client, refused).await, NOT_ALLOWED, "{refused}");
+    }
+    // `CONNECTION LIMIT`.
+    let _second = login(&server, &minted).await.unwrap();
+    assert!(login(&server, &minted).await.is_err(), "a third session");
+}
+
+#[tokio::test]
+async fn an_open_session_dies_with_its_lease_whatever_it_is_doing() {
+    let Some(server) = Server::start().await else {
+        return;
+    };
+    let connector = connector(settings(&server)).await;
+    let grant = on(&["select", "update"], &["public.orders"]).build();
+    let lease = draw();
+    let minted = connector
+        .mint(&grant, context(&lease, MINUTE))
+        .await
+        .unwrap();
+    let idle = login(&server, &minted).await.unwrap();
+    idle.batch_execute("BEGIN; UPDATE orders SET item = 'held'")
+        .await
+        .unwrap();
+    let busy = login(&server, &minted).await.unwrap();
+    let running = tokio::spawn(async move { busy.batch_execute("SELECT pg_sleep(60)").await });
+    while server
+        .ask("SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'PgSleep'")
+        .await
+        == 0
+    {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    let ended = connector.end(&lease, minted.handle.as_ref()).await.unwrap();
+    assert_eq!(ended, Ended::Dead);
+    assert!(
+        running.await.unwrap().is_err(),
+        "the statement ran to its end"
+    );
+    assert!(idle.simple_query("SELECT 1").await.is_err());
+    assert!(login(&server, &minted).await.is_err());
+    assert_eq!(
+        server
+            .ask("SELECT count(*) FROM orders WHERE item = 'held'")
+            .await,
+        0
+    );
+    assert_eq!(
+        server
+            .ask("SELECT count(*) FROM pg_roles WHERE rolname LIKE 'dfl%'")
+            .await,
+        0
+    );
+}
+
+#[tokio::test]
+async fn a_login_that_cannot_be_dropped_is_dead_all_the_same() {
+    let Some(server) = Server::start().await else {
+        return;
+    };
+    let connector = connector(settings(&server)).await;
+    let lease = draw();
+    let grant = on(&["select"], &["public.orders"]).build();
+    let minted = connector
+        .mint(&grant, context(&lease, MINUTE))
+        .await
+        .unwrap();
+    // It owns something in another database, where nobody can drop it from here.
+    let name = &minted.names[0];
+    let elsewhere = server
+        .connect("postgres", PASSWORD, "postgres")
+        .await
+        .unwrap();
+    elsewhere
+        .batch_execute(&format!("SET ROLE {name}; SELECT lo_create(0)"))
+        .await
+        .unwrap();
+    let session = login(&server, &minted).await.unwrap();
+    for _ in 0..2 {
+        let ended = connector.end(&lease, minted.handle.as_ref()).await.unwrap();
+        assert_eq!(ended, Ended::DeadUncollected);
+        assert!(session.simple_query("SELECT 1").await.is_err());
+        assert!(login(&server, &minted).await.is_err());
+    }
+    // Once it owns nothing there, it goes.
+    elsewhere
+        .batch_execute(&format!("RESET ROLE; DROP OWNED BY {name}"))
+        .await
+        .unwrap();
+    assert_eq!(connector.end(&lease, None).await.unwrap(), Ended::Dead);
+}
+
+#[tokio::test]
+async fn what_cannot_be_granted_whole_is_not_made_at_all() {
+    let Some(server) = Server::start().await else {
+        return;
+    };
+    let connector = connector(settings(&server)).await;
+    for (grant, named) in [
+        (
+            on(&["select"], &["public.orders", "billing.secrets"]),
+            "secrets",
+        ),
+        (on(&["select"], &["public.nothing"]), "public.nothing"),
+        (on(&["select"], &["nowhere.*"]), "no table"),
+    ] {
+        let grant = grant.build();
+        let error = connector
+            .mint(&grant, context(&draw(), MINUTE))
+            .await
+            .unwrap_err();
+        assert!(matches!(error, ConnectorError::Refused(_)), "{error}");
+        assert!(error.to_string().contains(named), "{error}");
+    }
+    // Without the right to hand it on, PostgreSQL grants nothing and only warns.
+    let owner = server.login("shop", PASSWORD).await.unwrap();
+    owner
+        .batch_execute("REVOKE GRANT OPTION FOR ALL ON order_lines FROM dayfly")
+        .await
+        .unwrap();
+    let grant = on(&["select"], &["public.order_lines"]).build();
+    let error = connector
+        .mint(&grant, context(&draw(), MINUTE))
+        .await
+        .unwrap_err();
+    assert!(matches!(error, ConnectorError::Refused(_)), "{error}");
+    assert_eq!(
+        server
+            .ask("SELECT count(*) FROM pg_roles WHERE rolname LIKE 'dfl%'")
+            .await,
+        0
+    );
+}
+
+#[tokio::test]
+async fn a_request_that_arrives_too_late_makes_nothing() {
+    let Some(server) = Server::start().await else {
+        return;
+    };
+    let link = settings(&server);
+    let keyring = keyring().await;
+    let setup = super::super::Setup {
+        keyring,
+        clock: Arc::new(crate::clock::SystemClock::new()),
+        broker_url: "https://broker.example",
+        fence_view_max_age: Duration::from_secs(1),
+        call_timeout: PATIENCE,
+        resolve: &|reference| Ok(Secret::new(reference.replacen("test:", "", 1))),
+    };
+    let promises = ConnectorSettings::Postgres(link.clone()).promises(Duration::from_secs(1));
+    let postgres = Postgres::new(&link, promises, &setup).unwrap();
+    let lease = draw();
+    let mut late = context(&lease, MINUTE);
+    late.mint_by = late.now - Duration::from_secs(1);
+    let grant = on(&["select"], &["public.orders"]).build();
+    // Past every check of ours: the server itself says that it is too late.
+    let error = postgres.mint(&grant, late).await.unwrap_err();
+    assert!(error.to_string().contains("too late"), "{error}");
+    assert_eq!(
+        server
+            .ask("SELECT count(*) FROM pg_roles WHERE rolname LIKE 'dfl%'")
+            .await,
+        0
+    );
+}
+
+#[tokio::test]
+async fn a_check_names_what_the_brokers_role_lacks() {
+    let Some(server) = Server::start().await else {
+        return;
+    };
+    connector(settings(&server)).await.check().await.unwrap();
+    let mut wrong = settings(&server);
+    wrong.password = "test:another".to_owned();
+    let error = connector(wrong).await.check().await.unwrap_err();
+    assert!(matches!(error, ConnectorError::Refused(_)), "{error}");
+    let mut other_ca = settings(&server);
+    let key = rcgen::KeyPair::generate().unwrap();
+    let other = rcgen::CertificateParams::new(vec!["ca".to_owned()]).unwrap();
+    other_ca.ca = Some(format!("test:{}", other.self_signed(&key).unwrap().pem()));
+    let error = connector(other_ca).await.check().await.unwrap_err();
+    assert!(matches!(error, ConnectorError::Unavailable(_)), "{error}");
+    let postgres = server
+        .connect("postgres", PASSWORD, "postgres")
+        .await
+        .unwrap();
+    for (taken, given, named) in [
+        (
+            "ALTER ROLE dayfly NOCREATEROLE",
+            "ALTER ROLE dayfly CREATEROLE",
+            "CREATEROLE",
+        ),
+        (
+            "REVOKE pg_signal_backend FROM dayfly",
+            "GRANT pg_signal_backend TO dayfly",
+            "pg_signal_backend",
+        ),
+    ] {
+        postgres.batch_execute(taken).await.unwrap();
+        let error = connector(settings(&server))
+            .await
+            .check()
+            .await
+            .unwrap_err();
+        assert!(error.to_string().contains(named), "{error}");
+        postgres.batch_execute(given).await.unwrap();
+    }
+}
+
+#[test]
+fn only_a_server_on_loopback_goes_without_tls() {
+    let mut settings = PostgresSettings {
+        host: "127.0.0.1".to_owned(),
+        port: 5432,
+        database: "orders".to_owned(),
+        username: "dayfly".to_owned(),
+        password: "env:PASSWORD".to_owned(),
+        ca: None,
+        connections: 4,
+    };
+    let keys = |settings: &PostgresSettings| -> Vec<&str> {
+        settings
+            .problems()
+            .iter()
+            .map(|problem| problem.key)
+            .collect()
+    };
+    assert!(keys(&settings).is_empty());
+    settings.host = "db.internal".to_owned();
+    assert_eq!(keys(&settings), ["ca"]);
+    settings.ca = Some("file:ca.pem".to_owned());
+    assert!(keys(&settings).is_empty());
+    settings.connections = 0;
+    settings.database = String::new();
+    assert_eq!(keys(&settings), ["database", "connections"]);
+}
