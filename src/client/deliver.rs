@@ -48,6 +48,8 @@ pub enum Delivery {
     File { variable: String, path: PathBuf },
     /// `AWS_CONTAINER_CREDENTIALS_FULL_URI`.
     Aws(AwsEndpoint),
+    /// `PGSERVICEFILE` and `PGSERVICE`, which libpq reads anew for every connection.
+    Postgres { service: String, path: PathBuf },
     /// `--env`: cannot be renewed under a running child.
     Environment(Vec<(String, Secret<String>)>),
 }
@@ -60,11 +62,14 @@ impl Delivery {
         response: &TokenResponse,
         environment: bool,
     ) -> Result<Self, ClientError> {
-        let is_aws = credential_type(response) == Some("aws_session");
-        let delivery = match (environment, is_aws) {
+        let delivery = match (environment, credential_type(response)) {
             (true, _) => Self::Environment(environment_of(target, response)),
-            (false, true) => Self::Aws(AwsEndpoint::open().await?),
-            (false, false) => Self::File {
+            (false, Some("aws_session")) => Self::Aws(AwsEndpoint::open().await?),
+            (false, Some("postgres_login")) => Self::Postgres {
+                service: target.to_owned(),
+                path: folder.0.join(target),
+            },
+            (false, _) => Self::File {
                 variable: format!("DAYFLY_TOKEN_{}_FILE", shouted(target)),
                 path: folder.0.join(target),
             },
@@ -78,6 +83,9 @@ impl Delivery {
         match self {
             Self::File { path, .. } => write_atomically(path, &file_text(response)),
             Self::Aws(endpoint) => endpoint.put(response),
+            Self::Postgres { service, path } => {
+                write_atomically(path, &service_text(service, response)?)
+            }
             Self::Environment(_) => Ok(()),
         }
     }
@@ -85,7 +93,9 @@ impl Delivery {
     /// The credential is dead and there is no newer one: better none than a dead one.
     pub fn withdraw(&self) {
         match self {
-            Self::File { path, .. } => drop(std::fs::remove_file(path)),
+            Self::File { path, .. } | Self::Postgres { path, .. } => {
+                drop(std::fs::remove_file(path));
+            }
             Self::Aws(endpoint) => endpoint.current.store(None),
             Self::Environment(_) => {}
         }
@@ -97,6 +107,10 @@ impl Delivery {
             Self::File { variable, path } => {
                 vec![(variable.clone(), path.display().to_string())]
             }
+            Self::Postgres { service, path } => vec![
+                ("PGSERVICEFILE".to_owned(), path.display().to_string()),
+                ("PGSERVICE".to_owned(), service.clone()),
+            ],
             Self::Aws(endpoint) => vec![
                 (
                     "AWS_CONTAINER_CREDENTIALS_FULL_URI".to_owned(),
@@ -218,27 +232,58 @@ fn file_text(response: &TokenResponse) -> Secret<String> {
     })
 }
 
-fn environment_of(target: &str, response: &TokenResponse) -> Vec<(String, Secret<String>)> {
-    let field = |name: &str| {
-        let all = response.credential.as_ref()?;
-        all.get(name)
-            .and_then(Value::as_str)
-            .map(|text| Secret::new(text.to_owned()))
+/// A field of a login, and what libpq calls it in the environment and in a service file.
+const LOGIN: [(&str, &str, &str); 5] = [
+    ("host", "PGHOST", "host"),
+    ("port", "PGPORT", "port"),
+    ("database", "PGDATABASE", "dbname"),
+    ("username", "PGUSER", "user"),
+    ("password", "PGPASSWORD", "password"),
+];
+
+/// libpq's connection service file (PostgreSQL 15, "34.17. The Connection Service File").
+fn service_text(service: &str, response: &TokenResponse) -> Result<Secret<String>, ClientError> {
+    let unfit = || {
+        ClientError::Local("the broker's PostgreSQL login is not one that libpq reads".to_owned())
     };
-    if credential_type(response) == Some("aws_session") {
-        return [
+    let mut text = format!("[{service}]\n");
+    for (name, _, key) in LOGIN {
+        let value = field(response, name).ok_or_else(unfit)?;
+        if value.expose().chars().any(char::is_control) {
+            return Err(unfit());
+        }
+        text.push_str(&format!("{key}={}\n", value.expose()));
+    }
+    Ok(Secret::new(text))
+}
+
+/// A text or a number of the structured credential.
+fn field(response: &TokenResponse, name: &str) -> Option<Secret<String>> {
+    let text = match response.credential.as_ref()?.get(name)? {
+        Value::String(text) => text.clone(),
+        Value::Number(number) => number.to_string(),
+        _ => return None,
+    };
+    Some(Secret::new(text))
+}
+
+fn environment_of(target: &str, response: &TokenResponse) -> Vec<(String, Secret<String>)> {
+    let known = match credential_type(response) {
+        Some("aws_session") => vec![
             ("AWS_ACCESS_KEY_ID", "access_key_id"),
             ("AWS_SECRET_ACCESS_KEY", "secret_access_key"),
             ("AWS_SESSION_TOKEN", "session_token"),
-        ]
+        ],
+        Some("postgres_login") => LOGIN.map(|(name, variable, _)| (variable, name)).to_vec(),
+        _ => {
+            let variable = format!("DAYFLY_TOKEN_{}", shouted(target));
+            return vec![(variable, file_text(response))];
+        }
+    };
+    known
         .into_iter()
-        .filter_map(|(variable, name)| Some((variable.to_owned(), field(name)?)))
-        .collect();
-    }
-    vec![(
-        format!("DAYFLY_TOKEN_{}", shouted(target)),
-        file_text(response),
-    )]
+        .filter_map(|(variable, name)| Some((variable.to_owned(), field(response, name)?)))
+        .collect()
 }
 
 fn credential_type(response: &TokenResponse) -> Option<&str> {
@@ -319,6 +364,38 @@ mod tests {
         );
         drop(folder);
         assert!(!path.exists());
+    }
+
+    #[test]
+    fn a_login_is_delivered_as_libpq_reads_it_and_a_broken_one_is_not() {
+        let answer = |credential: Value| -> TokenResponse {
+            let text = json!({
+                "access_token": "dayflyh_", "issued_token_type": "urn:x", "token_type": "N_A",
+                "expires_in": 60, "authorization_details": [], "mission": "read-orders",
+                "lease_id": format!("dfl{}", "a".repeat(26)), "credential": credential,
+                "revocation": { "class": "native", "within_seconds": 10 },
+            });
+            serde_json::from_value(text).unwrap()
+        };
+        let login = json!({
+            "type": "postgres_login", "host": "db", "port": 5433, "database": "orders",
+            "username": "dfla", "password": "secret",
+        });
+        assert_eq!(
+            service_text("orders-db", &answer(login.clone()))
+                .unwrap()
+                .expose(),
+            "[orders-db]\nhost=db\nport=5433\ndbname=orders\nuser=dfla\npassword=secret\n"
+        );
+        let variables = environment_of("orders-db", &answer(login.clone()));
+        assert_eq!(variables.len(), 5);
+        assert_eq!(variables[4].0, "PGPASSWORD");
+        let mut torn = login.clone();
+        torn["password"] = json!("a\nhost=elsewhere");
+        assert!(service_text("orders-db", &answer(torn)).is_err());
+        let mut short = login;
+        short.as_object_mut().unwrap().remove("host");
+        assert!(service_text("orders-db", &answer(short)).is_err());
     }
 
     #[test]

@@ -13,6 +13,7 @@ mod caches;
 mod page;
 mod run;
 
+use crate::support::postgres::{PASSWORD, Postgres};
 use clap::{CommandFactory as _, Parser as _, error::ErrorKind};
 use dayfly::cli::Cli;
 use std::path::{Path, PathBuf};
@@ -105,6 +106,30 @@ fn fail_if_any(wrong: &[String]) {
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn every_sql_example_sets_up_a_role_that_can_make_logins() {
+    let Some(server) = Postgres::start().await else {
+        return;
+    };
+    let mut ran = 0;
+    for block in all_blocks().iter().filter(|block| block.info == "sql") {
+        // The test server's own broker is called `dayfly`.
+        let name = format!("broker_{}", block.line);
+        let text = block.text.replace("dayfly", &name).replace("...", PASSWORD);
+        let client = server.login("postgres", PASSWORD).await.unwrap();
+        client.batch_execute(&text).await.unwrap_or_else(|error| {
+            panic!("{}: {error:?}", block.place());
+        });
+        let broker = server.login(&name, PASSWORD).await.unwrap();
+        broker
+            .batch_execute("CREATE ROLE made; GRANT SELECT ON orders TO made; REVOKE ALL ON orders FROM made; DROP ROLE made")
+            .await
+            .unwrap_or_else(|error| panic!("{}: {error:?}", block.place()));
+        ran += 1;
+    }
+    assert!(ran > 0);
+}
+
 #[test]
 fn every_fence_says_what_it_is() {
     let known = [
@@ -118,6 +143,7 @@ fn every_fence_says_what_it_is() {
         "toml part",
         "json",
         "cedar",
+        "sql",
         "mermaid",
         "yaml",
         "rust",

@@ -42,6 +42,7 @@ mod keys;
 mod login;
 mod openapi;
 mod platforms;
+mod postgres;
 mod revocations;
 mod serve;
 mod spiffe;

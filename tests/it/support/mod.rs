@@ -12,6 +12,7 @@ pub mod issuer;
 pub mod kube;
 pub mod moto;
 pub mod pipeline;
+pub mod postgres;
 pub mod process;
 pub mod proxy;
 pub mod redis;
