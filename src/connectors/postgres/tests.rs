@@ -261,7 +261,7 @@ async fn a_request_that_arrives_too_late_makes_nothing() {
     };
     let link = settings(&server);
     let keyring = keyring().await;
-    let setup = super::super::Setup {
+    let setup = Setup {
         keyring,
         clock: Arc::new(crate::clock::SystemClock::new()),
         broker_url: "https://broker.example",
