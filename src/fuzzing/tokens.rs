@@ -1,5 +1,7 @@
 //! Tokens and keys: whatever is read is the only reading, and nothing unsigned is verified.
 
+use crate::identity::aws::principal;
+use crate::identity::aws::request::SignedRequest;
 use crate::identity::claims::find;
 use crate::intent::claims::Signed;
 use crate::jose::claims::{audiences, instant, optional_text, sole_audience, text, times};
@@ -14,6 +16,7 @@ use std::sync::LazyLock;
 use std::time::Duration;
 use time::OffsetDateTime;
 use time::macros::datetime;
+use url::Url;
 
 const NOW: OffsetDateTime = datetime!(2026-11-21 12:00 UTC);
 const BROKER: &str = "https://dayfly.example";
@@ -34,6 +37,30 @@ const SIGNED: [&str; 2] = [
     include_str!("../../fuzz/fixtures/rfc7515-a2.jws"),
     include_str!("../../fuzz/fixtures/rfc7515-a3.jws"),
 ];
+
+/// A request signed for STS, in the clear; or, where it is no JSON, what STS answers.
+pub fn aws(bytes: &[u8]) {
+    if bytes.first() != Some(&b'{') {
+        let Ok(Ok(claims)) = std::str::from_utf8(bytes).map(principal::claims) else {
+            return;
+        };
+        let text = |name: &str| claims.get(name).and_then(Value::as_str).unwrap_or_default();
+        let account = text("account");
+        assert!(account.len() == 12 && account.bytes().all(|byte| byte.is_ascii_digit()));
+        assert!(text("arn").contains(account) && text("sub").contains(account));
+        assert_ne!(text("role_id").is_empty(), text("user_id").is_empty());
+        return;
+    }
+    let Ok(request) = SignedRequest::parse(&URL_SAFE_NO_PAD.encode(bytes)) else {
+        return;
+    };
+    let url = Url::parse(&request.origin).map(|url| url.origin().ascii_serialization());
+    assert_eq!(url.as_deref(), Ok(request.origin.as_str()), "one reading");
+    for (name, value) in request.headers() {
+        assert!(name == name.to_ascii_lowercase() && !value.is_empty());
+        assert!(value.bytes().all(|byte| matches!(byte, b' '..=b'~')));
+    }
+}
 
 /// A compact JWS; or, so that a change reaches beyond base64, its three parts in the clear, one a
 /// line, when the first byte is `{`.
