@@ -28,8 +28,8 @@ pub use enrolment::{EnrolError, EnrolledKey, Enrolment};
 pub use keys::IssuerKeys;
 pub use possession::Confirmation;
 pub use settings::{
-    BundleSource, ClientSettings, IssuerSettings, KeySource, Renewed, ReviewSettings,
-    SettingsError, TrustDomainSettings,
+    BundleSource, ClientSettings, IssuerSettings, KeySource, ReviewSettings, SettingsError,
+    TrustDomainSettings,
 };
 pub use spiffe::{FACTS as SPIFFE_FACTS, SpiffeId, is_trust_domain};
 
