@@ -21,7 +21,7 @@ pub fn authorization_details(bytes: &[u8]) {
         );
         authorities.push(Authority::from_details(&details));
     }
-    for vocabulary in [Vocabulary::Aws, Vocabulary::Scopes] {
+    for vocabulary in [Vocabulary::Aws, Vocabulary::Scopes, Vocabulary::Sql] {
         for one in &authorities {
             check_alone(vocabulary, one);
             for other in &authorities {

@@ -1,6 +1,6 @@
 //! Every place that takes a signed token, each with one that it accepts.
 
-use crate::support::broker::{Answer, Setup, b64, form, unique, with, without};
+use crate::support::broker::{Answer, Setup, b64, form, sha256, unique, with, without};
 use crate::support::forge;
 use crate::support::issuer::Issuer;
 use crate::support::world::{ASSERTION, EXCHANGE, JWT, World, assert_refused, inline_keys, key};
@@ -37,6 +37,8 @@ pub enum Door {
     /// A JWT-SVID as the subject token, and as the client's own.
     Svid,
     ClientsSvid,
+    /// Where a machine brings a new key.
+    Enrolment,
     /// `client_assertion`, of an agent and of a resource server.
     Client,
     Server,
@@ -45,7 +47,7 @@ pub enum Door {
 }
 
 impl Door {
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 16] = [
         Self::Subject,
         Self::IdToken,
         Self::AccessToken,
@@ -58,6 +60,7 @@ impl Door {
         Self::Evidence,
         Self::Svid,
         Self::ClientsSvid,
+        Self::Enrolment,
         Self::Client,
         Self::Server,
         Self::Operator,
@@ -73,7 +76,9 @@ impl Door {
             | Self::SelfSigned
             | Self::Orchestrators
             | Self::Evidence => Reason::InvalidIntent,
-            Self::Client | Self::ClientsSvid | Self::Server => Reason::InvalidClient,
+            Self::Client | Self::ClientsSvid | Self::Server | Self::Enrolment => {
+                Reason::InvalidClient
+            }
             Self::Operator => Reason::NotAuthenticated,
         }
     }
@@ -93,6 +98,7 @@ impl Door {
                 &[Some("intent+jwt")]
             }
             Self::Evidence => &[Some("evidence+jwt")],
+            Self::Enrolment => &[Some("enrolment+jwt")],
             Self::Client | Self::Server => &[None, Some("JWT"), Some("client-authentication+jwt")],
         }
     }
@@ -109,6 +115,7 @@ impl Door {
                 "intent/signer.rs"
             }
             Self::Evidence => "intent/evidence.rs",
+            Self::Enrolment => "identity/enrolment/proof.rs",
             Self::Svid | Self::ClientsSvid => "identity/spiffe/mod.rs",
         }
     }
@@ -122,13 +129,19 @@ impl Door {
             Self::PlatformsGrant | Self::OwnGrant => "assertion",
             Self::Intent | Self::ClientsIntent | Self::Orchestrators | Self::Evidence => "intent",
             Self::ClientsSvid | Self::Client | Self::Server => "client_assertion",
+            Self::Enrolment => "proof",
             Self::Operator => "",
         }
     }
 
-    /// Evidence is closed, and its facts are no objects.
+    /// The claims of others are closed; those of an intent have a place for it.
     pub fn takes_notes(self) -> bool {
-        self != Self::Evidence
+        !matches!(self, Self::Evidence | Self::Enrolment)
+    }
+
+    /// The header holds the key that signs.
+    fn brings_its_key(self) -> bool {
+        matches!(self, Self::Intent | Self::Enrolment)
     }
 
     /// A header field trims what stands around its value.
@@ -201,11 +214,13 @@ pub struct Town {
     orchestrator: SigningKey,
     witness: SigningKey,
     domain: SigningKey,
+    machine: SigningKey,
+    join_token: String,
 }
 
 impl Town {
     pub async fn start() -> Self {
-        let [gateway, orchestrator, witness, domain] = [key(), key(), key(), key()];
+        let [gateway, orchestrator, witness, domain] = std::array::from_fn(|_| key());
         let issuer = Arc::new(Issuer::start().await);
         let more = format!(
             r#"
@@ -238,6 +253,12 @@ purpose = "Runs in the shop"
 ends = 2099-01-01
 identity = {{ spiffe = "{SPIFFE_ID}" }}
 
+[agent.backup]
+owner = "storage@acme.example"
+purpose = "Copies the database every night"
+ends = 2099-01-01
+identity = {{ client = {{ enrol = true }} }}
+
 [mission.ordered]
 agents = ["robot"]
 owner = "sre@acme.example"
@@ -269,12 +290,19 @@ allow = {ALLOW}
             ..Setup::default()
         })
         .await;
+        // One key may come twice with one token: its first answer may have been lost.
+        let invited = Some(json!({ "note": "db-7" }));
+        let path = "/agents/backup/invitations";
+        let invited = world.broker.admin("POST", path, invited).await;
+        let join_token = invited.body["join_token"].as_str().unwrap().to_owned();
         Self {
             world,
             gateway,
             orchestrator,
             witness,
             domain,
+            machine: key(),
+            join_token,
         }
     }
 
@@ -284,7 +312,7 @@ allow = {ALLOW}
             "alg": key.algorithm().name(), "typ": typ, "kid": key.verifying().kid(),
         });
         let (claims, fields) = self.request(door);
-        if door == Door::Intent {
+        if door.brings_its_key() {
             header["jwk"] = key.public_jwk();
             header.as_object_mut().unwrap().remove("kid");
         }
@@ -311,6 +339,7 @@ allow = {ALLOW}
             }
             Door::Orchestrators => &self.orchestrator,
             Door::Evidence => &self.witness,
+            Door::Enrolment => &self.machine,
             Door::Svid | Door::ClientsSvid => &self.domain,
             Door::Server => &self.gateway,
         };
@@ -363,6 +392,7 @@ allow = {ALLOW}
                 (claims, world.robot_form())
             }
             Door::Evidence => (self.evidence(), world.robot_form()),
+            Door::Enrolment => (self.enrolment(), form(&[("join_token", &self.join_token)])),
             Door::Svid | Door::ClientsSvid => (self.svid(), svid_form(door)),
             Door::Client => (world.assertion_claims(), world.robot_form()),
             Door::Server => {
@@ -401,6 +431,15 @@ allow = {ALLOW}
         json!({
             "iss": WITNESS, "client_id": "robot", "aud": broker.url, "iat": now,
             "exp": now + 120, "jti": unique(), "facts": { "change.id": "CHG0031337" },
+        })
+    }
+
+    fn enrolment(&self) -> Value {
+        let broker = &self.world.broker;
+        let now = broker.now();
+        json!({
+            "iss": "backup", "sub": "backup", "aud": broker.url, "iat": now, "exp": now + 120,
+            "join_token_hash": b64(&sha256(self.join_token.as_bytes())),
         })
     }
 
@@ -446,13 +485,14 @@ allow = {ALLOW}
                 let request = broker.http.get(format!("{}/admin/v1/leases", broker.url));
                 Answer::of(request.bearer_auth(token).send().await.unwrap()).await
             }
-            Door::Server => {
+            door => {
+                let path = match door {
+                    Door::Server => "/introspect",
+                    Door::Enrolment => "/enrol",
+                    _ => "/token",
+                };
                 let fields = with(proof.fields.clone(), proof.parameter, token);
-                broker.post("/introspect", &fields).await
-            }
-            _ => {
-                let fields = with(proof.fields.clone(), proof.parameter, token);
-                broker.exchange(&fields).await
+                broker.post(path, &fields).await
             }
         }
     }
