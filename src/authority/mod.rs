@@ -75,6 +75,13 @@ pub enum Vocabulary {
 }
 
 impl Vocabulary {
+    /// The one that a type of `authorization_details` is written in.
+    pub fn of_detail_type(kind: &str) -> Option<Self> {
+        let all = [Self::Aws, Self::Scopes, Self::Sql];
+        all.into_iter()
+            .find(|one| one.detail_types().contains(&kind))
+    }
+
     /// The values of `authorization_details[].type` that speak it.
     pub fn detail_types(self) -> &'static [&'static str] {
         match self {

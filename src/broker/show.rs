@@ -213,23 +213,7 @@ pub fn explain(
     let agent = match agents.stated(&request.agent, facts, view, now) {
         Ok(agent) => agent,
         Err(AgentError::Unknown) => return Err(not_found(request.agent.as_str())),
-        Err(error) => {
-            let refusal = Refusal::from(error);
-            let detail = refusal.detail.clone();
-            let check = ExplainedCheck {
-                name: "agent".to_owned(),
-                passed: false,
-                detail,
-            };
-            return Ok(ExplainAnswer {
-                granted: false,
-                reason: Some(refusal.reason.code().to_owned()),
-                at: None,
-                summary: refusal.detail,
-                checks: vec![check],
-                nearest: None,
-            });
-        }
+        Err(error) => return Ok(out_of_standing(error)),
     };
     let signer = request.signer.unwrap_or(SignerClass::Agent);
     let facts = agent.caller().facts().clone();
@@ -237,6 +221,24 @@ pub fn explain(
     let intent = Intent::stated(signer, request.mission, asked, facts, now);
     let told = policy.explain(&agent, &intent, view, now);
     Ok(explained(told))
+}
+
+/// An agent that gets nothing, whatever it asks for.
+pub fn out_of_standing(error: AgentError) -> ExplainAnswer {
+    let refusal = Refusal::from(error);
+    let check = ExplainedCheck {
+        name: "agent".to_owned(),
+        passed: false,
+        detail: refusal.detail.clone(),
+    };
+    ExplainAnswer {
+        granted: false,
+        reason: Some(refusal.reason.code().to_owned()),
+        at: None,
+        summary: refusal.detail,
+        checks: vec![check],
+        nearest: None,
+    }
 }
 
 /// As it is told to operators.

@@ -3,11 +3,15 @@
 use super::OperatorArgs;
 use super::operator_side::client;
 use super::output::{Failure, Output};
-use crate::agents::Registry;
+use super::recorded::entries;
+use super::simulate::built;
+use crate::agents::AgentError;
 use crate::broker::show;
 use crate::clock::{Clock, SystemClock};
 use crate::config::{self, Problem, Severity};
 use crate::fences::View;
+use crate::ids::AgentId;
+use crate::policy::{Denial, Recorded};
 use crate::wire::{ExplainAnswer, ExplainRequest, Page};
 use clap::{Args, ValueEnum};
 use reqwest::Method;
@@ -105,6 +109,11 @@ fn workflow_command(directory: &Path, problem: &Problem) -> String {
 
 /// `dayfly explain`: 0 if it would be granted, 3 if refused.
 pub async fn explain(args: ExplainArgs, output: &Output) -> Result<u8, Failure> {
+    if let (Some(id), Some(export), Some(dir)) = (args.refusal, &args.audit, &args.config) {
+        let answer = offline_again(dir, export, id)?;
+        output.show(&answer, told)?;
+        return Ok(if answer.granted { 0 } else { 3 });
+    }
     let request = match (&args.refusal, &args.request) {
         (Some(id), _) => recorded(*id, args.audit.as_deref(), &args.operator).await?,
         (None, Some(path)) => read_request(path)?,
@@ -123,23 +132,28 @@ pub async fn explain(args: ExplainArgs, output: &Output) -> Result<u8, Failure> 
 }
 
 fn offline(dir: &Path, request: ExplainRequest) -> Result<ExplainAnswer, Failure> {
-    let settings = config::load(dir)
-        .and_then(|document| document.resolve())
-        .map_err(|problems| Failure::failed(problems.to_string()))?;
-    let policy = settings.policy().map_err(|wrong| {
-        let lines: Vec<_> = wrong.iter().map(ToString::to_string).collect();
-        Failure::failed(lines.join("\n"))
-    })?;
-    let agents =
-        Registry::new(settings.agents).map_err(|error| Failure::failed(error.to_string()))?;
-    show::explain(
-        &agents,
-        &policy,
-        request,
-        &View::origin(),
-        SystemClock::new().now(),
-    )
-    .map_err(|refusal| Failure::not_found(refusal.detail))
+    let (policy, agents) = built(dir)?;
+    let now = SystemClock::new().now();
+    show::explain(&agents, &policy, request, &View::origin(), now)
+        .map_err(|refusal| Failure::not_found(refusal.detail))
+}
+
+/// Exactly what was asked, where nobody else has to be asked about it.
+fn offline_again(dir: &Path, export: &Path, id: uuid::Uuid) -> Result<ExplainAnswer, Failure> {
+    let entry = find(entries(export)?, id)?;
+    let problem = |what: &str| Failure::failed(format!("the audit entry of refusal {id} {what}"));
+    let question = Recorded::from_detail(entry.get("detail").unwrap_or(&Value::Null));
+    let question = question.ok_or_else(|| problem("does not hold its question"))?;
+    let agent = entry.get("agent").and_then(Value::as_str);
+    let agent: Option<AgentId> = agent.and_then(|agent| agent.parse().ok());
+    let agent = agent.ok_or_else(|| problem("names no agent"))?;
+    let (policy, agents) = built(dir)?;
+    let now = SystemClock::new().now();
+    match policy.again(&agents, &agent, &question, &View::origin(), now) {
+        Ok(told) => Ok(show::explained(told)),
+        Err(AgentError::Unknown) => Err(Failure::not_found(format!("there is no agent {agent}"))),
+        Err(error) => Ok(show::out_of_standing(error)),
+    }
 }
 
 /// The request behind a refusal, as the audit keeps it.
@@ -148,32 +162,27 @@ async fn recorded(
     export: Option<&Path>,
     operator: &OperatorArgs,
 ) -> Result<ExplainRequest, Failure> {
-    let wanted = json!(id);
-    let is_it = |entry: &Value| entry.pointer("/detail/refusal_id") == Some(&wanted);
-    let found = match export {
-        Some(path) => exported(path)?.into_iter().find(is_it),
+    let lines = match export {
+        Some(path) => entries(path)?,
         None => {
             let path = format!("/audit?limit={LOOKED_AT}");
             let page: Page<Value> = client(operator)?
                 .admin(Method::GET, &path, None::<&()>)
                 .await?;
-            page.items.into_iter().find(is_it)
+            page.items
         }
     };
-    let entry = found.ok_or_else(|| {
-        Failure::not_found(format!(
-            "refusal {id} is not in the audit: it was older, or refused before the caller was known"
-        ))
-    })?;
+    let entry = find(lines, id)?;
     let part = |pointer: &str| entry.pointer(pointer).cloned().unwrap_or(Value::Null);
     let facts = match part("/detail/facts") {
         Value::Null => json!({}),
         facts => facts,
     };
     // What stood beside the intent narrowed it.
+    let exceeds = part("/reason") == json!(Denial::ExceedsIntent.code());
     let asked = match part("/detail/beside/authorization_details") {
-        Value::Null => part("/detail/asked"),
-        beside => beside,
+        beside @ Value::Array(_) if !exceeds => beside,
+        _ => part("/detail/asked"),
     };
     serde_json::from_value(json!({
         "agent": part("/agent"),
@@ -185,27 +194,14 @@ async fn recorded(
     .map_err(|error| Failure::failed(format!("the audit entry of refusal {id}: {error}")))
 }
 
-/// The entries of an export: what is none, or no JSON, is for `audit verify` to tell.
-fn exported(path: &Path) -> Result<Vec<Value>, Failure> {
-    let problem = |error: std::io::Error| Failure::usage(format!("{}: {error}", path.display()));
-    let files = if path.is_dir() {
-        let entries = std::fs::read_dir(path).map_err(problem)?;
-        entries
-            .map(|entry| entry.map(|entry| entry.path()))
-            .collect::<Result<Vec<_>, _>>()
-    } else {
-        Ok(vec![path.to_owned()])
-    };
-    let mut lines = Vec::new();
-    for file in files.map_err(problem)? {
-        let text = std::fs::read_to_string(file).map_err(problem)?;
-        lines.extend(
-            text.lines()
-                .filter_map(|line| serde_json::from_str::<Value>(line).ok())
-                .filter_map(|mut line| line.get_mut("entry").map(Value::take)),
-        );
-    }
-    Ok(lines)
+fn find(entries: Vec<Value>, id: uuid::Uuid) -> Result<Value, Failure> {
+    let wanted = json!(id);
+    let is_it = |entry: &Value| entry.pointer("/detail/refusal_id") == Some(&wanted);
+    entries.into_iter().find(is_it).ok_or_else(|| {
+        Failure::not_found(format!(
+            "refusal {id} is not in the audit: it was older, or refused before the caller was known"
+        ))
+    })
 }
 
 fn read_request(path: &Path) -> Result<ExplainRequest, Failure> {

@@ -1,6 +1,7 @@
 //! The command line. Each command is a file; this one parses, runs and turns failures into exit
 //! codes by class.
 
+mod access;
 mod agent;
 mod agent_side;
 mod audit;
@@ -13,12 +14,15 @@ mod enrol;
 mod init;
 mod keygen;
 mod login;
+mod mission;
 mod operator;
 mod operator_side;
 mod output;
+mod recorded;
 mod recover;
 mod selector;
 mod serve;
+mod simulate;
 
 pub use output::{Failure, Output};
 
@@ -85,6 +89,23 @@ enum Command {
         after_help = "Example:\n  dayfly explain --refusal 019e7f0a-5c1e-7d52-9a53-3f5f0f8f4a11\n  dayfly explain --config config/example request.json"
     )]
     Explain(check::ExplainArgs),
+    /// Who can reach what: by target, by agent, or by label.
+    ///
+    /// From the configuration alone: every mission of every agent, cut down by the agent's own ceiling.
+    #[command(after_help = "Example:\n  dayfly access --config config/example --target aws-prod")]
+    Access(access::AccessArgs),
+    /// What would a changed configuration have decided about everything that was asked?
+    ///
+    /// Makes each decision of an exported audit again, as of its time, and tells those that come out
+    /// otherwise, in the form of a diff: `-` refused now, `+` granted now, `!` for another reason or by
+    /// another mission.
+    #[command(
+        after_help = "Example:\n  dayfly simulate --audit /var/lib/dayfly/audit.jsonl --config ."
+    )]
+    Simulate(simulate::SimulateArgs),
+    /// Missions: suggest.
+    #[command(subcommand)]
+    Mission(mission::MissionCommand),
     /// Ask for a credential and print it.
     ///
     /// The proof is the first that is there: --subject-token-file, GitHub Actions' token, the variable
@@ -241,6 +262,9 @@ async fn run(command: Command, output: &Output) -> Result<u8, Failure> {
         Command::Lift(args) => operator_side::lift(args, output).await,
         Command::Agent(command) => agent::agent(command, output).await,
         Command::Check(args) => check::check(&args, output),
+        Command::Access(args) => access::access(&args, output),
+        Command::Simulate(args) => simulate::simulate(&args, output),
+        Command::Mission(command) => mission::mission(&command, output),
         Command::Explain(args) => check::explain(args, output).await,
         Command::Audit(command) => audit::audit(command, output).await,
         Command::Operator(command) => operator::operator(command, output).await,

@@ -6,6 +6,7 @@
 //! `explain` are one walk, so they never disagree. Nothing is remembered and nothing is spent here.
 //! See `docs/policy.md`.
 
+mod access;
 mod compile;
 mod denial;
 mod grant;
@@ -22,6 +23,7 @@ mod tether;
 mod trace;
 mod walk;
 
+pub use access::{Access, beyond};
 pub use denial::{Denial, Denied};
 pub use grant::Grant;
 #[cfg(test)]
@@ -29,17 +31,20 @@ pub use grant::GrantBuilder;
 pub use mission::{LONGEST_OBSERVATION, Mission, Mode, Target};
 pub use nearest::Nearest;
 pub use recorded::{Beside, Recorded, observed};
+pub use request::words;
 pub use requirement::{is_label, labels_meet};
 pub use schema::SCHEMA;
 pub use tether::contexts;
 pub use trace::Check;
 
 use crate::agents::AdmittedAgent;
+use crate::authority::Authority;
 use crate::fences::View;
 use crate::ids::{AgentId, MissionId, TargetId};
 use crate::intent::Intent;
 use rules::Rules;
 use std::collections::BTreeMap;
+use std::time::Duration;
 use time::OffsetDateTime;
 use trace::Trace;
 use walk::{Decision, Question};
@@ -72,10 +77,21 @@ pub struct Explanation {
     pub checks: Vec<Check>,
     /// What `decide` answers to the same question.
     pub denied: Option<Denied>,
+    /// Where it was not denied.
+    pub granted: Option<Granted>,
     /// One sentence for a person.
     pub summary: String,
     /// Where it was denied and another mission comes nearer.
     pub nearest: Option<Nearest>,
+}
+
+/// What a grant would be, without being one: nothing can be minted with it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Granted {
+    pub mission: MissionId,
+    pub target: TargetId,
+    pub authority: Authority,
+    pub ttl: Duration,
 }
 
 impl Policy {
@@ -171,18 +187,25 @@ impl Policy {
         let nearest = decided.as_ref().err();
         let nearest = nearest.and_then(|denied| self.nearest(question, denied, (view, now)));
         let agent = &question.agent.id;
-        let (summary, denied) = match decided {
-            Ok(granted) => {
-                let (mission, target) = (&granted.mission.id, &granted.target.id);
-                let (ttl, may) = (granted.ttl.as_secs(), request::words(&granted.authority));
+        let (summary, granted, denied) = match decided {
+            Ok(decision) => {
+                let granted = Granted {
+                    mission: decision.mission.id.clone(),
+                    target: decision.target.id.clone(),
+                    authority: decision.authority,
+                    ttl: decision.ttl,
+                };
+                let (mission, target) = (&granted.mission, &granted.target);
+                let (ttl, may) = (granted.ttl.as_secs(), words(&granted.authority));
                 let text = format!("{mission} grants {agent} on {target}, for {ttl} s: {may}");
-                (text, None)
+                (text, Some(granted), None)
             }
-            Err(denied) => (denied.detail.clone(), Some(denied)),
+            Err(denied) => (denied.detail.clone(), None, Some(denied)),
         };
         Explanation {
             checks: trace.into_checks(),
             denied,
+            granted,
             summary,
             nearest,
         }

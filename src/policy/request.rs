@@ -246,7 +246,7 @@ fn pair(outside: &Outside) -> String {
 }
 
 /// Cut short: a line is for reading.
-pub(super) fn words(authority: &Authority) -> String {
+pub fn words(authority: &Authority) -> String {
     const MOST: usize = 8;
     let some = |all: &[String]| {
         let mut shown = list(all.iter().take(MOST).cloned());

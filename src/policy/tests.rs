@@ -4,6 +4,7 @@ mod decisions;
 mod observing;
 mod policies;
 mod properties;
+mod reaching;
 mod settings;
 mod tethers;
 

@@ -46,5 +46,6 @@ mod postgres;
 mod revocations;
 mod serve;
 mod spiffe;
+mod simulate;
 mod store_faults;
 mod support;

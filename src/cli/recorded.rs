@@ -1,0 +1,134 @@
+//! Decisions as an exported audit remembers them: what `explain`, `simulate` and `mission suggest`
+//! begin with.
+
+use super::output::Failure;
+use crate::audit::{Entry, Event};
+use crate::authority::Authority;
+use crate::ids::AgentId;
+use crate::policy::{Denial, Recorded};
+use serde_json::Value;
+use std::path::Path;
+use time::OffsetDateTime;
+
+/// A decision that can be made again.
+#[derive(Debug)]
+pub struct Decision {
+    pub agent: AgentId,
+    pub at: OffsetDateTime,
+    pub recorded: Recorded,
+    pub outcome: Outcome,
+    /// Prose.
+    pub goal: Option<String>,
+    /// Something was let pass because the mission only observed.
+    pub observed: bool,
+}
+
+/// What policy decided then.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Outcome {
+    Granted {
+        mission: Option<String>,
+        authority: Option<Authority>,
+    },
+    Refused {
+        reason: Denial,
+        why: String,
+    },
+}
+
+/// Everything in an export, and how many decisions in it cannot be made again.
+#[derive(Debug, Default)]
+pub struct Decisions {
+    pub all: Vec<Decision>,
+    pub skipped: u64,
+}
+
+/// The entries of an export, oldest first within each file: what is none, or no JSON, is for
+/// `audit verify` to tell.
+pub fn entries(path: &Path) -> Result<Vec<Value>, Failure> {
+    let problem = |error: std::io::Error| Failure::usage(format!("{}: {error}", path.display()));
+    let mut files = if path.is_dir() {
+        let entries = std::fs::read_dir(path).map_err(problem)?;
+        let files = entries.map(|entry| entry.map(|entry| entry.path()));
+        files.collect::<Result<Vec<_>, _>>().map_err(problem)?
+    } else {
+        vec![path.to_owned()]
+    };
+    files.sort();
+    let mut lines = Vec::new();
+    for file in files {
+        let text = std::fs::read_to_string(file).map_err(problem)?;
+        lines.extend(
+            text.lines()
+                .filter_map(|line| serde_json::from_str::<Value>(line).ok())
+                .filter_map(|mut line| line.get_mut("entry").map(Value::take)),
+        );
+    }
+    Ok(lines)
+}
+
+pub fn decisions(path: &Path) -> Result<Decisions, Failure> {
+    let mut found = Decisions::default();
+    for entry in entries(path)? {
+        let Ok(entry) = serde_json::from_value::<Entry>(entry) else {
+            continue;
+        };
+        if !matches!(entry.event, Event::Issued | Event::Refused) {
+            continue;
+        }
+        match decision(entry) {
+            Some(decision) => found.all.push(decision),
+            None => found.skipped += 1,
+        }
+    }
+    found.all.sort_by_key(|decision| decision.at);
+    Ok(found)
+}
+
+/// `None`: it depended on what is in no configuration (a hold, a limit), or was recorded without its
+/// question.
+fn decision(entry: Entry) -> Option<Decision> {
+    let agent = entry.agent.as_ref()?.parse().ok()?;
+    let outcome = outcome(&entry)?;
+    let observed = entry.detail.contains_key("observed");
+    let goal = entry.detail.get("goal").and_then(Value::as_str);
+    let goal = goal.map(str::to_owned);
+    let recorded = Recorded::from_detail(&Value::Object(entry.detail))?;
+    Some(Decision {
+        agent,
+        at: entry.at,
+        recorded,
+        outcome,
+        goal,
+        observed,
+    })
+}
+
+fn outcome(entry: &Entry) -> Option<Outcome> {
+    let granted = |mission, authority| Some(Outcome::Granted { mission, authority });
+    if entry.event == Event::Issued {
+        let authority = entry.detail.get("authority").cloned();
+        let authority = authority.and_then(|text| serde_json::from_value(text).ok());
+        return granted(entry.mission.clone(), authority);
+    }
+    let code = entry.reason.as_deref()?;
+    match Denial::ALL.iter().find(|denial| denial.code() == code) {
+        Some(Denial::Held) => None,
+        Some(reason) => Some(Outcome::Refused {
+            reason: *reason,
+            why: entry.detail.get("why")?.as_str()?.to_owned(),
+        }),
+        // Out of standing, or too often: decided before policy, by what is in no configuration.
+        None if [
+            "agent_not_in_standing",
+            "unknown_agent",
+            "too_many_requests",
+        ]
+        .contains(&code) =>
+        {
+            None
+        }
+        // Policy had granted it; something behind it refused.
+        None => granted(None, None),
+    }
+}
