@@ -11,6 +11,7 @@ mod completion;
 pub mod compose;
 mod demo;
 mod enrol;
+mod diff;
 mod init;
 mod keygen;
 mod login;
@@ -94,6 +95,14 @@ enum Command {
     /// From the configuration alone: every mission of every agent, cut down by the agent's own ceiling.
     #[command(after_help = "Example:\n  dayfly access --config config/example --target aws-prod")]
     Access(access::AccessArgs),
+    /// Which authority does a change widen or narrow, and whose approval does it need?
+    ///
+    /// Compares two states of a configuration as decisions do, in the form of a diff: `+` wider, `-`
+    /// narrower, `!` different. What cannot be told apart counts as wider.
+    #[command(
+        after_help = "Example:\n  dayfly diff main..HEAD --config authority\n  dayfly diff old-folder new-folder"
+    )]
+    Diff(diff::DiffArgs),
     /// What would a changed configuration have decided about everything that was asked?
     ///
     /// Makes each decision of an exported audit again, as of its time, and tells those that come out
@@ -263,6 +272,7 @@ async fn run(command: Command, output: &Output) -> Result<u8, Failure> {
         Command::Agent(command) => agent::agent(command, output).await,
         Command::Check(args) => check::check(&args, output),
         Command::Access(args) => access::access(&args, output),
+        Command::Diff(args) => diff::diff(&args, output),
         Command::Simulate(args) => simulate::simulate(&args, output),
         Command::Mission(command) => mission::mission(&command, output),
         Command::Explain(args) => check::explain(args, output).await,

@@ -6,6 +6,7 @@
 
 mod agents_table;
 mod broker_table;
+mod changes;
 mod check;
 
 mod decoder;
@@ -31,6 +32,7 @@ mod values;
 mod whole;
 
 pub use broker_table::FENCE_VIEW_MAX_AGE;
+pub use changes::{Approval, Change, Changes, Direction, Reach, changes};
 pub use check::{CaseResult, CheckReport, check, check_files};
 pub use development::{Development, DevelopmentError, development};
 pub use document::Document;

@@ -8,6 +8,7 @@ use std::time::Duration;
 use time::macros::datetime;
 
 mod bad;
+mod changes;
 mod reach;
 mod rendering;
 mod secrets;

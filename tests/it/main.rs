@@ -26,6 +26,7 @@ mod clients;
 mod contexts;
 mod crash;
 mod deploy;
+mod diff;
 mod discovery;
 mod documents;
 mod enrolment;

@@ -1,0 +1,148 @@
+//! `[mission.NAME]`: the conditions. What it grants is compared by what its agents reach.
+
+use super::{Direction, Ledger, Table, or_none, seconds, text};
+use crate::config::Settings;
+use crate::intent::SignerClass;
+use crate::policy::{Mission, Mode};
+use serde_json::Value;
+use std::collections::{BTreeMap, BTreeSet};
+use time::Date;
+
+pub(super) fn compare(ledger: &mut Ledger, before: &Settings, after: &Settings) {
+    let old: BTreeMap<_, _> = before.missions.iter().map(|m| (&m.id, m)).collect();
+    let new: BTreeMap<_, _> = after.missions.iter().map(|m| (&m.id, m)).collect();
+    let names: BTreeSet<_> = old.keys().chain(new.keys()).collect();
+    for name in names {
+        let (was, is) = (old.get(*name), new.get(*name));
+        let owners = was.iter().chain(&is).map(|mission| mission.owner.as_str());
+        let mut table = Table {
+            ledger,
+            name: format!("mission.{name}"),
+            owners: owners.collect(),
+        };
+        match (was, is) {
+            (Some(was), Some(is)) => both(&mut table, was, is),
+            (None, Some(is)) => {
+                table.note(Direction::Widens, "purpose", format!("new: {}", is.purpose))
+            }
+            (Some(_), None) => table.note(Direction::Narrows, "purpose", "removed"),
+            (None, None) => {}
+        }
+    }
+}
+
+fn both(table: &mut Table<'_>, was: &Mission, is: &Mission) {
+    table.same("owner", (&was.owner, &is.owner), text);
+    let agents = |mission: &Mission| mission.agents.iter().cloned().collect();
+    table.grown("agents", &agents(was), &agents(is));
+    let last = |ends: Option<Date>| ends.unwrap_or(Date::MAX);
+    let day = |day: &Date| match *day {
+        Date::MAX => "no end".to_owned(),
+        day => day.to_string(),
+    };
+    table.ordered("ends", (last(was.ends), last(is.ends)), day);
+    table.ordered("ttl", (was.ttl, is.ttl), |ttl| seconds(*ttl));
+    let most = |mission: &Mission| mission.max_active.unwrap_or(u64::MAX);
+    table.ordered("max_active", (most(was), most(is)), |most| match *most {
+        u64::MAX => "the agents' own".to_owned(),
+        most => most.to_string(),
+    });
+    tethers(table, was, is);
+    requirements(table, &was.require, &is.require);
+    when(table, was, is);
+    mode(table, was.mode, is.mode);
+    signer(table, was.signer, is.signer);
+    table.labels(&was.labels, &is.labels);
+}
+
+/// What hangs on less is ended by less.
+fn tethers(table: &mut Table<'_>, was: &Mission, is: &Mission) {
+    for removed in was.tether.iter().filter(|one| !is.tether.contains(one)) {
+        table.note(Direction::Widens, "tether", format!("- {removed}"));
+    }
+    for added in is.tether.iter().filter(|one| !was.tether.contains(one)) {
+        table.note(Direction::Narrows, "tether", format!("+ {added}"));
+    }
+}
+
+fn requirements(
+    table: &mut Table<'_>,
+    was: &BTreeMap<String, Value>,
+    is: &BTreeMap<String, Value>,
+) {
+    let names: BTreeSet<_> = was.keys().chain(is.keys()).collect();
+    for name in names {
+        let (old, new) = (was.get(name), is.get(name));
+        let direction = match (old, new) {
+            (Some(old), Some(new)) => {
+                let (old, new) = (choice(old), choice(new));
+                if old == new {
+                    continue;
+                }
+                match (new.is_superset(&old), new.is_subset(&old)) {
+                    (true, _) => Direction::Widens,
+                    (_, true) => Direction::Narrows,
+                    _ => Direction::Changes,
+                }
+            }
+            (Some(_), None) => Direction::Widens,
+            (None, _) => Direction::Narrows,
+        };
+        let what = format!("{name}: {} -> {}", or_none(old), or_none(new));
+        table.note(direction, "require", what);
+    }
+}
+
+/// The values of which one must hold, as they are compared: as text.
+fn choice(value: &Value) -> BTreeSet<String> {
+    let text = |value: &Value| {
+        value
+            .as_str()
+            .map_or_else(|| value.to_string(), str::to_owned)
+    };
+    match value {
+        Value::Array(all) => all.iter().map(text).collect(),
+        one => BTreeSet::from([text(one)]),
+    }
+}
+
+fn when(table: &mut Table<'_>, was: &Mission, is: &Mission) {
+    let direction = match (&was.when, &is.when) {
+        (old, new) if old == new => return,
+        (None, _) => Direction::Narrows,
+        (_, None) => Direction::Widens,
+        _ => Direction::Changes,
+    };
+    let what = format!(
+        "{} -> {}",
+        or_none(was.when.as_ref()),
+        or_none(is.when.as_ref())
+    );
+    table.note(direction, "when", what);
+}
+
+fn mode(table: &mut Table<'_>, was: Mode, is: Mode) {
+    let until = |mode| match mode {
+        Mode::Enforce => Date::MIN,
+        Mode::Observe { until } => until,
+    };
+    table.ordered("mode", (until(was), until(is)), |until| match *until {
+        Date::MIN => "enforce".to_owned(),
+        until => format!("observe until {until}"),
+    });
+}
+
+fn signer(table: &mut Table<'_>, was: SignerClass, is: SignerClass) {
+    let direction = match (was, is) {
+        (was, is) if was == is => return,
+        // It also accepts what the agent signed.
+        (SignerClass::Agent, SignerClass::Platform) => Direction::Widens,
+        (SignerClass::Platform, SignerClass::Agent) => Direction::Narrows,
+        _ => Direction::Changes,
+    };
+    table.note(
+        direction,
+        "signer",
+        format!("{} -> {}", was.as_str(), is.as_str()),
+    );
+}
