@@ -26,6 +26,15 @@ pub(super) fn compare(ledger: &mut Ledger, before: &Settings, after: &Settings) 
                 format!("{issuer:?}"),
             );
         }
+        for witness in &settings.witnesses {
+            all.insert(format!("facts.{}", witness.name), format!("{witness:?}"));
+        }
+        for domain in &settings.trust_domains {
+            let said = format!("{domain:?}");
+            all.entry("trust domains".to_owned())
+                .or_insert_with(String::new)
+                .push_str(&said);
+        }
         for server in &settings.resource_servers {
             all.insert(
                 format!("resource_server.{}", server.name),
