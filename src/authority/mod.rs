@@ -8,6 +8,8 @@
 mod aws;
 mod compare;
 mod details;
+mod github;
+mod kubernetes;
 pub(crate) mod glob;
 mod scopes;
 mod sql;
@@ -72,12 +74,22 @@ pub enum Vocabulary {
     Scopes,
     /// SQL privileges and `schema.table`.
     Sql,
+    /// `permission:level` and `owner/repository`.
+    Github,
+    /// Verbs and `namespace/resource`.
+    Kubernetes,
 }
 
 impl Vocabulary {
     /// The one that a type of `authorization_details` is written in.
     pub fn of_detail_type(kind: &str) -> Option<Self> {
-        let all = [Self::Aws, Self::Scopes, Self::Sql];
+        let all = [
+            Self::Aws,
+            Self::Scopes,
+            Self::Sql,
+            Self::Github,
+            Self::Kubernetes,
+        ];
         all.into_iter()
             .find(|one| one.detail_types().contains(&kind))
     }
@@ -88,6 +100,8 @@ impl Vocabulary {
             Self::Aws => &["aws_session"],
             Self::Scopes => &["access_token", "api_key"],
             Self::Sql => &["postgres_login"],
+            Self::Github => &["github_token"],
+            Self::Kubernetes => &["kubernetes_token"],
         }
     }
 
@@ -107,6 +121,8 @@ impl Vocabulary {
             Self::Aws => compare::outside::<aws::Aws>(ceiling, asked),
             Self::Scopes => compare::outside::<scopes::Scopes>(ceiling, asked),
             Self::Sql => compare::outside::<sql::Sql>(ceiling, asked),
+            Self::Github => compare::outside::<github::Github>(ceiling, asked),
+            Self::Kubernetes => compare::outside::<kubernetes::Kubernetes>(ceiling, asked),
         }
     }
 
@@ -117,6 +133,8 @@ impl Vocabulary {
             Self::Aws => compare::overlap::<aws::Aws>(one, other),
             Self::Scopes => compare::overlap::<scopes::Scopes>(one, other),
             Self::Sql => compare::overlap::<sql::Sql>(one, other),
+            Self::Github => compare::overlap::<github::Github>(one, other),
+            Self::Kubernetes => compare::overlap::<kubernetes::Kubernetes>(one, other),
         }
     }
 
@@ -126,6 +144,8 @@ impl Vocabulary {
             Self::Aws => compare::check::<aws::Aws>(authority),
             Self::Scopes => compare::check::<scopes::Scopes>(authority),
             Self::Sql => compare::check::<sql::Sql>(authority),
+            Self::Github => compare::check::<github::Github>(authority),
+            Self::Kubernetes => compare::check::<kubernetes::Kubernetes>(authority),
         }
     }
 
@@ -135,6 +155,8 @@ impl Vocabulary {
             Self::Aws => compare::fits_nothing::<aws::Aws>(permission),
             Self::Scopes => compare::fits_nothing::<scopes::Scopes>(permission),
             Self::Sql => compare::fits_nothing::<sql::Sql>(permission),
+            Self::Github => compare::fits_nothing::<github::Github>(permission),
+            Self::Kubernetes => compare::fits_nothing::<kubernetes::Kubernetes>(permission),
         }
     }
 
@@ -149,6 +171,8 @@ impl Vocabulary {
             Self::Aws => compare::narrow::<aws::Aws>(authority, actions),
             Self::Scopes => compare::narrow::<scopes::Scopes>(authority, actions),
             Self::Sql => compare::narrow::<sql::Sql>(authority, actions),
+            Self::Github => compare::narrow::<github::Github>(authority, actions),
+            Self::Kubernetes => compare::narrow::<kubernetes::Kubernetes>(authority, actions),
         }
     }
 }

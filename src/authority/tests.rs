@@ -2,6 +2,7 @@ use super::*;
 use proptest::prelude::*;
 
 mod details;
+mod exact;
 mod sql;
 
 fn authority(permissions: &[(&[&str], &[&str])]) -> Authority {

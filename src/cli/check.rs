@@ -107,6 +107,14 @@ fn workflow_command(directory: &Path, problem: &Problem) -> String {
     format!("::{level} {}::{message}", properties.join(","))
 }
 
+/// `dayfly schema`.
+pub fn schema(output: &Output) -> Result<u8, Failure> {
+    let schema = config::schema().map_err(|problems| Failure::failed(problems.to_string()))?;
+    let text = serde_json::to_string_pretty(&schema);
+    output.line(&text.map_err(|error| Failure::failed(error.to_string()))?)?;
+    Ok(0)
+}
+
 /// `dayfly explain`: 0 if it would be granted, 3 if refused.
 pub async fn explain(args: ExplainArgs, output: &Output) -> Result<u8, Failure> {
     if let (Some(id), Some(export), Some(dir)) = (args.refusal, &args.audit, &args.config) {

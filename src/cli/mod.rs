@@ -16,6 +16,7 @@ mod init;
 mod keygen;
 mod login;
 mod mission;
+mod narrowed;
 mod operator;
 mod operator_side;
 mod output;
@@ -82,6 +83,12 @@ enum Command {
     /// Reports every problem with file, line and column. Reads no secret.
     #[command(after_help = "Example:\n  dayfly check config/example")]
     Check(check::CheckArgs),
+    /// Print the JSON Schema of the configuration's files, for editors.
+    ///
+    /// Made from what the program itself decodes. In an editor that knows TOML and schemas, put
+    /// `#:schema ./dayfly.schema.json` on the first line of a file.
+    #[command(after_help = "Example:\n  dayfly schema > dayfly.schema.json")]
+    Schema,
     /// Why was this refused, or would it be?
     ///
     /// Tells every condition with its outcome: the first that failed is the reason. Exit code 0 if it
@@ -158,7 +165,7 @@ enum Command {
         after_help = "Example:\n  dayfly find ASIAIOSFODNN7EXAMPLE\n  dayfly find - < credential.txt"
     )]
     Find(operator_side::FindArgs),
-    /// Leases: list, show.
+    /// Leases: list, show, narrowed.
     #[command(subcommand)]
     Lease(operator_side::LeaseCommand),
     /// End leases, by anything they have in common.
@@ -275,6 +282,7 @@ async fn run(command: Command, output: &Output) -> Result<u8, Failure> {
         Command::Diff(args) => diff::diff(&args, output),
         Command::Simulate(args) => simulate::simulate(&args, output),
         Command::Mission(command) => mission::mission(&command, output),
+        Command::Schema => check::schema(output),
         Command::Explain(args) => check::explain(args, output).await,
         Command::Audit(command) => audit::audit(command, output).await,
         Command::Operator(command) => operator::operator(command, output).await,

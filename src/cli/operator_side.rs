@@ -1,6 +1,7 @@
 //! What operators call: find, lease, revoke, lift, audit tail, key rotate.
 
 use super::OperatorArgs;
+use super::narrowed::{NarrowedArgs, narrowed};
 use super::output::{Failure, Output, columns, moment};
 use super::selector::SelectorArgs;
 use crate::client::Client;
@@ -63,6 +64,16 @@ pub enum LeaseCommand {
         #[command(flatten)]
         operator: OperatorArgs,
     },
+    /// Those that a configuration would not grant any more, and their end.
+    ///
+    /// A reload revokes nothing: it decides about requests. This compares every live lease with the
+    /// folder: its agent, its mission, the ceilings, and whether they have ended. What the request
+    /// proved is not known any more, so `require`, `when` and forbids are not compared. Lists them;
+    /// with --revoke it ends them.
+    #[command(
+        after_help = "Example:\n  dayfly lease narrowed --config .\n  dayfly lease narrowed --config . --revoke --reason 'CHG-17: no more deletes'"
+    )]
+    Narrowed(NarrowedArgs),
 }
 
 #[derive(Debug, Subcommand)]
@@ -128,6 +139,7 @@ pub async fn find(args: FindArgs, output: &Output) -> Result<u8, Failure> {
 
 pub async fn lease(command: LeaseCommand, output: &Output) -> Result<u8, Failure> {
     match command {
+        LeaseCommand::Narrowed(args) => return narrowed(args, output).await,
         LeaseCommand::Show { id, operator } => {
             let lease: LeaseView = get(&operator, &format!("/leases/{id}")).await?;
             output.show(&lease, describe)?;
@@ -172,7 +184,7 @@ pub async fn lease(command: LeaseCommand, output: &Output) -> Result<u8, Failure
 }
 
 /// A page of the broker's holds fewer than it was asked for where a filter left some out.
-async fn list(
+pub async fn list(
     operator: &OperatorArgs,
     filters: &[(&str, Option<String>)],
     limit: usize,

@@ -4,6 +4,7 @@ use super::document::Document;
 use super::problem::{Code, Desk};
 use super::reader::Reader;
 use super::secrets::Reference;
+use super::shape::Kind;
 use super::source::{At, Place};
 use super::tree::{Node, Raw};
 use super::values::{self, UrlProblem};
@@ -88,7 +89,7 @@ impl Decoder<'_> {
 
     /// `file:keys.json`, an https URL, or the set itself as a table.
     pub fn key_source(&self, reader: &Reader<'_>, key: &'static str) -> Option<KeySource> {
-        let node = reader.node(key)?;
+        let node = reader.node_as(key, Kind::Keys)?;
         if let Raw::Text(text) = &node.raw
             && text.starts_with("http")
         {
@@ -100,7 +101,7 @@ impl Decoder<'_> {
 
     /// Keys that are registered here: `file:keys.json`, or the set itself as a table.
     pub fn key_set(&self, reader: &Reader<'_>, key: &'static str) -> Option<KeySet> {
-        self.keys_of(reader, reader.node(key)?, key)
+        self.keys_of(reader, reader.node_as(key, Kind::Keys)?, key)
     }
 
     fn keys_of(&self, reader: &Reader<'_>, node: &Node, key: &str) -> Option<KeySet> {

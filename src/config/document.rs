@@ -9,9 +9,9 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 /// Tables that stand once: `[broker]`.
-const SINGLE: &[&str] = &["broker", "operators"];
+pub(in crate::config) const SINGLE: &[&str] = &["broker", "operators"];
 /// Tables that have names: `[agent.NAME]`.
-const NAMED: &[&str] = &[
+pub(in crate::config) const NAMED: &[&str] = &[
     "issuer",
     "trust_domain",
     "intent_issuer",
@@ -23,7 +23,7 @@ const NAMED: &[&str] = &[
     "source",
 ];
 /// Tables that stand in a list: `[[case]]`.
-const LISTED: &[&str] = &["case"];
+pub(in crate::config) const LISTED: &[&str] = &["case"];
 
 /// The files of a configuration, read and sorted by table; their values are not looked at yet.
 #[derive(Debug)]
@@ -120,7 +120,7 @@ impl Entry {
         } else {
             format!("{}.{}", self.kind, self.name)
         };
-        Reader::new(desk, &self.table, self.at, name)
+        Reader::new(desk, &self.table, self.at, (name, self.kind.to_owned()))
     }
 }
 

@@ -20,9 +20,11 @@ mod questions;
 mod reach;
 mod reader;
 mod resolve;
+mod schema;
 mod secrets;
 mod settings;
 mod signers;
+mod shape;
 mod source;
 mod tables;
 mod targets;
@@ -37,6 +39,7 @@ pub use check::{CaseResult, CheckReport, check, check_files};
 pub use development::{Development, DevelopmentError, development};
 pub use document::Document;
 pub use problem::{Code, Problem, Problems, Severity};
+pub use schema::schema;
 pub use secrets::{SecretError, sealing_key, secret_reference};
 pub use settings::{
     BrokerSettings, Case, Expectation, OperatorsTable, ResourceServerProof, ResourceServerTable,

@@ -1,6 +1,7 @@
 //! What is wrong with a configuration: every problem at once, each with its place, a stable code
 //! and what to write instead.
 
+use super::shape::Shapes;
 use super::source::{Place, Sources, Spot};
 use serde::{Serialize, Serializer};
 use std::cell::RefCell;
@@ -234,6 +235,8 @@ pub(in crate::config) struct Desk {
     problems: RefCell<Vec<Problem>>,
     /// Lines that may hold a secret: file, line.
     unseen: RefCell<Vec<(String, usize)>>,
+    /// What is asked of tables, where that is wanted.
+    pub shapes: RefCell<Option<Shapes>>,
 }
 
 impl Desk {
@@ -242,6 +245,15 @@ impl Desk {
             sources,
             problems: RefCell::default(),
             unseen: RefCell::default(),
+            shapes: RefCell::default(),
+        }
+    }
+
+    /// A desk that also notes what the decoders ask for.
+    pub fn recording(sources: Sources, shapes: Shapes) -> Self {
+        Self {
+            shapes: RefCell::new(Some(shapes)),
+            ..Self::new(sources)
         }
     }
 

@@ -1,6 +1,7 @@
 //! Reads one table key by key, remembers what was asked for, and reports the rest as unknown.
 
 use super::problem::{Code, Desk};
+use super::shape::Kind;
 use super::source::{At, Place};
 use super::tree::{Node, Raw, Table};
 use super::values;
@@ -17,27 +18,51 @@ pub(in crate::config) struct Reader<'a> {
     pub at: Place,
     /// As written, e.g. `agent.checkout`.
     pub name: String,
+    /// Without names, e.g. `agent`.
+    path: String,
     asked: RefCell<Vec<&'static str>>,
 }
 
 impl<'a> Reader<'a> {
-    pub fn new(desk: &'a Desk, table: &'a Table, at: Place, name: impl Into<String>) -> Self {
+    pub fn new(
+        desk: &'a Desk,
+        table: &'a Table,
+        at: Place,
+        (name, path): (String, String),
+    ) -> Self {
         Self {
             desk,
             table,
             at,
-            name: name.into(),
+            name,
+            path,
             asked: RefCell::default(),
         }
     }
 
     pub fn node(&self, key: &'static str) -> Option<&'a Node> {
         self.asked.borrow_mut().push(key);
-        self.table.get(key)
+        let node = self.table.get(key);
+        if let Some(shapes) = self.desk.shapes.borrow().as_ref() {
+            shapes.asked(&self.path, key, node.is_some());
+        }
+        node
+    }
+
+    /// The same, and what the value is read as, for the schema.
+    pub fn node_as(&self, key: &'static str, kind: Kind) -> Option<&'a Node> {
+        let node = self.node(key);
+        if let Some(shapes) = self.desk.shapes.borrow().as_ref() {
+            shapes.read_as(&self.path, key, kind);
+        }
+        node
     }
 
     /// The value, or a problem at the table that says what is missing.
     pub fn required<T>(&self, key: &'static str, found: Option<T>, example: &str) -> Option<T> {
+        if let Some(shapes) = self.desk.shapes.borrow().as_ref() {
+            shapes.required(&self.path, key);
+        }
         if found.is_none() && self.table.get(key).is_none() {
             self.desk.report(
                 self.at,
@@ -64,7 +89,11 @@ impl<'a> Reader<'a> {
     }
 
     pub fn text(&self, key: &'static str) -> Option<At<String>> {
-        let node = self.node(key)?;
+        self.text_as(key, Kind::Text)
+    }
+
+    fn text_as(&self, key: &'static str, kind: Kind) -> Option<At<String>> {
+        let node = self.node_as(key, kind)?;
         match &node.raw {
             Raw::Text(text) if text.trim().is_empty() => {
                 self.bad(node.at, format!("`{key}` is empty"), "write something");
@@ -81,7 +110,7 @@ impl<'a> Reader<'a> {
 
     /// A list of strings, or one string alone.
     pub fn texts(&self, key: &'static str) -> Option<Vec<At<String>>> {
-        let node = self.node(key)?;
+        let node = self.node_as(key, Kind::Texts)?;
         let wanted = "a list of strings: `[\"...\"]`";
         match &node.raw {
             Raw::Text(text) => Some(vec![At::new(node.at, text.clone())]),
@@ -104,7 +133,7 @@ impl<'a> Reader<'a> {
         key: &'static str,
         words: &'static [&'static str],
     ) -> Option<&'static str> {
-        let text = self.text(key)?;
+        let text = self.text_as(key, Kind::Choice(words))?;
         let found = words.iter().copied().find(|word| *word == text.value);
         if found.is_none() {
             let help = match values::nearest(&text.value, words) {
@@ -118,7 +147,7 @@ impl<'a> Reader<'a> {
     }
 
     pub fn boolean(&self, key: &'static str) -> Option<bool> {
-        let node = self.node(key)?;
+        let node = self.node_as(key, Kind::Boolean)?;
         match node.raw {
             Raw::Boolean(value) => Some(value),
             _ => self.wrong(node, key, "`true` or `false`"),
@@ -127,7 +156,7 @@ impl<'a> Reader<'a> {
 
     /// A whole number within bounds.
     pub fn number(&self, key: &'static str, bounds: std::ops::RangeInclusive<u64>) -> Option<u64> {
-        let node = self.node(key)?;
+        let node = self.node_as(key, Kind::Number(*bounds.start(), *bounds.end()))?;
         let Raw::Integer(number) = node.raw else {
             return self.wrong(node, key, "a whole number");
         };
@@ -146,7 +175,7 @@ impl<'a> Reader<'a> {
     }
 
     pub fn date(&self, key: &'static str) -> Option<At<Date>> {
-        let node = self.node(key)?;
+        let node = self.node_as(key, Kind::Date)?;
         match node.raw {
             Raw::Date(date) => Some(At::new(node.at, date)),
             _ => self.wrong(node, key, "a date without quotes: `2027-03-01`"),
@@ -155,7 +184,7 @@ impl<'a> Reader<'a> {
 
     /// A moment, or a date for its midnight in UTC.
     pub fn moment(&self, key: &'static str) -> Option<OffsetDateTime> {
-        let node = self.node(key)?;
+        let node = self.node_as(key, Kind::Moment)?;
         match node.raw {
             Raw::Date(date) => Some(date.midnight().assume_utc()),
             Raw::Moment(moment) => Some(moment),
@@ -169,7 +198,7 @@ impl<'a> Reader<'a> {
         key: &'static str,
         bounds: std::ops::RangeInclusive<Duration>,
     ) -> Option<At<Duration>> {
-        let text = self.text(key)?;
+        let text = self.text_as(key, Kind::Duration)?;
         let Some(duration) = values::duration(&text.value) else {
             self.bad(
                 text.at,
@@ -192,25 +221,26 @@ impl<'a> Reader<'a> {
     }
 
     pub fn table(&self, key: &'static str) -> Option<Reader<'a>> {
-        let node = self.node(key)?;
+        let node = self.node_as(key, Kind::Table)?;
         self.as_table(node, key)
     }
 
     fn as_table(&self, node: &'a Node, key: &str) -> Option<Reader<'a>> {
         match &node.raw {
-            Raw::Table(table) => Some(Reader::new(
-                self.desk,
-                table,
-                node.at,
-                format!("{}.{key}", self.name),
-            )),
+            Raw::Table(table) => {
+                let within = (
+                    format!("{}.{key}", self.name),
+                    format!("{}.{key}", self.path),
+                );
+                Some(Reader::new(self.desk, table, node.at, within))
+            }
             _ => self.wrong(node, key, "a table: `{ ... }`"),
         }
     }
 
     /// A list of tables, or one table alone.
     pub fn tables(&self, key: &'static str) -> Option<Vec<Reader<'a>>> {
-        let node = self.node(key)?;
+        let node = self.node_as(key, Kind::Tables)?;
         let Raw::List(nodes) = &node.raw else {
             return Some(self.as_table(node, key).into_iter().collect());
         };
@@ -224,7 +254,7 @@ impl<'a> Reader<'a> {
 
     /// A table from names to strings.
     pub fn text_map(&self, key: &'static str) -> Option<BTreeMap<String, At<String>>> {
-        let node = self.node(key)?;
+        let node = self.node_as(key, Kind::TextMap)?;
         let Raw::Table(table) = &node.raw else {
             return self.wrong(node, key, "a table of strings: `{ name = \"...\" }`");
         };
@@ -240,7 +270,7 @@ impl<'a> Reader<'a> {
 
     /// A table from names to plain values; nested tables are read as dotted names.
     pub fn value_map(&self, key: &'static str) -> Option<BTreeMap<String, At<Value>>> {
-        let node = self.node(key)?;
+        let node = self.node_as(key, Kind::ValueMap)?;
         let Raw::Table(table) = &node.raw else {
             return self.wrong(node, key, "a table: `{ \"name\" = value }`");
         };
@@ -251,6 +281,9 @@ impl<'a> Reader<'a> {
 
     /// Everything that was not asked for so far, as JSON, with the places of its keys.
     pub fn rest(&self) -> (serde_json::Map<String, Value>, BTreeMap<String, Place>) {
+        if let Some(shapes) = self.desk.shapes.borrow().as_ref() {
+            shapes.takes_rest(&self.path);
+        }
         let asked = self.asked.borrow();
         self.table
             .entries

@@ -40,7 +40,7 @@ impl Document {
         Err(problems)
     }
 
-    fn settings(&self, desk: &Desk, today: Option<Date>) -> Option<Settings> {
+    pub(in crate::config) fn settings(&self, desk: &Desk, today: Option<Date>) -> Option<Settings> {
         let mut decoder = Decoder {
             doc: self,
             desk,

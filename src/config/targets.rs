@@ -4,6 +4,7 @@ use super::decoder::Decoder;
 use super::document::Entry;
 use super::problem::Code;
 use super::reader::Reader;
+use super::shape::Kind;
 use super::source::{At, Place};
 use super::tree::Raw;
 use crate::authority::{Authority, Permission, Undecidable, Vocabulary};
@@ -109,7 +110,7 @@ fn class(class: RevocationClass) -> &'static str {
 }
 
 fn sets(reader: &Reader<'_>) -> Sets {
-    let Some(node) = reader.node("sets") else {
+    let Some(node) = reader.node_as("sets", Kind::ListMap) else {
         return Sets::new();
     };
     let wanted = "`{ name = [\"action\", ...] }`";

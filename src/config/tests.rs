@@ -11,6 +11,7 @@ mod bad;
 mod changes;
 mod reach;
 mod rendering;
+mod schema;
 mod secrets;
 mod trust_domains;
 

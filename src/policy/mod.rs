@@ -19,6 +19,7 @@ mod requirement;
 mod rules;
 mod schema;
 mod settings;
+mod still;
 mod tether;
 mod trace;
 mod walk;

@@ -27,6 +27,15 @@ enum Written {
     Mission,
 }
 
+/// What a lease holds already.
+pub(super) fn granted(authority: Authority) -> Request {
+    Request {
+        authority,
+        written: Written::Mission,
+        shortest: None,
+    }
+}
+
 pub(super) fn of(
     question: &Question<'_>,
     mission: &Mission,

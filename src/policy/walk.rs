@@ -290,7 +290,7 @@ impl Policy {
 }
 
 /// INVARIANT: a mission's last day is part of it, in UTC.
-fn in_time(mission: &Mission, now: OffsetDateTime) -> Result<(), Denied> {
+pub(super) fn in_time(mission: &Mission, now: OffsetDateTime) -> Result<(), Denied> {
     match mission.ends {
         Some(ends) if is_over(ends, now) => {
             let why = format!("the last day of {} was {ends}", mission.id);

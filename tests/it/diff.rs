@@ -75,9 +75,13 @@ async fn a_pull_request_is_told_what_it_widens_and_who_must_agree() {
     dayfly(&["diff", "nonsense", "--config", dir], &path, "")
         .await
         .is(2);
-    dayfly(&["diff", "--", "--output=x..HEAD", "--config"], &path, "")
-        .await
-        .is(2);
+    dayfly(
+        &["diff", "--config", dir, "--", "--output=x..HEAD"],
+        &path,
+        "",
+    )
+    .await
+    .is(2);
     dayfly(&["diff", "no-such..HEAD", "--config", dir], &path, "")
         .await
         .is(1);

@@ -1,6 +1,7 @@
 //! What was recorded is decided again: `dayfly simulate`, `dayfly mission suggest`, `dayfly access`.
 
 use crate::cli::dayfly;
+use crate::support::broker::{OPERATOR_TOKEN, TestBroker, configuration};
 use crate::support::process::{Installation, until};
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
@@ -257,4 +258,51 @@ async fn who_can_reach_what_is_told_from_both_sides() {
     ask(&["--target", "nowhere"]).await.is(5);
     ask(&["--agent", "nobody"]).await.is(5);
     ask(&["--label", "env"]).await.is(2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn leases_that_a_narrower_configuration_would_not_grant_are_listed_and_then_ended() {
+    let broker = TestBroker::start().await;
+    let issued = broker.exchange(&broker.good_form()).await;
+    let token = issued.body["access_token"].as_str().unwrap().to_owned();
+    assert!(broker.is_active(&token).await, "{}", issued.body);
+    let folder = broker.folder.path();
+    let operator = folder.join("operator.token");
+    std::fs::write(&operator, format!("{OPERATOR_TOKEN}\n")).unwrap();
+    let environment = [
+        ("DAYFLY_URL", broker.url.as_str()),
+        ("DAYFLY_OPERATOR_TOKEN_FILE", operator.to_str().unwrap()),
+    ];
+    let file = folder.join("test.toml");
+    let text = configuration(&broker.url, &broker.issuer.url, "ES256");
+    let run = |more: &'static [&'static str]| {
+        let config = folder.to_str().unwrap().to_owned();
+        async move {
+            let arguments = [
+                &["lease", "narrowed", "--config", &config, "-o", "json"],
+                more,
+            ]
+            .concat();
+            dayfly(&arguments, &environment, "").await
+        }
+    };
+    // The same: nothing. A reload alone ends nothing either.
+    std::fs::write(&file, &text).unwrap();
+    let same = run(&["--revoke", "--reason", "none"]).await.json();
+    assert_eq!(same["alive"], 1, "{same}");
+    assert_eq!(same["narrowed"], json!([]));
+    let narrow = text.replace(
+        "[mission.deploy-checkout]",
+        "[mission.deploy-checkout]\nends = 2020-01-01",
+    );
+    assert_ne!(narrow, text);
+    std::fs::write(&file, narrow).unwrap();
+    let listed = run(&[]).await.json();
+    assert_eq!(listed["narrowed"][0]["reason"], "mission_ended", "{listed}");
+    assert_eq!(listed["narrowed"][0]["revoked"], false);
+    assert!(broker.is_active(&token).await, "it was only listed");
+    run(&["--revoke"]).await.is(2);
+    let ended = run(&["--revoke", "--reason", "narrowed"]).await.json();
+    assert_eq!(ended["narrowed"][0]["revoked"], true, "{ended}");
+    assert!(!broker.is_active(&token).await);
 }

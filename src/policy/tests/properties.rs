@@ -18,9 +18,25 @@ fn any_authority() -> impl Strategy<Value = Authority> {
     prop::collection::vec(permission, 1..3).prop_map(Authority)
 }
 
-fn details() -> impl Strategy<Value = Vec<AuthorizationDetail>> {
-    any_authority()
-        .prop_map(|asked| asked.to_details("access_token", &"orders-api".parse().unwrap(), None))
+/// The same shape in the words of IAM: every location an ARN, and none missing.
+fn in_dialect(aws: bool, authority: Authority) -> Authority {
+    if !aws {
+        return authority;
+    }
+    let arn = |location: String| location.replace("https://a/", "arn:aws:a:::x");
+    let permissions = authority.0.into_iter().map(|mut permission| {
+        permission.locations = permission.locations.into_iter().map(arn).collect();
+        if permission.locations.is_empty() {
+            permission.locations.push("*".to_owned());
+        }
+        permission
+    });
+    Authority(permissions.collect())
+}
+
+fn to_details(aws: bool, authority: &Authority) -> Vec<AuthorizationDetail> {
+    let kind = if aws { "aws_session" } else { "access_token" };
+    authority.to_details(kind, &"orders-api".parse().unwrap(), None)
 }
 
 /// Wide often enough that grants happen.
@@ -38,17 +54,27 @@ proptest! {
 
     #[test]
     fn a_grant_is_covered_by_all_that_it_comes_from(
-        signed in details(),
-        beside in prop_oneof![Just(Vec::new()), details()],
+        aws in any::<bool>(),
+        signed in any_authority(),
+        beside in prop_oneof![Just(Authority::default()), any_authority()],
         scope in prop_oneof![3 => Just(Vec::new()), 1 => prop::collection::vec(action(), 1..2)],
         allow in ceiling(),
         agent_ceiling in prop_oneof![Just(None), ceiling().prop_map(Some)],
         target_ceiling in ceiling(),
         platform in any::<bool>(),
     ) {
+        let [signed, beside, allow, target_ceiling] =
+            [signed, beside, allow, target_ceiling].map(|one| in_dialect(aws, one));
+        let agent_ceiling = agent_ceiling.map(|one| in_dialect(aws, one));
+        let (signed, beside) = (to_details(aws, &signed), to_details(aws, &beside));
+        let vocabulary = if aws { Vocabulary::Aws } else { Vocabulary::Scopes };
         let mut world = World::new();
+        for target in &mut world.targets {
+            target.vocabulary = vocabulary;
+            target.detail_type = if aws { "aws_session" } else { "access_token" };
+            target.ceiling = authority(&["*"], &["*"]);
+        }
         // The target's ceiling is put in afterwards: a policy holds no mission wider than it.
-        world.target().ceiling = authority(&["*"], &["*"]);
         world.mission().allow = BTreeMap::from([("orders-api".parse().unwrap(), allow.clone())]);
         world.agent.ceiling = agent_ceiling
             .clone()
@@ -72,7 +98,7 @@ proptest! {
         prop_assert_eq!(told.denied.as_ref(), walked.as_ref().err());
 
         let Ok(granted) = walked else { return Ok(()) };
-        let within = |ceiling: &Authority| Vocabulary::Scopes.covers(ceiling, &granted.authority).unwrap();
+        let within = |ceiling: &Authority| vocabulary.covers(ceiling, &granted.authority).unwrap();
         prop_assert!(!granted.authority.is_empty());
         prop_assert!(within(&allow));
         prop_assert!(within(&target_ceiling));

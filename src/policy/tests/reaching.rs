@@ -98,3 +98,60 @@ fn the_same_access_gains_nothing() {
         assert!(found[0].beyond(Some(&found[0])).is_empty());
     }
 }
+
+#[test]
+fn what_is_not_granted_any_more_is_told_with_the_line_that_it_crosses() {
+    let world = World::new();
+    let held = authority(&["orders:read"], &[&order("17")]);
+    let still = |spoil: fn(&mut World)| {
+        let mut world = World::new();
+        spoil(&mut world);
+        let policy = world.policy().unwrap();
+        let (mission, target) = (
+            "deploy-checkout".parse().unwrap(),
+            "orders-api".parse().unwrap(),
+        );
+        let outcome = policy.still_grants(&world.agent, (&mission, &target), &held, NOW);
+        outcome.map_err(|denied| denied.reason)
+    };
+    assert_eq!(still(|_| {}), Ok(()));
+    // What the request proved is not asked again.
+    assert_eq!(still(|w| w.facts.clear()), Ok(()));
+    assert_eq!(
+        still(|w| w.mission().require = facts(&[("a.b", "c")])),
+        Ok(())
+    );
+    let crosses: [(fn(&mut World), Denial); 5] = [
+        (
+            |w| w.mission().agents = vec!["other".parse().unwrap()],
+            Denial::UnknownMission,
+        ),
+        (
+            |w| w.mission().ends = Some(date!(2026 - 11 - 20)),
+            Denial::MissionEnded,
+        ),
+        (
+            |w| {
+                let allow = authority(&["orders:write"], &["https://api.example/orders/*"]);
+                w.mission().allow = BTreeMap::from([("orders-api".parse().unwrap(), allow)]);
+            },
+            Denial::ExceedsMission,
+        ),
+        (
+            |w| w.agent.ceiling = Some(BTreeMap::new()),
+            Denial::ExceedsAgentCeiling,
+        ),
+        (
+            |w| {
+                let allow = authority(&["stock:read"], &["*"]);
+                w.mission().allow = BTreeMap::from([("stock-api".parse().unwrap(), allow)]);
+                w.targets.remove(0);
+            },
+            Denial::UnknownTarget,
+        ),
+    ];
+    for (spoil, reason) in crosses {
+        assert_eq!(still(spoil), Err(reason));
+    }
+    drop(world);
+}

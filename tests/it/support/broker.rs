@@ -365,6 +365,7 @@ fn configuration(url: &str, issuer: &Issuer, access_tokens: &str) -> String {
         false => String::new(),
     };
     let issuer = &issuer.url;
+pub fn configuration(url: &str, issuer: &str, access_tokens: &str) -> String {
     format!(
         r#"
 [broker]

@@ -1,0 +1,147 @@
+//! `lease narrowed`: what lives and would not be granted any more, and its end.
+
+use super::OperatorArgs;
+use super::operator_side::{client, list};
+use super::output::{Failure, Output, columns};
+use super::simulate::built;
+use crate::agents::Registry;
+use crate::authority::Authority;
+use crate::clock::{Clock, SystemClock};
+use crate::ids::LeaseId;
+use crate::policy::Policy;
+use crate::wire::{LeaseView, RevocationReceipt, RevocationRequest, Selector};
+use clap::Args;
+use reqwest::Method;
+use serde::Serialize;
+use std::path::PathBuf;
+use time::OffsetDateTime;
+
+#[derive(Debug, Args)]
+pub struct NarrowedArgs {
+    /// The configuration folder that says what is still allowed.
+    #[arg(long, env = "DAYFLY_CONFIG")]
+    config: PathBuf,
+    /// End them. Without it they are only listed.
+    #[arg(long, requires = "reason")]
+    revoke: bool,
+    /// Why: it is in the audit.
+    #[arg(long)]
+    reason: Option<String>,
+    #[command(flatten)]
+    operator: OperatorArgs,
+}
+
+#[derive(Debug, Serialize)]
+struct Report {
+    /// Leases that were looked at.
+    alive: usize,
+    narrowed: Vec<Narrowed>,
+}
+
+#[derive(Debug, Serialize)]
+struct Narrowed {
+    lease: LeaseId,
+    agent: String,
+    mission: String,
+    target: String,
+    reason: &'static str,
+    why: String,
+    /// The configuration that it was granted by.
+    config_hash: String,
+    revoked: bool,
+}
+
+pub async fn narrowed(args: NarrowedArgs, output: &Output) -> Result<u8, Failure> {
+    let (policy, agents) = built(&args.config)?;
+    let alive = [("alive", Some("true".to_owned()))];
+    let leases = list(&args.operator, &alive, usize::MAX).await?.items;
+    let now = SystemClock::new().now();
+    let mut report = Report {
+        alive: leases.len(),
+        narrowed: leases
+            .iter()
+            .filter_map(|lease| judged(lease, &policy, &agents, now))
+            .collect(),
+    };
+    if let (true, Some(reason)) = (args.revoke, &args.reason) {
+        let client = client(&args.operator)?;
+        for found in &mut report.narrowed {
+            let request = RevocationRequest {
+                selector: Selector::Lease(found.lease),
+                reason: reason.clone(),
+                kill_only: false,
+            };
+            let _: RevocationReceipt = client
+                .admin(Method::POST, "/revocations", Some(&request))
+                .await?;
+            found.revoked = true;
+        }
+    }
+    output.show(&report, table)?;
+    Ok(0)
+}
+
+fn judged(
+    lease: &LeaseView,
+    policy: &Policy,
+    agents: &Registry,
+    now: OffsetDateTime,
+) -> Option<Narrowed> {
+    let authority = Authority::from_details(&lease.authorization_details);
+    let (reason, why) = match agents.get(&lease.agent) {
+        None => (
+            "unknown_agent",
+            format!("there is no agent {} any more", lease.agent),
+        ),
+        Some(agent) if agent.ends < now.date() => (
+            "agent_not_in_standing",
+            format!("its last day was {}", agent.ends),
+        ),
+        Some(agent) => {
+            let by = (&lease.mission, &lease.target);
+            let denied = policy.still_grants(&agent, by, &authority, now).err()?;
+            (denied.reason.code(), denied.detail)
+        }
+    };
+    Some(Narrowed {
+        lease: lease.id,
+        agent: lease.agent.to_string(),
+        mission: lease.mission.to_string(),
+        target: lease.target.to_string(),
+        reason,
+        why,
+        config_hash: lease.config_hash.clone(),
+        revoked: false,
+    })
+}
+
+fn table(report: &Report) -> String {
+    let rows: Vec<_> = report
+        .narrowed
+        .iter()
+        .map(|found| {
+            let state = if found.revoked { "revoked" } else { "alive" };
+            vec![
+                found.lease.to_string(),
+                state.to_owned(),
+                found.agent.clone(),
+                found.mission.clone(),
+                found.target.clone(),
+                found.why.clone(),
+            ]
+        })
+        .collect();
+    let head = [
+        "LEASE",
+        "STATE",
+        "AGENT",
+        "MISSION",
+        "TARGET",
+        "NOT ANY MORE BECAUSE",
+    ];
+    let (narrowed, alive) = (report.narrowed.len(), report.alive);
+    format!(
+        "{}\n{narrowed} of {alive} live leases",
+        columns(&head, &rows)
+    )
+}
