@@ -274,7 +274,7 @@ async fn leases_that_a_narrower_configuration_would_not_grant_are_listed_and_the
         ("DAYFLY_OPERATOR_TOKEN_FILE", operator.to_str().unwrap()),
     ];
     let file = folder.join("test.toml");
-    let text = configuration(&broker.url, &broker.issuer.url, "ES256");
+    let text = configuration(&broker.url, &broker.issuer, "ES256");
     let run = |more: &'static [&'static str]| {
         let config = folder.to_str().unwrap().to_owned();
         async move {

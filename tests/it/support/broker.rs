@@ -358,14 +358,13 @@ fn write_secret(path: &std::path::Path, text: &str) {
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600)).unwrap();
 }
 
-fn configuration(url: &str, issuer: &Issuer, access_tokens: &str) -> String {
+pub fn configuration(url: &str, issuer: &Issuer, access_tokens: &str) -> String {
     // A broker on https has no keys fetched over http.
     let keys = match url.starts_with("https:") {
         true => format!("keys = {}", inline_keys(&issuer.key())),
         false => String::new(),
     };
     let issuer = &issuer.url;
-pub fn configuration(url: &str, issuer: &str, access_tokens: &str) -> String {
     format!(
         r#"
 [broker]
