@@ -66,7 +66,7 @@ impl Access<'_> {
     /// What of this the other one does not give, pair by pair. Whatever cannot be told apart counts.
     pub fn beyond(&self, other: Option<&Access<'_>>) -> Authority {
         let Some(other) = other else {
-            return together(self.may.0.clone());
+            return together(pairs(&self.may).collect());
         };
         let vocabulary = self.target.vocabulary;
         let given = |pair: &Permission| {

@@ -168,7 +168,7 @@ pub use builder::GrantBuilder;
 
 #[cfg(test)]
 mod builder {
-    use super::Grant;
+    use super::{Denied, Grant};
     use crate::authority::{Authority, Permission, Vocabulary};
     use crate::fences::{Dimension, DimensionKind};
     use crate::identity::Confirmation;
@@ -274,6 +274,13 @@ mod builder {
         }
         pub fn replay(mut self, marks: Vec<ReplayMark>) -> Self {
             self.grant.replay = marks;
+            self
+        }
+        /// What the mission let pass because it only observes, on these facts.
+        pub fn observed(mut self, passed: Denied, facts: &[(&str, &str)]) -> Self {
+            self.grant.observed.push(passed);
+            let facts = facts.iter().map(|(k, v)| ((*k).to_owned(), (*v).into()));
+            self.grant.recorded.facts = facts.collect();
             self
         }
         pub fn max_active(mut self, leases: u64) -> Self {

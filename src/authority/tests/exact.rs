@@ -119,12 +119,16 @@ fn kubernetes_verbs_and_resources_are_compared_as_rbac_reads_them() {
         "nodes.metrics",
         "nodes.metrics/log",
     ];
-    let world = within(&["a", "b", "c"], &things);
+    // What is in no namespace is everywhere, too.
+    let mut world = within(&["a", "b", "c"], &things);
+    world.push("elsewhere".to_owned());
     let locations = language(&patterns, &world, |pattern, word| {
         let Some((namespace, resource)) = pattern.split_once('/') else {
             return true;
         };
-        let (own, thing) = word.split_once('/').unwrap();
+        let Some((own, thing)) = word.split_once('/') else {
+            return false;
+        };
         let fits = match resource.split_once('/') {
             _ if resource == "*" => true,
             Some(("*", sub)) => thing.split_once('/').is_some_and(|(_, own)| own == sub),
@@ -154,11 +158,16 @@ fn sql_privileges_are_compared_by_name_and_tables_by_both_parts() {
     };
     let mut patterns = tables(&['a', '*'], 2);
     patterns.push("*".to_owned());
-    let locations = language(&patterns, &tables(&['a', 'z'], 3), |pattern, word| {
+    // What is no table is everywhere, too.
+    let mut world = tables(&['a', 'z'], 3);
+    world.push("elsewhere".to_owned());
+    let locations = language(&patterns, &world, |pattern, word| {
         let Some((schema, name)) = pattern.split_once('.') else {
             return true;
         };
-        let (own_schema, own) = word.split_once('.').unwrap();
+        let Some((own_schema, own)) = word.split_once('.') else {
+            return false;
+        };
         glob(schema, own_schema) && glob(name, own)
     });
     is_exact(Vocabulary::Sql, &privileges, &locations);

@@ -5,6 +5,7 @@ use crate::fences::tests::fixture::{Advanced, Death};
 use crate::fences::{Dimension, DimensionKind, FenceKind};
 use crate::ids::TargetId;
 use crate::leases::{State, keys};
+use crate::policy::{Denial, Denied, Grant};
 use crate::store::{Transaction, Write};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -334,6 +335,35 @@ async fn every_end_is_in_the_audit_with_its_reason() {
         assert_eq!(events[2]["reason"], reason);
         assert_eq!(events[3]["detail"]["state"], end);
     }
+}
+
+#[tokio::test]
+async fn the_audit_keeps_the_question_and_what_was_only_observed() {
+    let bench = Bench::new(RevocationClass::Native, true).await;
+    let passed = Denied {
+        reason: Denial::RequirementUnmet,
+        mission: None,
+        at: None,
+        detail: "a.b must be `c`, and is `d`".to_owned(),
+    };
+    let grant = Grant::for_tests()
+        .agent("deployer")
+        .now(bench.now())
+        .observed(passed, &[("a.b", "d")])
+        .build();
+    let promises = bench.downstream.promises;
+    let draft = bench.leases.draft(&grant, &promises, bench.now());
+    let reserved = bench.leases.reserve(draft, &grant, bench.now()).await;
+    let events = audited(&bench, reserved.unwrap().lease()).await;
+    let detail = &events[0]["detail"];
+    assert_eq!(detail["facts"], serde_json::json!({ "a.b": "d" }));
+    assert_eq!(detail["observed"][0]["reason"], "requirement_unmet");
+    assert_eq!(detail["observed"][0]["why"], "a.b must be `c`, and is `d`");
+    // What the broker says of the answer is not the question's to say.
+    assert_eq!(detail["goal"], "Ship checkout");
+    let plain = bench.issued().await;
+    let events = audited(&bench, &plain).await;
+    assert!(events[0]["detail"].get("observed").is_none());
 }
 
 async fn audited(bench: &Bench, lease: &crate::leases::Lease) -> Vec<serde_json::Value> {
