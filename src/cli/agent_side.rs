@@ -3,16 +3,19 @@
 use super::output::{Failure, Output};
 use crate::authority::AuthorizationDetail;
 use crate::client::Client;
+use crate::client::endpoint::Endpoint;
 use crate::client::exec::{ExecError, Run};
 use crate::client::proof::{Prover, Source};
 use crate::client::request::{Wanted, ask};
 use crate::clock::{Clock, SystemClock};
+use crate::config::secret_reference;
 use crate::jose::SigningKey;
 use crate::secret::Secret;
 use clap::builder::NonEmptyStringValueParser;
 use clap::{Args, ValueEnum};
+use serde_json::{Map, Value};
 use std::ffi::OsString;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 /// Who asks, at which broker, for what.
@@ -41,6 +44,12 @@ pub struct AskArgs {
     /// Which of several instances of the agent this is.
     #[arg(long, env = "DAYFLY_INSTANCE")]
     instance: Option<String>,
+    /// Signed evidence for a fact: a file with a compact JWS, read anew for each request. At most four.
+    #[arg(long, env = "DAYFLY_EVIDENCE_FILES", value_delimiter = ',')]
+    evidence: Vec<PathBuf>,
+    /// Declared facts (`tctx`), for display: a file with a JSON object.
+    #[arg(long)]
+    context: Option<PathBuf>,
     /// An action, in the target's own words. Absent: all that the mission grants.
     #[arg(long = "action", requires = "kind")]
     actions: Vec<String>,
@@ -66,6 +75,25 @@ pub struct AskArgs {
     /// A file with the platform's token, read anew for each request.
     #[arg(long, env = "DAYFLY_SUBJECT_TOKEN_FILE")]
     subject_token_file: Option<PathBuf>,
+    /// Where the platform makes tokens on request (`GET`); `{audience}` in it stands for the audience,
+    /// which then binds the token to this process's key.
+    #[arg(
+        long,
+        env = "DAYFLY_IDENTITY_URL",
+        conflicts_with = "subject_token_file"
+    )]
+    identity_url: Option<String>,
+    /// A header of that request: `NAME: REFERENCE` or `NAME: WORD REFERENCE`, where REFERENCE is `env:NAME`,
+    /// `file:PATH`, `cmd:PROGRAM`, or `text:VALUE` for what is no secret.
+    #[arg(
+        long = "identity-header",
+        env = "DAYFLY_IDENTITY_HEADER",
+        requires = "identity_url"
+    )]
+    identity_headers: Vec<String>,
+    /// Where the token stands in a JSON answer (RFC 6901), such as `/value`. Absent: the answer is the token.
+    #[arg(long, env = "DAYFLY_IDENTITY_POINTER", requires = "identity_url")]
+    identity_pointer: Option<String>,
     /// Prove the identity with what this environment holds, instead of a token: `aws` signs a
     /// request with the AWS credentials that are found where the AWS SDKs look for them.
     #[arg(long, env = "DAYFLY_IDENTITY", value_name = "KIND")]
@@ -113,14 +141,7 @@ pub struct ReleaseArgs {
 
 /// `dayfly release`: the work is done, the lease ends now.
 pub async fn release(args: ReleaseArgs) -> Result<u8, Failure> {
-    let read = if args.token_file.as_os_str() == "-" {
-        std::io::read_to_string(std::io::stdin())
-    } else {
-        std::fs::read_to_string(&args.token_file)
-    };
-    let token = read
-        .map(|text| Secret::new(text.trim().to_owned()))
-        .map_err(|error| Failure::usage(format!("{}: {error}", args.token_file.display())))?;
+    let token = Secret::new(read_text(&args.token_file)?);
     Client::new(&args.url, None)?.release(&token).await?;
     Ok(0)
 }
@@ -168,6 +189,10 @@ fn prepare(args: AskArgs) -> Result<(Client, Prover, Vec<Wanted>), Failure> {
     let key = args.key.as_ref().map(read_key).transpose()?;
     let source = source(&args)?;
     let prover = Prover::new(source, key)?;
+    let context = match &args.context {
+        Some(path) => read_object(path)?,
+        None => Map::new(),
+    };
     let wanted = args
         .targets
         .iter()
@@ -179,6 +204,8 @@ fn prepare(args: AskArgs) -> Result<(Client, Prover, Vec<Wanted>), Failure> {
             task: args.task.clone(),
             instance: args.instance.clone(),
             agent: args.agent.clone(),
+            context: context.clone(),
+            evidence: args.evidence.clone(),
             platform_signed: args.platform_signed,
         })
         .collect();
@@ -212,14 +239,22 @@ fn source(args: &AskArgs) -> Result<Source, Failure> {
     if let Some(path) = &args.subject_token_file {
         return Ok(Source::File(path.clone()));
     }
+    if let Some(url) = &args.identity_url {
+        let headers = args.identity_headers.iter().map(|text| header(text));
+        let headers = headers.collect::<Result<Vec<_>, _>>()?;
+        let pointer = args.identity_pointer.clone();
+        return Ok(Source::Endpoint(Endpoint::new(
+            url.clone(),
+            &headers,
+            pointer,
+        )?));
+    }
     if let (Ok(url), Ok(bearer)) = (
         std::env::var("ACTIONS_ID_TOKEN_REQUEST_URL"),
         std::env::var("ACTIONS_ID_TOKEN_REQUEST_TOKEN"),
     ) {
-        return Ok(Source::GitHubActions {
-            url,
-            bearer: Secret::new(bearer),
-        });
+        let bearer = Secret::new(bearer);
+        return Ok(Source::Endpoint(Endpoint::github(&url, &bearer)?));
     }
     if let Ok(token) = std::env::var("DAYFLY_ID_TOKEN") {
         return Ok(Source::Fixed(Secret::new(token)));
@@ -230,10 +265,59 @@ fn source(args: &AskArgs) -> Result<Source, Failure> {
         });
     }
     Err(Failure::usage(
-        "no proof of identity: give --subject-token-file or --key, set DAYFLY_ID_TOKEN \
+        "no proof of identity: give --subject-token-file, --identity-url or --key, set DAYFLY_ID_TOKEN \
          (GitLab `id_tokens`), run where GitHub Actions grants `id-token: write`, or say \
          `--identity aws` where there are AWS credentials",
     ))
+}
+
+/// `Authorization: Bearer env:JOB_TOKEN`, `Metadata-Flavor: text:Google`. The secret itself is never in
+/// the arguments, which every process of the machine can read.
+fn header(text: &str) -> Result<(String, Secret<String>), Failure> {
+    let wrong = || {
+        let example = "`Authorization: Bearer env:JOB_TOKEN`, `Metadata-Flavor: text:Google`";
+        Failure::usage(format!("--identity-header takes a reference: {example}"))
+    };
+    let (name, value) = text.split_once(':').ok_or_else(wrong)?;
+    let value = value.trim();
+    let kinds = ["env:", "file:", "cmd:", "text:"];
+    let starts = |at: usize| {
+        let rest = value.get(at..).unwrap_or_default();
+        kinds.iter().any(|kind| rest.starts_with(kind))
+    };
+    let (word, reference) = match value.split_once(' ') {
+        _ if starts(0) => ("", value),
+        Some((word, reference)) if starts(word.len() + 1) => (word, reference),
+        _ => return Err(wrong()),
+    };
+    let secret = match reference.strip_prefix("text:") {
+        Some(plain) => Secret::new(plain.to_owned()),
+        None => secret_reference(reference)
+            .map_err(|error| Failure::usage(format!("--identity-header {name}: {error}")))?,
+    };
+    let whole = match word {
+        "" => secret,
+        word => Secret::new(format!("{word} {}", secret.expose())),
+    };
+    Ok((name.trim().to_owned(), whole))
+}
+
+/// A file with one JSON object.
+pub fn read_object(path: &Path) -> Result<Map<String, Value>, Failure> {
+    let text = read_text(path)?;
+    crate::jose::parse_object(text.as_bytes())
+        .map_err(|error| Failure::usage(format!("{}: {error}", path.display())))
+}
+
+/// A file's text without what surrounds it; `-` is standard input.
+pub fn read_text(path: &Path) -> Result<String, Failure> {
+    let read = if path.as_os_str() == "-" {
+        std::io::read_to_string(std::io::stdin())
+    } else {
+        std::fs::read_to_string(path)
+    };
+    read.map(|text| text.trim().to_owned())
+        .map_err(|error| Failure::usage(format!("{}: {error}", path.display())))
 }
 
 /// Reads the agent's private key.

@@ -275,6 +275,8 @@ impl Stage {
             goal: "Measure revocation".to_owned(),
             task: None,
             instance: None,
+            context: serde_json::Map::new(),
+            evidence: Vec::new(),
             platform_signed: false,
             agent: AGENT.to_owned(),
         };

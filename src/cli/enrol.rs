@@ -1,7 +1,7 @@
 //! `agent invite`, `agent enrol`, `agent keys`: machines that no platform vouches for.
 
 use super::OperatorArgs;
-use super::agent_side::read_key;
+use super::agent_side::{read_key, read_text};
 use super::keygen::{self, KeyKind};
 use super::operator_side::{client, get, pairs};
 use super::output::{Failure, Output, columns, moment};
@@ -75,7 +75,7 @@ pub async fn invite(args: InviteArgs, output: &Output) -> Result<u8, Failure> {
 }
 
 pub async fn enrol(args: EnrolArgs, output: &Output) -> Result<u8, Failure> {
-    let token = read_token(&args.join_token_file)?;
+    let token = Secret::new(read_text(&args.join_token_file)?);
     let broker = Client::new(&args.url, None)?;
     let path = keygen::private_path(&args.directory, &args.id);
     // A key that is there is enrolled as it is: an enrolment whose answer was lost is repeated so.
@@ -123,14 +123,4 @@ fn row(key: &EnrolledKeyView, now: time::OffsetDateTime) -> Vec<String> {
         key.invited_by.clone(),
         key.note.clone().unwrap_or_default(),
     ]
-}
-
-fn read_token(path: &PathBuf) -> Result<Secret<String>, Failure> {
-    let read = if path.as_os_str() == "-" {
-        std::io::read_to_string(std::io::stdin())
-    } else {
-        std::fs::read_to_string(path)
-    };
-    read.map(|text| Secret::new(text.trim().to_owned()))
-        .map_err(|error| Failure::usage(format!("{}: {error}", path.display())))
 }

@@ -13,6 +13,7 @@ mod demo;
 mod enrol;
 mod diff;
 mod init;
+mod intent;
 mod keygen;
 mod login;
 mod mission;
@@ -124,7 +125,7 @@ enum Command {
     Mission(mission::MissionCommand),
     /// Ask for a credential and print it.
     ///
-    /// The proof is the first that is there: --subject-token-file, GitHub Actions' token, the variable
+    /// The proof is the first that is there: --subject-token-file, --identity-url, GitHub Actions' token, the variable
     /// DAYFLY_ID_TOKEN (GitLab), the key alone. Without --key a key is made for this one request and
     /// bound to the platform's token.
     #[command(
@@ -142,6 +143,9 @@ enum Command {
         after_help = "Example:\n  dayfly exec --agent checkout-deployer --mission deploy-checkout --target aws-prod \\\n    --goal 'Ship 1.4.2' -- terraform apply"
     )]
     Exec(agent_side::ExecArgs),
+    /// Intents: sign, show, verify.
+    #[command(subcommand)]
+    Intent(intent::IntentCommand),
     /// The work is done: end the lease of a credential now.
     ///
     /// Whoever holds the credential may end it. `exec` does it by itself.
@@ -267,6 +271,7 @@ async fn run(command: Command, output: &Output) -> Result<u8, Failure> {
     match command {
         Command::Token(args) => agent_side::token(args, output).await,
         Command::Exec(args) => agent_side::exec(args, output).await,
+        Command::Intent(command) => intent::intent(command, output).await,
         Command::Release(args) => agent_side::release(args).await,
         Command::Serve(args) => serve::serve(args, output).await,
         Command::Demo(args) => demo::demo(args, output).await,

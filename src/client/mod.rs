@@ -2,6 +2,7 @@
 
 mod aws;
 pub mod deliver;
+pub mod endpoint;
 pub mod enrol;
 pub mod exec;
 pub mod proof;

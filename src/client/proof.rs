@@ -1,11 +1,12 @@
 //! Where an agent's proof of identity comes from: its own key, a file that the platform refreshes,
-//! GitHub's token endpoint, an environment variable that the platform sets, or AWS credentials.
+//! an endpoint that makes one, an environment variable that the platform sets, or AWS credentials.
 
 use super::ClientError;
+use super::endpoint::Endpoint;
 use crate::jose::{Algorithm, SigningKey};
 use crate::secret::Secret;
 use crate::wire::ASSERTION_JWT_BEARER;
-use serde_json::{Value, json};
+use serde_json::json;
 use std::path::PathBuf;
 use time::OffsetDateTime;
 
@@ -18,8 +19,8 @@ pub enum Source {
     File(PathBuf),
     /// A token that was handed over once.
     Fixed(Secret<String>),
-    /// GitHub Actions: a token made on request, with an audience of our choice.
-    GitHubActions { url: String, bearer: Secret<String> },
+    /// A token made on request, with an audience of our choice where the platform lets us choose.
+    Endpoint(Endpoint),
     /// AWS credentials of this environment: a request signed with them, for an endpoint of STS.
     Aws { endpoint: Option<String> },
 }
@@ -71,9 +72,9 @@ impl Prover {
             }
             Source::File(path) => read_token(path).await?,
             Source::Fixed(token) => token.clone(),
-            Source::GitHubActions { url, bearer } => {
+            Source::Endpoint(endpoint) => {
                 let audience = format!("{broker}#jkt={}", self.key.thumbprint());
-                self.github_token(url, bearer, &audience).await?
+                endpoint.token(&self.http, &audience).await?
             }
             Source::Aws { endpoint } => {
                 kind = crate::identity::aws::TOKEN_TYPE;
@@ -103,41 +104,6 @@ impl Prover {
         self.key
             .sign("client-authentication+jwt", Some(&kid), &claims, false)
             .map_err(|error| ClientError::Local(format!("the assertion cannot be signed: {error}")))
-    }
-
-    async fn github_token(
-        &self,
-        url: &str,
-        bearer: &Secret<String>,
-        audience: &str,
-    ) -> Result<Secret<String>, ClientError> {
-        let mut url = url::Url::parse(url).map_err(|_| {
-            ClientError::Local("ACTIONS_ID_TOKEN_REQUEST_URL is not a URL".to_owned())
-        })?;
-        url.query_pairs_mut().append_pair("audience", audience);
-        let problem = |cause: String| {
-            ClientError::Local(format!(
-                "GitHub gave no OIDC token ({cause}): does the job have `permissions: id-token: write`?"
-            ))
-        };
-        let response = self
-            .http
-            .get(url)
-            .bearer_auth(bearer.expose())
-            .send()
-            .await
-            .map_err(|error| problem(error.without_url().to_string()))?;
-        if !response.status().is_success() {
-            return Err(problem(format!("status {}", response.status().as_u16())));
-        }
-        let mut body: Value = response
-            .json()
-            .await
-            .map_err(|error| problem(error.without_url().to_string()))?;
-        match body.get_mut("value").map(Value::take) {
-            Some(Value::String(token)) => Ok(Secret::new(token)),
-            _ => Err(problem("no `value` in the answer".to_owned())),
-        }
     }
 }
 

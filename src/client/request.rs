@@ -8,7 +8,8 @@ use crate::wire::{CLIENT_CREDENTIALS, TOKEN_EXCHANGE, TokenResponse};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use ring::digest::{SHA256, digest};
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
+use std::path::PathBuf;
 use time::OffsetDateTime;
 
 /// How long a signed intent may be used.
@@ -26,6 +27,10 @@ pub struct Wanted {
     pub instance: Option<String>,
     /// The agent's name: the broker compares it with the proof.
     pub agent: String,
+    /// Declared facts (`tctx`).
+    pub context: Map<String, Value>,
+    /// Files with signed evidence, read anew for each request: it lives for an hour at most.
+    pub evidence: Vec<PathBuf>,
     /// The platform's token serves as the intent: for missions with `signer = "platform"`.
     pub platform_signed: bool,
 }
@@ -64,6 +69,9 @@ pub fn intent_claims(
     }
     if let Some(instance) = &wanted.instance {
         tell("instance", json!(instance));
+    }
+    if !wanted.context.is_empty() {
+        tell("tctx", json!(wanted.context));
     }
     if let Some(token) = subject_token {
         let hash = digest(&SHA256, token.expose().as_bytes());
@@ -110,7 +118,8 @@ pub async fn form(
         return Ok(form);
     }
     let thumbprint = prover.key().thumbprint().to_owned();
-    let claims = intent_claims(wanted, broker, &thumbprint, subject_token.as_ref(), now);
+    let mut claims = intent_claims(wanted, broker, &thumbprint, subject_token.as_ref(), now);
+    carry(&wanted.evidence, &mut claims).await?;
     let intent = prover
         .key()
         // The header carries the key: a token, or the registry, vouches for its thumbprint.
@@ -118,4 +127,26 @@ pub async fn form(
         .map_err(|error| ClientError::Local(format!("the intent cannot be signed: {error}")))?;
     form.push(("intent", intent));
     Ok(form)
+}
+
+/// Evidence goes into `tctx`, whose signer is the one who carries it.
+async fn carry(files: &[PathBuf], claims: &mut Value) -> Result<(), ClientError> {
+    if files.is_empty() {
+        return Ok(());
+    }
+    let mut pieces = Vec::new();
+    for path in files {
+        let text = tokio::fs::read_to_string(path).await.map_err(|error| {
+            let path = path.display();
+            ClientError::Local(format!("the evidence {path} cannot be read: {error}"))
+        })?;
+        pieces.push(text.trim().to_owned());
+    }
+    if let Value::Object(members) = claims {
+        let context = members.entry("tctx").or_insert_with(|| json!({}));
+        if let Value::Object(context) = context {
+            context.insert("evidence".to_owned(), json!(pieces));
+        }
+    }
+    Ok(())
 }

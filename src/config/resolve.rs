@@ -66,14 +66,7 @@ impl Document {
             .of("mission")
             .filter_map(|entry| missions::decode(&decoder, entry, &targets))
             .collect();
-        let intent_issuers = self
-            .of("intent_issuer")
-            .filter_map(|entry| signers::intent_issuer(&decoder, entry))
-            .collect();
-        let witnesses: Vec<_> = self
-            .of("facts")
-            .filter_map(|entry| signers::witness(&decoder, entry))
-            .collect();
+        let (intent_issuers, witnesses) = signers::decode_all(&decoder);
         let resource_servers = self
             .of("resource_server")
             .filter_map(|entry| tables::resource_server(&decoder, entry))
@@ -101,8 +94,7 @@ impl Document {
         };
         whole.check(today);
         self.apart(desk, operators.as_ref(), &issuers);
-        let facts: Vec<_> = self.of("facts").collect();
-        signers::apart(desk, &witnesses, &issuers, &facts);
+        signers::apart(&decoder, &witnesses, &issuers);
         let hash = self.hash(&decoder);
         let clients = agents.iter().filter_map(|a| a.client.clone()).collect();
         let settings = Settings {

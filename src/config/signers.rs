@@ -4,7 +4,7 @@ use super::decoder::Decoder;
 use super::document::Entry;
 use super::issuers;
 use super::missions;
-use super::problem::{Code, Desk};
+use super::problem::Code;
 use super::reader::Reader;
 use super::source::At;
 use super::tables::named;
@@ -13,11 +13,21 @@ use crate::intent::{IntentIssuer, SignerClass, Witness, group};
 use crate::jose::Algorithm;
 use std::str::FromStr;
 
+pub(in crate::config) fn decode_all(decoder: &Decoder<'_>) -> (Vec<IntentIssuer>, Vec<Witness>) {
+    let issuers = decoder.doc.of("intent_issuer");
+    let witnesses = decoder.doc.of("facts");
+    (
+        issuers
+            .filter_map(|entry| intent_issuer(decoder, entry))
+            .collect(),
+        witnesses
+            .filter_map(|entry| witness(decoder, entry))
+            .collect(),
+    )
+}
+
 /// `[intent_issuer.NAME]`: who may sign intents beside the agents themselves.
-pub(in crate::config) fn intent_issuer(
-    decoder: &Decoder<'_>,
-    entry: &Entry,
-) -> Option<IntentIssuer> {
+fn intent_issuer(decoder: &Decoder<'_>, entry: &Entry) -> Option<IntentIssuer> {
     let reader = entry.reader(decoder.desk);
     let class_at = reader.node("class").map_or(reader.at, |node| node.at);
     let class = reader.required(
@@ -62,7 +72,7 @@ pub(in crate::config) fn intent_issuer(
 }
 
 /// `[facts.NAME]`: an authority that proves facts by signed evidence.
-pub(in crate::config) fn witness(decoder: &Decoder<'_>, entry: &Entry) -> Option<Witness> {
+fn witness(decoder: &Decoder<'_>, entry: &Entry) -> Option<Witness> {
     let reader = entry.reader(decoder.desk);
     let example = "{ issuer = \"https://changes.example\" }";
     let evidence = reader.required("evidence", reader.table("evidence"), example);
@@ -136,13 +146,12 @@ fn names<T: FromStr>(
 
 /// One thing is proved by one authority: a tether on it must not be made of the words of two.
 pub(in crate::config) fn apart(
-    desk: &Desk,
+    decoder: &Decoder<'_>,
     witnesses: &[Witness],
     issuers: &[IssuerSettings],
-    entries: &[&Entry],
 ) {
     for witness in witnesses {
-        let Some(entry) = entries.iter().find(|e| e.name == witness.name.as_str()) else {
+        let Some(entry) = decoder.doc.find("facts", witness.name.as_str()) else {
             continue;
         };
         let own = |about: &str| witness.proves.iter().any(|fact| group(fact) == about);
@@ -159,7 +168,9 @@ pub(in crate::config) fn apart(
                 witness.name
             );
             let help = "name the authority's facts otherwise: `NAME.fact`";
-            desk.report(entry.at, Code::Duplicate, message, help);
+            decoder
+                .desk
+                .report(entry.at, Code::Duplicate, message, help);
         }
     }
 }

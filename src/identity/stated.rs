@@ -1,9 +1,11 @@
 //! A caller that nobody proved, for `explain`, `simulate` and the policy tests of `check`.
 
-use super::{Caller, Confirmation, Facts, Proof};
-use crate::ids::IssuerId;
+use super::{AuthenticatedClient, Caller, Confirmation, Facts, Proof};
+use crate::ids::{AgentId, IssuerId};
+use crate::jose::KeySet;
 use serde_json::{Map, Value};
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use time::{Duration, OffsetDateTime};
 
 impl Caller {
@@ -42,5 +44,31 @@ impl Caller {
     pub(crate) fn stated_as_bound(mut self, to: Option<Confirmation>) -> Self {
         self.bound_key = to;
         self
+    }
+
+    /// Whoever would send an intent beside this token, or as this client: for `intent verify`.
+    pub(crate) fn stated_with_token(token_sha256: [u8; 32], now: OffsetDateTime) -> Self {
+        let (issuer, claims) = (IssuerId::client(), Map::new());
+        let caller = Self::stated(
+            issuer,
+            String::new(),
+            String::new(),
+            claims,
+            Facts::new(),
+            now,
+        );
+        Self {
+            token_sha256,
+            ..caller
+        }
+    }
+
+    pub(crate) fn stated_as_client(agent: AgentId, keys: KeySet, now: OffsetDateTime) -> Self {
+        let keys = Arc::new(keys);
+        Self {
+            proof: Proof::ClientAssertion,
+            client: Some(AuthenticatedClient { agent, keys }),
+            ..Self::stated_with_token([0; 32], now)
+        }
     }
 }

@@ -11,11 +11,13 @@ pub mod evidence;
 mod settings;
 mod signer;
 mod stated;
+mod steps;
 
 pub use claims::{ClaimFault, DetailFault};
 pub use evidence::EvidenceFault;
 pub use settings::{IntentIssuer, IntentsError, Witness, check, group};
 pub(crate) use stated::Stated;
+pub use steps::Step;
 
 use crate::authority::AuthorizationDetail;
 use crate::fences::{Dimension, DimensionKind};
@@ -227,7 +229,16 @@ pub enum IntentError {
     },
 }
 
-const TYP: &str = "intent+jwt";
+pub const TYP: &str = "intent+jwt";
+
+/// Whether these claims have the form of an intent, for whoever is about to sign them.
+pub fn well_formed(
+    claims: &Map<String, Value>,
+    broker_url: &str,
+    now: OffsetDateTime,
+) -> Result<(), IntentError> {
+    claims::Signed::read(claims, broker_url, now).map(drop)
+}
 
 /// Verifies intents. Immutable: a reload builds another one.
 #[derive(Debug)]

@@ -48,6 +48,13 @@ pub enum Mode {
 pub const LONGEST_OBSERVATION: time::Duration = time::Duration::days(14);
 
 impl Mission {
+    /// The class that it asks for. One that is content with the platform's token is also content
+    /// with the agent's own signature, which says more; no other class stands in for one.
+    pub fn accepts(&self, signer: SignerClass) -> bool {
+        let stronger = self.signer == SignerClass::Platform && signer == SignerClass::Agent;
+        self.signer == signer || stronger
+    }
+
     /// Whether it only observes now.
     // SECURITY: a day too far ahead counts as none, so that no slip of a pen relaxes a mission for
     // longer than it may.

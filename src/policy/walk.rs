@@ -304,11 +304,8 @@ fn is_over(last_day: Date, now: OffsetDateTime) -> bool {
     now.to_offset(time::UtcOffset::UTC).date() > last_day
 }
 
-/// The class that the mission asks for. A mission that is content with the platform's token is
-/// also content with the agent's own signature, which says more; no other class stands in for one.
 fn accepted(mission: &Mission, signer: SignerClass) -> Result<(), Denied> {
-    let stronger = mission.signer == SignerClass::Platform && signer == SignerClass::Agent;
-    if mission.signer == signer || stronger {
+    if mission.accepts(signer) {
         return Ok(());
     }
     let (needs, has) = (mission.signer.as_str(), signer.as_str());

@@ -430,3 +430,28 @@ async fn every_replica_knows_a_key_and_its_end_at_once_and_so_does_the_next_star
     let third = TestBroker::with(shared(&store)).await;
     assert_unauthenticated(&ask(&third, &own, "backup", &own).await, "after a start");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_configuration_takes_back_what_it_gave() {
+    let store: Arc<dyn Store> = Arc::new(Embedded::in_memory().unwrap());
+    let with = |more: String| Setup {
+        store: Some(store.clone()),
+        more,
+        ..Setup::default()
+    };
+    let own = key();
+    {
+        let broker = TestBroker::with(with(MACHINES.to_owned())).await;
+        let token = token(&broker, "backup").await;
+        assert_eq!(enrol(&broker, &own, "backup", &token).await.status, 200);
+        assert_eq!(ask(&broker, &own, "backup", &own).await.status, 200);
+    }
+    // The key is still in the store; the agent enrols none any more, and has one of its own.
+    let fixed = key();
+    let keys = crate::support::world::inline_keys(&fixed);
+    let text = MACHINES.replacen("enrol = true", &format!("keys = {keys}"), 1);
+    let broker = TestBroker::with(with(text)).await;
+    assert_unauthenticated(&ask(&broker, &own, "backup", &own).await, "taken back");
+    assert_eq!(ask(&broker, &fixed, "backup", &fixed).await.status, 200);
+    assert_eq!(invited(&broker, "backup", json!({})).await.status, 403);
+}

@@ -10,7 +10,7 @@ use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::Command;
 
 /// A mission whose credentials live for three seconds, so that a renewal is seen.
-const SHORT: &str = r#"
+pub const SHORT: &str = r#"
 [mission.short]
 agents = ["deployer"]
 owner = "sre@acme.example"
@@ -63,7 +63,7 @@ impl Bench {
     }
 }
 
-fn dayfly() -> Command {
+pub fn dayfly() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_dayfly"));
     command
         .env_clear()

@@ -37,6 +37,8 @@ mod exec;
 mod explain;
 mod failover;
 mod forgeries;
+mod identity_url;
+mod intent_cli;
 mod intents;
 mod introspect;
 mod keys;

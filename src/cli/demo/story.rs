@@ -276,6 +276,8 @@ impl Stage<'_> {
             task: Some(format!("run-{run}")),
             instance: None,
             agent: "checkout-deployer".to_owned(),
+            context: serde_json::Map::new(),
+            evidence: Vec::new(),
             platform_signed: false,
         };
         Ok(form(url, &prover, &wanted, now).await?)

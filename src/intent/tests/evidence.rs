@@ -257,7 +257,7 @@ async fn what_is_declared_must_not_contradict_what_is_proved() {
         ("/tctx/pipeline", json!({"run_id": null}), false),
     ] {
         let asked = with(&desk, &evidence, |claims| {
-            set(claims, pointer, value.clone())
+            set(claims, pointer, value.clone());
         });
         match desk.verify(asked, &caller) {
             Ok(_) => assert!(accepted, "{pointer} = {value}"),
