@@ -122,8 +122,9 @@ pub(super) async fn invite(
     headers: HeaderMap,
     body: Body,
 ) -> Answer {
-    let id: AgentId = id.parse().map_err(|_| nothing())?;
+    // What is no request has one face at every door, whatever its path names.
     let request = form::read_json(&headers, body).await?;
+    let id: AgentId = id.parse().map_err(|_| nothing())?;
     let broker = doors.broker.clone();
     let answer = to_its_end(async move { broker.invite(&by, id, request).await }).await?;
     Ok(shown(&answer))
