@@ -10,7 +10,8 @@ pub(crate) mod request;
 
 use super::settings::{IssuerSettings, SettingsError};
 use super::{
-    Caller, Identity, IdentityError, PresentedToken, Proof, TokenFault, audience, workload,
+    Caller, Confirmation, Identity, IdentityError, PresentedToken, Proof, TokenFault, audience,
+    workload,
 };
 use crate::jose::{KeyClient, LEEWAY, RemoteKeysError};
 use crate::replay;
@@ -108,12 +109,11 @@ impl Sts {
     fn caller(
         &self,
         request: &SignedRequest,
-        mut claims: Map<String, Value>,
+        claims: Map<String, Value>,
+        bound_key: Option<Confirmation>,
         token_sha256: [u8; 32],
     ) -> Result<Caller, TokenFault> {
         let settings = &self.settings;
-        claims.insert("aud".to_owned(), Value::from(request.server_id.as_str()));
-        let bound_key = audience::bound_key(&claims, &settings.audiences)?;
         workload::check_tenant(&claims, settings)?;
         let subject = claims
             .get("sub")
@@ -169,9 +169,9 @@ impl Identity {
         sts.check(&request, now).map_err(refused)?;
         // Before anybody is asked: a request for another service is none of our business.
         let named = Map::from_iter([("aud".to_owned(), Value::from(request.server_id.as_str()))]);
-        audience::bound_key(&named, &sts.settings.audiences).map_err(refused)?;
+        let bound_key = audience::bound_key(&named, &sts.settings.audiences).map_err(refused)?;
         let claims = sts.ask(&request).await?;
-        sts.caller(&request, claims, workload::sha256(text))
+        sts.caller(&request, claims, bound_key, workload::sha256(text))
             .map_err(refused)
     }
 }

@@ -382,7 +382,7 @@ async fn while_sts_gives_no_answer_nobody_gets_in() {
         moment.minute(),
         moment.second()
     );
-    for (place, (status, _, reason)) in says.iter().enumerate() {
+    let ask = async |place: usize, server: &str| {
         let signed = format!(
             "AWS4-HMAC-SHA256 Credential=AKIAEXAMPLEEXAMPLE12/{day}/us-east-1/sts/aws4_request, SignedHeaders=host;x-amz-date;x-dayfly-server-id, Signature={place:064x}"
         );
@@ -390,18 +390,19 @@ async fn while_sts_gives_no_answer_nobody_gets_in() {
             "method": "POST", "url": format!("{url}/"), "body": BODY,
             "headers": {
                 "Host": url.trim_start_matches("http://"), "X-Amz-Date": stamp,
-                "X-Dayfly-Server-Id": broker.url, "Authorization": signed,
+                "X-Dayfly-Server-Id": server, "Authorization": signed,
             },
         });
         let token = b64(request.to_string().as_bytes());
-        let answer = super::ask(&broker, "deploy-role", &token, TOKEN_TYPE).await;
+        super::ask(&broker, "deploy-role", &token, TOKEN_TYPE).await
+    };
+    // A request for another service is not asked about: it would use up the first answer.
+    let answer = ask(100, "https://another.example").await;
+    assert_refused(&answer, Reason::InvalidToken, "another broker");
+    for (place, (status, _, reason)) in says.iter().enumerate() {
+        let answer = ask(place, &broker.url).await;
         assert_refused(&answer, *reason, &format!("{status}"));
     }
-    // By now nobody listens.
-    let request = json!({ "method": "POST" });
-    let token = b64(request.to_string().as_bytes());
-    let answer = super::ask(&broker, "deploy-role", &token, TOKEN_TYPE).await;
-    assert_refused(&answer, Reason::InvalidToken, "not whole");
 }
 
 #[tokio::test(flavor = "multi_thread")]
