@@ -24,6 +24,7 @@ pub struct ReplayMark {
 /// The kinds of [`ReplayMark`] that are told apart in a refusal; every other is an intent.
 pub const SUBJECT_TOKEN: &str = "subject-token";
 pub const CLIENT_ASSERTION: &str = "client-assertion";
+pub const DPOP_PROOF: &str = "dpop+jwt";
 
 /// `kind` keeps the validators apart (`intent+jwt`, `dpop+jwt`, ...). Pass `jti` only when the
 /// signature over it has been verified and the issuer promises that it is unique.

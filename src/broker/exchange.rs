@@ -4,7 +4,7 @@ use super::{Broker, Bundle, Reason, Refusal};
 use crate::agents::AdmittedAgent;
 use crate::connectors::{Connector, Minted, handle};
 use crate::fences::View;
-use crate::identity::Presented;
+use crate::identity::{Confirmation, Presented};
 use crate::ids::LeaseId;
 use crate::intent::{Asked, Intent};
 use crate::leases::{Issued, LeaseError};
@@ -188,10 +188,9 @@ impl Broker {
         Ok(TokenResponse {
             access_token: bearer.expose().clone(),
             issued_token_type: minted.issued_token_type.to_string(),
-            token_type: if credential.is_none() {
-                "Bearer"
-            } else {
-                "N_A"
+            token_type: match &credential {
+                Some(_) => "N_A",
+                None => token_type(lease.bound_key.as_ref()),
             }
             .to_owned(),
             expires_in,
@@ -220,6 +219,15 @@ fn spent(mut refusal: Refusal, only_assertion: bool) -> Refusal {
         refusal.reason = Reason::InvalidAssertion;
     }
     refusal
+}
+
+/// RFC 9449 section 5. A token that is bound to a certificate is used as a bearer token over the
+/// connection that shows it (RFC 8705 section 3).
+pub(in crate::broker) fn token_type(bound: Option<&Confirmation>) -> &'static str {
+    match bound {
+        Some(Confirmation::Jkt(_)) => "DPoP",
+        Some(Confirmation::X5t(_)) | None => "Bearer",
+    }
 }
 
 /// A target that was not brought to end what must be dead is given nothing more to end.

@@ -5,7 +5,7 @@ use super::{Reason, Refusal};
 use crate::agents::AgentError;
 use crate::connectors::ConnectorError;
 use crate::fences::{FenceError, Stale};
-use crate::identity::{EnrolError, IdentityError};
+use crate::identity::{DpopFault, EnrolError, IdentityError};
 use crate::intent::IntentError;
 use crate::jose::KeyringError;
 use crate::leases::LeaseError;
@@ -21,6 +21,16 @@ impl From<IdentityError> for Refusal {
             IdentityError::Missing => Reason::NoProof,
             IdentityError::InvalidClient(_) => Reason::InvalidClient,
             IdentityError::InvalidToken(_) => Reason::InvalidToken,
+            IdentityError::InvalidProof(fault) => {
+                let reason = match fault {
+                    DpopFault::Nonce => Reason::UseDpopNonce,
+                    _ => Reason::InvalidDpopProof,
+                };
+                // Of the proof itself, which whoever sent it has made: nothing is given away.
+                return Self::new(reason, error.to_string())
+                    .exact()
+                    .at(Some(fault.at().to_owned()));
+            }
             IdentityError::InvalidAssertion(_) => Reason::InvalidAssertion,
             IdentityError::Unavailable { .. } | IdentityError::Unasked { .. } => {
                 return Self::new(Reason::IssuerUnavailable, detail).after(5);
@@ -111,6 +121,7 @@ impl From<Denied> for Refusal {
             Denial::Undecidable => Reason::Undecidable,
             Denial::LifetimeOutOfRange => Reason::LifetimeOutOfRange,
             Denial::RequirementUnmet => Reason::RequirementUnmet,
+            Denial::CredentialNotBindable => Reason::CredentialNotBindable,
             Denial::ConditionUnmet => Reason::ConditionUnmet,
             Denial::ForbiddenByPolicy => Reason::ForbiddenByPolicy,
             Denial::TetherMissing => Reason::TetherMissing,
@@ -147,6 +158,7 @@ impl From<LeaseError> for Refusal {
                 let reason = match kind.as_str() {
                     replay::SUBJECT_TOKEN => Reason::TokenSpent,
                     replay::CLIENT_ASSERTION => Reason::InvalidClient,
+                    replay::DPOP_PROOF => Reason::DpopProofSpent,
                     _ => Reason::IntentSpent,
                 };
                 Self::new(reason, detail).exact()

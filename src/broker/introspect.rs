@@ -1,6 +1,7 @@
 //! RFC 7662 and RFC 9701: is it alive, now? From the lease and this replica's view, never from the
 //! token's own word.
 
+use super::exchange::token_type;
 use super::{Broker, Refusal, ResourceServer};
 use crate::fences::View;
 use crate::jose::Purpose;
@@ -85,7 +86,7 @@ impl Broker {
         tell("jti", json!(lease.id));
         tell("iat", json!(lease.created.unix_timestamp()));
         tell("exp", json!(lease.expires_at.unix_timestamp()));
-        tell("token_type", json!("Bearer"));
+        tell("token_type", json!(token_type(lease.bound_key.as_ref())));
         tell("scope", json!(lease.authority.scope()));
         tell(
             "authorization_details",

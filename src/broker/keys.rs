@@ -53,6 +53,7 @@ impl Broker {
             "revocation_endpoint_auth_methods_supported": methods,
             "revocation_endpoint_auth_signing_alg_values_supported": SIGNING_ALGORITHMS,
             "authorization_details_types_supported": types,
+            "dpop_signing_alg_values_supported": SIGNING_ALGORITHMS,
             "client_assertion_types_supported": assertions,
         })
     }

@@ -8,6 +8,7 @@ mod faults;
 pub mod introspect;
 pub mod keys;
 pub mod operators;
+mod possession;
 mod record;
 pub mod refusal;
 pub mod release;

@@ -1,8 +1,9 @@
 //! Operators are callers too: an OIDC token whose claims give a role, or the break-glass token.
 
-use super::{Broker, Reason, Refusal};
-use crate::identity::{Identity, Presented, PresentedToken, TokenType};
+use super::{Broker, Reason, Refusal, possession};
+use crate::identity::{Caller, DpopProof, Identity, Presented, PresentedToken, TokenType};
 use crate::ids::ShardId;
+use crate::replay::{self, ReplayMark};
 use crate::secret::Secret;
 use crate::store::Key;
 use ring::digest::{SHA256, digest};
@@ -115,8 +116,16 @@ impl Operators {
 
 impl Broker {
     /// Who stands at an operators' door, and whether the role suffices.
-    pub async fn operator(&self, bearer: &str, needed: Role) -> Result<Operator, Refusal> {
-        let operator = self.recognise(bearer).await?;
+    ///
+    /// `proof` came with the token under the scheme `DPoP` (RFC 9449 section 7.1): then the token must be
+    /// bound to its key. Without one it must be bound to nothing.
+    pub async fn operator(
+        &self,
+        token: &str,
+        proof: Option<DpopProof>,
+        needed: Role,
+    ) -> Result<Operator, Refusal> {
+        let operator = self.recognise(token, proof).await?;
         if operator.role < needed {
             return Err(Refusal::new(
                 Reason::NotPermitted,
@@ -129,8 +138,13 @@ impl Broker {
         Ok(operator)
     }
 
-    async fn recognise(&self, bearer: &str) -> Result<Operator, Refusal> {
+    async fn recognise(&self, bearer: &str, proof: Option<DpopProof>) -> Result<Operator, Refusal> {
         let bundle = self.bundle.load_full();
+        let unbound = || Refusal::new(Reason::NotAuthenticated, "a proof beside an unbound token");
+        let ours = bundle.operators.development(bearer) || bearer.starts_with(BreakGlass::PREFIX);
+        if ours && proof.is_some() {
+            return Err(unbound());
+        }
         if bundle.operators.development(bearer) {
             let name = "development-operator".to_owned();
             return Ok(Operator {
@@ -148,23 +162,33 @@ impl Broker {
                 "no operators are configured",
             ));
         };
+        let now = self.clock.now();
+        let with_proof = proof.is_some();
         let presented = Presented {
             subject_token: Some(PresentedToken {
                 unverified: Secret::new(bearer.to_owned()),
                 token_type: TokenType::IdToken,
             }),
+            dpop: proof,
             ..Presented::default()
         };
-        let caller = identity
-            .verify(&presented, self.clock.now())
-            .await
-            .map_err(|error| {
-                let refusal = Refusal::from(error);
-                match refusal.reason {
-                    Reason::IssuerUnavailable => refusal,
-                    _ => Refusal::new(Reason::NotAuthenticated, refusal.detail),
+        let caller = identity.verify(&presented, now).await.map_err(|error| {
+            let refusal = Refusal::from(error);
+            match refusal.reason {
+                Reason::IssuerUnavailable | Reason::InvalidDpopProof | Reason::UseDpopNonce => {
+                    refusal
                 }
-            })?;
+                _ => Refusal::new(Reason::NotAuthenticated, refusal.detail),
+            }
+        })?;
+        possession::of_its_holder(&caller)?;
+        if with_proof {
+            // SECURITY: or a stolen bearer token could dress up as one that is bound to a key.
+            if caller.bound_key().is_none() {
+                return Err(unbound());
+            }
+            self.spend(&proofs(&caller), now).await?;
+        }
         let role = bundle.operators.role(caller.claims()).ok_or_else(|| {
             Refusal::new(
                 Reason::NotPermitted,
@@ -196,6 +220,15 @@ impl Broker {
             break_glass: true,
         })
     }
+}
+
+/// The token itself is presented again and again.
+fn proofs(caller: &Caller) -> Vec<ReplayMark> {
+    let marks = caller.replay().iter();
+    marks
+        .filter(|mark| mark.kind == replay::DPOP_PROOF)
+        .cloned()
+        .collect()
 }
 
 /// The name in the audit. An address that its issuer did not verify could be somebody else's.

@@ -58,8 +58,12 @@ reasons! {
     InvalidToken = "invalid_token", Refresh;
     /// The assertion of a `jwt-bearer` grant was not accepted: unknown issuer or client, bad signature, wrong audience, expired or spent.
     InvalidAssertion = "invalid_assertion", Refresh;
-    /// A DPoP proof was sent and cannot be honoured: an answer is never quietly a bearer token instead.
-    InvalidDpopProof = "invalid_dpop_proof", Never;
+    /// The DPoP proof was not accepted: see `at` for the part of it. Or what was presented is bound to a key, and no proof of that key came with it.
+    InvalidDpopProof = "invalid_dpop_proof", Refresh;
+    /// The DPoP proof must carry a nonce of this broker: make another with the one in the `DPoP-Nonce` header of this answer.
+    UseDpopNonce = "use_dpop_nonce", Refresh;
+    /// The DPoP proof was used before: make one for each request.
+    DpopProofSpent = "dpop_proof_spent", Refresh;
     /// The bootstrap token is single use and was used before.
     TokenSpent = "token_spent", Refresh;
     /// No registered agent matches this identity.
@@ -104,6 +108,8 @@ reasons! {
     LifetimeOutOfRange = "lifetime_out_of_range", Narrow;
     /// A verified fact that the mission requires is absent or has another value.
     RequirementUnmet = "requirement_unmet", Never;
+    /// A DPoP proof was sent and the target's credentials cannot be bound to a key: they are never quietly issued unbound.
+    CredentialNotBindable = "credential_not_bindable", Never;
     /// The mission's `when` condition does not hold.
     ConditionUnmet = "condition_unmet", Never;
     /// An organisation-wide policy forbids it.

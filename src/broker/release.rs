@@ -1,12 +1,12 @@
 //! RFC 7009: whoever presents a credential or its handle may end that lease; and who may introspect.
 
-use super::{Broker, Reason, Refusal};
+use super::{Broker, Reason, Refusal, possession};
 use crate::connectors::{api_key, handle};
 use crate::identity::{Identity, Presented};
 use crate::ids::{LeaseId, ShardId};
 use crate::jose::{Algorithm, Compact, Purpose, TypRule};
 use crate::leases::Lease;
-use crate::replay::ReplayMark;
+use crate::replay::{self, ReplayMark};
 use crate::store::{Guard, Key, Outcome, Transaction, Write, settle};
 use ring::digest::{SHA256, digest};
 use serde_json::Value;
@@ -99,7 +99,12 @@ impl Broker {
     pub async fn release(&self, token: &str, presented: &Presented) -> Result<(), Refusal> {
         let now = self.clock.now();
         let lease = match self.locate(token).await? {
-            Some(lease) => Some(lease),
+            Some(lease) => {
+                let identity = &self.bundle.load_full().identity;
+                let proof = presented.dpop.as_ref();
+                possession::of_what_is_released(identity, &lease, token, proof, now)?;
+                Some(lease)
+            }
             None => self.locate_for_agent(token, presented).await?,
         };
         let Some(lease) = lease else { return Ok(()) };
@@ -151,6 +156,7 @@ impl Broker {
         let bundle = self.bundle.load_full();
         let now = self.clock.now();
         let caller = bundle.identity.verify(presented, now).await?;
+        possession::of_its_holder(&caller)?;
         let Some(agent) = bundle.agents.find(&caller) else {
             return Ok(None);
         };
@@ -160,7 +166,11 @@ impl Broker {
     }
 
     /// A proof that may be used once only is used up here, where no lease is reserved with it.
-    async fn spend(&self, marks: &[ReplayMark], now: OffsetDateTime) -> Result<(), Refusal> {
+    pub(in crate::broker) async fn spend(
+        &self,
+        marks: &[ReplayMark],
+        now: OffsetDateTime,
+    ) -> Result<(), Refusal> {
         for mark in marks {
             let key = Key {
                 shard: ShardId::INSTALLATION,
@@ -176,10 +186,11 @@ impl Broker {
             match settle(self.store.as_ref(), transaction).await? {
                 Outcome::Applied { .. } | Outcome::Unreplicated { .. } => {}
                 Outcome::Conflict { .. } => {
-                    return Err(Refusal::new(
-                        Reason::InvalidClient,
-                        "the assertion was used before",
-                    ));
+                    let reason = match mark.kind.as_str() {
+                        replay::DPOP_PROOF => Reason::DpopProofSpent,
+                        _ => Reason::InvalidClient,
+                    };
+                    return Err(Refusal::new(reason, "the proof was used before").exact());
                 }
                 Outcome::TooLate => {
                     return Err(Refusal::new(Reason::StoreUnavailable, "too late").after(1));

@@ -13,7 +13,7 @@ use crate::clock::Clock;
 use crate::config::{ResourceServerProof, Settings, StoreSettings, sealing_key, secret_reference};
 use crate::connectors::{Connectors, Setup};
 use crate::fences::Fences;
-use crate::identity::{ClientSettings, Enrolment, Identity};
+use crate::identity::{ClientSettings, Enrolment, Identity, Nonces};
 use crate::intent::Intents;
 use crate::jose::{KeyClient, Keyring, KeyringSettings, Purpose, Reach};
 use crate::leases::{Leases, Sweeper};
@@ -44,6 +44,7 @@ pub struct Composed {
     sealing: Arc<Sealing>,
     /// SHA-256 of the tokens that the development broker made for itself.
     development_tokens: Vec<[u8; 32]>,
+    sealer: Sealer,
 }
 
 impl Composed {
@@ -91,8 +92,18 @@ impl Composed {
         );
         keep_fresh(&keyring, &fences, clock.clone());
         let leases = Arc::new(Leases::new(store.clone(), sealer.clone(), clock.clone()));
-        let enrolment = Arc::new(Enrolment::new(store.clone(), sealer, fences.clone()));
-        let bundle = bundle(settings, &keyring, &enrolment, &clock, &development_tokens)?;
+        let enrolment = Arc::new(Enrolment::new(
+            store.clone(),
+            sealer.clone(),
+            fences.clone(),
+        ));
+        let bundle = bundle(
+            settings,
+            &keyring,
+            (&enrolment, &sealer),
+            &clock,
+            &development_tokens,
+        )?;
         bundle
             .connectors
             .prepare(clock.now())
@@ -142,6 +153,7 @@ impl Composed {
             _sweeper: sweeper,
             sealing,
             development_tokens,
+            sealer,
         })
     }
 
@@ -155,7 +167,7 @@ impl Composed {
         let bundle = bundle(
             settings,
             &self.keyring,
-            &self.enrolment,
+            (&self.enrolment, &self.sealer),
             &self.clock,
             &self.development_tokens,
         )?;
@@ -234,7 +246,7 @@ pub fn sealer(settings: &Settings) -> Result<Sealer, Failure> {
 fn bundle(
     settings: &Settings,
     keyring: &Arc<Keyring>,
-    enrolment: &Arc<Enrolment>,
+    (enrolment, sealer): (&Arc<Enrolment>, &Sealer),
     clock: &Arc<dyn Clock>,
     development_tokens: &[[u8; 32]],
 ) -> Result<Bundle, Failure> {
@@ -244,8 +256,13 @@ fn bundle(
         private: false,
     };
     let http = KeyClient::new(reach, &[]).map_err(|error| Failure::failed(error.to_string()))?;
-    let identity = |issuers, clients| {
-        Identity::new(issuers, clients, url.clone(), &http)
+    let nonces = settings
+        .broker
+        .dpop_nonce
+        .then(|| Nonces::new(sealer.clone(), url.clone()));
+    let identity = |known, clients| {
+        Identity::with_trust_domains(known, clients, url.clone(), &http)
+            .map(|identity| identity.demanding(nonces.clone()))
             .map_err(|error| Failure::failed(error.to_string()))
     };
     let targets: Vec<_> = settings
@@ -264,19 +281,16 @@ fn bundle(
     let connectors = Connectors::build(&targets, &setup).map_err(|wrong| together(&wrong))?;
     let policy = settings.policy().map_err(|wrong| together(&wrong))?;
     let operators = match &settings.operators {
-        Some(table) => Some(identity(vec![table.issuer.clone()], Vec::new())?),
+        Some(table) => Some(identity(
+            (vec![table.issuer.clone()], Vec::new()),
+            Vec::new(),
+        )?),
         None => None,
     };
     let (servers, clients) = resource_servers(settings)?;
+    let known = (settings.issuers.clone(), settings.trust_domains.clone());
     Ok(Bundle {
-        identity: Identity::with_trust_domains(
-            (settings.issuers.clone(), settings.trust_domains.clone()),
-            settings.clients.clone(),
-            url.clone(),
-            &http,
-        )
-        .map_err(|error| Failure::failed(error.to_string()))?
-        .with_enrolment(enrolment.clone()),
+        identity: identity(known, settings.clients.clone())?.with_enrolment(enrolment.clone()),
         intents: Intents::new(
             url.clone(),
             settings.intent_issuers.clone(),
@@ -288,7 +302,10 @@ fn bundle(
             .map_err(|error| Failure::failed(error.to_string()))?,
         policy,
         connectors: Arc::new(connectors),
-        resource_servers: ResourceServers::new(identity(Vec::new(), clients)?, servers),
+        resource_servers: ResourceServers::new(
+            identity((Vec::new(), Vec::new()), clients)?,
+            servers,
+        ),
         operators: Operators::new(operators, operator_settings(settings, development_tokens)?),
         sources: sources(settings)?,
         hash: settings.hash.clone(),

@@ -183,6 +183,7 @@ fn wanted(decision: &Decision) -> Wanted {
         | Denial::Undecidable
         | Denial::LifetimeOutOfRange
         | Denial::ForbiddenByPolicy
+        | Denial::CredentialNotBindable
         | Denial::Held => Wanted::Beyond(reason.code()),
     }
 }

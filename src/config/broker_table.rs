@@ -83,6 +83,7 @@ pub(in crate::config) fn decode(
             .map_or("audit.jsonl", |path| &path.value),
     );
     let (doors, connections) = limits(reader);
+    let dpop_nonce = nonce(reader);
     let drain = reader.duration("drain", Duration::from_secs(0)..=Duration::from_secs(600));
     let mut listen = ListenSettings::on(listen);
     listen.tls = tls;
@@ -104,6 +105,7 @@ pub(in crate::config) fn decode(
         fence_view_max_age,
         sealing_keys,
         access_token_algorithm,
+        dpop_nonce,
         audit_path,
     })
 }
@@ -184,6 +186,19 @@ fn keys(reader: &Reader<'_>, decoder: &Decoder<'_>) -> Option<(Vec<String>, Algo
         return None;
     }
     (!sealing.is_empty()).then_some((sealing, algorithm?))
+}
+
+/// Demanded unless switched off: without one, whoever had an agent's key for a moment could make
+/// proofs for later.
+fn nonce(reader: &Reader<'_>) -> bool {
+    let Some(text) = reader.text("dpop_nonce") else {
+        return true;
+    };
+    if !matches!(text.value.as_str(), "required" | "off") {
+        let problem = format!("`{}` is no way to treat DPoP proofs", text.value);
+        reader.bad(text.at, problem, "write \"required\" or \"off\"");
+    }
+    text.value != "off"
 }
 
 /// The doors, and how many connections at once.

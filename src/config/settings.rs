@@ -80,6 +80,8 @@ pub struct BrokerSettings {
     pub sealing_keys: Vec<String>,
     /// ES256 or Ed25519; takes effect with the next rotation.
     pub access_token_algorithm: Algorithm,
+    /// Every DPoP proof must carry a nonce of ours.
+    pub dpop_nonce: bool,
     /// Where the audit is exported to, as JSON Lines.
     pub audit_path: PathBuf,
     /// The broker itself is on loopback without TLS, so issuers may be, too.

@@ -67,6 +67,7 @@ pub(in crate::config) fn decode(
         min_ttl: promises.min_ttl,
         max_ttl,
         class: class(promises.class),
+        binding: connector.binding(),
         allow_platform_signer,
     };
     Some(Decoded {

@@ -21,7 +21,7 @@ pub use registry::{Connectors, ConnectorsError, Setup};
 
 use crate::authority::Vocabulary;
 use crate::ids::LeaseId;
-use crate::policy::Grant;
+use crate::policy::{Binding, Grant};
 use crate::secret::Secret;
 use async_trait::async_trait;
 use schemars::JsonSchema;
@@ -180,6 +180,15 @@ impl ConnectorSettings {
             Self::AccessToken {} | Self::ApiKey {} => Vocabulary::Scopes,
             Self::Aws(_) => Vocabulary::Aws,
             Self::Postgres(_) => Vocabulary::Sql,
+        }
+    }
+
+    /// Whether what it mints can be bound to a key that the request proved.
+    pub fn binding(&self) -> Binding {
+        match self {
+            // The key of an opaque one is told where everything about it is told: at introspection.
+            Self::AccessToken {} | Self::ApiKey {} => Binding::Bound,
+            Self::Aws(_) | Self::Postgres(_) => Binding::Fields,
         }
     }
 

@@ -59,6 +59,7 @@ pub fn read(headers: &HeaderMap, form: &Form) -> Result<Presented, Refusal> {
         client_assertion,
         client_svid,
         client_id,
+        dpop: None,
     })
 }
 

@@ -6,6 +6,7 @@
 
 use crate::broker::Reason;
 use crate::broker::Refusal;
+use crate::jose::Algorithm;
 use crate::telemetry;
 use crate::telemetry::field;
 use crate::wire::ErrorBody;
@@ -80,7 +81,8 @@ fn code(reason: Reason) -> (StatusCode, &'static str, Shown) {
         Reason::InvalidToken | Reason::TokenSpent => (bad, REQUEST, Always),
         // RFC 7523 section 3.1.
         Reason::InvalidAssertion => (bad, "invalid_grant", Always),
-        Reason::InvalidDpopProof => (bad, "invalid_dpop_proof", Always),
+        Reason::InvalidDpopProof | Reason::DpopProofSpent => (bad, "invalid_dpop_proof", Always),
+        Reason::UseDpopNonce => (bad, "use_dpop_nonce", Always),
         Reason::UnknownAgent | Reason::AgentNotInStanding => (bad, REQUEST, Never),
 
         Reason::InvalidIntent | Reason::IntentSpent => (bad, REQUEST, Always),
@@ -103,6 +105,7 @@ fn code(reason: Reason) -> (StatusCode, &'static str, Shown) {
         | Reason::ForbiddenByPolicy => (bad, AUTHORITY, WhenExact),
         Reason::RequirementUnmet
         | Reason::ConditionUnmet
+        | Reason::CredentialNotBindable
         | Reason::TetherMissing
         | Reason::Held
         | Reason::RevokedMeanwhile => (bad, REQUEST, WhenExact),
@@ -125,18 +128,17 @@ fn code(reason: Reason) -> (StatusCode, &'static str, Shown) {
     }
 }
 
+const MALFORMED: &str = "The request is not well formed, or the parameter named in at is missing, repeated, out of bounds or not accepted.";
+const MEDIA_TYPE: &str = "Send application/x-www-form-urlencoded to the OAuth endpoints, application/json to the administration, neither compressed.";
+
 #[expect(
     clippy::too_many_lines,
     reason = "a table with a line for each reason, which the compiler holds to be whole"
 )]
 fn description(reason: Reason) -> &'static str {
     match reason {
-        Reason::MalformedRequest => {
-            "The request is not well formed, or the parameter named in at is missing, repeated, out of bounds or not accepted."
-        }
-        Reason::UnsupportedMediaType => {
-            "Send application/x-www-form-urlencoded to the OAuth endpoints, application/json to the administration, neither compressed."
-        }
+        Reason::MalformedRequest => MALFORMED,
+        Reason::UnsupportedMediaType => MEDIA_TYPE,
         Reason::MethodNotAllowed => "This path answers other methods: see the Allow header.",
         Reason::RequestTimeout => "The request did not arrive in time.",
         Reason::UnsupportedGrantType => {
@@ -153,9 +155,9 @@ fn description(reason: Reason) -> &'static str {
         Reason::InvalidToken => "The subject_token was not accepted.",
         Reason::InvalidAssertion => "The assertion was not accepted, or was used before.",
         Reason::TokenSpent => "The subject_token is single use and was used before.",
-        Reason::InvalidDpopProof => {
-            "DPoP is not offered here, and an answer is never quietly a bearer token instead: send no DPoP header."
-        }
+        Reason::InvalidDpopProof => "The DPoP proof was not accepted, or is missing.",
+        Reason::UseDpopNonce => "Make another DPoP proof, with the nonce in the DPoP-Nonce header.",
+        Reason::DpopProofSpent => "The DPoP proof was used before: make one for each request.",
         Reason::UnknownAgent | Reason::AgentNotInStanding | Reason::UnknownMission => {
             GENERIC.description
         }
@@ -187,6 +189,7 @@ fn description(reason: Reason) -> &'static str {
         Reason::RequirementUnmet => {
             "A verified fact that the mission requires is absent or has another value."
         }
+        Reason::CredentialNotBindable => "This target gives nothing that a DPoP proof can bind.",
         Reason::ConditionUnmet => "The mission's condition does not hold.",
         Reason::ForbiddenByPolicy => "An organisation-wide policy forbids it.",
         Reason::TetherMissing => {
@@ -221,8 +224,10 @@ pub enum Challenge {
     #[default]
     None,
     Basic,
-    /// RFC 6750 section 3. `true`: a bearer token was sent and was no good.
-    Bearer(bool),
+    /// RFC 6750 section 3, RFC 9449 section 7.1. `true`: a bearer token was sent and was no good.
+    Token(bool),
+    /// RFC 9449 section 7.1: a proof, or the token beside it, was no good.
+    Dpop,
 }
 
 /// A refusal at a door, on its way to being an answer.
@@ -257,7 +262,12 @@ impl IntoResponse for Refused {
         log(&refusal);
         telemetry::refused(refusal.reason.code());
         let (face, body) = told(&refusal);
-        let mut response = (face.status, Json(&body)).into_response();
+        let status = match (challenge, face.status) {
+            // RFC 9449 sections 7.1 and 9: at a resource a bad proof is missing authentication.
+            (Challenge::Dpop, StatusCode::BAD_REQUEST) => StatusCode::UNAUTHORIZED,
+            (_, status) => status,
+        };
+        let mut response = (status, Json(&body)).into_response();
         let headers = response.headers_mut();
         headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
         headers.insert(header::PRAGMA, HeaderValue::from_static("no-cache"));
@@ -265,10 +275,12 @@ impl IntoResponse for Refused {
             let seconds = refusal.retry_after.unwrap_or(RETRY_AFTER);
             headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds));
         }
-        if face.status == StatusCode::UNAUTHORIZED
-            && let Some(asked) = challenge_text(challenge)
-        {
-            headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static(asked));
+        if status == StatusCode::UNAUTHORIZED {
+            for asked in challenges(challenge, face.error) {
+                if let Ok(asked) = HeaderValue::from_str(&asked) {
+                    headers.append(header::WWW_AUTHENTICATE, asked);
+                }
+            }
         }
         response
     }
@@ -300,12 +312,21 @@ pub(super) fn told(refusal: &Refusal) -> (Face, ErrorBody) {
     (face, body)
 }
 
-fn challenge_text(challenge: Challenge) -> Option<&'static str> {
+/// One header each: not every client reads two challenges from one.
+fn challenges(challenge: Challenge, error: &str) -> Vec<String> {
+    let bearer = r#"Bearer realm="dayfly""#;
+    let dpop = |error: &str| {
+        let algorithms = Algorithm::ALL.map(Algorithm::name).join(" ");
+        format!(r#"DPoP realm="dayfly"{error}, algs="{algorithms}""#)
+    };
     match challenge {
-        Challenge::None => None,
-        Challenge::Basic => Some(r#"Basic realm="dayfly", charset="UTF-8""#),
-        Challenge::Bearer(false) => Some(r#"Bearer realm="dayfly""#),
-        Challenge::Bearer(true) => Some(r#"Bearer realm="dayfly", error="invalid_token""#),
+        Challenge::None => Vec::new(),
+        Challenge::Basic => vec![r#"Basic realm="dayfly", charset="UTF-8""#.to_owned()],
+        Challenge::Token(false) => vec![bearer.to_owned(), dpop("")],
+        Challenge::Token(true) => vec![format!(r#"{bearer}, error="invalid_token""#), dpop("")],
+        // The token, where it is not the proof.
+        Challenge::Dpop if error == "invalid_client" => vec![dpop(r#", error="invalid_token""#)],
+        Challenge::Dpop => vec![dpop(&format!(r#", error="{error}""#))],
     }
 }
 

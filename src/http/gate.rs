@@ -2,6 +2,7 @@
 
 use super::Doors;
 use super::Peer;
+use super::dpop;
 use super::error::Challenge;
 use super::error::Refused;
 use super::peer::ConnectedFrom;
@@ -10,6 +11,7 @@ use crate::broker::Operator;
 use crate::broker::Reason;
 use crate::broker::Refusal;
 use crate::broker::Role;
+use crate::identity::DpopProof;
 use crate::secret::Secret;
 use crate::telemetry::field;
 use axum::extract::{Request, State};
@@ -25,10 +27,15 @@ pub(super) struct Gate {
 }
 
 pub(super) async fn enter(State(gate): State<Gate>, request: Request, next: Next) -> Response {
-    match gate.admit(request, next).await {
+    let proving = request.headers().contains_key(dpop::HEADER);
+    let mut response = match gate.admit(request, next).await {
         Ok(response) => response,
         Err(refused) => refused.into_response(),
+    };
+    if proving {
+        dpop::offer(&gate.doors.broker, &mut response);
     }
+    response
 }
 
 impl Gate {
@@ -60,7 +67,8 @@ impl Gate {
             .map_err(|_| Refusal::new(Reason::Overloaded, "too many requests at once").after(1))?;
         let passing = async {
             if let Who::Operator(needed) = self.route.who {
-                let operator = self.operator(bearer(request.headers()), needed).await?;
+                let came = self.came(&request)?;
+                let operator = self.operator(came, needed).await?;
                 request.extensions_mut().insert(operator);
             }
             Ok(next.run(request).await)
@@ -70,26 +78,87 @@ impl Gate {
             .unwrap_or_else(|_| Err(Refusal::new(Reason::Overloaded, "no answer in time").into()))
     }
 
-    async fn operator(&self, bearer: Option<String>, needed: Role) -> Result<Operator, Refused> {
-        let Some(bearer) = bearer.map(Secret::new) else {
-            let refusal = Refusal::new(Reason::NotAuthenticated, "no bearer token").exact();
-            return Err(Refused::new(refusal, Challenge::Bearer(false)));
-        };
-        self.doors
-            .broker
-            .operator(bearer.expose(), needed)
+    async fn operator(&self, came: Came, needed: Role) -> Result<Operator, Refused> {
+        let challenged = |refusal| came.scheme.challenged(refusal);
+        let broker = &self.doors.broker;
+        broker
+            .operator(came.token.expose(), came.proof, needed)
             .await
-            .map_err(|refusal| Refused::new(refusal, Challenge::Bearer(true)))
+            .map_err(challenged)
+    }
+
+    /// RFC 9449 section 7.1: the scheme `DPoP` and a proof go together.
+    fn came(&self, request: &Request) -> Result<Came, Refused> {
+        let Some((scheme, token)) = token(request.headers()) else {
+            let refusal = Refusal::new(Reason::NotAuthenticated, "no token").exact();
+            return Err(Refused::new(refusal, Challenge::Token(false)));
+        };
+        let challenged = |refusal| scheme.challenged(refusal);
+        let (broker, path) = (&self.doors.broker, request.uri().path());
+        let proof = dpop::read(request.headers(), broker, request.method(), path);
+        let proof = match (scheme, proof.map_err(challenged)?) {
+            (Scheme::Bearer, None) => None,
+            (Scheme::Bearer, Some(_)) => {
+                return Err(challenged(dpop::refused("a proof beside a bearer token")));
+            }
+            (Scheme::Dpop, None) => {
+                return Err(challenged(dpop::refused("the scheme DPoP without a proof")));
+            }
+            (Scheme::Dpop, Some(proof)) => Some(DpopProof {
+                access_token: Some(token.clone()),
+                ..proof
+            }),
+        };
+        Ok(Came {
+            scheme,
+            token,
+            proof,
+        })
     }
 }
 
-/// RFC 6750 section 2.1. Two headers are none: which one counts is not ours to guess.
-fn bearer(headers: &HeaderMap) -> Option<String> {
+/// What came to an operators' door.
+struct Came {
+    scheme: Scheme,
+    token: Secret<String>,
+    proof: Option<DpopProof>,
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Scheme {
+    Bearer,
+    Dpop,
+}
+
+impl Scheme {
+    fn challenged(self, refusal: Refusal) -> Refused {
+        let of_proof = matches!(
+            refusal.reason,
+            Reason::InvalidDpopProof | Reason::UseDpopNonce | Reason::DpopProofSpent
+        );
+        let challenge = match self {
+            Self::Bearer if !of_proof => Challenge::Token(true),
+            Self::Bearer | Self::Dpop => Challenge::Dpop,
+        };
+        Refused::new(refusal, challenge)
+    }
+}
+
+/// RFC 6750 section 2.1, RFC 9449 section 7.1. Two headers are none: which one counts is not ours to
+/// guess.
+fn token(headers: &HeaderMap) -> Option<(Scheme, Secret<String>)> {
     let mut values = headers.get_all(header::AUTHORIZATION).iter();
     let (Some(value), None) = (values.next(), values.next()) else {
         return None;
     };
     let (scheme, token) = value.to_str().ok()?.split_once(' ')?;
     let token = token.trim();
-    (scheme.eq_ignore_ascii_case("bearer") && !token.is_empty()).then(|| token.to_owned())
+    let scheme = if scheme.eq_ignore_ascii_case("bearer") {
+        Scheme::Bearer
+    } else if scheme.eq_ignore_ascii_case("dpop") {
+        Scheme::Dpop
+    } else {
+        return None;
+    };
+    (!token.is_empty()).then(|| (scheme, Secret::new(token.to_owned())))
 }

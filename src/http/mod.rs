@@ -7,6 +7,7 @@
 mod admin;
 mod client_auth;
 mod discovery;
+mod dpop;
 mod enrol;
 pub mod error;
 pub(crate) mod form;

@@ -2,6 +2,7 @@
 
 use super::Doors;
 use super::client_auth;
+use super::dpop;
 use super::error::Refused;
 use super::form;
 use super::introspect;
@@ -9,7 +10,7 @@ use super::to_its_end;
 use crate::broker::Refusal;
 use axum::body::Body;
 use axum::extract::State;
-use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
+use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 
 /// 200 = dead at the broker, durably; or never alive. Whoever presents the credential may end it:
@@ -21,9 +22,10 @@ pub(super) async fn release(
 ) -> Result<Response, Refused> {
     let refused = |refusal: Refusal| Refused::new(refusal, client_auth::challenge(&headers));
     let form = form::read_form(&headers, body).await.map_err(refused)?;
-    let presented = client_auth::read(&headers, &form).map_err(refused)?;
+    let mut presented = client_auth::read(&headers, &form).map_err(refused)?;
     let token = introspect::token(&form).map_err(refused)?.to_owned();
     let broker = doors.broker.clone();
+    presented.dpop = dpop::read(&headers, &broker, &Method::POST, "/revoke").map_err(refused)?;
     to_its_end(async move { broker.release(&token, &presented).await })
         .await
         .map_err(refused)?;

@@ -1,10 +1,11 @@
 //! `POST /token`: a form in, a credential out (RFC 8693, RFC 6749 section 4.4, RFC 7523 section 2.1).
 //!
 //! Parses and bounds; nothing is verified here. What is offered is taken, what is known and not
-//! offered (an actor, DPoP) is refused rather than ignored, what is unknown is ignored.
+//! offered (an actor) is refused rather than ignored, what is unknown is ignored.
 
 use super::Doors;
 use super::client_auth;
+use super::dpop;
 use super::error::Refused;
 use super::form;
 use super::form::Form;
@@ -29,7 +30,7 @@ use crate::wire::TokenResponse;
 use axum::Json;
 use axum::body::Body;
 use axum::extract::State;
-use axum::http::{HeaderMap, HeaderValue, header};
+use axum::http::{HeaderMap, HeaderValue, Method, header};
 use axum::response::{IntoResponse, Response};
 use url::Url;
 
@@ -49,8 +50,10 @@ pub(super) async fn exchange(
         Refused::new(refusal, client_auth::challenge(&headers))
     };
     let form = form::read_form(&headers, body).await.map_err(refused)?;
-    let request = parse(&headers, &form).map_err(refused)?;
+    let mut request = parse(&headers, &form).map_err(refused)?;
     let broker = doors.broker.clone();
+    request.presented.dpop =
+        dpop::read(&headers, &broker, &Method::POST, "/token").map_err(refused)?;
     let answer = to_its_end(async move { broker.exchange(request).await })
         .await
         .map_err(refused)?;
@@ -81,10 +84,6 @@ pub(crate) fn parse(headers: &HeaderMap, form: &Form) -> Result<ExchangeRequest,
             );
         }
     };
-    // SECURITY: whoever sends a DPoP proof counts on a bound token; a bearer token is a downgrade.
-    if headers.contains_key("dpop") {
-        return Err(Refusal::new(Reason::InvalidDpopProof, "a DPoP header was sent").exact());
-    }
     let mut presented = client_auth::read(headers, form)?;
     refuse_actor(form)?;
     let mut unverified_intent = bounded(form, "intent")?.map(str::to_owned);
@@ -126,8 +125,6 @@ pub(crate) fn parse(headers: &HeaderMap, form: &Form) -> Result<ExchangeRequest,
             authorization_details: authorization_details(form)?,
             scope,
             mission,
-            // DPoP is refused above, so no request proves a key by itself.
-            proved_key: None,
         },
         requested_token_type: requested_token_type(form)?,
     })

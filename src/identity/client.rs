@@ -154,6 +154,7 @@ impl Identity {
             facts: Facts::new(),
             barred: BTreeMap::new(),
             bound_key: None,
+            proved_key: None,
             token_sha256,
             expires_at: times.expires_at,
             client: Some(AuthenticatedClient {

@@ -6,6 +6,7 @@
 //! has STS judge a request that was signed for it. Where a platform has the last word on its own
 //! tokens, [`review`] asks for it. Keys of one issuer are never tried on a token of another; nothing
 //! in a token chooses where keys come from. [`assertion`] sends the assertion of a `jwt-bearer` grant to the one that it belongs to.
+//! Beside any, [`dpop`] verifies that the sender holds a key; by itself that is nobody's identity.
 
 mod assertion;
 mod audience;
@@ -13,6 +14,7 @@ pub mod aws;
 mod cache;
 pub mod claims;
 mod client;
+pub mod dpop;
 pub mod enrolment;
 mod keys;
 mod possession;
@@ -24,9 +26,10 @@ mod workload;
 
 pub use audience::{is_thumbprint, sole as sole_audience};
 pub use cache::VERIFIED_KEPT;
+pub use dpop::{DpopFault, DpopProof, Nonces};
 pub use enrolment::{EnrolError, EnrolledKey, Enrolment};
 pub use keys::IssuerKeys;
-pub use possession::Confirmation;
+pub use possession::{Confirmation, NotShown, shown};
 pub use settings::{
     BundleSource, ClientSettings, IssuerSettings, KeySource, ReviewSettings, SettingsError,
     TrustDomainSettings,
@@ -99,6 +102,8 @@ pub struct Presented {
     /// `client_assertion` of type `...:jwt-spiffe`: a JWT-SVID. Never beside the other.
     pub client_svid: Option<Secret<String>>,
     pub client_id: Option<String>,
+    /// The `DPoP` header (RFC 9449). Proves a key, and nobody's identity.
+    pub dpop: Option<DpopProof>,
 }
 
 impl Presented {
@@ -144,6 +149,7 @@ pub struct Caller {
     pub(in crate::identity) facts: Facts,
     pub(in crate::identity) barred: BTreeMap<String, Value>,
     pub(in crate::identity) bound_key: Option<Confirmation>,
+    pub(in crate::identity) proved_key: Option<Confirmation>,
     pub(in crate::identity) token_sha256: [u8; 32],
     pub(in crate::identity) expires_at: OffsetDateTime,
     pub(in crate::identity) client: Option<AuthenticatedClient>,
@@ -199,6 +205,10 @@ impl Caller {
     /// possession of it.
     pub fn bound_key(&self) -> Option<&Confirmation> {
         self.bound_key.as_ref()
+    }
+    /// What the request itself showed possession of (a DPoP proof). The credential is bound to it.
+    pub fn proved_key(&self) -> Option<&Confirmation> {
+        self.proved_key.as_ref()
     }
     pub fn token_sha256(&self) -> &[u8; 32] {
         &self.token_sha256
@@ -257,6 +267,9 @@ pub enum IdentityError {
     /// 400 `invalid_grant` (RFC 7523 section 3.1).
     #[error("the assertion is not acceptable: {0}")]
     InvalidAssertion(AssertionFault),
+    /// `invalid_dpop_proof`, `use_dpop_nonce` (RFC 9449 sections 5 and 8).
+    #[error("the DPoP proof is not acceptable: {0}")]
+    InvalidProof(DpopFault),
     /// 503: it cannot be decided now, so it is refused now.
     #[error("the keys of issuer `{issuer}` cannot be had: {source}")]
     Unavailable {
@@ -337,6 +350,7 @@ pub struct Identity {
     clients: HashMap<String, client::Client>,
     enrolment: Option<Arc<Enrolment>>,
     cache: cache::Verified,
+    nonces: Option<Nonces>,
 }
 
 impl Identity {
@@ -387,7 +401,15 @@ impl Identity {
             clients,
             enrolment: None,
             cache: cache::Verified::new(),
+            nonces: None,
         })
+    }
+
+    /// From now on every DPoP proof must carry one of these.
+    #[must_use]
+    pub fn demanding(mut self, nonces: Option<Nonces>) -> Self {
+        self.nonces = nonces;
+        self
     }
 
     /// With the keys that machines enrolled, for the clients that may have such keys.
@@ -421,6 +443,24 @@ impl Identity {
                 return Err(IdentityError::InvalidClient(ClientFault::SharedSecret));
             }
         }
+        let proved = match &presented.dpop {
+            Some(proof) => Some(self.prove(proof, now)?),
+            None => None,
+        };
+        let mut caller = self.identify(presented, now).await?;
+        if let Some(proved) = proved {
+            caller.proved_key = Some(proved.confirmation);
+            caller.replay.push(proved.replay);
+        }
+        Ok(caller)
+    }
+
+    /// Who, by the token or the assertion.
+    async fn identify(
+        &self,
+        presented: &Presented,
+        now: OffsetDateTime,
+    ) -> Result<Caller, IdentityError> {
         let client = self.authenticated(presented, now).await?;
         let Some(token) = presented.proof_token() else {
             return client.ok_or(IdentityError::Missing);

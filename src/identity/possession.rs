@@ -46,6 +46,20 @@ impl Confirmation {
     }
 }
 
+/// SECURITY: what is bound to a key is worth nothing without that key: not as a bearer token, and not
+/// with another key. To be asked of whatever is presented and carries `cnf`: a subject token, a parent,
+/// an operator's token. What is bound to nothing needs nothing shown.
+pub fn shown(bound: Option<&Confirmation>, proved: Option<&Confirmation>) -> Result<(), NotShown> {
+    match (bound, proved) {
+        (Some(bound), proved) if proved != Some(bound) => Err(NotShown),
+        _ => Ok(()),
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("it is bound to a key or certificate whose possession this request does not show")]
+pub struct NotShown;
+
 /// As the claim is written: `jkt=...`, `x5t#S256=...`.
 impl fmt::Display for Confirmation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -74,6 +88,19 @@ mod tests {
             let read: Confirmation = rmp_serde::from_slice(&stored).unwrap();
             assert_eq!(read, confirmation);
         }
+    }
+
+    #[test]
+    fn what_is_bound_goes_with_its_own_key_only() {
+        let key = Confirmation::Jkt("0".repeat(43));
+        let other = Confirmation::Jkt("1".repeat(43));
+        let certificate = Confirmation::X5t("0".repeat(43));
+        assert_eq!(shown(None, None), Ok(()));
+        assert_eq!(shown(None, Some(&key)), Ok(()));
+        assert_eq!(shown(Some(&key), Some(&key)), Ok(()));
+        assert_eq!(shown(Some(&key), None), Err(NotShown));
+        assert_eq!(shown(Some(&key), Some(&other)), Err(NotShown));
+        assert_eq!(shown(Some(&key), Some(&certificate)), Err(NotShown));
     }
 
     #[test]

@@ -30,6 +30,7 @@ impl Caller {
             facts,
             barred: BTreeMap::new(),
             bound_key: None,
+            proved_key: None,
             token_sha256: [0; 32],
             expires_at: now.saturating_add(Duration::minutes(5)),
             client: None,
@@ -43,6 +44,13 @@ impl Caller {
     #[must_use]
     pub(crate) fn stated_as_bound(mut self, to: Option<Confirmation>) -> Self {
         self.bound_key = to;
+        self
+    }
+
+    /// The same as if the request had proved this key.
+    #[must_use]
+    pub(crate) fn stated_as_proving(mut self, key: Option<Confirmation>) -> Self {
+        self.proved_key = key;
         self
     }
 

@@ -61,6 +61,26 @@ impl Bench {
     pub(crate) async fn token(&self, text: &str) -> Result<Caller, IdentityError> {
         self.identity.verify(&subject(text), at(0)).await
     }
+
+    /// The same with a DPoP proof of this key beside it.
+    pub(crate) async fn proving(&self, text: &str, key: &Signer) -> Caller {
+        let claims = json!({
+            "jti": "proof", "htm": "POST", "htu": format!("{BROKER}/token"), "iat": NOW,
+        });
+        let mut presented = subject(text);
+        presented.dpop = Some(proof(&key.dpop(&claims)));
+        self.identity.verify(&presented, at(0)).await.unwrap()
+    }
+}
+
+/// A `DPoP` header at the token endpoint.
+pub(crate) fn proof(text: &str) -> DpopProof {
+    DpopProof {
+        unverified: Secret::new(text.to_owned()),
+        method: "POST".to_owned(),
+        url: format!("{BROKER}/token"),
+        access_token: None,
+    }
 }
 
 /// Fetches from loopback too: that is where the issuers of tests are.

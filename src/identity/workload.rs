@@ -226,6 +226,7 @@ impl Issuer {
             barred: barred(claims, &settings.refused),
             claims: claims.clone(),
             bound_key,
+            proved_key: None,
             token_sha256: key.sha256,
             expires_at: times.expires_at,
             client: None,

@@ -71,9 +71,6 @@ pub struct Asked {
     pub scope: Vec<String>,
     /// From scope `mission:NAME`.
     pub mission: Option<MissionId>,
-    /// The key or certificate whose possession the request itself proved (a verified DPoP proof).
-    /// The credential is bound to it.
-    pub proved_key: Option<Confirmation>,
 }
 
 impl Asked {
@@ -105,6 +102,7 @@ pub struct Intent {
     pub(in crate::intent) proved: Proved,
     pub(in crate::intent) dimensions: Vec<Dimension>,
     pub(in crate::intent) signing_key: Option<String>,
+    pub(in crate::intent) confirmed_key: Option<Confirmation>,
     pub(in crate::intent) sha256: [u8; 32],
     pub(in crate::intent) expires_at: OffsetDateTime,
     pub(in crate::intent) replay: Option<ReplayMark>,
@@ -169,6 +167,10 @@ impl Intent {
     /// RFC 7638 thumbprint of the key that signed it; `None` for [`SignerClass::Platform`].
     pub fn signing_key(&self) -> Option<&str> {
         self.signing_key.as_deref()
+    }
+    /// `cnf`: what the request showed possession of, since the signer asked for it.
+    pub fn confirmed_key(&self) -> Option<&Confirmation> {
+        self.confirmed_key.as_ref()
     }
     /// Of the compact JWS; of the caller's token for [`SignerClass::Platform`].
     pub fn sha256(&self) -> &[u8; 32] {
@@ -292,7 +294,7 @@ impl Intents {
             None => {}
         }
         let key = verified.key().thumbprint();
-        signer::check_possession(class, key, signed.confirmed_key.as_ref(), caller, &asked)?;
+        signer::check_possession(class, key, signed.confirmed_key.as_ref(), caller)?;
         signer::check_token_hash(class, signed.subject_token_hash.as_deref(), caller)?;
         let mission = same_mission(signed.mission, asked.mission.as_ref())?;
         let about = evidence::About {
@@ -332,6 +334,7 @@ impl Intents {
             proved,
             dimensions,
             signing_key: Some(key.to_owned()),
+            confirmed_key: signed.confirmed_key,
             sha256: sha256(&text),
             expires_at: signed.expires_at,
             replay: Some(replay),
@@ -341,7 +344,7 @@ impl Intents {
 
 /// The platform's own token in the place of an intent: it names no goal, no task and no authority.
 fn platform(asked: Asked, caller: &Caller) -> Result<Intent, IntentError> {
-    signer::check_possession(SignerClass::Platform, "", None, caller, &asked)?;
+    signer::check_possession(SignerClass::Platform, "", None, caller)?;
     let proved = Proved::default().with_caller(caller)?;
     Ok(Intent {
         signer: SignerClass::Platform,
@@ -357,6 +360,7 @@ fn platform(asked: Asked, caller: &Caller) -> Result<Intent, IntentError> {
         proved,
         dimensions: Vec::new(),
         signing_key: None,
+        confirmed_key: None,
         sha256: *caller.token_sha256(),
         expires_at: caller.expires_at(),
         replay: None,

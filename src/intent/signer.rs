@@ -5,7 +5,7 @@
 
 use super::claims::Signed;
 use super::settings::IntentIssuer;
-use super::{Asked, IntentError, Intents, IntentsError, SignerClass, TYP};
+use super::{IntentError, Intents, IntentsError, SignerClass, TYP};
 use crate::identity::{Caller, Confirmation, IssuerKeys, KeySource, Proof};
 use crate::jose::{Algorithm, Compact, JoseError, KeyClient, TypRule, Verified};
 use base64::Engine as _;
@@ -138,18 +138,19 @@ fn is_agents_own(
 }
 
 /// Where a token or an intent names a key, the request must show possession of exactly that key:
-/// by the agent's signature under the intent, or by a proof of its own (DPoP).
+/// by the agent's signature under the intent, or by a proof of its own (DPoP). What binds the
+/// credential is the key that the intent confirms; else the key of the token; else, where nothing names
+/// one, whichever the request proves.
 pub(super) fn check_possession(
     signer: SignerClass,
     signing_key: &str,
     confirmed_key: Option<&Confirmation>,
     caller: &Caller,
-    asked: &Asked,
 ) -> Result<(), IntentError> {
     let signed_with =
         (signer == SignerClass::Agent).then(|| Confirmation::Jkt(signing_key.to_owned()));
     let signed_with = signed_with.as_ref();
-    let proved = asked.proved_key.as_ref();
+    let proved = caller.proved_key();
     if let Some(bound) = caller.bound_key()
         && signed_with != Some(bound)
         && proved != Some(bound)
@@ -158,7 +159,19 @@ pub(super) fn check_possession(
     }
     match confirmed_key {
         Some(key) if proved.or(signed_with) != Some(key) => Err(IntentError::OtherKey),
+        // SECURITY: or whoever stole a bound token with its intent could bind the credential to a key
+        // of their own.
+        None if contradicts(caller.bound_key(), proved) => Err(IntentError::KeyNotProved),
         _ => Ok(()),
+    }
+}
+
+/// Two keys, or two certificates. One of each are two proofs of different kinds.
+fn contradicts(bound: Option<&Confirmation>, proved: Option<&Confirmation>) -> bool {
+    match (bound, proved) {
+        (Some(Confirmation::Jkt(bound)), Some(Confirmation::Jkt(proved)))
+        | (Some(Confirmation::X5t(bound)), Some(Confirmation::X5t(proved))) => bound != proved,
+        _ => false,
     }
 }
 

@@ -77,6 +77,7 @@ impl Intent {
             },
             dimensions: Vec::new(),
             signing_key: None,
+            confirmed_key: None,
             sha256: [0; 32],
             expires_at: now.saturating_add(Duration::minutes(5)),
             replay: None,

@@ -51,9 +51,19 @@ impl Desk {
 
     /// A job whose token is bound to the agent's key.
     async fn bound(&self) -> Caller {
+        self.job(&self.bound_claims()).await
+    }
+
+    fn bound_claims(&self) -> Value {
         let mut claims = github();
         claims["aud"] = json!(format!("{BROKER}#jkt={}", self.key.thumbprint()));
-        self.job(&claims).await
+        claims
+    }
+
+    /// The job also proves this key by DPoP.
+    async fn proving(&self, claims: &Value, key: &Signer) -> Caller {
+        let text = self.bench.platform.sign(&json!({}), claims);
+        self.bench.proving(&text, key).await
     }
 
     /// A job whose token is bound to nothing.
@@ -477,42 +487,59 @@ async fn a_bound_token_goes_with_its_key_and_with_no_other() {
     assert_eq!(result.unwrap_err(), IntentError::KeyNotProved);
     let result = desk.verify(Asked::default(), &caller);
     assert_eq!(result.unwrap_err(), IntentError::KeyNotProved);
-    // Proved otherwise (DPoP), both pass.
-    let mut asked = desk.signed(&claims);
-    asked.proved_key = Some(Confirmation::Jkt(other.thumbprint()));
-    assert!(desk.verify_registered(asked, &caller).is_ok());
-    let asked = Asked {
-        proved_key: Some(Confirmation::Jkt(other.thumbprint())),
-        ..Asked::default()
-    };
-    assert!(desk.verify(asked, &caller).is_ok());
-    let asked = Asked {
-        proved_key: Some(Confirmation::Jkt(desk.key.thumbprint())),
-        ..Asked::default()
-    };
-    assert!(desk.verify(asked, &caller).is_err());
+    // Proved otherwise (DPoP), both pass; by another key, neither.
+    let proved = desk.proving(&bound_elsewhere, &other).await;
+    assert!(
+        desk.verify_registered(desk.signed(&claims), &proved)
+            .is_ok()
+    );
+    assert!(desk.verify(Asked::default(), &proved).is_ok());
+    let proved = desk.proving(&bound_elsewhere, &desk.key).await;
+    let result = desk.verify_registered(desk.signed(&claims), &proved);
+    assert_eq!(result.unwrap_err(), IntentError::KeyNotProved);
+    let result = desk.verify(Asked::default(), &proved);
+    assert_eq!(result.unwrap_err(), IntentError::KeyNotProved);
 }
 
 #[tokio::test]
 async fn a_confirmed_key_is_the_one_that_the_request_proves() {
     let desk = Desk::new();
-    let caller = desk.bound().await;
-    let proof = Signer::es256("dpop").thumbprint();
+    let (bound, proof) = (desk.bound_claims(), Signer::es256("dpop"));
+    let without = desk.bound().await;
+    let with = desk.proving(&bound, &proof).await;
     let mut claims = claims();
-    claims["cnf"] = json!({"jkt": proof});
+    claims["cnf"] = json!({"jkt": proof.thumbprint()});
     assert_eq!(
-        desk.verify(desk.signed(&claims), &caller).unwrap_err(),
+        desk.verify(desk.signed(&claims), &without).unwrap_err(),
         IntentError::OtherKey
     );
-    let mut asked = desk.signed(&claims);
-    asked.proved_key = Some(Confirmation::Jkt(proof.clone()));
-    assert!(desk.verify(asked, &caller).is_ok());
+    let intent = desk.verify(desk.signed(&claims), &with).unwrap();
+    let confirmed = Confirmation::Jkt(proof.thumbprint());
+    assert_eq!(intent.confirmed_key(), Some(&confirmed));
     claims["cnf"] = json!({"jkt": desk.key.thumbprint()});
-    let mut asked = desk.signed(&claims);
-    asked.proved_key = Some(Confirmation::Jkt(proof));
     assert_eq!(
-        desk.verify(asked, &caller).unwrap_err(),
+        desk.verify(desk.signed(&claims), &with).unwrap_err(),
         IntentError::OtherKey
+    );
+}
+
+#[tokio::test]
+async fn a_bound_token_and_its_intent_do_not_bind_the_credential_to_a_thiefs_key() {
+    let desk = Desk::new();
+    let (bound, thief) = (desk.bound_claims(), Signer::es256("thief"));
+    // The agent's own signature shows the bound key, and the intent confirms no other.
+    let stolen = desk.signed(&claims());
+    let result = desk.verify(stolen.clone(), &desk.proving(&bound, &thief).await);
+    assert_eq!(result.unwrap_err(), IntentError::KeyNotProved);
+    let own = desk.proving(&bound, &desk.key).await;
+    assert!(desk.verify(stolen, &own).is_ok());
+    // Where nothing names a key, the request's own is as good as any.
+    let caller = desk.proving(&github(), &thief).await;
+    let mut claims = claims();
+    claims["subject_token_hash"] = json!(URL_SAFE_NO_PAD.encode(caller.token_sha256()));
+    assert!(
+        desk.verify_registered(desk.signed(&claims), &caller)
+            .is_ok()
     );
 }
 

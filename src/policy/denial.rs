@@ -48,6 +48,8 @@ denials! {
     LifetimeOutOfRange = "lifetime_out_of_range";
     /// A required verified fact is absent or has another value.
     RequirementUnmet = "requirement_unmet";
+    /// The request proves a key by DPoP, and the target's credentials cannot be bound to one.
+    CredentialNotBindable = "credential_not_bindable";
     /// The mission's `when` does not hold.
     ConditionUnmet = "condition_unmet";
     /// An organisation-wide `forbid` matched, or could not be evaluated.

@@ -80,8 +80,20 @@ pub struct Target {
     pub max_ttl: Duration,
     /// Revocation class, as policy sees it: `broker`, `native`, `deny`, `expiry`.
     pub class: &'static str,
+    pub binding: Binding,
     /// Accepts intents signed by a platform although it is labelled `env = prod`.
     pub allow_platform_signer: bool,
+}
+
+/// Whether a credential can be bound to a key that the request proved.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Binding {
+    /// A token that carries its key, or whose key the broker tells at introspection (`cnf`).
+    Bound,
+    /// A set of fields (`token_type: N_A`) that nobody takes for a bound token.
+    Fields,
+    /// One string that is good in anybody's hands.
+    Bearer,
 }
 
 impl Target {

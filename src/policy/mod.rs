@@ -29,7 +29,7 @@ pub use denial::{Denial, Denied};
 pub use grant::Grant;
 #[cfg(test)]
 pub use grant::GrantBuilder;
-pub use mission::{LONGEST_OBSERVATION, Mission, Mode, Target};
+pub use mission::{Binding, LONGEST_OBSERVATION, Mission, Mode, Target};
 pub use nearest::Nearest;
 pub use recorded::{Beside, Recorded, observed};
 pub use request::words;
@@ -283,7 +283,10 @@ impl Policy {
             task: intent.task().map(str::to_owned),
             goal: intent.goal().to_owned(),
             signer: intent.signer(),
-            bound_key: caller.bound_key().cloned(),
+            bound_key: caller
+                .proved_key()
+                .filter(|_| target.binding == Binding::Bound)
+                .cloned(),
             dimensions: decision.dimensions,
             position: view.position(),
             replay: caller

@@ -1,6 +1,6 @@
 //! What was asked, as the audit keeps it: enough to decide the same question again.
 
-use super::{Denied, Explanation, Policy};
+use super::{Denied, Explanation, Policy, walk};
 use crate::agents::{AgentError, Registry};
 use crate::authority::AuthorizationDetail;
 use crate::fences::View;
@@ -31,7 +31,10 @@ pub struct Recorded {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub issuer: Option<IssuerId>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub bound_to: Option<Confirmation>,
+    pub proved: Option<Confirmation>,
+    /// The proof or the intent named that key.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub key_demanded: bool,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub task: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -82,7 +85,8 @@ impl Recorded {
             facts: intent.facts().clone(),
             signer: intent.signer(),
             issuer: Some(caller.issuer().clone()),
-            bound_to: caller.bound_key().cloned(),
+            proved: caller.proved_key().cloned(),
+            key_demanded: walk::key_demanded(caller, intent),
             task: intent.task().map(str::to_owned),
             instance: intent.instance().map(str::to_owned),
             goal_ends: intent.goal_ends(),
@@ -134,7 +138,8 @@ impl Recorded {
         let (url, subject) = (issuer.to_string(), agent.to_string());
         let facts = self.facts.clone();
         Caller::stated(issuer, url, subject, Map::new(), facts, now)
-            .stated_as_bound(self.bound_to.clone())
+            .stated_as_bound(self.proved.clone().filter(|_| self.key_demanded))
+            .stated_as_proving(self.proved.clone())
     }
 }
 

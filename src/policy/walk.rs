@@ -5,11 +5,11 @@
 use super::observe::Observer;
 use super::rules::Ask;
 use super::trace::Trace;
-use super::{Denial, Denied, Mission, Policy, Target, request, requirement, tether};
+use super::{Binding, Denial, Denied, Mission, Policy, Target, request, requirement, tether};
 use crate::agents::{AdmittedAgent, Agent};
 use crate::authority::{Authority, AuthorizationDetail};
 use crate::fences::{Dimension, DimensionHash, DimensionKind, View};
-use crate::identity::{Confirmation, Facts};
+use crate::identity::{Caller, Confirmation, Facts};
 use crate::ids::{IssuerId, MissionId};
 use crate::intent::{Asked, Intent, SignerClass, group};
 use std::collections::BTreeMap;
@@ -29,7 +29,10 @@ pub(super) struct Question<'a> {
     pub provers: &'a BTreeMap<String, (IssuerId, String)>,
     /// Who vouched for the request beside the caller's issuer.
     pub vouchers: &'a [Dimension],
-    pub bound_key: Option<&'a Confirmation>,
+    /// What the request itself showed possession of.
+    pub proved_key: Option<&'a Confirmation>,
+    /// The token or the intent names it: then it had to be shown, whatever is issued.
+    pub key_demanded: bool,
     pub signer: SignerClass,
     pub mission: Option<&'a MissionId>,
     /// Signed.
@@ -54,7 +57,8 @@ impl<'a> Question<'a> {
             facts: intent.facts(),
             provers: intent.provers(),
             vouchers: intent.dimensions(),
-            bound_key: caller.bound_key(),
+            proved_key: caller.proved_key(),
+            key_demanded: key_demanded(caller, intent),
             signer: intent.signer(),
             mission: intent.mission(),
             details: intent.authorization_details(),
@@ -107,6 +111,9 @@ impl Policy {
         let target = trace.step("target", target, |target| target.id.to_string())?;
         let platform = platform_accepted(target, question.signer).map_err(of);
         trace.step("platform_signer", platform, |()| "accepted".to_owned())?;
+
+        let binding = bindable(question, target).map_err(of);
+        trace.step("binding", binding, |words| (*words).to_owned())?;
 
         let contexts = tethers(question, mission).map_err(of);
         let contexts = trace.step("tether", contexts, |c| match c.as_slice() {
@@ -277,7 +284,7 @@ impl Policy {
             facts: question.facts,
             issuer: question.issuer.as_str(),
             signer: question.signer,
-            bound: question.bound_key.is_some(),
+            bound: question.proved_key.is_some() && target.binding == Binding::Bound,
             task: question.task,
             ttl,
             now,
@@ -326,6 +333,32 @@ fn platform_accepted(target: &Target, signer: SignerClass) -> Result<(), Denied>
         target.id
     );
     Err(Denied::new(Denial::SignerNotAccepted, why))
+}
+
+/// Whether the token or the intent names the key that the request proves.
+pub(super) fn key_demanded(caller: &Caller, intent: &Intent) -> bool {
+    let proved = caller.proved_key();
+    proved.is_some() && (proved == caller.bound_key() || proved == intent.confirmed_key())
+}
+
+/// What becomes of a key that the request proves.
+///
+/// SECURITY: whoever sends a DPoP proof counts on a credential that is worth nothing without the key.
+/// Fields are no token that could be taken for one, and are given where the proof was not the client's
+/// own idea: the token or the intent names the key, so it had to be shown.
+fn bindable(question: &Question<'_>, target: &Target) -> Result<&'static str, Denied> {
+    match (question.proved_key, target.binding) {
+        (None, _) => Ok("no key is proved"),
+        (Some(_), Binding::Bound) => Ok("bound to the key that is proved"),
+        (Some(Confirmation::X5t(_)), _) => Ok("not bound to the certificate"),
+        (Some(Confirmation::Jkt(_)), Binding::Fields) if question.key_demanded => {
+            Ok("not bound: the key was only to be shown")
+        }
+        (Some(Confirmation::Jkt(_)), Binding::Fields | Binding::Bearer) => {
+            let why = format!("credentials of {} cannot be bound to a key", target.id);
+            Err(Denied::new(Denial::CredentialNotBindable, why))
+        }
+    }
 }
 
 fn tethers(question: &Question<'_>, mission: &Mission) -> Result<Vec<(String, String)>, Denied> {

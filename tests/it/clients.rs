@@ -5,6 +5,8 @@ mod secure;
 
 use crate::support::broker::{Setup, TestBroker};
 use crate::support::tools;
+use crate::support::world::key;
+use dayfly::jose::SigningKey;
 use serde_json::{Value, json};
 use tokio::process::Command;
 
@@ -63,6 +65,13 @@ fn key_file(broker: &TestBroker) -> String {
     write(broker, "agent.jwk.json", &jwk.to_string())
 }
 
+/// An intent that confirms the key of the client's DPoP proofs.
+fn confirming(broker: &TestBroker, subject_token: Option<&str>, key: &SigningKey) -> String {
+    let mut claims = robot_claims(broker, subject_token);
+    claims["cnf"] = json!({ "jkt": key.thumbprint() });
+    broker.sign_intent(&claims)
+}
+
 /// The robot has a platform, too: where a client sends a workload token and an assertion, both must
 /// be the same agent's.
 fn robot_token(broker: &TestBroker) -> String {
@@ -74,6 +83,10 @@ fn robot_token(broker: &TestBroker) -> String {
 
 /// An intent of the robot, bound to a subject token where there is one.
 fn robot_intent(broker: &TestBroker, subject_token: Option<&str>) -> String {
+    broker.sign_intent(&robot_claims(broker, subject_token))
+}
+
+fn robot_claims(broker: &TestBroker, subject_token: Option<&str>) -> Value {
     let mut claims = broker.intent_claims(subject_token.unwrap_or(""));
     for name in ["iss", "sub", "client_id"] {
         claims[name] = json!("robot");
@@ -82,7 +95,7 @@ fn robot_intent(broker: &TestBroker, subject_token: Option<&str>) -> String {
     if subject_token.is_none() {
         claims.as_object_mut().unwrap().remove("subject_token_hash");
     }
-    broker.sign_intent(&claims)
+    claims
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -165,4 +178,48 @@ async fn openid_client_discovers_completes_both_grants_introspects_and_revokes()
     assert_eq!(said["before"], true);
     assert_eq!(said["audience"], "https://deploy.example");
     assert_eq!(said["after"], json!({ "active": false }));
+}
+
+/// Its first request has no nonce: it is refused, learns one, and is sent again by the library itself.
+#[tokio::test(flavor = "multi_thread")]
+async fn openid_client_proves_its_key_by_dpop_and_takes_the_nonce_it_is_given() {
+    let Some(folder) = tools::node_folder() else {
+        return;
+    };
+    let broker = broker().await;
+    let proof_key = key();
+    let proof_file = write(
+        &broker,
+        "proof.jwk.json",
+        proof_key.to_private_jwk().expose(),
+    );
+    assert!(!broker.nonce().await.is_empty(), "nonces are demanded");
+    let token = robot_token(&broker);
+    let arguments = [
+        broker.url.as_str(),
+        "robot",
+        &key_file(&broker),
+        &proof_file,
+        &token,
+        &confirming(&broker, None, &proof_key),
+        &confirming(&broker, Some(&token), &proof_key),
+    ];
+    let said = tools::node(&folder, "openid_dpop.mjs", &arguments).await;
+    assert!(
+        said["algorithms"]
+            .as_array()
+            .unwrap()
+            .contains(&json!("ES256"))
+    );
+    let tokens = said["tokens"].as_array().unwrap();
+    assert_eq!(tokens.len(), 2);
+    for issued in tokens {
+        assert_eq!(issued[0], "dpop");
+        let told = broker.introspect(issued[1].as_str().unwrap()).await.body;
+        assert_eq!(
+            (&told["active"], &told["token_type"]),
+            (&json!(true), &json!("DPoP"))
+        );
+        assert_eq!(told["cnf"], json!({ "jkt": proof_key.thumbprint() }));
+    }
 }

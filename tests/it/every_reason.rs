@@ -19,7 +19,6 @@ fn shown(reason: Reason) -> Shown {
         | Reason::MethodNotAllowed
         | Reason::UnsupportedGrantType
         | Reason::RequestTooLarge
-        | Reason::InvalidDpopProof
         | Reason::InvalidTarget
         | Reason::UnknownTarget => In("exchange/forms.rs"),
         Reason::NoProof | Reason::AmbiguousMission | Reason::SignerNotAccepted => In("exchange.rs"),
@@ -33,6 +32,8 @@ fn shown(reason: Reason) -> Shown {
         | Reason::RequirementUnmet
         | Reason::TetherMissing => In("exchange/faces.rs"),
         Reason::InvalidIntent => In("exchange/intents.rs"),
+        Reason::InvalidDpopProof | Reason::UseDpopNonce => In("dpop/proofs.rs"),
+        Reason::DpopProofSpent | Reason::CredentialNotBindable => In("dpop.rs"),
         Reason::InvalidScope | Reason::InvalidAuthorizationDetails | Reason::ExceedsIntent => {
             In("exchange/details.rs")
         }

@@ -29,6 +29,7 @@ mod deploy;
 mod diff;
 mod discovery;
 mod documents;
+mod dpop;
 mod enrolment;
 mod every_reason;
 mod every_route;

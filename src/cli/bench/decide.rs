@@ -9,7 +9,7 @@ use crate::fences::View;
 use crate::identity::Facts;
 use crate::ids::{AgentId, MissionId, TargetId};
 use crate::intent::{Intent, SignerClass};
-use crate::policy::{Mission, Mode, Policy, Target};
+use crate::policy::{Binding, Mission, Mode, Policy, Target};
 use clap::Args;
 use serde::Serialize;
 use std::collections::BTreeMap;
@@ -248,6 +248,7 @@ fn new_target(id: TargetId) -> Target {
         min_ttl: Duration::from_secs(1),
         max_ttl: Duration::from_secs(3600),
         class: "broker",
+        binding: Binding::Bound,
         allow_platform_signer: false,
     }
 }

@@ -123,8 +123,40 @@ fn a_401_challenges_in_the_scheme_that_was_used() {
     assert!(basic.to_str().unwrap().starts_with("Basic "));
     assert_eq!(answer(Reason::InvalidClient, Challenge::None), None);
     assert_eq!(answer(Reason::InvalidToken, Challenge::Basic), None);
-    let bearer = answer(Reason::NotAuthenticated, Challenge::Bearer(true)).unwrap();
+    let bearer = answer(Reason::NotAuthenticated, Challenge::Token(true)).unwrap();
     assert!(bearer.to_str().unwrap().contains("invalid_token"));
+}
+
+#[test]
+fn a_bad_proof_is_a_bad_request_at_the_token_endpoint_and_a_401_at_a_resource() {
+    for (reason, error) in [
+        (Reason::InvalidDpopProof, "invalid_dpop_proof"),
+        (Reason::DpopProofSpent, "invalid_dpop_proof"),
+        (Reason::UseDpopNonce, "use_dpop_nonce"),
+        (Reason::NotAuthenticated, "invalid_token"),
+    ] {
+        let refusal = || Refusal::new(reason, "x");
+        let response = Refused::new(refusal(), Challenge::Dpop).into_response();
+        assert_eq!(response.status(), StatusCode::UNAUTHORIZED);
+        let asked = response.headers()[header::WWW_AUTHENTICATE]
+            .to_str()
+            .unwrap();
+        let algorithms = "ES256 ES384 PS256 RS256";
+        let expected =
+            format!(r#"DPoP realm="dayfly", error="{error}", algs="EdDSA {algorithms}""#);
+        assert_eq!(asked, expected);
+        let response = Refused::from(refusal()).into_response();
+        assert_eq!(response.headers().get(header::WWW_AUTHENTICATE), None);
+    }
+    let response = Refused::from(Refusal::new(Reason::UseDpopNonce, "x")).into_response();
+    assert_eq!(response.status(), StatusCode::BAD_REQUEST);
+    // Neither health nor rank is a matter of proof.
+    for reason in [Reason::NotPermitted, Reason::StoreUnavailable] {
+        let refused = Refused::new(Refusal::new(reason, "x"), Challenge::Dpop);
+        let response = refused.into_response();
+        assert_eq!(response.status(), face(reason).status);
+        assert_eq!(response.headers().get(header::WWW_AUTHENTICATE), None);
+    }
 }
 
 /// `DAYFLY_BLESS=1 cargo test --lib errors_page` writes the page.
@@ -165,7 +197,7 @@ Every refusal of every endpoint is one JSON object, in the shape of RFC 6749 sec
   owners and operators ask with `dayfly explain`.
 - `retry` says what to do next: `never` (the same request will not work), `narrow` (ask for less), `refresh` (with a fresh token,
   assertion or intent), `after` (the same request, after the seconds in `Retry-After`), `approve` (someone has to approve it first).
-- A 401 carries `WWW-Authenticate` if the request used the `Authorization` header.
+- A 401 carries `WWW-Authenticate` if the request used the `Authorization` header. Operators' doors answer a bad DPoP proof with 401 instead of 400.
 - A refused request burns nothing: its token and intent stay good, unless the reason is `revoked_meanwhile`, `target_refused` or
   `target_unavailable`. Those come after the reservation, and the next try needs a new intent.
 

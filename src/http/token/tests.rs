@@ -291,12 +291,6 @@ fn too_much_of_anything_is_refused() {
 }
 
 #[test]
-fn a_dpop_proof_is_never_quietly_ignored() {
-    let refusal = parsed_with(&exchange(), &[("dpop", "a.b.c")]).unwrap_err();
-    assert_eq!(refusal.reason, Reason::InvalidDpopProof);
-}
-
-#[test]
 fn a_bearer_token_is_no_way_in() {
     let refusal = parsed_with(&exchange(), &[("authorization", "Bearer abc")]).unwrap_err();
     assert_eq!(refusal.reason, Reason::InvalidClient);

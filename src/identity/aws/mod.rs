@@ -139,6 +139,7 @@ impl Sts {
             barred: workload::barred(&claims, &settings.refused),
             claims,
             bound_key,
+            proved_key: None,
             token_sha256,
             expires_at,
             client: None,

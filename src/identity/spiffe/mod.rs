@@ -196,6 +196,7 @@ impl TrustDomain {
             barred: BTreeMap::new(),
             claims: claims.clone(),
             bound_key,
+            proved_key: None,
             token_sha256,
             expires_at: times.expires_at,
             client: None,

@@ -501,6 +501,7 @@ fn an_explanation_tells_every_check_in_order() {
             "signer",
             "target",
             "platform_signer",
+            "binding",
             "tether",
             "holds",
             "request",

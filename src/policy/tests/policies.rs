@@ -75,8 +75,39 @@ fn a_condition_can_look_at_everything_in_the_schema() {
 fn a_proved_key_makes_the_delivery_bound() {
     let mut world = with_when("context.delivery == \"bound\"");
     assert_eq!(world.reason(), Denial::ConditionUnmet);
-    world.bound_key = Some(Confirmation::Jkt("thumbprint".to_owned()));
+    world.proved_key = Some(Confirmation::Jkt("thumbprint".to_owned()));
     assert!(world.decide().is_ok());
+}
+
+#[test]
+fn a_key_that_cannot_be_bound_is_refused_unless_it_had_to_be_shown() {
+    let key = || Some(Confirmation::Jkt("0".repeat(43)));
+    let certificate = || Some(Confirmation::X5t("0".repeat(43)));
+    let refused = Some(Denial::CredentialNotBindable);
+    for (binding, proved, demanded, expected) in [
+        (Binding::Bound, key(), false, None),
+        (Binding::Fields, None, false, None),
+        (Binding::Fields, key(), false, refused),
+        (Binding::Fields, key(), true, None),
+        (Binding::Fields, certificate(), false, None),
+        (Binding::Bearer, None, false, None),
+        (Binding::Bearer, key(), false, refused),
+        // One string would be taken for a bound token, whoever asked for the proof.
+        (Binding::Bearer, key(), true, refused),
+    ] {
+        let mut world = with_when("context.delivery != \"nothing\"");
+        world.target().binding = binding;
+        world.proved_key = proved;
+        world.key_demanded = demanded;
+        let outcome = world.decide().err().map(|denied| denied.reason);
+        assert_eq!(outcome, expected, "{binding:?} {demanded}");
+    }
+    // What is not bound does not pass for bound.
+    let mut world = with_when("context.delivery == \"bound\"");
+    world.target().binding = Binding::Fields;
+    world.proved_key = key();
+    world.key_demanded = true;
+    assert_eq!(world.reason(), Denial::ConditionUnmet);
 }
 
 #[test]

@@ -19,7 +19,10 @@ pub const OPERATOR_TOKEN: &str = "dayflyop_integration-tests";
 pub const SERVER_SECRET: &str = "resource-server-secret";
 
 pub struct TestBroker {
+    /// Its public URL, from the configuration.
     pub url: String,
+    /// Where it listens: the same, unless a test says otherwise.
+    pub at: String,
     pub issuer: Arc<Issuer>,
     pub composed: Composed,
     pub http: reqwest::Client,
@@ -35,6 +38,10 @@ pub struct Setup {
     pub issuer: Option<Arc<Issuer>>,
     pub key: Option<SigningKey>,
     pub clock: Arc<dyn Clock>,
+    /// Where clients find it, if not where it listens.
+    pub public_url: Option<String>,
+    /// Added to the table `[broker]`.
+    pub broker: String,
     /// Added to the configuration.
     pub more: String,
     /// Added to the configuration's folder: name and text.
@@ -53,6 +60,8 @@ impl Default for Setup {
             issuer: None,
             key: None,
             clock: Arc::new(SystemClock::new()),
+            public_url: None,
+            broker: String::new(),
             more: String::new(),
             files: Vec::new(),
             sealing_key: [7; 32],
@@ -84,7 +93,8 @@ impl TestBroker {
         listen.tls = setup.tls.then(|| certificate(folder.path()));
         let bound = Bound::bind(listen).await.unwrap();
         let scheme = if setup.tls { "https" } else { "http" };
-        let url = format!("{scheme}://{}", bound.address());
+        let at = format!("{scheme}://{}", bound.address());
+        let url = setup.public_url.unwrap_or_else(|| at.clone());
         let http = match setup.tls {
             true => trusting(folder.path()),
             false => dayfly::client::http_client().unwrap(),
@@ -93,7 +103,12 @@ impl TestBroker {
         for (name, text) in &setup.files {
             write_secret(&folder.path().join(name), text);
         }
-        let text = configuration(&url, &issuer, setup.access_tokens) + &setup.more;
+        let text = configuration(&url, &issuer, setup.access_tokens)
+            .replace("[broker]
+", &format!("[broker]
+{}
+", setup.broker))
+            + &setup.more;
         let files = vec![("test.toml".to_owned(), text)];
         let settings = config::load_with(files, folder.path().to_owned())
             .and_then(|document| document.resolve())
@@ -110,6 +125,7 @@ impl TestBroker {
         tokio::spawn(bound.serve(app, async move { drop(stopped.await) }));
         let broker = Self {
             url,
+            at,
             issuer,
             composed,
             http,
@@ -190,7 +206,7 @@ impl TestBroker {
     }
 
     pub async fn post(&self, path: &str, form: &[(String, String)]) -> Answer {
-        let request = self.http.post(format!("{}{path}", self.url)).form(form);
+        let request = self.http.post(format!("{}{path}", self.at)).form(form);
         Answer::of(request.send().await.unwrap()).await
     }
 
@@ -208,7 +224,7 @@ impl TestBroker {
     pub async fn introspect(&self, token: &str) -> Answer {
         let request = self
             .http
-            .post(format!("{}/introspect", self.url))
+            .post(format!("{}/introspect", self.at))
             .basic_auth("deploy-api", Some(SERVER_SECRET))
             .form(&[("token", token)]);
         Answer::of(request.send().await.unwrap()).await
@@ -225,7 +241,7 @@ impl TestBroker {
             .http
             .request(
                 method.parse().unwrap(),
-                format!("{}/admin/v1{path}", self.url),
+                format!("{}/admin/v1{path}", self.at),
             )
             .bearer_auth(OPERATOR_TOKEN);
         if let Some(body) = body {

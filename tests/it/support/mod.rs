@@ -7,6 +7,7 @@
 )]
 
 pub mod broker;
+pub mod dpop;
 pub mod forge;
 pub mod issuer;
 pub mod kube;

@@ -118,6 +118,12 @@ impl Signer {
         self.sign_raw(&full.to_string(), &claims.to_string())
     }
 
+    /// A DPoP proof (RFC 9449 section 4.2) with this key in its header.
+    pub fn dpop(&self, claims: &Value) -> String {
+        let header = json!({"typ": "dpop+jwt", "kid": null, "jwk": self.bare_jwk()});
+        self.sign(&header, claims)
+    }
+
     /// Signs exactly these bytes.
     pub fn sign_raw(&self, header: &str, claims: &str) -> String {
         let input = format!(

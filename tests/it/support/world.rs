@@ -149,7 +149,8 @@ fn wire(reason: Reason) -> (u16, &'static str, &'static str) {
         | Reason::TetherMissing => (400, "invalid_request", "refresh"),
         Reason::InvalidAssertion => (400, "invalid_grant", "refresh"),
         Reason::UnsupportedResponseType => (400, "unsupported_response_type", "never"),
-        Reason::InvalidDpopProof => (400, "invalid_dpop_proof", "never"),
+        Reason::InvalidDpopProof | Reason::DpopProofSpent => (400, "invalid_dpop_proof", "refresh"),
+        Reason::UseDpopNonce => (400, "use_dpop_nonce", "refresh"),
         // One face for all that would tell who exists.
         Reason::UnknownAgent | Reason::AgentNotInStanding | Reason::UnknownMission => {
             (400, "invalid_request", "never")
@@ -158,6 +159,7 @@ fn wire(reason: Reason) -> (u16, &'static str, &'static str) {
         Reason::SignerNotAccepted
         | Reason::RequirementUnmet
         | Reason::ConditionUnmet
+        | Reason::CredentialNotBindable
         | Reason::MissionEnded
         | Reason::Held => (400, "invalid_request", "never"),
         Reason::UnknownTarget | Reason::InvalidTarget => (400, "invalid_target", "never"),
