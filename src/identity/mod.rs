@@ -16,6 +16,7 @@ pub mod claims;
 mod client;
 pub mod dpop;
 pub mod enrolment;
+mod fault;
 mod keys;
 mod possession;
 pub mod presets;
@@ -28,6 +29,7 @@ pub use audience::{is_thumbprint, sole as sole_audience};
 pub use cache::VERIFIED_KEPT;
 pub use dpop::{DpopFault, DpopProof, Nonces};
 pub use enrolment::{EnrolError, EnrolledKey, Enrolment};
+pub use fault::{AssertionFault, ClientFault, IdentityError, TokenFault};
 pub use keys::IssuerKeys;
 pub use possession::{Confirmation, NotShown, shown};
 pub use settings::{
@@ -39,7 +41,7 @@ pub use spiffe::{FACTS as SPIFFE_FACTS, SpiffeId, is_trust_domain};
 mod stated;
 
 use crate::ids::{AgentId, IssuerId};
-use crate::jose::{JoseError, KeyClient, KeySet, RemoteKeysError};
+use crate::jose::{KeyClient, KeySet};
 use crate::replay::ReplayMark;
 use crate::secret::Secret;
 use serde_json::{Map, Value};
@@ -251,92 +253,6 @@ impl Caller {
     pub fn replay(&self) -> &[ReplayMark] {
         &self.replay
     }
-}
-
-/// Each variant is one face on the wire; what lies within is for the log and the audit.
-#[derive(Debug, thiserror::Error)]
-pub enum IdentityError {
-    #[error("nothing proves who is asking: send a subject_token or a client_assertion")]
-    Missing,
-    /// 401 `invalid_client`. An unknown client and a bad signature look alike outside.
-    #[error("client authentication failed: {0}")]
-    InvalidClient(ClientFault),
-    /// 400 `invalid_request` (RFC 8693 section 2.2.2).
-    #[error("the subject token is not acceptable: {0}")]
-    InvalidToken(TokenFault),
-    /// 400 `invalid_grant` (RFC 7523 section 3.1).
-    #[error("the assertion is not acceptable: {0}")]
-    InvalidAssertion(AssertionFault),
-    /// `invalid_dpop_proof`, `use_dpop_nonce` (RFC 9449 sections 5 and 8).
-    #[error("the DPoP proof is not acceptable: {0}")]
-    InvalidProof(DpopFault),
-    /// 503: it cannot be decided now, so it is refused now.
-    #[error("the keys of issuer `{issuer}` cannot be had: {source}")]
-    Unavailable {
-        issuer: IssuerId,
-        source: RemoteKeysError,
-    },
-    /// 503: the platform has the last word on this proof and did not say it.
-    #[error("issuer `{issuer}` cannot be asked about a proof: {why}")]
-    Unasked { issuer: IssuerId, why: String },
-    /// The keys that the client enrolled cannot be had, or are not as they were written.
-    #[error(transparent)]
-    Enrolled(EnrolError),
-}
-
-#[derive(Debug, thiserror::Error, PartialEq)]
-pub enum ClientFault {
-    #[error("agents have no shared secrets: send a client assertion")]
-    SharedSecret,
-    #[error(transparent)]
-    Jose(#[from] JoseError),
-    #[error("`iss` and `sub` must both be the client id")]
-    IssuerSubject,
-    #[error("no such client is registered with a key")]
-    UnknownClient,
-    #[error("the client_id parameter names another client than the assertion")]
-    OtherClient,
-    #[error("`aud` must be this broker's issuer URL and nothing else")]
-    Audience,
-    #[error("`jti` must be a string of 1 to 256 characters")]
-    TokenId,
-    #[error("`sub` is no SPIFFE ID of a configured trust domain")]
-    TrustDomain,
-    #[error("the SVID is not acceptable: {0}")]
-    Svid(TokenFault),
-}
-
-/// What is wrong with the assertion of a `jwt-bearer` grant, by who issued it.
-#[derive(Debug, thiserror::Error, PartialEq)]
-pub enum AssertionFault {
-    #[error(transparent)]
-    Platform(#[from] TokenFault),
-    #[error(transparent)]
-    Client(#[from] ClientFault),
-}
-
-#[derive(Debug, thiserror::Error, PartialEq)]
-pub enum TokenFault {
-    #[error(transparent)]
-    Jose(#[from] JoseError),
-    #[error("its `iss` is not a configured issuer")]
-    UnknownIssuer,
-    #[error("no current key of its issuer has its `kid` and `alg`")]
-    UnknownKey,
-    #[error("its `sub` must be a string of 1 to 1024 characters")]
-    Subject,
-    #[error("its `aud` names none of the issuer's configured audiences")]
-    Audience,
-    #[error("it names more than one key to be bound to, or one that is no SHA-256 thumbprint")]
-    BoundKey,
-    #[error("its claim `{0}` is not of a configured tenant")]
-    Tenant(String),
-    #[error("its `jti` must be a string of 1 to 256 characters")]
-    TokenId,
-    #[error("its platform does not stand by it: {0}")]
-    Disowned(String),
-    #[error("the signed request is not acceptable: {0}")]
-    SignedRequest(&'static str),
 }
 
 /// Verifies what the door was presented with. Immutable: a reload builds another one, and with it

@@ -1,6 +1,6 @@
 use super::tokens::{self, GithubSubject, Signer};
 use super::*;
-use crate::jose::{KeySet, Reach};
+use crate::jose::{JoseError, KeySet, Reach};
 use proptest::prelude::*;
 use serde_json::json;
 use std::time::Duration;

@@ -103,12 +103,16 @@ impl TestBroker {
         for (name, text) in &setup.files {
             write_secret(&folder.path().join(name), text);
         }
-        let text = configuration(&url, &issuer, setup.access_tokens)
-            .replace("[broker]
-", &format!("[broker]
+        let text = configuration(&url, &issuer, setup.access_tokens).replace(
+            "[broker]
+",
+            &format!(
+                "[broker]
 {}
-", setup.broker))
-            + &setup.more;
+",
+                setup.broker
+            ),
+        ) + &setup.more;
         let files = vec![("test.toml".to_owned(), text)];
         let settings = config::load_with(files, folder.path().to_owned())
             .and_then(|document| document.resolve())
