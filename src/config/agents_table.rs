@@ -160,10 +160,22 @@ fn identities(
 fn client(decoder: &Decoder<'_>, reader: &Reader<'_>, entry: &Entry) -> Option<ClientSettings> {
     let table = reader.table("client")?;
     let keys = decoder.key_set(&table, "keys");
-    let enrol = table.boolean("enrol").unwrap_or(false);
+    let enrol = table.boolean("enrol");
+    let is_torn = enrol.is_none() && table.node("enrol").is_some();
+    let enrol = enrol.unwrap_or(false);
     let keys = match keys {
-        None if enrol && table.node("keys").is_none() => Some(KeySet::default()),
-        keys => table.required("keys", keys, "\"file:agent.jwks.json\""),
+        // Reported where it stands.
+        None if is_torn || table.node("keys").is_some() => None,
+        None if enrol => Some(KeySet::default()),
+        None => {
+            let message = format!("`{}` has no key", table.name);
+            let help = "add `keys = \"file:agent.jwks.json\"`, or `enrol = true`";
+            decoder
+                .desk
+                .report(table.at, Code::MissingKey, message, help);
+            None
+        }
+        keys => keys,
     };
     let legacy_audience = table.boolean("legacy_audience").unwrap_or(false);
     table.finish();

@@ -4,6 +4,7 @@ use super::{Direction, Ledger, Table, text};
 use crate::agents::{Agent, IdentityMatch};
 use crate::authority::Authority;
 use crate::config::Settings;
+use crate::identity::ClientSettings;
 use crate::policy::{beyond, words};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -33,14 +34,16 @@ pub(super) fn compare(ledger: &mut Ledger, before: &Settings, after: &Settings) 
     }
     let keys = |settings: &Settings| -> BTreeMap<String, BTreeSet<String>> {
         let clients = settings.clients.iter();
-        let thumbprints = |set: &crate::jose::KeySet| {
-            set.keys()
-                .iter()
-                .map(|key| key.thumbprint().to_owned())
-                .collect()
+        let proofs = |client: &ClientSettings| {
+            let keys = client.keys.keys().iter();
+            let keys = keys.map(|key| key.thumbprint().to_owned());
+            let machines = client
+                .enrol
+                .then(|| "keys that its machines enrol".to_owned());
+            keys.chain(machines).collect()
         };
         clients
-            .map(|client| (client.agent.to_string(), thumbprints(&client.keys)))
+            .map(|client| (client.agent.to_string(), proofs(client)))
             .collect()
     };
     let (was, is) = (keys(before), keys(after));

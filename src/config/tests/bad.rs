@@ -177,6 +177,13 @@ fn of_an_identity() {
         ("{ client = { keys = \"keys.json\" } }", "bad_keys"),
         ("{ client = { keys = \"file:missing.json\" } }", "bad_keys"),
         ("{ client = { keys = { keys = [] } } }", "bad_keys"),
+        ("{ client = {} }", "missing_key"),
+        ("{ client = { enrol = false } }", "missing_key"),
+        ("{ client = { enrol = \"yes\" } }", "wrong_type"),
+        (
+            "{ client = { enrol = true, keys = { keys = [] } } }",
+            "bad_keys",
+        ),
         ("\"acme/shop\"", "wrong_type"),
         ("[]", "missing_key"),
     ] {

@@ -128,6 +128,11 @@ fn an_agent_is_wider_by_proofs_ceilings_and_limits() {
         "identity = [{ github = \"acme/shop\", repository_id = 7 }, { github = \"acme/other\", repository_id = 8 }]",
     );
     widens(GOOD, &two, &["agent.deployer.identity"], &[TEAM]);
+    let machines = spoiled(
+        "identity = { github = \"acme/shop\", repository_id = 7 }",
+        "identity = [{ github = \"acme/shop\", repository_id = 7 }, { client = { enrol = true } }]",
+    );
+    widens(GOOD, &machines, &["agent.deployer.identity"], &[TEAM]);
     let longer = spoiled("ends     = 2027-03-01", "ends = 2028-03-01");
     widens(GOOD, &longer, &["agent.deployer.ends"], &[TEAM]);
     let more = spoiled(

@@ -7,6 +7,20 @@ use serde_json::Value;
 
 const PROBE: &str = include_str!("../schema.toml");
 
+#[test]
+fn an_agent_whose_machines_enrol_needs_no_key_set() {
+    let schema = schema().unwrap();
+    let identity = schema
+        .pointer("/properties/agent/additionalProperties/properties/identity")
+        .unwrap();
+    for (value, accepted) in [
+        (serde_json::json!({ "client": { "enrol": true } }), true),
+        (serde_json::json!({ "client": { "enrol": "yes" } }), false),
+    ] {
+        assert_eq!(fits(identity, &value), accepted, "{value}");
+    }
+}
+
 /// What of JSON Schema is used here, and nothing else.
 fn fits(schema: &Value, value: &Value) -> bool {
     let rules = schema.as_object().unwrap();
