@@ -2,12 +2,12 @@
 
 use super::OperatorArgs;
 use super::operator_side;
-use super::output::{Failure, Output};
+use super::output::{Failure, Output, columns};
 use crate::audit::{self, Report};
 use crate::client::http_client;
 use crate::jose::{Algorithm, Compact, KeySet, TypRule};
 use clap::Subcommand;
-use serde_json::json;
+use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
 
 /// A checkpoint's `typ`.
@@ -17,7 +17,7 @@ const MAX_CHECKPOINT: usize = 64 * 1024;
 
 #[derive(Debug, Subcommand)]
 pub enum AuditCommand {
-    /// The newest entries that the store still keeps, as JSON lines.
+    /// The newest entries that the store still keeps: what was done, to whom, by whom and why. All of each with `-o json`.
     #[command(after_help = "Example:\n  dayfly audit tail --limit 5")]
     Tail {
         /// How many at most.
@@ -65,6 +65,41 @@ pub fn checkpoint_holds(jws: &str, keys: &KeySet) -> bool {
     };
     let candidates = keys.candidates(parsed.kid(), parsed.alg());
     parsed.verify(&candidates, &Algorithm::ALL).is_ok()
+}
+
+/// A line for each entry. What an entry holds may be somebody else's text, so nothing in it moves
+/// the cursor.
+pub fn entries(items: &[Value]) -> String {
+    let rows: Vec<Vec<String>> = items.iter().map(row).collect();
+    columns(&["AT", "EVENT", "AGENT", "BY", "LEASE", "WHY"], &rows)
+}
+
+fn row(entry: &Value) -> Vec<String> {
+    let text = |pointer: &str| entry.pointer(pointer).and_then(Value::as_str).unwrap_or("");
+    let second = text("/at").get(..19).unwrap_or("");
+    let reason = match (text("/reason"), text("/detail/why")) {
+        (reason, "") => reason.to_owned(),
+        (reason, why) => format!("{reason}: {why}"),
+    };
+    let why = match (text("/detail/kind"), text("/detail/dimension")) {
+        (kind, dimension) if !kind.is_empty() && !dimension.is_empty() => {
+            format!("{kind} {dimension} {}: {reason}", text("/detail/value"))
+        }
+        _ => match (reason.as_str(), text("/detail/goal")) {
+            ("", goal) => goal.to_owned(),
+            _ => reason,
+        },
+    };
+    [
+        format!("{second}Z"),
+        text("/event").to_owned(),
+        text("/agent").to_owned(),
+        text("/operator").to_owned(),
+        text("/lease").to_owned(),
+        why,
+    ]
+    .map(|cell| cell.replace(char::is_control, "?"))
+    .into()
 }
 
 fn show(report: &Report, output: &Output) -> Result<(), Failure> {

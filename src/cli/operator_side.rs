@@ -1,6 +1,7 @@
 //! What operators call: find, lease, revoke, lift, audit tail, key rotate.
 
 use super::OperatorArgs;
+use super::audit;
 use super::narrowed::{NarrowedArgs, narrowed};
 use super::output::{Failure, Output, columns, moment};
 use super::selector::SelectorArgs;
@@ -269,13 +270,7 @@ pub async fn audit_tail(
     output: &Output,
 ) -> Result<u8, Failure> {
     let page: Page<Value> = get(operator, &format!("/audit?limit={limit}")).await?;
-    output.show(&page, |page| {
-        page.items
-            .iter()
-            .map(Value::to_string)
-            .collect::<Vec<_>>()
-            .join("\n")
-    })?;
+    output.show(&page, |page| audit::entries(&page.items))?;
     Ok(0)
 }
 
