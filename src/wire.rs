@@ -2,7 +2,7 @@
 
 use crate::authority::AuthorizationDetail;
 use crate::connectors::RevocationClass;
-use crate::ids::{AgentId, LeaseId, MissionId, TargetId};
+use crate::ids::{AgentId, IssuerId, LeaseId, MissionId, TargetId};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
@@ -216,6 +216,12 @@ pub struct LeaseView {
     pub task: Option<String>,
     pub issuer: String,
     pub subject: String,
+    /// Whom the agent acts for, from the one it began with.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub on_behalf_of: Vec<crate::intent::Principal>,
+    /// The lease that it was handed on from.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub parent: Option<LeaseId>,
     pub authorization_details: Vec<AuthorizationDetail>,
     pub revocation: Revocation,
     pub names: Vec<String>,
@@ -316,6 +322,21 @@ pub struct ExplainRequest {
     pub facts: BTreeMap<String, Value>,
     #[serde(default)]
     pub signer: Option<crate::intent::SignerClass>,
+    /// The person that the agent would serve.
+    #[serde(default)]
+    pub on_behalf_of: Option<StatedPerson>,
+}
+
+/// A person as the claims of a token that nobody signed.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct StatedPerson {
+    /// By its name in the configuration.
+    pub issuer: IssuerId,
+    pub claims: Map<String, Value>,
+    /// The person runs the agent.
+    #[serde(default)]
+    pub in_person: bool,
 }
 
 /// Why a request was or would be granted or refused.

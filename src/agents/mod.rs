@@ -154,8 +154,15 @@ impl Registry {
     /// The one agent that the caller is. `None` where there is none or where several claim it: who
     /// is meant cannot be guessed, so nobody is.
     pub fn find(&self, caller: &Caller) -> Option<Arc<Agent>> {
-        if caller.proof() == Proof::ClientAssertion {
-            return caller.client().and_then(|client| self.get(client));
+        match caller.proof() {
+            Proof::ClientAssertion => return caller.client().and_then(|client| self.get(client)),
+            // SECURITY: a person is no agent, and says which one to run. Whether that may be run by
+            // a person at all, its mission decides.
+            Proof::Person => {
+                let named = caller.named_client()?.parse::<AgentId>().ok()?;
+                return self.get(&named);
+            }
+            Proof::WorkloadToken | Proof::SignedRequest => {}
         }
         let found = self.index.find(caller);
         if found.len() > 1 {

@@ -269,7 +269,7 @@ mod verified {
         AGENT, BROKER, Bench, NOW, assertion, at, fetcher, github, keys, subject,
     };
     use crate::identity::tokens::Signer;
-    use crate::intent::{Asked, IntentIssuer, Intents};
+    use crate::intent::{Asked, Behalf, IntentIssuer, Intents};
     use crate::jose::Algorithm;
     use crate::secret::Secret;
 
@@ -371,7 +371,7 @@ mod verified {
                 ..Asked::default()
             };
             let intent = intents
-                .verify(asked, &caller, &|_| false, at(0))
+                .verify(asked, &caller, Behalf::Nobody, &|_| false, at(0))
                 .await
                 .unwrap();
             let result = registry.admit(caller.clone(), &intent, &View::origin(), at(0));

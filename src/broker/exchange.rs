@@ -1,12 +1,13 @@
 //! The main job: a proof and a signed intent in, a narrow credential with a lease out.
 
+use super::delegation::Sorted;
 use super::{Broker, Bundle, Reason, Refusal};
 use crate::agents::AdmittedAgent;
 use crate::connectors::{Connector, Minted, handle};
 use crate::fences::View;
 use crate::identity::{Confirmation, Presented};
 use crate::ids::LeaseId;
-use crate::intent::{Asked, Intent};
+use crate::intent::{Asked, Behalf, Intent};
 use crate::leases::{Issued, LeaseError};
 use crate::policy::Grant;
 use crate::secret::Secret;
@@ -43,23 +44,31 @@ impl Broker {
         // end that is appended meanwhile is later than the lease and kills it.
         let view = self.view()?;
         self.may_mint()?;
-        self.walk(&bundle, &view, request, now).await
+        self.walk(&bundle, view, request, now).await
     }
 
     async fn walk(
         &self,
         bundle: &Bundle,
-        view: &View,
+        view: Arc<View>,
         request: ExchangeRequest,
         now: OffsetDateTime,
     ) -> Result<TokenResponse, Refusal> {
         let only_assertion =
             request.grant == GrantType::JwtBearer && request.presented.client_assertion.is_none();
-        let caller = Arc::new(bundle.identity.verify(&request.presented, now).await?);
         let asked = request.asked.or_self_signed(&request.presented)?;
+        let sorted = self.sort(bundle, request.presented, view, now).await?;
+        let Sorted { own, behalf, view } = sorted;
+        let caller = Arc::new(match &behalf {
+            Behalf::InPerson(person) => person.in_person(own.client_id.as_deref())?,
+            _ => bundle.identity.verify(&own, now).await?,
+        });
         let keys = |thumbprint: &str| bundle.agents.signs_with(&caller, thumbprint);
-        let intent = bundle.intents.verify(asked, &caller, &keys, now).await?;
-        let agent = match bundle.agents.admit(caller.clone(), &intent, view, now) {
+        let intent = bundle
+            .intents
+            .verify(asked, &caller, behalf, &keys, now)
+            .await?;
+        let agent = match bundle.agents.admit(caller.clone(), &intent, &view, now) {
             Ok(agent) => agent,
             Err(error) => {
                 let known = error.agent().cloned();
@@ -73,7 +82,7 @@ impl Broker {
                 return Err(refusal);
             }
         };
-        let granted = self.grant(bundle, &agent, &intent, view, now).await;
+        let granted = self.grant(bundle, &agent, &intent, &view, now).await;
         let granted = granted.map_err(|refusal| spent(refusal, only_assertion));
         if let Err(refusal) = &granted {
             let (id, hash) = (&agent.agent().id, &bundle.hash);
@@ -94,6 +103,12 @@ impl Broker {
         now: OffsetDateTime,
     ) -> Result<TokenResponse, Refusal> {
         let grant = bundle.policy.decide(agent, intent, view, now)?;
+        // INVARIANT: before there is a child, its parent says that there may be one.
+        if let Some(parent) = grant.parent()
+            && !self.leases.hand_on(&parent, now).await?
+        {
+            return Err(Refusal::new(Reason::ParentNotAlive, "it ended meanwhile").exact());
+        }
         let connector = bundle
             .connectors
             .get(grant.target())

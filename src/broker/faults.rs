@@ -71,6 +71,10 @@ impl From<IntentError> for Refusal {
             | IntentError::OtherKey
             | IntentError::OtherToken
             | IntentError::NoTokenHash
+            | IntentError::NoSubjectHash
+            | IntentError::OtherActorToken
+            | IntentError::NoActorHash
+            | IntentError::NotSigned
             | IntentError::OtherMission { .. }
             | IntentError::NotItsAgent { .. }
             | IntentError::NotItsMission { .. }
@@ -112,12 +116,19 @@ impl From<Denied> for Refusal {
             Denial::AmbiguousMission => Reason::AmbiguousMission,
             Denial::MissionEnded => Reason::MissionEnded,
             Denial::SignerNotAccepted => Reason::SignerNotAccepted,
+            Denial::SubjectNotAccepted => Reason::SubjectNotAccepted,
+            Denial::ActorNotAccepted => Reason::ActorNotAccepted,
+            Denial::ParentNotAlive => Reason::ParentNotAlive,
+            Denial::ParentKeyNotProved => Reason::ParentKeyNotProved,
+            Denial::ChainTooDeep => Reason::ChainTooDeep,
             Denial::UnknownTarget => Reason::UnknownTarget,
             Denial::InvalidAuthorizationDetails => Reason::InvalidAuthorizationDetails,
             Denial::ExceedsIntent => Reason::ExceedsIntent,
             Denial::ExceedsMission => Reason::ExceedsMission,
             Denial::ExceedsAgentCeiling => Reason::ExceedsAgentCeiling,
             Denial::ExceedsTargetCeiling => Reason::ExceedsTargetCeiling,
+            Denial::ExceedsPeopleCeiling => Reason::ExceedsPeopleCeiling,
+            Denial::ExceedsParent => Reason::ExceedsParent,
             Denial::Undecidable => Reason::Undecidable,
             Denial::LifetimeOutOfRange => Reason::LifetimeOutOfRange,
             Denial::RequirementUnmet => Reason::RequirementUnmet,

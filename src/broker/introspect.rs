@@ -4,6 +4,7 @@
 use super::exchange::token_type;
 use super::{Broker, Refusal, ResourceServer};
 use crate::fences::View;
+use crate::intent::behalf;
 use crate::jose::Purpose;
 use crate::leases::{Lease, Leases, Standing};
 use crate::wire::Introspection;
@@ -65,7 +66,7 @@ impl Broker {
     /// Another replica may have decided the lease further on than this one has read. Waited for, or
     /// a token that is good would be called dead. What is still ahead of a view that is fresh after
     /// the wait stands on no log.
-    async fn reach(&self, lease: &Lease) -> Result<Arc<View>, Refusal> {
+    pub(in crate::broker) async fn reach(&self, lease: &Lease) -> Result<Arc<View>, Refusal> {
         match self.fences.reach(lease.position().sequence).await {
             Ok(view) => Ok(view),
             Err(_) => self.view(),
@@ -80,7 +81,11 @@ impl Broker {
             }
         };
         tell("iss", json!(self.url));
-        tell("sub", json!(lease.agent));
+        tell("sub", json!(behalf::subject(&lease.chain, &lease.agent)));
+        tell(
+            "act",
+            json!(behalf::act(&lease.chain, &lease.agent, &self.url)),
+        );
         tell("client_id", json!(lease.agent));
         tell("aud", json!(lease.audience));
         tell("jti", json!(lease.id));

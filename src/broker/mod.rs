@@ -2,6 +2,7 @@
 //! order of the rooms.
 
 pub mod contexts;
+mod delegation;
 pub mod enrol;
 pub mod exchange;
 mod faults;

@@ -86,6 +86,16 @@ reasons! {
     MissionEnded = "mission_ended", Never;
     /// The mission does not accept an intent signed by this class of signer.
     SignerNotAccepted = "signer_not_accepted", Never;
+    /// The mission is not given on behalf of this person, is given on behalf of people only, or lets nobody run its agents in person.
+    SubjectNotAccepted = "subject_not_accepted", Never;
+    /// The agent may not act for this subject: `may_act` of the person's token names another, or the mission of the lease that is handed on does not name this agent in `delegates_to`.
+    ActorNotAccepted = "actor_not_accepted", Never;
+    /// The lease whose credential was sent as the subject is over: released, revoked, expired, or something it hangs on has ended.
+    ParentNotAlive = "parent_not_alive", Refresh;
+    /// The lease whose credential was sent as the subject is bound to a key, and the request does not prove that key.
+    ParentKeyNotProved = "parent_key_not_proved", Refresh;
+    /// More than three agents would act one for another.
+    ChainTooDeep = "chain_too_deep", Never;
     /// The target does not exist, or the agent has no mission for it.
     UnknownTarget = "unknown_target", Never;
     /// `resource` is not an absolute URI without a fragment, or too many targets are named.
@@ -102,6 +112,10 @@ reasons! {
     ExceedsAgentCeiling = "exceeds_agent_ceiling", Narrow;
     /// More was asked than the target's ceiling.
     ExceedsTargetCeiling = "exceeds_target_ceiling", Narrow;
+    /// More was asked than agents may do for this person: the ceiling of the group of people.
+    ExceedsPeopleCeiling = "exceeds_people_ceiling", Narrow;
+    /// More was asked than the lease that is handed on, or for another target.
+    ExceedsParent = "exceeds_parent", Narrow;
     /// A pattern that was asked for cannot be compared with what is allowed.
     Undecidable = "undecidable", Narrow;
     /// The lifetime asked for is shorter than the target can give, or longer than allowed.

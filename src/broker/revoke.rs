@@ -5,6 +5,7 @@ use super::{Broker, Operator, Reason, Refusal};
 use crate::connectors::RevocationClass;
 use crate::fences::{Dimension, DimensionKind, Fence, FenceKind, LONGEST_LIFETIME, NewFence, View};
 use crate::ids::{AgentId, LeaseId, ShardId, TargetId};
+use crate::intent::Principal;
 use crate::leases::{Filter, Lease, Leases, Standing, State};
 use crate::store::{Guard, Key, Outcome, Transaction, Write};
 use crate::wire::{RevocationReceipt, RevocationRequest, RevocationState, Selector};
@@ -67,7 +68,7 @@ impl Broker {
         dry_run: bool,
     ) -> Result<RevocationReceipt, Refusal> {
         let now = self.clock.now();
-        let dimension = dimension(&request.selector);
+        let dimension = self.dimension(&request.selector).await?;
         let holds = !request.kill_only && holds_by_default(&request.selector);
         if dry_run {
             let coverage = self.covered(&dimension, now).await?;
@@ -176,28 +177,64 @@ impl Broker {
             ..Filter::default()
         };
         match dimension.kind {
-            // One lease is where its id says; an agent's leases are on one shard.
             DimensionKind::Lease => {
-                if let Ok(id) = dimension.value.parse::<LeaseId>()
-                    && let Some(lease) = self.leases.get(&id).await?
-                    && lease.state.is_open()
-                {
+                let lease = match dimension.value.parse::<LeaseId>() {
+                    Ok(id) => self.leases.get(&id).await?,
+                    Err(_) => None,
+                };
+                let Some(lease) = lease else {
+                    return Ok(coverage);
+                };
+                // One that was handed on itself is found among those.
+                let found = lease.handed_on && lease.parent.is_some();
+                if lease.state.is_open() && !found {
                     coverage.add(&lease, &view, now);
                 }
-                return Ok(coverage);
+                if lease.handed_on {
+                    filter.children = true;
+                    self.cover(&filter, &mut coverage, &view, now).await?;
+                }
             }
-            DimensionKind::Agent => filter.agent = dimension.value.parse().ok(),
-            _ => {}
+            // An agent's leases are on one shard; what was handed on from them may be anywhere.
+            DimensionKind::Agent => {
+                filter.agent = dimension.value.parse().ok();
+                self.cover(&filter, &mut coverage, &view, now).await?;
+                filter.not_agent = filter.agent.take();
+                filter.children = true;
+                self.cover(&filter, &mut coverage, &view, now).await?;
+            }
+            _ => self.cover(&filter, &mut coverage, &view, now).await?,
         }
+        Ok(coverage)
+    }
+
+    /// A delegation goes by any of its leases, and is ended from its root on.
+    async fn dimension(&self, selector: &Selector) -> Result<Dimension, Refusal> {
+        if let Selector::Delegation(id) = selector
+            && let Some(lease) = self.leases.get(id).await?
+            && let Some(root) = lease.chain.iter().find_map(Principal::lease)
+        {
+            return Ok(Dimension::new(DimensionKind::Lease, root.to_string()));
+        }
+        Ok(dimension(selector))
+    }
+
+    pub(in crate::broker) async fn cover(
+        &self,
+        filter: &Filter,
+        coverage: &mut Coverage,
+        view: &View,
+        now: OffsetDateTime,
+    ) -> Result<(), Refusal> {
         let mut next = None;
         loop {
-            let page = self.leases.list(&filter, next.as_ref(), 1000).await?;
+            let page = self.leases.list(filter, next.as_ref(), 1000).await?;
             for lease in &page.leases {
-                coverage.add(lease, &view, now);
+                coverage.add(lease, view, now);
             }
             next = page.next;
             if next.is_none() {
-                return Ok(coverage);
+                return Ok(());
             }
         }
     }
@@ -285,7 +322,10 @@ fn holds_by_default(selector: &Selector) -> bool {
 pub(in crate::broker) fn dimension(selector: &Selector) -> Dimension {
     use DimensionKind as Kind;
     match selector {
-        Selector::Lease(id) => Dimension::new(Kind::Lease, id.to_string()),
+        // Everything that was handed on from a lease hangs on it.
+        Selector::Lease(id) | Selector::Delegation(id) => {
+            Dimension::new(Kind::Lease, id.to_string())
+        }
         Selector::Agent(id) => Dimension::new(Kind::Agent, id.as_str()),
         Selector::Mission(id) => Dimension::new(Kind::Mission, id.as_str()),
         Selector::Target(id) => Dimension::new(Kind::Target, id.as_str()),
@@ -294,7 +334,6 @@ pub(in crate::broker) fn dimension(selector: &Selector) -> Dimension {
         Selector::Subject { issuer, subject } => Dimension::subject(issuer, subject),
         Selector::Task(task) => Dimension::new(Kind::Task, task),
         Selector::Instance { agent, instance } => Dimension::instance(agent.as_str(), instance),
-        Selector::Delegation(root) => Dimension::new(Kind::Delegation, root.to_string()),
         Selector::Context { issuer, kind, id } => Dimension::context(issuer, kind, id),
         Selector::Label { name, value } => Dimension::label(name, value),
         Selector::SigningKey(kid) => Dimension::new(Kind::SigningKey, kid),

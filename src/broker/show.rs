@@ -1,8 +1,10 @@
 //! What operators see: leases, agents, who holds what, and why a request would be refused.
 
+use super::revoke::Coverage;
 use super::{Broker, Reason, Refusal};
 use crate::agents::{Agent, AgentError, Registry};
 use crate::fences::{Dimension, DimensionKind, View};
+use crate::identity::Person;
 use crate::ids::{AgentId, LeaseId, MissionId, TargetId};
 use crate::intent::{Intent, SignerClass};
 use crate::leases::{Cursor, Filter, Lease, Leases, Standing};
@@ -132,7 +134,12 @@ impl Broker {
         let own = Dimension::new(DimensionKind::Agent, agent.id.as_str());
         let owner = Dimension::new(DimensionKind::Owner, &agent.owner);
         let held = view.held(&[own.hash(), owner.hash(), Dimension::all().hash()]);
-        let coverage = self.covered(&own, now).await?;
+        let filter = Filter {
+            agent: Some(agent.id.clone()),
+            ..Filter::default()
+        };
+        let mut coverage = Coverage::default();
+        self.cover(&filter, &mut coverage, view, now).await?;
         let bundle = self.bundle.load();
         let missions = bundle
             .policy
@@ -184,6 +191,8 @@ impl Broker {
             task: lease.task.clone(),
             issuer: lease.issuer_url.clone(),
             subject: lease.subject.clone(),
+            on_behalf_of: lease.chain.clone(),
+            parent: lease.parent,
             authorization_details: lease.authority.to_details(
                 &lease.detail_type,
                 &lease.target,
@@ -218,7 +227,11 @@ pub fn explain(
     let signer = request.signer.unwrap_or(SignerClass::Agent);
     let facts = agent.caller().facts().clone();
     let asked = request.authorization_details;
-    let intent = Intent::stated(signer, request.mission, asked, facts, now);
+    let person = request.on_behalf_of.map(|person| {
+        let stated = Person::stated(person.issuer, person.claims, now);
+        (stated, person.in_person)
+    });
+    let intent = Intent::stated(signer, request.mission, asked, facts, now).stated_for(person);
     let told = policy.explain(&agent, &intent, view, now);
     Ok(explained(told))
 }

@@ -180,6 +180,13 @@ fn wanted(decision: &Decision) -> Wanted {
         | Denial::ExceedsIntent
         | Denial::ExceedsAgentCeiling
         | Denial::ExceedsTargetCeiling
+        | Denial::ExceedsPeopleCeiling
+        | Denial::ExceedsParent
+        | Denial::SubjectNotAccepted
+        | Denial::ActorNotAccepted
+        | Denial::ParentNotAlive
+        | Denial::ParentKeyNotProved
+        | Denial::ChainTooDeep
         | Denial::Undecidable
         | Denial::LifetimeOutOfRange
         | Denial::ForbiddenByPolicy

@@ -99,7 +99,8 @@ fn judged(
         ),
         Some(agent) => {
             let by = (&lease.mission, &lease.target);
-            let denied = policy.still_grants(&agent, by, &authority, now).err()?;
+            let may = (&authority, lease.on_behalf_of.as_slice());
+            let denied = policy.still_grants(&agent, by, may, now).err()?;
             (denied.reason.code(), denied.detail)
         }
     };

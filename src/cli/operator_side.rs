@@ -8,6 +8,7 @@ use super::selector::SelectorArgs;
 use crate::client::Client;
 use crate::clock::{Clock, SystemClock};
 use crate::ids::{AgentId, LeaseId, MissionId, TargetId};
+use crate::intent::Principal;
 use crate::secret::Secret;
 use crate::wire::{
     LeaseView, LiftRequest, Page, RevocationReceipt, RevocationRequest, RevocationState,
@@ -393,6 +394,11 @@ fn describe(lease: &LeaseView) -> String {
         ("task", lease.task.clone().unwrap_or_default()),
         ("instance", lease.instance.clone().unwrap_or_default()),
         ("identity", format!("{} at {}", lease.subject, lease.issuer)),
+        ("on behalf of", served(&lease.on_behalf_of)),
+        (
+            "handed on from",
+            lease.parent.map_or_else(String::new, |id| id.to_string()),
+        ),
         ("created", moment(lease.created_at, now)),
         ("expires", moment(lease.expires_at, now)),
         (
@@ -421,6 +427,23 @@ fn describe(lease: &LeaseView) -> String {
         lines.push(("to end it", format!("dayfly revoke --lease {}", lease.id)));
     }
     pairs(&lines)
+}
+
+/// Whom it began with first.
+fn served(chain: &[Principal]) -> String {
+    let told = chain.iter().map(|link| match link {
+        Principal::Person {
+            issuer_url,
+            subject,
+            in_person,
+            ..
+        } => {
+            let how = if *in_person { ", in person" } else { "" };
+            format!("{subject} at {issuer_url}{how}")
+        }
+        Principal::Agent { agent, lease, .. } => format!("{agent} ({lease})"),
+    });
+    told.collect::<Vec<_>>().join(", then ")
 }
 
 pub fn pairs(lines: &[(&str, String)]) -> String {

@@ -36,7 +36,7 @@ pub struct SelectorArgs {
     /// One of several of an agent's processes, as its requests named it (`--instance`).
     #[arg(long, num_args = 2, value_names = ["AGENT", "INSTANCE"])]
     instance: Option<Vec<String>>,
-    /// The lease at the root of a delegation.
+    /// A whole delegation, from its root on: any lease of it.
     #[arg(long)]
     delegation: Option<LeaseId>,
     /// Everything that hangs on one context, such as a pipeline run: the issuer's URL, the kind, the id.

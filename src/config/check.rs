@@ -6,6 +6,7 @@ use super::problem::{Code, Desk, Problems, plural};
 use super::settings::{Case, Expectation, Settings};
 use crate::agents::Registry;
 use crate::fences::View;
+use crate::identity::Person;
 use crate::intent::Intent;
 use crate::policy::Policy;
 use serde::Serialize;
@@ -113,6 +114,11 @@ fn run_case(case: &Case, policy: &Policy, registry: &Registry, now: OffsetDateTi
             let mission = case.mission.clone();
             let facts = agent.caller().facts().clone();
             let intent = Intent::stated(case.signer, mission, case.asked.clone(), facts, now);
+            let person = case.on_behalf_of.clone().map(|person| {
+                let stated = Person::stated(person.issuer, person.claims, now);
+                (stated, person.in_person)
+            });
+            let intent = intent.stated_for(person);
             match policy.decide(&agent, &intent, &view, now) {
                 Ok(grant) => {
                     let is_expected = match &case.expect {

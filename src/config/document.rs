@@ -17,6 +17,7 @@ pub(in crate::config) const NAMED: &[&str] = &[
     "intent_issuer",
     "facts",
     "agent",
+    "people",
     "mission",
     "target",
     "resource_server",

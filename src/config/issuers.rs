@@ -2,6 +2,7 @@
 
 use super::decoder::Decoder;
 use super::document::Entry;
+use super::people;
 use super::problem::Code;
 use super::questions;
 use super::reader::Reader;
@@ -109,6 +110,16 @@ impl Issuers {
             }
         };
         let known = self.named(decoder, &name.value, name.at, broker_url)?;
+        if known.settings.people {
+            known.is_torn = true;
+            let message = format!("issuer `{}` vouches for people", name.value);
+            let help = "an agent proves itself by its platform, or by a key of its own";
+            let code = Code::PeopleAreNoWorkloads;
+            decoder
+                .desk
+                .collision(name.at, code, message, help, known.at);
+            return None;
+        }
         let Some(fields) = expand(decoder, &known.preset, fields, &places, reader) else {
             known.is_torn = true;
             return None;
@@ -151,6 +162,26 @@ impl Issuers {
     ) -> Option<String> {
         self.named(decoder, &name.value, name.at, broker_url)
             .map(|known| known.settings.url.clone())
+    }
+
+    /// The issuer of a group of people.
+    pub fn of_people(
+        &mut self,
+        decoder: &Decoder<'_>,
+        name: &At<String>,
+        broker_url: &str,
+    ) -> Option<IssuerId> {
+        let known = self.named(decoder, &name.value, name.at, broker_url)?;
+        if known.settings.people {
+            return Some(known.settings.id.clone());
+        }
+        let message = format!("issuer `{}` vouches for workloads", name.value);
+        let help = &format!("add `people = true` to `[issuer.{}]`", name.value);
+        let code = Code::PeopleAreNoWorkloads;
+        decoder
+            .desk
+            .collision(name.at, code, message, help, known.at);
+        None
     }
 
     /// The names of every issuer whose facts a policy test can state.
@@ -311,6 +342,7 @@ fn issuer(decoder: &Decoder<'_>, entry: &Entry, broker_url: &str) -> Option<Know
     if let Some(single_use) = reader.boolean("single_use") {
         settings.single_use = single_use;
     }
+    settings.people = people::of_issuer(&reader, &settings, broker_url);
     if let Some(longest) = reader.duration("max_lifetime", Duration::from_secs(1)..=LONGEST_TOKEN) {
         settings.max_lifetime = longest.value;
     }

@@ -3,6 +3,7 @@
 use super::agents_table::{self, Targets, suggestion};
 use super::decoder::Decoder;
 use super::document::Entry;
+use super::people::People;
 use super::problem::Code;
 use super::reader::Reader;
 use super::source::{At, Place};
@@ -35,11 +36,14 @@ pub(in crate::config) fn decode(
     decoder: &Decoder<'_>,
     entry: &Entry,
     targets: &Targets,
+    people: &People,
 ) -> Option<Decoded> {
     let reader = entry.reader(decoder.desk);
     let id: Option<MissionId> = entry.name.parse().ok();
-    let agents = reader.required("agents", reader.texts("agents"), "[\"NAME\"]");
-    let agents = agents.map(|names| known_agents(&reader, decoder, names));
+    let agents = admitted(decoder, &reader);
+    let (on_behalf_of, in_person) = people.of_mission(decoder, &reader);
+    let delegates_to = reader.texts("delegates_to").unwrap_or_default();
+    let delegates_to = known_agents(decoder, delegates_to);
     let owner = reader.required_text("owner", "\"team@example.com\"");
     let purpose = reader.required_text("purpose", "\"what it achieves, in one sentence\"");
     let ends = reader.date("ends");
@@ -75,6 +79,9 @@ pub(in crate::config) fn decode(
     let mission = Mission {
         id: id?,
         agents: agents?,
+        on_behalf_of,
+        in_person,
+        delegates_to,
         owner: owner?.value,
         purpose: purpose?.value,
         ends: ends.as_ref().map(|ends| ends.value),
@@ -107,16 +114,17 @@ pub(in crate::config) fn decode(
     })
 }
 
-fn known_agents(
-    reader: &Reader<'_>,
-    decoder: &Decoder<'_>,
-    names: Vec<At<String>>,
-) -> Vec<AgentId> {
+fn admitted(decoder: &Decoder<'_>, reader: &Reader<'_>) -> Option<Vec<AgentId>> {
+    let names = reader.required("agents", reader.texts("agents"), "[\"NAME\"]")?;
     if names.is_empty() {
         let help = "name the agents that may have it, or remove the mission";
         let at = reader.node("agents").map_or(reader.at, |node| node.at);
         reader.bad(at, "this mission admits nobody", help);
     }
+    Some(known_agents(decoder, names))
+}
+
+fn known_agents(decoder: &Decoder<'_>, names: Vec<At<String>>) -> Vec<AgentId> {
     let mut agents = Vec::new();
     for name in names {
         if decoder.doc.find("agent", &name.value).is_some() {

@@ -15,6 +15,7 @@ mod development;
 mod document;
 mod issuers;
 mod missions;
+mod people;
 mod problem;
 mod questions;
 mod reach;

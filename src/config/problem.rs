@@ -56,6 +56,8 @@ codes! {
     UnknownAgent => "unknown_agent", Error;
     UnknownTarget => "unknown_target", Error;
     UnknownMission => "unknown_mission", Error;
+    /// No such group of people.
+    UnknownPeople => "unknown_people", Error;
     UnknownIssuer => "unknown_issuer", Error;
     UnknownSet => "unknown_set", Error;
     /// Plain http to something that is not loopback.
@@ -72,6 +74,8 @@ codes! {
     PlatformSigner => "platform_signer", Error;
     /// A token that would be an operator's and a workload's at once.
     OperatorsAreWorkloads => "operators_are_workloads", Error;
+    /// An issuer of people that is used for workloads, or the other way round.
+    PeopleAreNoWorkloads => "people_are_no_workloads", Error;
     /// Two agents that the same proof fits.
     SameIdentity => "same_identity", Error;
     /// A Cedar policy or condition that does not compile.

@@ -3,8 +3,9 @@
 use super::agents_table::{self, Targets, Vouchers};
 use super::broker_table::{self, FENCE_VIEW_MAX_AGE};
 use super::decoder::Decoder;
-use super::document::Document;
+use super::document::{Document, Entry};
 use super::issuers::Issuers;
+use super::people::People;
 use super::problem::{Code, Desk, Problems};
 use super::settings::{BrokerSettings, OperatorsTable, Settings};
 use super::source::Place;
@@ -62,15 +63,13 @@ impl Document {
             broker_url: &url,
         };
         let agents = agents_table::decode_all(&decoder, vouchers, &targets);
-        let missions: Vec<_> = self
-            .of("mission")
-            .filter_map(|entry| missions::decode(&decoder, entry, &targets))
-            .collect();
+        let people = People::decode(&decoder, &mut issuers, &targets, &url);
+        let missions = self.each("mission", |entry| {
+            missions::decode(&decoder, entry, &targets, &people)
+        });
         let (intent_issuers, witnesses) = signers::decode_all(&decoder);
-        let resource_servers = self
-            .of("resource_server")
-            .filter_map(|entry| tables::resource_server(&decoder, entry))
-            .collect();
+        let resource_servers =
+            self.each("resource_server", |e| tables::resource_server(&decoder, e));
         let operators = self
             .find("operators", "")
             .and_then(|entry| tables::operators(&decoder, entry));
@@ -121,6 +120,10 @@ impl Document {
         };
         self.compile(desk, &settings, &missions);
         Some(settings)
+    }
+
+    fn each<T>(&self, kind: &'static str, decode: impl FnMut(&Entry) -> Option<T>) -> Vec<T> {
+        self.of(kind).filter_map(decode).collect()
     }
 
     fn forbids(&self) -> Vec<(String, String)> {

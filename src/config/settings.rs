@@ -10,6 +10,7 @@ use crate::ids::{AgentId, MissionId};
 use crate::intent::{IntentIssuer, SignerClass, Witness};
 use crate::jose::{Algorithm, KeySet};
 use crate::policy::{Mission, Policy, PolicyError, Target};
+use crate::wire::StatedPerson;
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
@@ -162,6 +163,7 @@ pub struct Case {
     /// Verified facts, by name.
     pub facts: BTreeMap<String, Value>,
     pub signer: SignerClass,
+    pub on_behalf_of: Option<StatedPerson>,
     /// Absent: the time at which `check` runs.
     pub now: Option<OffsetDateTime>,
     pub expect: Expectation,

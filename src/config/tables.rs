@@ -7,6 +7,7 @@ use super::decoder::Decoder;
 use super::document::Entry;
 use super::issuers::{self, Issuers};
 use super::missions;
+use super::people;
 use super::problem::Code;
 use super::reader::Reader;
 use super::settings::{
@@ -199,6 +200,7 @@ pub(in crate::config) fn case(
     let asked = reader.required("asked", reader.tables("asked"), example);
     let facts = reader.value_map("facts").unwrap_or_default();
     let signer = missions::signer(&reader, "signer");
+    let on_behalf_of = reader.table("on_behalf_of").and_then(people::stated);
     let now = reader.moment("now");
     let expected = reader.table("expect");
     let expected = reader.required("expect", expected, "{ granted = true }");
@@ -225,6 +227,7 @@ pub(in crate::config) fn case(
             .map(|(fact, value)| (fact, value.value))
             .collect(),
         signer: signer.unwrap_or(SignerClass::Agent),
+        on_behalf_of,
         now,
         expect: expect?,
         place: entry.at,

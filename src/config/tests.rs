@@ -9,6 +9,7 @@ use time::macros::datetime;
 
 mod bad;
 mod changes;
+mod people;
 mod reach;
 mod rendering;
 mod schema;

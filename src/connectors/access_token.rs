@@ -9,10 +9,12 @@ use super::{Promises, sha256};
 use crate::authority::{Authority, AuthorizationDetail};
 use crate::identity::Confirmation;
 use crate::ids::{AgentId, LeaseId, MissionId};
+use crate::intent::behalf;
 use crate::jose::{Keyring, Purpose};
 use crate::policy::Grant;
 use async_trait::async_trait;
 use serde::Serialize;
+use serde_json::Value;
 use std::sync::Arc;
 use time::OffsetDateTime;
 
@@ -29,7 +31,11 @@ pub(super) struct AccessToken {
 #[derive(Serialize)]
 struct Claims<'a> {
     iss: &'a str,
-    sub: &'a AgentId,
+    /// Whom it is for: the agent, or whom the chain of a delegation began with.
+    sub: String,
+    /// RFC 8693 section 4.1: who acts, outermost first. Only the outermost decides anything.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    act: Option<Value>,
     aud: &'a str,
     client_id: &'a AgentId,
     iat: i64,
@@ -68,7 +74,8 @@ impl Connector for AccessToken {
         let expires_at = context.expires_at.unix_timestamp();
         let claims = Claims {
             iss: &self.issuer,
-            sub: grant.agent(),
+            sub: behalf::subject(grant.chain(), grant.agent()),
+            act: behalf::act(grant.chain(), grant.agent(), &self.issuer),
             aud: grant.audience(),
             client_id: grant.agent(),
             iat: issued_at,

@@ -119,7 +119,6 @@ macro_rules! smoke {
 smoke!(
     audit,
     authorization_details,
-    aws,
     claims,
     config,
     form,

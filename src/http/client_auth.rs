@@ -55,6 +55,7 @@ pub fn read(headers: &HeaderMap, form: &Form) -> Result<Presented, Refusal> {
     }
     Ok(Presented {
         subject_token: None,
+        actor_token: None,
         basic,
         client_assertion,
         client_svid,

@@ -88,9 +88,14 @@ fn code(reason: Reason) -> (StatusCode, &'static str, Shown) {
         Reason::InvalidIntent | Reason::IntentSpent => (bad, REQUEST, Always),
 
         Reason::UnknownMission => (bad, REQUEST, Never),
-        Reason::AmbiguousMission | Reason::MissionEnded | Reason::SignerNotAccepted => {
-            (bad, REQUEST, WhenExact)
-        }
+        Reason::AmbiguousMission
+        | Reason::MissionEnded
+        | Reason::SignerNotAccepted
+        | Reason::SubjectNotAccepted
+        | Reason::ActorNotAccepted
+        | Reason::ParentNotAlive
+        | Reason::ParentKeyNotProved
+        | Reason::ChainTooDeep => (bad, REQUEST, WhenExact),
         Reason::UnknownTarget => (bad, TARGET, WhenExact),
         Reason::InvalidTarget => (bad, TARGET, Always),
         Reason::InvalidScope => (bad, "invalid_scope", Always),
@@ -99,6 +104,8 @@ fn code(reason: Reason) -> (StatusCode, &'static str, Shown) {
         | Reason::ExceedsMission
         | Reason::ExceedsAgentCeiling
         | Reason::ExceedsTargetCeiling
+        | Reason::ExceedsPeopleCeiling
+        | Reason::ExceedsParent
         | Reason::Undecidable
         | Reason::LifetimeOutOfRange
         | Reason::TargetInexpressible
@@ -170,6 +177,15 @@ fn description(reason: Reason) -> &'static str {
         Reason::SignerNotAccepted => {
             "The mission does not accept an intent signed by this class of signer."
         }
+        Reason::SubjectNotAccepted => {
+            "The mission is not given on behalf of this subject, or not in this way."
+        }
+        Reason::ActorNotAccepted => "The subject does not let this agent act for it.",
+        Reason::ParentNotAlive => "The lease of the subject_token is over.",
+        Reason::ParentKeyNotProved => {
+            "The subject_token is bound to a key that this request does not prove."
+        }
+        Reason::ChainTooDeep => "More than three agents would act one for another.",
         Reason::UnknownTarget => "None of the agent's missions has this target.",
         Reason::InvalidTarget => {
             "resource must be an absolute URI without a fragment, and one target is named in all."
@@ -182,6 +198,10 @@ fn description(reason: Reason) -> &'static str {
         Reason::ExceedsMission => "The request asks for more than the mission allows.",
         Reason::ExceedsAgentCeiling => "The request asks for more than the agent's ceiling.",
         Reason::ExceedsTargetCeiling => "The request asks for more than the target's ceiling.",
+        Reason::ExceedsPeopleCeiling => {
+            "The request asks for more than agents may do for this person."
+        }
+        Reason::ExceedsParent => "The request asks for more than the lease that is handed on.",
         Reason::Undecidable => "A pattern in the request cannot be compared with what is allowed.",
         Reason::LifetimeOutOfRange => {
             "The lifetime asked for is shorter than the target can give, or longer than allowed."

@@ -1,7 +1,7 @@
 //! `POST /token`: a form in, a credential out (RFC 8693, RFC 6749 section 4.4, RFC 7523 section 2.1).
 //!
 //! Parses and bounds; nothing is verified here. What is offered is taken, what is known and not
-//! offered (an actor) is refused rather than ignored, what is unknown is ignored.
+//! offered is refused rather than ignored, what is unknown is ignored.
 
 use super::Doors;
 use super::client_auth;
@@ -85,7 +85,13 @@ pub(crate) fn parse(headers: &HeaderMap, form: &Form) -> Result<ExchangeRequest,
         }
     };
     let mut presented = client_auth::read(headers, form)?;
-    refuse_actor(form)?;
+    presented.actor_token = actor_token(form)?;
+    if presented.actor_token.is_some() && grant != GrantType::TokenExchange {
+        return Err(malformed(
+            "only token exchange has an actor",
+            Some("actor_token"),
+        ));
+    }
     let mut unverified_intent = bounded(form, "intent")?.map(str::to_owned);
     if grant == GrantType::TokenExchange {
         let subject = subject_token(form)?;
@@ -155,27 +161,43 @@ fn bounded<'form>(form: &'form Form, name: &'static str) -> Result<Option<&'form
 
 fn subject_token(form: &Form) -> Result<PresentedToken, Refusal> {
     form.require("subject_token")?;
-    let token = bounded(form, "subject_token")?.unwrap_or_default();
-    let token_type = TokenType::parse(form.require("subject_token_type")?).ok_or_else(|| {
-        malformed(
-            "a subject_token_type that is not taken",
-            Some("subject_token_type"),
-        )
-    })?;
-    Ok(PresentedToken {
-        unverified: Secret::new(token.to_owned()),
-        token_type,
-    })
+    form.require("subject_token_type")?;
+    typed_token(form, "subject_token", "subject_token_type")?
+        .ok_or_else(|| malformed("a parameter is missing", Some("subject_token")))
 }
 
-/// SECURITY: an actor that is ignored would make a delegation look like the subject itself.
-fn refuse_actor(form: &Form) -> Result<(), Refusal> {
-    for name in ["actor_token", "actor_token_type"] {
-        if form.get(name).is_some() {
-            return Err(malformed("delegation is not offered", Some(name)));
-        }
+/// RFC 8693 section 2.1: the type comes with the token, and never without it.
+fn actor_token(form: &Form) -> Result<Option<PresentedToken>, Refusal> {
+    let token = typed_token(form, "actor_token", "actor_token_type")?;
+    if token
+        .as_ref()
+        .is_some_and(|t| t.token_type == TokenType::SelfSigned)
+    {
+        return Err(malformed(
+            "what the actor signed itself proves nobody",
+            Some("actor_token_type"),
+        ));
     }
-    Ok(())
+    Ok(token)
+}
+
+fn typed_token(
+    form: &Form,
+    name: &'static str,
+    type_name: &'static str,
+) -> Result<Option<PresentedToken>, Refusal> {
+    let (token, urn) = match (bounded(form, name)?, form.get(type_name)) {
+        (None, None) => return Ok(None),
+        (Some(token), Some(urn)) => (token, urn),
+        (Some(_), None) => return Err(malformed("a token without its type", Some(type_name))),
+        (None, Some(_)) => return Err(malformed("a type without its token", Some(name))),
+    };
+    let token_type = TokenType::parse(urn)
+        .ok_or_else(|| malformed("a token type that is not taken", Some(type_name)))?;
+    Ok(Some(PresentedToken {
+        unverified: Secret::new(token.to_owned()),
+        token_type,
+    }))
 }
 
 /// An absolute URI; which ones can be had is for the corridor to say.

@@ -88,4 +88,14 @@ pub enum TokenFault {
     Disowned(String),
     #[error("the signed request is not acceptable: {0}")]
     SignedRequest(&'static str),
+    #[error("it carries `act`: it was issued to someone who acts for its subject")]
+    Delegated,
+    #[error("it names a person: people are served by agents, and are none")]
+    Person,
+    #[error("it names a workload, not a person")]
+    NoPerson,
+    #[error(
+        "it is bound to no key: to run an agent in person, sign in with `dayfly login --person`"
+    )]
+    PersonUnbound,
 }

@@ -18,6 +18,7 @@ pub mod dpop;
 pub mod enrolment;
 mod fault;
 mod keys;
+pub mod person;
 mod possession;
 pub mod presets;
 pub mod review;
@@ -31,10 +32,11 @@ pub use dpop::{DpopFault, DpopProof, Nonces};
 pub use enrolment::{EnrolError, EnrolledKey, Enrolment};
 pub use fault::{AssertionFault, ClientFault, IdentityError, TokenFault};
 pub use keys::IssuerKeys;
+pub use person::Person;
 pub use possession::{Confirmation, NotShown, shown};
 pub use settings::{
-    BundleSource, ClientSettings, IssuerSettings, KeySource, ReviewSettings, SettingsError,
-    TrustDomainSettings,
+    BundleSource, ClientSettings, IssuerSettings, KeySource, Renewed, ReviewSettings,
+    SettingsError, TrustDomainSettings, is_brokers_own,
 };
 pub use spiffe::{FACTS as SPIFFE_FACTS, SpiffeId, is_trust_domain};
 
@@ -98,6 +100,8 @@ pub struct Basic {
 #[derive(Debug, Clone, Default)]
 pub struct Presented {
     pub subject_token: Option<PresentedToken>,
+    /// RFC 8693 section 2.1: who acts, where the subject is someone else.
+    pub actor_token: Option<PresentedToken>,
     pub basic: Option<Basic>,
     /// `client_assertion` of type `...:jwt-bearer` (RFC 7521 section 4.2).
     pub client_assertion: Option<Secret<String>>,
@@ -137,6 +141,8 @@ pub enum Proof {
     ClientAssertion,
     /// A request that AWS STS says is signed by the caller's credentials.
     SignedRequest,
+    /// A person's sign-in, bound to a key of the person's machine.
+    Person,
 }
 
 /// A verified bootstrap identity. Only this room makes one.
@@ -386,6 +392,10 @@ impl Identity {
             TokenType::AwsSignedRequest => self.signed_request(token, now).await?,
             _ => self.workload(token, now).await?,
         };
+        // SECURITY: whoever can sign in is not thereby an agent.
+        if caller.proof == Proof::Person {
+            return Err(IdentityError::InvalidToken(TokenFault::Person));
+        }
         match client {
             // SECURITY: two agents that both sign for themselves are two callers.
             Some(other)

@@ -100,6 +100,7 @@ impl Preset {
                 .into_iter()
                 .collect(),
             single_use: self.single_use,
+            people: false,
             max_lifetime: self.max_lifetime,
             facts: self
                 .facts

@@ -2,10 +2,12 @@
 
 use crate::ids::{AgentId, IssuerId};
 use crate::jose::{Algorithm, KeySet};
-use crate::secret::Renewed;
+use crate::secret::Secret;
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::presets;
@@ -28,6 +30,8 @@ pub struct IssuerSettings {
     pub sts: Vec<String>,
     /// Each token once only. Off for platforms that re-send theirs (Kubernetes, GitLab, SPIRE).
     pub single_use: bool,
+    /// Its tokens are people's, whom agents may serve, and never an agent's.
+    pub people: bool,
     /// Longest accepted exp - iat.
     pub max_lifetime: Duration,
     /// Fact name -> claim path (see [`super::claims::find`]), e.g. `pipeline.run_id` -> `run_id`.
@@ -58,6 +62,27 @@ pub struct ReviewSettings {
     pub ca: Option<PathBuf>,
     /// The broker's own token, which may create TokenReviews and nothing else.
     pub token: Renewed,
+}
+
+/// A secret that its platform renews: read again while it is used.
+#[derive(Clone)]
+pub struct Renewed(Arc<dyn Fn() -> Result<Secret<String>, String> + Send + Sync>);
+
+impl Renewed {
+    pub fn new(read: impl Fn() -> Result<Secret<String>, String> + Send + Sync + 'static) -> Self {
+        Self(Arc::new(read))
+    }
+
+    /// May wait for a file or a command.
+    pub(super) fn read(&self) -> Result<Secret<String>, String> {
+        (self.0)()
+    }
+}
+
+impl fmt::Debug for Renewed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Renewed")
+    }
 }
 
 /// `[trust_domain.NAME]`: whose SPIFFE IDs count.
@@ -158,7 +183,7 @@ pub(super) fn check(
                 fault: "a trust domain has the same name".to_owned(),
             });
         }
-        check_issuer(issuer).map_err(|fault| SettingsError::Issuer {
+        check_issuer(issuer, broker_url).map_err(|fault| SettingsError::Issuer {
             issuer: issuer.id.clone(),
             fault,
         })?;
@@ -213,7 +238,14 @@ fn check_audiences(audiences: &[String]) -> Result<(), String> {
     Ok(())
 }
 
-fn check_issuer(issuer: &IssuerSettings) -> Result<(), String> {
+fn check_issuer(issuer: &IssuerSettings, broker_url: &str) -> Result<(), String> {
+    if is_brokers_own(&issuer.url, broker_url) {
+        return Err("`url` is the broker's own: it vouches for nobody".to_owned());
+    }
+    // A person's token serves several agents, and what is spent is known to one of them alone.
+    if issuer.people && issuer.single_use {
+        return Err("`single_use` does not go with `people`".to_owned());
+    }
     if issuer.id == IssuerId::client() {
         return Err("the name `client` belongs to agents with keys of their own".to_owned());
     }
@@ -269,6 +301,15 @@ fn check_endpoints(endpoints: &[String]) -> Result<(), String> {
 
 fn has_path(text: &str) -> bool {
     url::Url::parse(text).is_ok_and(|url| url.path() != "/")
+}
+
+/// Whether a token of this issuer is one that the broker made.
+///
+/// SECURITY: what the broker issued itself is a credential that can be handed on, within its own
+/// bounds. As a proof of identity it would shed them.
+pub fn is_brokers_own(issuer: &str, broker_url: &str) -> bool {
+    let rest = issuer.strip_prefix(broker_url);
+    rest.is_some_and(|rest| rest.is_empty() || rest == "/" || rest.starts_with("/federation/"))
 }
 
 /// `http` is for a broker or an issuer on this very machine. Whether anything may be fetched from

@@ -1,6 +1,6 @@
 //! A caller that nobody proved, for `explain`, `simulate` and the policy tests of `check`.
 
-use super::{AuthenticatedClient, Caller, Confirmation, Facts, Proof};
+use super::{AuthenticatedClient, Caller, Confirmation, Facts, Person, Proof};
 use crate::ids::{AgentId, IssuerId};
 use crate::jose::KeySet;
 use serde_json::{Map, Value};
@@ -77,6 +77,27 @@ impl Caller {
             proof: Proof::ClientAssertion,
             client: Some(AuthenticatedClient { agent, keys }),
             ..Self::stated_with_token([0; 32], now)
+        }
+    }
+}
+
+impl Person {
+    /// What policy would see if the issuer of people signed exactly this.
+    // SECURITY: nothing was verified; see `Caller::stated`.
+    pub(crate) fn stated(
+        issuer: IssuerId,
+        claims: Map<String, Value>,
+        now: OffsetDateTime,
+    ) -> Self {
+        let url = issuer.to_string();
+        let subject = claims
+            .get("sub")
+            .and_then(Value::as_str)
+            .unwrap_or("someone");
+        let subject = subject.to_owned();
+        Self {
+            token: Caller::stated(issuer, url, subject, claims, Facts::new(), now),
+            agents_issuer: String::new(),
         }
     }
 }

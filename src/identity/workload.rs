@@ -3,11 +3,11 @@
 //! The token's own `iss` only picks among the configured issuers; everything else that is tried
 //! on it (keys, algorithms, audiences, tenant) belongs to that issuer alone.
 
-use super::review::{self, Reviewer};
+use super::review::Reviewer;
 use super::settings::{IssuerSettings, KeySource, SettingsError};
 use super::{
     Caller, Facts, Identity, IdentityError, IssuerKeys, PresentedToken, Proof, TokenFault,
-    TokenType, audience, cache, claims,
+    TokenType, audience, cache, claims, person,
 };
 use crate::jose::claims::times;
 use crate::jose::{Compact, JoseError, KeyClient, KeySet, TypRule, Verified};
@@ -19,7 +19,7 @@ use std::sync::Arc;
 use time::OffsetDateTime;
 
 /// GitHub's largest are near 4 KiB.
-const MAX_BYTES: usize = 16 * 1024;
+pub(super) const MAX_BYTES: usize = 16 * 1024;
 
 #[derive(Debug)]
 pub(super) struct Issuer {
@@ -122,16 +122,6 @@ impl Issuer {
             issuer: settings.id.clone(),
             fault,
         };
-        let source = std::mem::replace(&mut settings.keys, KeySource::Discovery);
-        let keys = match (source, &settings.review) {
-            (KeySource::Discovery, Some(review)) => {
-                review::keys(review, fetcher).map(IssuerKeys::Remote)
-            }
-            (source, _) => {
-                IssuerKeys::new(source, &settings.url, fetcher).map_err(|error| error.to_string())
-            }
-        };
-        let keys = keys.map_err(|fault| bad(&settings, fault))?;
         let reviewer = match settings.review.clone() {
             Some(review) => {
                 let reviewer = Reviewer::new(review, fetcher);
@@ -139,12 +129,19 @@ impl Issuer {
             }
             None => None,
         };
+        let source = std::mem::replace(&mut settings.keys, KeySource::Discovery);
+        let keys = IssuerKeys::new(source, &settings.url, fetcher)
+            .map_err(|error| bad(&settings, error.to_string()))?;
         Ok(Self {
             settings,
             grant_audiences,
             keys,
             reviewer,
         })
+    }
+
+    pub(super) fn is_of_people(&self) -> bool {
+        self.settings.people
     }
 
     async fn keys(
@@ -201,7 +198,14 @@ impl Issuer {
         };
         let claims = verified.claims();
         let times = times(claims, now, settings.max_lifetime)?;
-        let bound_key = audience::bound_key(claims, audiences)?;
+        // SECURITY: an actor that is not looked at would be dropped from the chain.
+        if claims.contains_key("act") {
+            return Err(TokenFault::Delegated);
+        }
+        let mut bound_key = audience::bound_key(claims, audiences)?;
+        if settings.people && bound_key.is_none() {
+            bound_key = person::key_of_nonce(claims)?;
+        }
         let subject = bounded(claims, "sub", 1024)
             .map_err(|()| TokenFault::Subject)?
             .ok_or(TokenFault::Subject)?;
@@ -220,7 +224,11 @@ impl Issuer {
             issuer: settings.id.clone(),
             issuer_url: settings.url.clone(),
             subject: subject.to_owned(),
-            proof: Proof::WorkloadToken,
+            proof: if settings.people {
+                Proof::Person
+            } else {
+                Proof::WorkloadToken
+            },
             issuer_key: verified.key().thumbprint().to_owned(),
             facts: facts(claims, &settings.facts),
             barred: barred(claims, &settings.refused),

@@ -37,7 +37,7 @@ pub enum ClaimFault {
     #[error("`{0}` must be {1}")]
     Value(&'static str, &'static str),
     #[error(
-        "`sub` is not `client_id`, or `act` is present: an intent on behalf of someone else is not served"
+        "`sub` is neither `client_id` nor whom the subject token is of, or `act` is not the client"
     )]
     OnBehalf,
     #[error("`intent.expires_at` is past: the purpose has ended")]
@@ -56,11 +56,15 @@ pub struct DetailFault {
 #[derive(Debug)]
 pub(crate) struct Signed {
     pub issuer: String,
+    pub subject: String,
     pub client_id: String,
+    /// `act.sub`.
+    pub actor: Option<String>,
     pub jti: String,
     pub expires_at: OffsetDateTime,
     pub confirmed_key: Option<Confirmation>,
     pub subject_token_hash: Option<String>,
+    pub actor_token_hash: Option<String>,
     pub mission: Option<MissionId>,
     pub authorization_details: Vec<AuthorizationDetail>,
     pub goal: String,
@@ -91,7 +95,7 @@ struct Members {
     txn: Option<String>,
     instance: Option<String>,
     cnf: Option<Confirmation>,
-    act: Option<Value>,
+    act: Option<Actor>,
     mission: Option<MissionMember>,
     #[serde(default)]
     authorization_details: Option<Vec<Value>>,
@@ -99,6 +103,13 @@ struct Members {
     #[serde(default)]
     tctx: Map<String, Value>,
     subject_token_hash: Option<String>,
+    actor_token_hash: Option<String>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Actor {
+    sub: String,
 }
 
 #[derive(Deserialize)]
@@ -143,11 +154,14 @@ impl Signed {
         };
         Ok(Self {
             issuer: members.iss,
+            subject: members.sub,
+            actor: members.act.map(|actor| actor.sub),
             client_id: members.client_id,
             jti: members.jti,
             expires_at: times.expires_at,
             confirmed_key: members.cnf,
             subject_token_hash: members.subject_token_hash,
+            actor_token_hash: members.actor_token_hash,
             mission: members.mission.map(|mission| mission.id),
             authorization_details,
             goal: members.intent.goal,
@@ -161,9 +175,6 @@ impl Signed {
 }
 
 fn check_members(members: &Members) -> Result<(), ClaimFault> {
-    if members.sub != members.client_id || members.act.is_some() {
-        return Err(ClaimFault::OnBehalf);
-    }
     if !is_label(&members.jti, 256) {
         return Err(ClaimFault::Value("jti", LABEL_256));
     }
@@ -187,15 +198,17 @@ fn check_members(members: &Members) -> Result<(), ClaimFault> {
             "a SHA-256 thumbprint as `jkt` or `x5t#S256`",
         ));
     }
-    if members
-        .subject_token_hash
-        .as_ref()
-        .is_some_and(|hash| !is_thumbprint(hash))
-    {
-        return Err(ClaimFault::Value(
-            "subject_token_hash",
-            "a SHA-256 in base64url without padding",
-        ));
+    let hashes = [
+        ("subject_token_hash", &members.subject_token_hash),
+        ("actor_token_hash", &members.actor_token_hash),
+    ];
+    for (name, hash) in hashes {
+        if hash.as_ref().is_some_and(|hash| !is_thumbprint(hash)) {
+            return Err(ClaimFault::Value(
+                name,
+                "a SHA-256 in base64url without padding",
+            ));
+        }
     }
     check_prose(&members.intent.goal)
 }

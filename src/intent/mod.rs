@@ -6,6 +6,7 @@
 //! others have signed of it is proved ([`evidence`]). Without an intent the platform's own token
 //! stands for it, as [`SignerClass::Platform`], and only a mission that says so accepts that.
 
+pub mod behalf;
 pub mod claims;
 pub mod evidence;
 mod settings;
@@ -13,6 +14,7 @@ mod signer;
 mod stated;
 mod steps;
 
+pub use behalf::{Behalf, Parent, Principal};
 pub use claims::{ClaimFault, DetailFault};
 pub use evidence::EvidenceFault;
 pub use settings::{IntentIssuer, IntentsError, Witness, check, group};
@@ -93,6 +95,7 @@ pub struct Intent {
     pub(in crate::intent) mission: Option<MissionId>,
     pub(in crate::intent) authorization_details: Vec<AuthorizationDetail>,
     pub(in crate::intent) asked: Asked,
+    pub(in crate::intent) behalf: Behalf,
     pub(in crate::intent) client_id: Option<String>,
     pub(in crate::intent) goal: String,
     pub(in crate::intent) goal_ends: Option<OffsetDateTime>,
@@ -123,6 +126,10 @@ impl Intent {
     }
     pub fn asked(&self) -> &Asked {
         &self.asked
+    }
+    /// Whom the agent acts for.
+    pub fn behalf(&self) -> &Behalf {
+        &self.behalf
     }
     /// The agent it was signed for. `None` only for [`SignerClass::Platform`].
     pub fn client_id(&self) -> Option<&str> {
@@ -211,6 +218,14 @@ pub enum IntentError {
     OtherToken,
     #[error("`subject_token_hash` is missing: a registered key signs for one subject token only")]
     NoTokenHash,
+    #[error("`subject_token_hash` is missing: an intent for someone else names that one's token")]
+    NoSubjectHash,
+    #[error("`actor_token_hash` is not the SHA-256 of this request's actor token")]
+    OtherActorToken,
+    #[error("`actor_token_hash` is missing: a registered key signs for one actor token only")]
+    NoActorHash,
+    #[error("an agent that acts for someone else signs an intent")]
+    NotSigned,
     #[error("the request names mission `{asked}`, its intent `{signed}`")]
     OtherMission { asked: MissionId, signed: MissionId },
     #[error("intent issuer `{issuer}` does not sign for agent `{agent}`")]
@@ -277,10 +292,14 @@ impl Intents {
         &self,
         asked: Asked,
         caller: &Caller,
+        behalf: Behalf,
         registered: &(dyn Fn(&str) -> bool + Sync),
         now: OffsetDateTime,
     ) -> Result<Intent, IntentError> {
         let Some(text) = asked.unverified_intent.clone() else {
+            if !behalf.is_nobody() {
+                return Err(IntentError::NotSigned);
+            }
             return platform(asked, caller);
         };
         let (signer, verified) = self
@@ -295,7 +314,8 @@ impl Intents {
         }
         let key = verified.key().thumbprint();
         signer::check_possession(class, key, signed.confirmed_key.as_ref(), caller)?;
-        signer::check_token_hash(class, signed.subject_token_hash.as_deref(), caller)?;
+        signer::check_behalf(&signed, &behalf)?;
+        signer::check_token_hashes(class, &signed, caller, &behalf)?;
         let mission = same_mission(signed.mission, asked.mission.as_ref())?;
         let about = evidence::About {
             agent: &signed.client_id,
@@ -325,6 +345,7 @@ impl Intents {
             mission,
             authorization_details: signed.authorization_details,
             asked,
+            behalf,
             client_id: Some(signed.client_id),
             goal: signed.goal,
             goal_ends: signed.goal_ends,
@@ -351,6 +372,7 @@ fn platform(asked: Asked, caller: &Caller) -> Result<Intent, IntentError> {
         mission: asked.mission.clone(),
         authorization_details: Vec::new(),
         asked,
+        behalf: Behalf::Nobody,
         client_id: None,
         goal: String::new(),
         goal_ends: None,

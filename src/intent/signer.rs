@@ -3,7 +3,8 @@
 //! Keys of one signer are never tried for another: `iss` picks a configured issuer, or else the
 //! agent itself, whose keys something else in the request vouches for.
 
-use super::claims::Signed;
+use super::behalf::Behalf;
+use super::claims::{ClaimFault, Signed};
 use super::settings::IntentIssuer;
 use super::{IntentError, Intents, IntentsError, SignerClass, TYP};
 use crate::identity::{Caller, Confirmation, IssuerKeys, KeySource, Proof};
@@ -175,26 +176,58 @@ fn contradicts(bound: Option<&Confirmation>, proved: Option<&Confirmation>) -> b
     }
 }
 
-/// An intent that names a subject token goes with that one only. It must name one where nothing
-/// else ties the two together: a key registered for the agent signs for all of its runs, and the
-/// intent of one run must not be joined with the facts of another.
-pub(super) fn check_token_hash(
+/// `sub` is the agent, or whom it acts for; `act`, where it is there, is the agent.
+pub(super) fn check_behalf(signed: &Signed, behalf: &Behalf) -> Result<(), ClaimFault> {
+    let for_itself = signed.subject == signed.client_id;
+    let known = for_itself || behalf.served().as_ref() == Some(&signed.subject);
+    let acts = match &signed.actor {
+        None => true,
+        Some(actor) => !behalf.is_nobody() && *actor == signed.client_id,
+    };
+    if known && acts {
+        Ok(())
+    } else {
+        Err(ClaimFault::OnBehalf)
+    }
+}
+
+/// An intent that names a token goes with that one only. It must name the token of whoever it is
+/// for. It must name the agent's own where nothing else ties the two together: a key registered for
+/// the agent signs for all of its runs, and the intent of one run must not be joined with the facts
+/// of another.
+pub(super) fn check_token_hashes(
     signer: SignerClass,
-    hash: Option<&str>,
+    signed: &Signed,
     caller: &Caller,
+    behalf: &Behalf,
 ) -> Result<(), IntentError> {
-    match (hash, caller.proof()) {
-        (Some(hash), Proof::WorkloadToken | Proof::SignedRequest)
-            if hash == URL_SAFE_NO_PAD.encode(caller.token_sha256()) =>
-        {
-            Ok(())
+    let is = |hash: &String, token: &[u8; 32]| *hash == URL_SAFE_NO_PAD.encode(token);
+    let (own, other, missing) = match behalf.token_sha256() {
+        Some(token) => {
+            match &signed.subject_token_hash {
+                None => return Err(IntentError::NoSubjectHash),
+                Some(hash) if !is(hash, token) => return Err(IntentError::OtherToken),
+                Some(_) => {}
+            }
+            let own = &signed.actor_token_hash;
+            (own, IntentError::OtherActorToken, IntentError::NoActorHash)
         }
-        (Some(_), _) => Err(IntentError::OtherToken),
-        (None, Proof::WorkloadToken | Proof::SignedRequest)
-            if signer == SignerClass::Agent && caller.bound_key().is_none() =>
-        {
-            Err(IntentError::NoTokenHash)
+        None if signed.actor_token_hash.is_some() => return Err(IntentError::OtherActorToken),
+        None => {
+            let own = &signed.subject_token_hash;
+            (own, IntentError::OtherToken, IntentError::NoTokenHash)
         }
-        (None, _) => Ok(()),
+    };
+    let presented = match caller.proof() {
+        Proof::WorkloadToken | Proof::SignedRequest | Proof::Person => true,
+        Proof::ClientAssertion => false,
+    };
+    match own {
+        Some(hash) if presented && is(hash, caller.token_sha256()) => Ok(()),
+        Some(_) => Err(other),
+        None if presented && signer == SignerClass::Agent && caller.bound_key().is_none() => {
+            Err(missing)
+        }
+        None => Ok(()),
     }
 }

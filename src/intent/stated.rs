@@ -1,8 +1,8 @@
 //! An intent that nobody signed, for `explain`, `simulate` and the policy tests of `check`.
 
-use super::{Asked, Intent, Proved, SignerClass};
+use super::{Asked, Behalf, Intent, Proved, SignerClass};
 use crate::authority::AuthorizationDetail;
-use crate::identity::Facts;
+use crate::identity::{Facts, Person};
 use crate::ids::MissionId;
 use serde_json::Map;
 use time::{Duration, OffsetDateTime};
@@ -21,6 +21,7 @@ pub(crate) struct Stated {
     pub goal_ends: Option<OffsetDateTime>,
     /// Verified, by whomever.
     pub facts: Facts,
+    pub behalf: Behalf,
 }
 
 impl Intent {
@@ -52,8 +53,20 @@ impl Intent {
             instance: None,
             goal_ends: None,
             facts,
+            behalf: Behalf::Nobody,
         };
         Self::restated(stated, now)
+    }
+
+    /// The same for a person, who was not verified either.
+    #[must_use]
+    pub(crate) fn stated_for(mut self, person: Option<(Person, bool)>) -> Self {
+        self.behalf = match person {
+            None => Behalf::Nobody,
+            Some((person, false)) => Behalf::Person(Box::new(person)),
+            Some((person, true)) => Behalf::InPerson(Box::new(person)),
+        };
+        self
     }
 
     /// What policy would see if all of this had been verified.
@@ -65,6 +78,7 @@ impl Intent {
             mission: stated.mission,
             authorization_details: stated.authorization_details,
             asked: stated.asked,
+            behalf: stated.behalf,
             client_id: None,
             goal: "stated, not signed".to_owned(),
             goal_ends: stated.goal_ends,

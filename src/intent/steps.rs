@@ -60,7 +60,7 @@ impl IntentError {
     /// The check that failed; every one before it passed.
     pub fn step(&self) -> Step {
         match self {
-            Self::TwoIntents => Step::Form,
+            Self::TwoIntents | Self::NotSigned => Step::Form,
             Self::Jose(error) => of_jose(error),
             Self::UnknownKey | Self::Unavailable { .. } => Step::Signer,
             Self::Claim(_) | Self::Details(_) => Step::Claims,
@@ -69,7 +69,11 @@ impl IntentError {
             | Self::NotItsMission { .. }
             | Self::MissionNotSigned(_) => Step::Bounds,
             Self::KeyNotProved | Self::OtherKey => Step::Possession,
-            Self::OtherToken | Self::NoTokenHash => Step::SubjectToken,
+            Self::OtherToken
+            | Self::NoTokenHash
+            | Self::NoSubjectHash
+            | Self::OtherActorToken
+            | Self::NoActorHash => Step::SubjectToken,
             Self::OtherMission { .. } => Step::Mission,
             Self::Evidence { .. } => Step::Evidence,
             Self::Contradiction(_) => Step::Declared,

@@ -3,7 +3,7 @@ use crate::identity::tests::{
     AGENT, BROKER, Bench, NOW, assertion, at, fetcher, github, keys, subject,
 };
 use crate::identity::tokens::{self, Signer};
-use crate::identity::{KeySource, PresentedToken, TokenType};
+use crate::identity::{KeySource, Person, PresentedToken, TokenType};
 use crate::jose::Algorithm;
 use crate::secret::Secret;
 use base64::Engine as _;
@@ -98,6 +98,18 @@ impl Desk {
         self.verify_with(asked, caller, &|_| false)
     }
 
+    fn for_other(
+        &self,
+        asked: Asked,
+        caller: &Caller,
+        behalf: Behalf,
+    ) -> Result<Intent, IntentError> {
+        self.intents
+            .verify(asked, caller, behalf, &|_| false, at(0))
+            .now_or_never()
+            .expect("every key is fixed")
+    }
+
     fn verify_registered(&self, asked: Asked, caller: &Caller) -> Result<Intent, IntentError> {
         let own = self.key.thumbprint();
         self.verify_with(asked, caller, &|key| key == own)
@@ -110,7 +122,7 @@ impl Desk {
         registered: &(dyn Fn(&str) -> bool + Sync),
     ) -> Result<Intent, IntentError> {
         self.intents
-            .verify(asked, caller, registered, at(0))
+            .verify(asked, caller, Behalf::Nobody, registered, at(0))
             .now_or_never()
             .expect("every key is fixed")
     }
@@ -180,7 +192,7 @@ async fn who_signs_for_whom_must_be_one_and_the_same_agent() {
         (
             "/client_id",
             json!("another"),
-            Some(ClaimFault::OnBehalf.into()),
+            Some(IntentError::UnknownSigner),
         ),
         ("/client_id", Value::Null, None),
         (
@@ -195,6 +207,71 @@ async fn who_signs_for_whom_must_be_one_and_the_same_agent() {
             None => assert!(matches!(error, IntentError::Claim(ClaimFault::Shape(..)))),
         }
     }
+}
+
+#[tokio::test]
+async fn an_intent_for_a_person_names_the_person_and_the_token() {
+    let desk = Desk::new();
+    let caller = desk.bound().await;
+    let claims = json!({ "sub": "alice", "groups": ["oncall"] });
+    let claims = claims.as_object().unwrap().clone();
+    let alice = Person::stated("corp".parse().unwrap(), claims, at(0));
+    let behalf = || Behalf::Person(Box::new(alice.clone()));
+    let good = || {
+        let mut claims = tokens::intent(NOW, AGENT, BROKER);
+        claims["subject_token_hash"] = json!(URL_SAFE_NO_PAD.encode(alice.token_sha256()));
+        claims
+    };
+    let verify = |claims: &Value, behalf| {
+        let refused = desk.for_other(desk.signed(claims), &caller, behalf);
+        refused.err()
+    };
+    for (what, name, value, expected) in [
+        ("as it is", "txn", json!("t"), None),
+        ("the person", "sub", json!("alice"), None),
+        ("the actor", "act", json!({ "sub": AGENT }), None),
+        (
+            "another person",
+            "sub",
+            json!("bob"),
+            Some(ClaimFault::OnBehalf.into()),
+        ),
+        (
+            "another actor",
+            "act",
+            json!({ "sub": "bob" }),
+            Some(ClaimFault::OnBehalf.into()),
+        ),
+        (
+            "no token",
+            "subject_token_hash",
+            Value::Null,
+            Some(IntentError::NoSubjectHash),
+        ),
+        (
+            "another token",
+            "subject_token_hash",
+            json!(URL_SAFE_NO_PAD.encode([9; 32])),
+            Some(IntentError::OtherToken),
+        ),
+        (
+            "a token that is not there",
+            "actor_token_hash",
+            json!(URL_SAFE_NO_PAD.encode([9; 32])),
+            Some(IntentError::OtherActorToken),
+        ),
+    ] {
+        let mut claims = good();
+        match value {
+            Value::Null => drop(claims.as_object_mut().unwrap().remove(name)),
+            value => claims[name] = value,
+        }
+        assert_eq!(verify(&claims, behalf()), expected, "{what}");
+    }
+    let error = verify(&good(), Behalf::Nobody);
+    assert_eq!(error, Some(IntentError::OtherToken), "for nobody");
+    let unsigned = desk.for_other(Asked::default(), &caller, behalf());
+    assert_eq!(unsigned.unwrap_err(), IntentError::NotSigned);
 }
 
 #[tokio::test]

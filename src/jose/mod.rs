@@ -16,7 +16,7 @@ mod remote;
 mod signing;
 
 pub use bundle::{TrustBundle, TrustBundleError};
-pub use compact::{Compact, JoseError, MAX_TRIED_KEYS, TypRule, Verified};
+pub use compact::{Compact, JoseError, MAX_TRIED_KEYS, TypRule, Verified, unverified_issuer};
 pub use json::{JsonError, parse_object};
 pub use keyring::{
     KeyState, KeyStatus, Keyring, KeyringError, KeyringSettings, Purpose, RotationReport,

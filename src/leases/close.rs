@@ -14,13 +14,16 @@ const RELEASE: &str = "released by its holder";
 const TRIES: usize = 8;
 
 /// What kind of end a fence, or the loss of a decision, is for the lease.
-pub(super) fn why_of(ended: &EndedBy) -> Why {
+pub(super) fn why_of(ended: &EndedBy, lease: &LeaseId) -> Why {
     match ended {
         EndedBy::Fence(fence) if fence.dimension.kind == DimensionKind::Lease => {
             if fence.reason == RELEASE {
+                // Its own holder is done, or whoever handed it on is.
                 Why::Released
-            } else {
+            } else if fence.dimension.value == lease.to_string() {
                 Why::Revoked
+            } else {
+                Why::Fenced
             }
         }
         EndedBy::Fence(_) => Why::Fenced,
@@ -39,12 +42,12 @@ impl Closing {
         }
     }
 
-    pub(super) fn because(ended: &EndedBy, now: OffsetDateTime) -> Self {
+    pub(super) fn because(ended: &EndedBy, lease: &LeaseId, now: OffsetDateTime) -> Self {
         let by = match ended {
             EndedBy::Fence(fence) => fence.author.as_str(),
             EndedBy::Lost | EndedBy::Ahead => "dayfly",
         };
-        Self::new(why_of(ended), by, ended.reason(), now)
+        Self::new(why_of(ended, lease), by, ended.reason(), now)
     }
 }
 
@@ -263,15 +266,15 @@ impl Leases {
             .as_ref()
             .and_then(|closing| closing.closed)
             .filter(|_| !record.state.is_open());
+        let open = record
+            .state
+            .is_open()
+            .then_some(keys::rank(record.lives_until));
+        let child = record
+            .parent
+            .map(|_| (keys::children(shard), member.clone(), open));
         let ranks = [
-            (
-                keys::open(shard),
-                member.clone(),
-                record
-                    .state
-                    .is_open()
-                    .then_some(keys::rank(record.lives_until)),
-            ),
+            (keys::open(shard), member.clone(), open),
             (
                 keys::due(shard),
                 member.clone(),
@@ -306,7 +309,7 @@ impl Leases {
             // INVARIANT: a lease that is open is never reclaimed.
             expires_at: closed.filter(|_| !record.uncollected).map(|at| at + KEPT),
         });
-        for (index, member, rank) in ranks {
+        for (index, member, rank) in ranks.into_iter().chain(child) {
             let write = match rank {
                 Some(rank) => Write::Rank {
                     index,

@@ -52,6 +52,11 @@ pub(super) fn open(shard: ShardId) -> Index {
     index(shard, "lease-open")
 }
 
+/// Open leases that were handed on from another, by the longest they can live.
+pub(super) fn children(shard: ShardId) -> Index {
+    index(shard, "lease-children")
+}
+
 /// Leases by when something has to be done about them.
 pub(super) fn due(shard: ShardId) -> Index {
     index(shard, "lease-due")

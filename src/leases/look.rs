@@ -20,8 +20,12 @@ const LOOKED_AT: usize = 4096;
 pub struct Filter {
     /// Leases that closed within the last days, instead of open ones.
     pub closed: bool,
+    /// Only open leases that were handed on from another.
+    pub children: bool,
     pub state: Option<State>,
     pub agent: Option<AgentId>,
+    /// Leases of every other agent.
+    pub not_agent: Option<AgentId>,
     pub mission: Option<MissionId>,
     pub target: Option<TargetId>,
     pub owner: Option<String>,
@@ -77,6 +81,7 @@ impl Filter {
         }
         is(self.state.as_ref(), &lease.state)
             && is(self.agent.as_ref(), &lease.agent)
+            && self.not_agent.as_ref() != Some(&lease.agent)
             && is(self.mission.as_ref(), &lease.mission)
             && is(self.target.as_ref(), &lease.target)
             && is(self.owner.as_ref(), &lease.owner)
@@ -115,6 +120,8 @@ impl Leases {
             };
             let index = if filter.closed {
                 keys::closed(shard)
+            } else if filter.children {
+                keys::children(shard)
             } else {
                 keys::open(shard)
             };

@@ -5,6 +5,7 @@
 //! is said. See `docs/leases.md` for the states, the indexes and the sweeper.
 
 mod close;
+mod hand_on;
 mod keys;
 mod look;
 mod notes;

@@ -32,6 +32,13 @@ pub(super) fn issued(record: &Record, grant: &Grant, now: OffsetDateTime) -> Ent
         Some(instance) => entry.with("instance", instance.as_str()),
         None => entry,
     };
+    let entry = match (record.chain.is_empty(), record.parent) {
+        (true, _) => entry,
+        (false, None) => entry.with("chain", text(&record.chain)),
+        (false, Some(parent)) => entry
+            .with("chain", text(&record.chain))
+            .with("parent", parent.to_string()),
+    };
     let entry = match &record.task {
         Some(task) => entry.with("task", task.as_str()),
         None => entry,

@@ -219,8 +219,9 @@ impl Leases {
                 .ok_or(LeaseError::Closed(record.id))?;
             if record.state != State::Active {
                 record.reopen(
-                    dead.as_ref()
-                        .map_or(Why::NeverHandedOut, super::close::why_of),
+                    dead.as_ref().map_or(Why::NeverHandedOut, |ended| {
+                        super::close::why_of(ended, &reserved.lease.id)
+                    }),
                     "its credential arrived after it was ended",
                     now,
                 );
@@ -353,6 +354,9 @@ fn new_record(draft: &Draft, grant: &Grant) -> Record {
         goal: grant.goal().to_owned(),
         signer: grant.signer(),
         bound_key: grant.bound_key().cloned(),
+        chain: grant.chain().to_vec(),
+        parent: grant.parent(),
+        handed_on: false,
         labels: grant.labels().clone(),
         intent_sha256: *grant.intent_sha256(),
         config_hash: grant.config_hash().to_owned(),

@@ -7,7 +7,7 @@ use crate::connectors::RevocationClass;
 use crate::fences::{Dimension, DimensionHash};
 use crate::identity::Confirmation;
 use crate::ids::{AgentId, LeaseId, MissionId, TargetId};
-use crate::intent::SignerClass;
+use crate::intent::{Principal, SignerClass};
 use crate::secret::Sealer;
 use crate::store::{self, CommitId, Link, Position};
 use serde::{Deserialize, Serialize};
@@ -40,6 +40,15 @@ pub struct Record {
     pub signer: SignerClass,
     /// What the credential is bound to.
     pub bound_key: Option<Confirmation>,
+    /// Whom its agent acts for, from the one it began with; empty: for itself.
+    #[serde(default)]
+    pub chain: Vec<Principal>,
+    /// The lease that it was handed on from.
+    #[serde(default)]
+    pub parent: Option<LeaseId>,
+    /// Others may have been handed on from it: what ends it must be matched with them.
+    #[serde(default)]
+    pub handed_on: bool,
     pub labels: BTreeMap<String, String>,
     #[serde(with = "serde_bytes")]
     pub intent_sha256: [u8; 32],

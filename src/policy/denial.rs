@@ -30,6 +30,16 @@ denials! {
     MissionEnded = "mission_ended";
     /// The mission, or the target, does not accept this class of signer.
     SignerNotAccepted = "signer_not_accepted";
+    /// The mission is given on behalf of others, of people only, or never in person.
+    SubjectNotAccepted = "subject_not_accepted";
+    /// Whoever is acted for lets others act, and not this agent.
+    ActorNotAccepted = "actor_not_accepted";
+    /// The lease whose credential is handed on is over.
+    ParentNotAlive = "parent_not_alive";
+    /// The lease that is handed on is bound to a key that the request does not prove.
+    ParentKeyNotProved = "parent_key_not_proved";
+    /// Too many would act one for another.
+    ChainTooDeep = "chain_too_deep";
     /// The target does not exist, or the mission allows nothing on it: one face for both.
     UnknownTarget = "unknown_target";
     /// The details are empty, of another type than the target's, or name several targets.
@@ -42,6 +52,10 @@ denials! {
     ExceedsAgentCeiling = "exceeds_agent_ceiling";
     /// More than the target's ceiling.
     ExceedsTargetCeiling = "exceeds_target_ceiling";
+    /// More than the people whom it is for may have done for them.
+    ExceedsPeopleCeiling = "exceeds_people_ceiling";
+    /// More than the lease that is handed on.
+    ExceedsParent = "exceeds_parent";
     /// A pattern that cannot be compared.
     Undecidable = "undecidable";
     /// The lifetime that is left is shorter than the target can give.

@@ -4,9 +4,9 @@ use super::{Denied, Recorded};
 use crate::authority::{Authority, AuthorizationDetail, Vocabulary};
 use crate::fences::Dimension;
 use crate::identity::Confirmation;
-use crate::ids::{AgentId, MissionId, TargetId};
-use crate::intent::SignerClass;
+use crate::ids::{AgentId, LeaseId, MissionId, TargetId};
 use crate::intent::evidence::Seen;
+use crate::intent::{Principal, SignerClass};
 use crate::replay::ReplayMark;
 use crate::store::Position;
 use serde_json::{Map, Value};
@@ -36,6 +36,10 @@ pub struct Grant {
     pub(in crate::policy) signer: SignerClass,
     /// What the credential is bound to, where the request proved a key.
     pub(in crate::policy) bound_key: Option<Confirmation>,
+    /// Whom the agent acts for, from the one it began with; empty: for itself.
+    pub(in crate::policy) chain: Vec<Principal>,
+    /// The lease that this one is handed on from.
+    pub(in crate::policy) parent: Option<LeaseId>,
     /// Everything a fence can stand on that covers this lease (its own id is added by `leases`).
     pub(in crate::policy) dimensions: Vec<Dimension>,
     /// The view that the decision was made on.
@@ -107,6 +111,12 @@ impl Grant {
     pub fn bound_key(&self) -> Option<&Confirmation> {
         self.bound_key.as_ref()
     }
+    pub fn chain(&self) -> &[Principal] {
+        &self.chain
+    }
+    pub fn parent(&self) -> Option<LeaseId> {
+        self.parent
+    }
     pub fn dimensions(&self) -> &[Dimension] {
         &self.dimensions
     }
@@ -172,7 +182,7 @@ mod builder {
     use crate::authority::{Authority, Permission, Vocabulary};
     use crate::fences::{Dimension, DimensionKind};
     use crate::identity::Confirmation;
-    use crate::intent::SignerClass;
+    use crate::intent::{Parent, SignerClass};
     use crate::replay::ReplayMark;
     use crate::store::Position;
     use std::collections::BTreeMap;
@@ -208,6 +218,8 @@ mod builder {
                     goal: "Ship checkout".to_owned(),
                     signer: SignerClass::Agent,
                     bound_key: None,
+                    chain: Vec::new(),
+                    parent: None,
                     dimensions: Vec::new(),
                     position: Position::ORIGIN,
                     replay: Vec::new(),
@@ -289,6 +301,13 @@ mod builder {
         }
         pub fn bound_key(mut self, key: Confirmation) -> Self {
             self.grant.bound_key = Some(key);
+            self
+        }
+        /// Handed on: all that ends the lease before ends this one.
+        pub fn child_of(mut self, parent: &Parent) -> Self {
+            self.grant.chain = parent.extended();
+            self.grant.parent = Some(parent.lease());
+            self.grant.dimensions.extend_from_slice(parent.dimensions());
             self
         }
         pub fn task(mut self, task: &str) -> Self {

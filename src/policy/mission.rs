@@ -1,5 +1,6 @@
 //! What the configuration says of missions and targets.
 
+use super::People;
 use crate::authority::{Authority, Vocabulary};
 use crate::ids::{AgentId, MissionId, TargetId};
 use crate::intent::SignerClass;
@@ -14,6 +15,12 @@ pub struct Mission {
     pub id: MissionId,
     /// The mission's owner admits agents, never the agent's owner.
     pub agents: Vec<AgentId>,
+    /// People that its agents serve. Empty: the agents act for themselves.
+    pub on_behalf_of: Vec<People>,
+    /// Those people may run the agents themselves.
+    pub in_person: bool,
+    /// Agents that its leases may be handed on to.
+    pub delegates_to: Vec<AgentId>,
     pub owner: String,
     pub purpose: String,
     pub ends: Option<Date>,

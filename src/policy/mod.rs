@@ -1,12 +1,13 @@
 //! How far? In: an admitted agent and its intent. Out: a [`Grant`], or the one condition that
 //! failed.
 //!
-//! Granted authority is covered by the request, the intent, the mission, the agent's ceiling and
-//! the target's ceiling; then the mission's required facts hold, and Cedar agrees. `decide` and
+//! Granted authority is covered by the request, the intent, the mission, the agent's ceiling, the
+//! target's ceiling and every link of the chain on whose behalf the agent acts; then the mission's required facts hold, and Cedar agrees. `decide` and
 //! `explain` are one walk, so they never disagree. Nothing is remembered and nothing is spent here.
 //! See `docs/policy.md`.
 
 mod access;
+mod behalf;
 mod compile;
 mod denial;
 mod grant;
@@ -25,6 +26,7 @@ mod trace;
 mod walk;
 
 pub use access::{Access, beyond};
+pub use behalf::People;
 pub use denial::{Denial, Denied};
 pub use grant::Grant;
 #[cfg(test)]
@@ -42,7 +44,7 @@ use crate::agents::AdmittedAgent;
 use crate::authority::Authority;
 use crate::fences::View;
 use crate::ids::{AgentId, MissionId, TargetId};
-use crate::intent::Intent;
+use crate::intent::{Intent, Parent};
 use rules::Rules;
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -287,6 +289,8 @@ impl Policy {
                 .proved_key()
                 .filter(|_| target.binding == Binding::Bound)
                 .cloned(),
+            chain: decision.chain,
+            parent: intent.behalf().parent().map(Parent::lease),
             dimensions: decision.dimensions,
             position: view.position(),
             replay: caller

@@ -102,10 +102,11 @@ impl Policy {
 }
 
 /// Checks that come before the mission was found to allow what was asked.
-const BEFORE_ALLOWED: [&str; 9] = [
+const BEFORE_ALLOWED: [&str; 10] = [
     "mission",
     "mission_ends",
     "signer",
+    "on_behalf_of",
     "target",
     "platform_signer",
     "tether",

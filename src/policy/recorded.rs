@@ -6,7 +6,7 @@ use crate::authority::AuthorizationDetail;
 use crate::fences::View;
 use crate::identity::{Caller, Confirmation, Facts};
 use crate::ids::{AgentId, IssuerId, MissionId};
-use crate::intent::{Asked, Intent, SignerClass, Stated};
+use crate::intent::{Asked, Behalf, Intent, SignerClass, Stated};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use time::OffsetDateTime;
@@ -45,6 +45,9 @@ pub struct Recorded {
         with = "time::serde::rfc3339::option"
     )]
     pub goal_ends: Option<OffsetDateTime>,
+    /// The person, or the lease that was to be handed on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub on_behalf_of: Option<Value>,
 }
 
 /// What stood beside the intent, narrowing it.
@@ -90,6 +93,7 @@ impl Recorded {
             task: intent.task().map(str::to_owned),
             instance: intent.instance().map(str::to_owned),
             goal_ends: intent.goal_ends(),
+            on_behalf_of: intent.behalf().told(),
         }
     }
 
@@ -101,9 +105,14 @@ impl Recorded {
         }
     }
 
-    /// From an entry's `detail`. `None`: the entry is about something else.
+    /// From an entry's `detail`. `None`: the entry is about something else, or about a delegation, which
+    /// cannot be decided again from what is kept.
     pub fn from_detail(detail: &Value) -> Option<Self> {
         detail.get("asked")?;
+        // Whom it was for is known by a name or a lease id, and those decide nothing by themselves.
+        if detail.get("on_behalf_of").is_some() {
+            return None;
+        }
         serde_json::from_value(detail.clone()).ok()
     }
 
@@ -129,6 +138,7 @@ impl Recorded {
             instance: self.instance.clone(),
             goal_ends: self.goal_ends,
             facts: self.facts.clone(),
+            behalf: Behalf::Nobody,
         };
         Intent::restated(stated, now)
     }

@@ -1,10 +1,11 @@
 //! What is asked for, narrowed step by step, and the three ceilings it must lie under.
 
+use super::behalf::Served;
 use super::walk::{Question, list};
 use super::{Denial, Denied, Mission, Target};
 use crate::agents::Agent;
 use crate::authority::{Authority, AuthorizationDetail, Outside, Undecidable};
-use crate::intent::SignerClass;
+use crate::intent::{Parent, SignerClass};
 use std::time::Duration;
 use time::OffsetDateTime;
 
@@ -130,6 +131,26 @@ impl Request {
     }
 }
 
+/// Whether a ceiling covers the request.
+fn under(
+    request: &Request,
+    target: &Target,
+    ceiling: &Authority,
+    denial: Denial,
+    name: &str,
+) -> Result<(), Denied> {
+    let outside = target.vocabulary.outside(ceiling, &request.authority);
+    covered(outside, request.written, denial, |outside| {
+        let at = place(request.written, &outside.place);
+        let at = at.map_or_else(String::new, |at| format!(" ({at})"));
+        let may = words(ceiling);
+        format!(
+            "{name} does not allow {}{at}; it allows: {may}",
+            pair(outside)
+        )
+    })
+}
+
 /// Mission, agent, target: each must cover the request by itself.
 pub(super) fn within(
     request: &Request,
@@ -138,18 +159,7 @@ pub(super) fn within(
     target: &Target,
 ) -> [(&'static str, Result<(), Denied>); 3] {
     let nothing = Authority::default();
-    let under = |ceiling: &Authority, denial, name: String| {
-        let outside = target.vocabulary.outside(ceiling, &request.authority);
-        covered(outside, request.written, denial, |outside| {
-            let at = place(request.written, &outside.place);
-            let at = at.map_or_else(String::new, |at| format!(" ({at})"));
-            format!(
-                "{name} does not allow {}{at}; it allows: {}",
-                pair(outside),
-                words(ceiling)
-            )
-        })
-    };
+    let under = |ceiling, denial, name: &str| under(request, target, ceiling, denial, name);
     let allow = mission.allow.get(&target.id).unwrap_or(&nothing);
     let own = match &agent.ceiling {
         // Without a ceiling of its own, an agent's ceiling is its missions.
@@ -157,21 +167,45 @@ pub(super) fn within(
         Some(ceilings) => under(
             ceilings.get(&target.id).unwrap_or(&nothing),
             Denial::ExceedsAgentCeiling,
-            format!("the ceiling of {}", agent.id),
+            &format!("the ceiling of {}", agent.id),
         ),
     };
     let name = format!("the ceiling of {}", target.id);
     [
         (
             "within_mission",
-            under(allow, Denial::ExceedsMission, mission.id.to_string()),
+            under(allow, Denial::ExceedsMission, mission.id.as_str()),
         ),
         ("within_agent_ceiling", own),
         (
             "within_target_ceiling",
-            under(&target.ceiling, Denial::ExceedsTargetCeiling, name),
+            under(&target.ceiling, Denial::ExceedsTargetCeiling, &name),
         ),
     ]
+}
+
+/// The same for those that the agent acts for, where it acts for any.
+pub(super) fn within_chain(
+    request: &Request,
+    served: &Served,
+    parent: Option<&Parent>,
+    target: &Target,
+) -> impl Iterator<Item = (&'static str, Result<(), Denied>)> {
+    let people = served.reach(&target.id).map(|reach| {
+        let denial = Denial::ExceedsPeopleCeiling;
+        let outcome = under(request, target, &reach, denial, "whom it is for");
+        ("within_people", outcome)
+    });
+    let parent = parent.map(|parent| {
+        // SECURITY: authority on one target says nothing of another.
+        let nothing = Authority::default();
+        let same = *parent.target() == target.id;
+        let held = if same { parent.authority() } else { &nothing };
+        let name = format!("lease {} on {}", parent.lease(), parent.target());
+        let outcome = under(request, target, held, Denial::ExceedsParent, &name);
+        ("within_parent", outcome)
+    });
+    people.into_iter().chain(parent)
 }
 
 fn covered(
@@ -222,7 +256,8 @@ pub(super) fn lifetime(
         .into_iter()
         .flatten()
         .filter_map(|last_day| Some(last_day.next_day()?.midnight().assume_utc()));
-    for end in last_days.chain(question.goal_ends) {
+    let parents = question.behalf.parent().map(Parent::expires_at);
+    for end in last_days.chain(question.goal_ends).chain(parents) {
         ttl = ttl.min(Duration::try_from(end - now).unwrap_or_default());
     }
     let mut at = None;

@@ -14,7 +14,7 @@ use crate::authority::{Authority, AuthorizationDetail, Permission, Vocabulary};
 use crate::fences::{Dimension, Fence, FenceKind};
 use crate::identity::{Confirmation, Facts};
 use crate::ids::IssuerId;
-use crate::intent::{Asked, SignerClass};
+use crate::intent::{Asked, Behalf, SignerClass};
 use serde_json::Value;
 use std::time::Duration;
 use time::macros::{date, datetime};
@@ -36,6 +36,8 @@ struct World {
     proved_key: Option<Confirmation>,
     key_demanded: bool,
     signer: SignerClass,
+    signing_key: Option<String>,
+    behalf: Behalf,
     mission: Option<MissionId>,
     details: Vec<AuthorizationDetail>,
     asked: Asked,
@@ -90,6 +92,9 @@ fn mission(name: &str, target: &str, allow: Authority) -> Mission {
     Mission {
         id: name.parse().unwrap(),
         agents: vec!["checkout-deployer".parse().unwrap()],
+        on_behalf_of: Vec::new(),
+        in_person: false,
+        delegates_to: Vec::new(),
         owner: "sre@acme.example".to_owned(),
         purpose: "Ship a reviewed checkout release".to_owned(),
         ends: None,
@@ -163,6 +168,8 @@ impl World {
             proved_key: None,
             key_demanded: false,
             signer: SignerClass::Agent,
+            signing_key: None,
+            behalf: Behalf::Nobody,
             mission: Some("deploy-checkout".parse().unwrap()),
             details: vec![detail("orders-api", &["orders:read"], &[&order("17")])],
             asked: Asked::default(),
@@ -204,7 +211,10 @@ impl World {
             vouchers: &self.vouchers,
             proved_key: self.proved_key.as_ref(),
             key_demanded: self.key_demanded,
+            claims: None,
             signer: self.signer,
+            signing_key: self.signing_key.as_deref(),
+            behalf: &self.behalf,
             mission: self.mission.as_ref(),
             details: &self.details,
             asked: &self.asked,

@@ -5,13 +5,16 @@
 use super::observe::Observer;
 use super::rules::Ask;
 use super::trace::Trace;
-use super::{Binding, Denial, Denied, Mission, Policy, Target, request, requirement, tether};
+use super::{
+    Binding, Denial, Denied, Mission, Policy, Target, behalf, request, requirement, tether,
+};
 use crate::agents::{AdmittedAgent, Agent};
 use crate::authority::{Authority, AuthorizationDetail};
 use crate::fences::{Dimension, DimensionHash, DimensionKind, View};
 use crate::identity::{Caller, Confirmation, Facts};
 use crate::ids::{IssuerId, MissionId};
-use crate::intent::{Asked, Intent, SignerClass, group};
+use crate::intent::{Asked, Behalf, Intent, Principal, SignerClass, group};
+use serde_json::{Map, Value};
 use std::collections::BTreeMap;
 use std::time::Duration;
 use time::{Date, OffsetDateTime};
@@ -33,7 +36,11 @@ pub(super) struct Question<'a> {
     pub proved_key: Option<&'a Confirmation>,
     /// The token or the intent names it: then it had to be shown, whatever is issued.
     pub key_demanded: bool,
+    /// Of the agent's own proof.
+    pub claims: Option<&'a Map<String, Value>>,
     pub signer: SignerClass,
+    pub signing_key: Option<&'a str>,
+    pub behalf: &'a Behalf,
     pub mission: Option<&'a MissionId>,
     /// Signed.
     pub details: &'a [AuthorizationDetail],
@@ -59,7 +66,10 @@ impl<'a> Question<'a> {
             vouchers: intent.dimensions(),
             proved_key: caller.proved_key(),
             key_demanded: key_demanded(caller, intent),
+            claims: Some(caller.claims()),
             signer: intent.signer(),
+            signing_key: intent.signing_key(),
+            behalf: intent.behalf(),
             mission: intent.mission(),
             details: intent.authorization_details(),
             asked: intent.asked(),
@@ -79,6 +89,7 @@ pub(super) struct Decision<'a> {
     pub audience: String,
     pub ttl: Duration,
     pub dimensions: Vec<Dimension>,
+    pub chain: Vec<Principal>,
     pub max_active: u64,
     pub decided_by: Vec<String>,
     /// What would have been refused if the mission enforced.
@@ -107,6 +118,8 @@ impl Policy {
             let (has, needs) = (question.signer.as_str(), mission.signer.as_str());
             format!("signed by {has}, {needs} is asked for")
         })?;
+        let served = behalf::served(question, mission, &self.missions).map_err(of);
+        let served = trace.step("on_behalf_of", served, behalf::Served::told)?;
         let target = self.target_of(question, mission).map_err(of);
         let target = trace.step("target", target, |target| target.id.to_string())?;
         let platform = platform_accepted(target, question.signer).map_err(of);
@@ -127,7 +140,8 @@ impl Policy {
         let asked = request::of(question, mission, target).map_err(of);
         let asked = trace.step("request", asked, |asked| request::words(&asked.authority))?;
         let within = request::within(&asked, question.agent, mission, target);
-        for (name, outcome) in within {
+        let chain = request::within_chain(&asked, &served, question.behalf.parent(), target);
+        for (name, outcome) in within.into_iter().chain(chain) {
             trace.step(name, outcome.map_err(of), |()| "covers it".to_owned())?;
         }
         let ttl = request::lifetime(&asked, question, mission, target, now).map_err(of);
@@ -161,6 +175,7 @@ impl Policy {
             authority: asked.authority,
             ttl,
             dimensions,
+            chain: served.chain,
             max_active,
             decided_by,
             observed: observer.into_passed(),
@@ -190,7 +205,10 @@ impl Policy {
             });
         }
         let target = self.named_target(question, |_| true)?;
-        let fits = |mission: &&Mission| target.is_none_or(|t| mission.allow.contains_key(&t.id));
+        let fits = |mission: &&Mission| {
+            target.is_none_or(|t| mission.allow.contains_key(&t.id))
+                && behalf::could_be(mission, question.behalf)
+        };
         let fitting: Vec<_> = self.of_agent(&question.agent.id).filter(fits).collect();
         let running: Vec<_> = fitting.iter().filter(|m| in_time(m, now).is_ok()).collect();
         match (running.as_slice(), fitting.as_slice()) {
@@ -364,6 +382,10 @@ fn bindable(question: &Question<'_>, target: &Target) -> Result<&'static str, De
 fn tethers(question: &Question<'_>, mission: &Mission) -> Result<Vec<(String, String)>, Denied> {
     let mut contexts = Vec::new();
     for name in &mission.tether {
+        // A person's, and no fact of the agent's platform: it is among the chain's dimensions.
+        if name == behalf::SESSION && behalf::has_session(question.behalf) {
+            continue;
+        }
         let found = tether::contexts(name, question.facts).map_err(|fact| {
             let why = format!("tether `{name}` needs the verified fact {fact}, which is absent");
             Denied::new(Denial::TetherMissing, why)
@@ -423,6 +445,7 @@ fn dimensions(
                 .map(|(name, value)| Dimension::label(name, value)),
         );
     }
+    all.extend(behalf::dimensions(question.behalf));
     all.sort();
     all.dedup();
     all

@@ -45,6 +45,11 @@ fn shown(reason: Reason) -> Shown {
         | Reason::TooManyLeases
         | Reason::TooManyRequests
         | Reason::IssuerUnavailable => In("exchange/limits.rs"),
+        Reason::SubjectNotAccepted | Reason::ExceedsPeopleCeiling => In("delegation/people.rs"),
+        Reason::ActorNotAccepted | Reason::ParentNotAlive | Reason::ChainTooDeep => {
+            In("delegation/agents.rs")
+        }
+        Reason::ExceedsParent | Reason::ParentKeyNotProved => In("delegation/agents.rs"),
         Reason::Held => In("contexts.rs"),
         Reason::NotAuthenticated | Reason::NotPermitted => In("every_route.rs"),
         Reason::NotFound => In("discovery.rs"),

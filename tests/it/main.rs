@@ -25,6 +25,7 @@ mod cli;
 mod clients;
 mod contexts;
 mod crash;
+mod delegation;
 mod deploy;
 mod diff;
 mod discovery;

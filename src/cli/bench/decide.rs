@@ -204,6 +204,9 @@ fn mission(id: MissionId, agent: &AgentId, target: &TargetId) -> Mission {
     Mission {
         id,
         agents: vec![agent.clone()],
+        on_behalf_of: Vec::new(),
+        in_person: false,
+        delegates_to: Vec::new(),
         owner: "bench@localhost".to_owned(),
         purpose: "To be decided about".to_owned(),
         ends: None,

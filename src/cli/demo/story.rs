@@ -104,6 +104,7 @@ impl Stage<'_> {
             .map(|(name, value)| (name.to_owned(), json!(value)))
             .collect(),
             signer: None,
+            on_behalf_of: None,
         };
         let answer: ExplainAnswer = self
             .world

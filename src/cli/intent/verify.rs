@@ -6,7 +6,7 @@ use crate::cli::output::{Failure, Output};
 use crate::clock::{Clock, SystemClock};
 use crate::config::{self, Settings};
 use crate::identity::{Caller, Confirmation, KeySource};
-use crate::intent::{Asked, Intent, IntentError, Intents, SignerClass, Step};
+use crate::intent::{Asked, Behalf, Intent, IntentError, Intents, SignerClass, Step};
 use crate::jose::{KeyClient, KeySet, Reach};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -188,7 +188,10 @@ impl Sender {
             ..Asked::default()
         };
         let registered = |key: &str| self.registered.iter().any(|one| one == key);
-        Ok(intents.verify(asked, &self.caller, &registered, now).await)
+        // Whom an agent acts for, the request's tokens say, and they are not here.
+        Ok(intents
+            .verify(asked, &self.caller, Behalf::Nobody, &registered, now)
+            .await)
     }
 }
 

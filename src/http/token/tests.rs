@@ -172,15 +172,29 @@ fn what_an_exchange_needs_is_named_when_it_is_missing() {
 }
 
 #[test]
-fn what_is_known_and_not_taken_is_refused_and_named() {
-    for (name, value) in [
-        ("actor_token", "a.b.c"),
-        ("actor_token_type", JWT),
-        ("requested_token_type", "not a uri"),
-    ] {
-        let form = with(exchange(), &[(name, value)]);
-        refused(&form, Reason::MalformedRequest, name);
+fn an_actor_comes_with_its_type_and_a_type_with_its_actor() {
+    let actor = [("actor_token", "a.b.c"), ("actor_token_type", JWT)];
+    let request = parsed(&with(exchange(), &actor)).unwrap();
+    let token = request.presented.actor_token.unwrap();
+    assert_eq!(token.unverified.expose(), "a.b.c");
+    assert_eq!(token.token_type, TokenType::Jwt);
+    let bad = Reason::MalformedRequest;
+    refused(&with(exchange(), &actor[..1]), bad, "actor_token_type");
+    refused(&with(exchange(), &actor[1..]), bad, "actor_token");
+    for kind in ["saml2", "self_signed"] {
+        let urn = format!("urn:ietf:params:oauth:token-type:{kind}");
+        let form = with(exchange(), &[("actor_token", "a.b.c")]);
+        let form = form.into_iter().chain([("actor_token_type", urn.as_str())]);
+        let form: Vec<_> = form.collect();
+        refused(&form, bad, "actor_token_type");
     }
+    refused(&with(client_credentials(), &actor), bad, "actor_token");
+}
+
+#[test]
+fn what_is_known_and_not_taken_is_refused_and_named() {
+    let form = with(exchange(), &[("requested_token_type", "not a uri")]);
+    refused(&form, Reason::MalformedRequest, "requested_token_type");
     let form = with(client_credentials(), &[("subject_token", "a.b.c")]);
     refused(&form, Reason::MalformedRequest, "subject_token");
     let form = with(client_credentials(), &[("client_secret", "s")]);
@@ -338,7 +352,7 @@ proptest! {
             let presented = request.presented;
             prop_assert!(presented.subject_token.is_some() || presented.client_assertion.is_some());
             prop_assert!(form.get("grant_type").is_some());
-            prop_assert!(form.get("actor_token").is_none());
+            prop_assert_eq!(form.get("actor_token").is_some(), presented.actor_token.is_some());
             prop_assert!(form.get("client_secret").is_none());
         }
     }

@@ -132,7 +132,9 @@ async fn keys_that_cannot_be_fetched_refuse_for_now() {
     claims["iss"] = json!(ORCHESTRATOR);
     let text = desk.orchestrator.sign(&json!({"typ": TYP}), &claims);
     let caller = desk.unbound().await;
-    let result = intents.verify(sent(text), &caller, &|_| false, at(0)).await;
+    let result = intents
+        .verify(sent(text), &caller, Behalf::Nobody, &|_| false, at(0))
+        .await;
     let error = result.unwrap_err();
     assert!(matches!(error, IntentError::Unavailable { .. }), "{error}");
 }

@@ -3,7 +3,8 @@
 //! Each shard keeps `swept`: no lease decided before that sequence can be added any more. It is
 //! moved first, then the open leases are matched, then the claim says that they were: so a lease
 //! is either in the shard when it is matched, or refused. A fence on one lease needs none of that:
-//! ids are drawn anew, so it can only hit a lease that is there.
+//! ids are drawn anew, so it can only hit a lease that is there. Unless the lease was handed on:
+//! then its fence covers others, which may lie anywhere, and is matched like every other.
 
 use super::Sweeper;
 use crate::fences::{DimensionKind, EndedBy, Fence, FenceKind, Place, View};
@@ -13,7 +14,7 @@ use crate::leases::look::PAGE;
 use crate::leases::record::Record;
 use crate::leases::state::State;
 use crate::leases::{Closing, DEADLINE, Lease, LeaseError, keys};
-use crate::store::{CommitId, Guard, Link, Outcome, Position, Transaction, Write, settle};
+use crate::store::{CommitId, Guard, Index, Link, Outcome, Position, Transaction, Write, settle};
 use serde::{Deserialize, Serialize};
 use serde_bytes::ByteArray;
 use std::sync::Arc;
@@ -57,7 +58,7 @@ impl Sweeper {
     /// How many leases were found dead.
     pub(super) async fn match_fences(&self, now: OffsetDateTime) -> Result<u64, LeaseError> {
         let view = self.fences.fresh()?;
-        let mut matched = self.follow_single(&view, now).await?;
+        let (mut matched, handed_on) = self.follow_single(&view, now).await?;
         let shards: Vec<ShardId> = ShardId::all().collect();
         let places: Vec<_> = shards.iter().map(|shard| keys::claim(*shard)).collect();
         let records = self.leases.store.get(&places).await?;
@@ -82,10 +83,18 @@ impl Sweeper {
         };
         let mut failed = None;
         for (shard, found) in found {
-            if !is_behind(&view, &found.claim) || is_taken(&found.claim, self.me, now) {
+            let behind = is_behind(&view, &found.claim);
+            let children = found.claim.sequence < handed_on;
+            if !(behind || children) || is_taken(&found.claim, self.me, now) {
                 continue;
             }
-            match self.match_shard(shard, &view, found, now).await {
+            // INVARIANT: where only fences on single leases were missed, only children can be hit.
+            let index = if behind {
+                keys::open(shard)
+            } else {
+                keys::children(shard)
+            };
+            match self.match_shard(shard, &index, &view, found, now).await {
                 Ok(hits) => matched += hits,
                 Err(error) => failed = Some(error),
             }
@@ -93,12 +102,19 @@ impl Sweeper {
         failed.map_or(Ok(matched), Err)
     }
 
-    /// Fences on single leases: straight to the record, whatever the number of open leases.
-    async fn follow_single(&self, view: &View, now: OffsetDateTime) -> Result<u64, LeaseError> {
+    /// Fences on single leases: straight to the record, whatever the number of open leases. Also the
+    /// last of those whose lease was handed on: up to there every shard has to be matched.
+    async fn follow_single(
+        &self,
+        view: &View,
+        now: OffsetDateTime,
+    ) -> Result<(u64, u64), LeaseError> {
         let seen = self.seen.load(Ordering::Relaxed);
-        let mut hits = 0;
+        let (mut hits, mut handed_on) = (0, self.handed_on.load(Ordering::Relaxed));
         // What a snapshot swallowed is found by matching whole shards: `is_behind`.
-        for fence in view.kept_since(seen) {
+        let kept = view.kept_since(seen);
+        let before = view.position().sequence.saturating_sub(kept.len() as u64);
+        for (sequence, fence) in (before + 1..).zip(kept) {
             if !is_single(&fence) || fence.kind == FenceKind::Lift {
                 continue;
             }
@@ -112,20 +128,30 @@ impl Sweeper {
                 }
                 found => found?,
             };
-            if lease.is_some_and(|lease| matches!(lease.state, State::Reserved | State::Active)) {
+            let Some(mut lease) = lease else { continue };
+            if matches!(lease.state, State::Reserved | State::Active) {
                 let ended = EndedBy::Fence(Arc::clone(&fence));
-                let closing = Closing::because(&ended, now);
+                let closing = Closing::because(&ended, &id, now);
                 self.leases.mark(&id, closing, now).await?;
                 hits += 1;
+                // INVARIANT: read again once it can be handed on no more.
+                if let Some(closed) = self.leases.get(&id).await? {
+                    lease = closed;
+                }
+            }
+            if lease.handed_on {
+                handed_on = sequence;
             }
         }
+        self.handed_on.store(handed_on, Ordering::Relaxed);
         self.seen.store(view.position().sequence, Ordering::Relaxed);
-        Ok(hits)
+        Ok((hits, handed_on))
     }
 
     async fn match_shard(
         &self,
         shard: ShardId,
+        index: &Index,
         view: &View,
         found: Found,
         now: OffsetDateTime,
@@ -144,7 +170,7 @@ impl Sweeper {
         else {
             return Ok(0);
         };
-        let hits = self.match_open(shard, view, now).await?;
+        let hits = self.match_open(index, view, now).await?;
         claim.sequence = position.sequence;
         claim.link = ByteArray::new(position.link.0);
         claim.until = 0;
@@ -193,15 +219,14 @@ impl Sweeper {
 
     async fn match_open(
         &self,
-        shard: ShardId,
+        index: &Index,
         view: &View,
         now: OffsetDateTime,
     ) -> Result<u64, LeaseError> {
-        let index = keys::open(shard);
         let mut after = None;
         let mut hits = 0;
         loop {
-            let members = self.leases.members(&index, after.as_ref(), PAGE).await?;
+            let members = self.leases.members(index, after.as_ref(), PAGE).await?;
             let Some(last) = members.last() else {
                 return Ok(hits);
             };
@@ -235,7 +260,7 @@ fn doomed(view: &View, lease: Lease, now: OffsetDateTime) -> Option<(Lease, Reco
     if ended == EndedBy::Ahead {
         return None;
     }
-    let closing = Closing::because(&ended, now);
+    let closing = Closing::because(&ended, &lease.id, now);
     let event = end_event(&lease, closing.why);
     let mut record = lease.record().clone();
     record

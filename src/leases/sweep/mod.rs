@@ -43,6 +43,8 @@ pub struct Sweeper {
     me: [u8; 16],
     /// How far fences on single leases were followed here.
     seen: AtomicU64,
+    /// The last fence on a lease that was handed on, on the log.
+    handed_on: AtomicU64,
     /// How long a downstream may take to end a credential.
     pub(in crate::leases) patience: Duration,
     /// Something was marked that a downstream must end.
@@ -84,6 +86,7 @@ impl Sweeper {
             connectors,
             me: ids::random(),
             seen: AtomicU64::new(0),
+            handed_on: AtomicU64::new(0),
             patience: PATIENCE,
             marked: Notify::new(),
             silent: Mutex::default(),

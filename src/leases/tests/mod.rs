@@ -3,6 +3,7 @@
 mod bench;
 mod closing;
 mod crash;
+mod handing_on;
 mod looking;
 mod opening;
 mod sweeping;

@@ -499,6 +499,7 @@ fn an_explanation_tells_every_check_in_order() {
             "mission",
             "mission_ends",
             "signer",
+            "on_behalf_of",
             "target",
             "platform_signer",
             "binding",

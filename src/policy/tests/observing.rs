@@ -187,6 +187,7 @@ fn a_recorded_question_gets_the_same_answer_again() {
             instance: None,
             goal_ends: None,
             facts: caller.facts().clone(),
+            behalf: Behalf::Nobody,
         };
         let intent = Intent::restated(stated, NOW);
         let recorded = Recorded::of(&caller, &intent);

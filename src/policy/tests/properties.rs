@@ -1,4 +1,7 @@
 use super::*;
+use crate::fences::DimensionKind;
+use crate::identity::Person;
+use crate::intent::Parent;
 use proptest::prelude::*;
 
 fn action() -> impl Strategy<Value = String> {
@@ -116,5 +119,148 @@ proptest! {
             prop_assert!(actions.into_iter().all(|action| scope.contains(action)));
         }
         prop_assert!(granted.ttl <= Duration::from_secs(900));
+    }
+}
+
+/// One exchange of a chain: what its agent asks, and what its ceiling is.
+#[derive(Debug, Clone)]
+struct Step {
+    asked: Vec<AuthorizationDetail>,
+    allow: Authority,
+    own: Option<Authority>,
+    max_ttl: Option<u32>,
+    /// Exchanged again by whoever holds the one before, as if it were the agent's own.
+    again: bool,
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    (
+        prop_oneof![
+            2 => any_authority().prop_map(|asked| to_details(false, &asked)),
+            1 => Just(narrow()),
+        ],
+        ceiling(),
+        prop_oneof![3 => Just(None), 1 => ceiling().prop_map(Some)],
+        prop_oneof![Just(None), (60_u32..900).prop_map(Some)],
+        any::<bool>(),
+    )
+        .prop_map(|(asked, allow, own, max_ttl, again)| Step {
+            asked,
+            allow,
+            own,
+            max_ttl,
+            again,
+        })
+}
+
+/// What most ceilings cover, so that chains grow.
+fn narrow() -> Vec<AuthorizationDetail> {
+    to_details(false, &authority(&["o:a"], &["https://a/a"]))
+}
+
+/// What one link of the chain allows, and until when.
+struct Bound {
+    authority: Vec<Authority>,
+    expires_at: OffsetDateTime,
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(300))]
+
+    /// INVARIANT of the whole room: however tokens are exchanged again, no credential reaches further
+    /// than any principal of its chain lets it, or lives longer; and the chain only grows.
+    #[test]
+    fn no_way_through_a_chain_yields_more_than_any_link_allows(
+        people in ceiling(),
+        person in any::<bool>(),
+        target_ceiling in ceiling(),
+        steps in prop::collection::vec(step(), 1..6),
+    ) {
+        let target: TargetId = "orders-api".parse().unwrap();
+        let mut bounds: Vec<Bound> = Vec::new();
+        let mut behalf = Behalf::Nobody;
+        let mut depth = 0;
+        let mut now = NOW;
+        if person {
+            let claims = serde_json::json!({ "sub": "alice", "groups": ["oncall"] });
+            let claims = claims.as_object().unwrap().clone();
+            let alice = Person::stated("corp".parse().unwrap(), claims, NOW);
+            behalf = Behalf::Person(Box::new(alice));
+        }
+        for (number, step) in steps.iter().enumerate() {
+            let mut world = World::new();
+            world.target().ceiling = authority(&["*"], &["*"]);
+            let own: AgentId = match (step.again, behalf.parent()) {
+                (true, Some(parent)) => parent.agent().clone(),
+                _ => format!("agent-{number}").parse().unwrap(),
+            };
+            world.agent.id = own.clone();
+            world.agent.ceiling = step.own.clone().map(|own| BTreeMap::from([(target.clone(), own)]));
+            let mut parents = world.missions[0].clone();
+            parents.id = "deploy-before".parse().unwrap();
+            parents.delegates_to = vec![own.clone()];
+            let mission = world.mission();
+            mission.agents = vec![own];
+            mission.allow = BTreeMap::from([(target.clone(), step.allow.clone())]);
+            if behalf.person().is_some() {
+                mission.on_behalf_of = vec![People {
+                    name: "oncall".to_owned(),
+                    issuer: "corp".parse().unwrap(),
+                    claims: facts(&[("groups", "oncall")]),
+                    ceiling: BTreeMap::from([(target.clone(), people.clone())]),
+                }];
+            }
+            world.missions.push(parents);
+            world.details = step.asked.clone();
+            world.details[0].max_ttl = step.max_ttl;
+            world.behalf = behalf.clone();
+            world.now = now;
+            let mut policy = world.policy().unwrap();
+            policy.targets.get_mut(&target).unwrap().ceiling = target_ceiling.clone();
+            let question = world.question();
+            let walked = policy.walk(&question, &world.view, now, &mut Trace::Silent);
+            let Ok(granted) = walked else { continue };
+
+            let mut authority = vec![step.allow.clone(), target_ceiling.clone()];
+            authority.push(Authority::from_details(&step.asked));
+            authority.extend(step.own.clone());
+            if behalf.person().is_some() {
+                authority.push(people.clone());
+            }
+            let expires_at = now + granted.ttl;
+            bounds.push(Bound { authority, expires_at });
+            for bound in &bounds {
+                prop_assert!(expires_at <= bound.expires_at);
+                for ceiling in &bound.authority {
+                    let covered = Vocabulary::Scopes.covers(ceiling, &granted.authority);
+                    prop_assert_eq!(covered, Ok(true));
+                }
+            }
+            depth += usize::from(number > 0 && behalf.parent().is_some());
+            prop_assert_eq!(granted.chain.len(), depth + usize::from(person));
+            prop_assert!(granted.chain.len() <= crate::intent::behalf::MAX_ACTORS);
+            if let Some(parent) = behalf.parent() {
+                for dimension in parent.dimensions() {
+                    prop_assert!(granted.dimensions.contains(dimension));
+                }
+            }
+            let id = crate::ids::LeaseId::draw(crate::ids::ShardId::of(&world.agent.id, None));
+            let mut dimensions = granted.dimensions.clone();
+            dimensions.push(Dimension::new(DimensionKind::Lease, id.to_string()));
+            behalf = Behalf::Parent(Box::new(Parent {
+                lease: id,
+                agent: world.agent.id.clone(),
+                mission: "deploy-before".parse().unwrap(),
+                target: target.clone(),
+                authority: granted.authority.clone(),
+                expires_at,
+                bound_key: None,
+                dimensions,
+                chain: granted.chain.clone(),
+                token_sha256: [0; 32],
+                ended: None,
+            }));
+            now += Duration::from_secs(7);
+        }
     }
 }

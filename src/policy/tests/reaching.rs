@@ -111,7 +111,7 @@ fn what_is_not_granted_any_more_is_told_with_the_line_that_it_crosses() {
             "deploy-checkout".parse().unwrap(),
             "orders-api".parse().unwrap(),
         );
-        let outcome = policy.still_grants(&world.agent, (&mission, &target), &held, NOW);
+        let outcome = policy.still_grants(&world.agent, (&mission, &target), (&held, &[]), NOW);
         outcome.map_err(|denied| denied.reason)
     };
     assert_eq!(still(|_| {}), Ok(()));

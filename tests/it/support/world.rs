@@ -162,6 +162,10 @@ fn wire(reason: Reason) -> (u16, &'static str, &'static str) {
         | Reason::CredentialNotBindable
         | Reason::MissionEnded
         | Reason::Held => (400, "invalid_request", "never"),
+        Reason::SubjectNotAccepted | Reason::ActorNotAccepted | Reason::ChainTooDeep => {
+            (400, "invalid_request", "never")
+        }
+        Reason::ParentNotAlive | Reason::ParentKeyNotProved => (400, "invalid_request", "refresh"),
         Reason::UnknownTarget | Reason::InvalidTarget => (400, "invalid_target", "never"),
         Reason::InvalidScope => (400, "invalid_scope", "narrow"),
         Reason::InvalidAuthorizationDetails
@@ -169,6 +173,8 @@ fn wire(reason: Reason) -> (u16, &'static str, &'static str) {
         | Reason::ExceedsMission
         | Reason::ExceedsAgentCeiling
         | Reason::ExceedsTargetCeiling
+        | Reason::ExceedsPeopleCeiling
+        | Reason::ExceedsParent
         | Reason::Undecidable
         | Reason::LifetimeOutOfRange => (400, "invalid_authorization_details", "narrow"),
         Reason::ForbiddenByPolicy => (400, "invalid_authorization_details", "never"),
