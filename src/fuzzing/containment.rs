@@ -21,7 +21,7 @@ pub fn authorization_details(bytes: &[u8]) {
         );
         authorities.push(Authority::from_details(&details));
     }
-    for vocabulary in [Vocabulary::Aws, Vocabulary::Scopes, Vocabulary::Sql] {
+    for vocabulary in vocabularies() {
         for one in &authorities {
             check_alone(vocabulary, one);
             for other in &authorities {
@@ -35,6 +35,17 @@ pub fn authorization_details(bytes: &[u8]) {
             }
         }
     }
+}
+
+/// A new one does not compile until it is in the row.
+fn vocabularies() -> impl Iterator<Item = Vocabulary> {
+    std::iter::successors(Some(Vocabulary::Aws), |last| match last {
+        Vocabulary::Aws => Some(Vocabulary::Scopes),
+        Vocabulary::Scopes => Some(Vocabulary::Sql),
+        Vocabulary::Sql => Some(Vocabulary::Github),
+        Vocabulary::Github => Some(Vocabulary::Kubernetes),
+        Vocabulary::Kubernetes => None,
+    })
 }
 
 fn check_alone(vocabulary: Vocabulary, authority: &Authority) {
