@@ -120,17 +120,9 @@ impl Composed {
         audit::check(store.as_ref(), &settings.broker.audit_path)
             .await
             .map_err(|error| failed(&error))?;
-        let signer = keyring.clone();
-        let sign = move |claims: &[u8]| {
-            let claims: serde_json::Value =
-                serde_json::from_slice(claims).map_err(|error| error.to_string())?;
-            signer
-                .sign(Purpose::Checkpoint, super::audit::CHECKPOINT_TYP, &claims)
-                .map(|(jws, _)| jws.expose().clone())
-                .map_err(|error| error.to_string())
-        };
         let path = settings.broker.audit_path.clone();
-        let sealing = Sealing::start(store.clone(), clock.clone(), path, Box::new(sign));
+        let sign = checkpoints(keyring.clone());
+        let sealing = Sealing::start(store.clone(), clock.clone(), path, sign);
         let parts = Parts {
             url: settings.broker.url.clone(),
             clock: clock.clone(),
@@ -397,4 +389,16 @@ fn sources(settings: &Settings) -> Result<Vec<SourceSettings>, Failure> {
         });
     }
     Ok(sources)
+}
+
+/// Signs what the audit's sealer writes down every second.
+fn checkpoints(keyring: Arc<Keyring>) -> Box<audit::Sign> {
+    Box::new(move |claims: &[u8]| {
+        let claims: serde_json::Value =
+            serde_json::from_slice(claims).map_err(|error| error.to_string())?;
+        keyring
+            .sign(Purpose::Checkpoint, super::audit::CHECKPOINT_TYP, &claims)
+            .map(|(jws, _)| jws.expose().clone())
+            .map_err(|error| error.to_string())
+    })
 }

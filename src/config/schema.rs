@@ -54,7 +54,7 @@ pub(in crate::config) fn shapes() -> Result<BTreeMap<String, Shape>, Problems> {
     let desk = Desk::recording(document.sources.clone(), Shapes::default());
     let settings = document.settings(&desk, None);
     let shapes = desk.shapes.take().map(Shapes::into_inner);
-    let mut problems = document.early.clone();
+    let mut problems = document.early;
     problems.0.extend(desk.finish().0);
     match (settings, shapes) {
         (Some(_), Some(shapes)) if !problems.has_errors() => Ok(shapes),
@@ -202,10 +202,10 @@ fn own_keys(kind: &str) -> BTreeMap<String, (Value, bool)> {
         found.insert(name.to_owned(), (fits, true));
     }
     for name in names {
-        if !found.contains_key(&name) {
-            let (fits, _) = tried(&needed, &name);
-            found.insert(name, (fits, false));
-        }
+        found.entry(name).or_insert_with_key(|name| {
+            let (fits, _) = tried(&needed, name);
+            (fits, false)
+        });
     }
     found
 }

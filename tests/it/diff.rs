@@ -88,5 +88,5 @@ async fn a_pull_request_is_told_what_it_widens_and_who_must_agree() {
 }
 
 fn environment() -> String {
-    std::env::var("PATH").unwrap()
+    std::env::var_os("PATH").unwrap().into_string().unwrap()
 }

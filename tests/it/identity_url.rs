@@ -80,7 +80,7 @@ async fn metadata(
     headers: HeaderMap,
     Query(query): Query<HashMap<String, String>>,
 ) -> Result<Response, StatusCode> {
-    if !carries(&headers, "metadata-flavor", "Google") || query.get("format").is_none() {
+    if !carries(&headers, "metadata-flavor", "Google") || !query.contains_key("format") {
         return Err(StatusCode::FORBIDDEN);
     }
     let token = shared.token(&(headers, query))?;

@@ -26,7 +26,7 @@ pub(super) fn compare(ledger: &mut Ledger, before: &Settings, after: &Settings) 
                 ceilings(&mut table, (before, was), (after, is));
             }
             (None, Some(is)) => {
-                table.note(Direction::Widens, "purpose", format!("new: {}", is.purpose))
+                table.note(Direction::Widens, "purpose", format!("new: {}", is.purpose));
             }
             (Some(_), None) => table.note(Direction::Narrows, "purpose", "removed"),
             (None, None) => {}

@@ -23,7 +23,7 @@ pub(super) fn compare(ledger: &mut Ledger, before: &Settings, after: &Settings) 
         match (was, is) {
             (Some(was), Some(is)) => both(&mut table, was, is),
             (None, Some(is)) => {
-                table.note(Direction::Widens, "purpose", format!("new: {}", is.purpose))
+                table.note(Direction::Widens, "purpose", format!("new: {}", is.purpose));
             }
             (Some(_), None) => table.note(Direction::Narrows, "purpose", "removed"),
             (None, None) => {}

@@ -383,7 +383,7 @@ fn of_a_condition_or_a_policy() {
 
 #[test]
 fn of_the_smaller_tables() {
-    for (table, code) in [
+    each_is_told(&[
         ("[resource_server.x]\naudiences = [\"api\"]", "missing_key"),
         (
             "[resource_server.x]\nsecret = \"hunter2\"\naudiences = [\"api\"]",
@@ -421,6 +421,13 @@ fn of_the_smaller_tables() {
             "[source.x]\nkind = \"github\"\nsecret = \"env:X\"",
             "missing_key",
         ),
+        ("[case]\nagent = \"deployer\"", "wrong_type"),
+    ]);
+}
+
+#[test]
+fn of_who_signs_and_who_proves() {
+    each_is_told(&[
         (
             "[intent_issuer.x]\nissuer = \"https://ci.example\"\nclass = \"agent\"\n\
           keys = { keys = [] }",
@@ -482,11 +489,15 @@ fn of_the_smaller_tables() {
             "[[case]]\nagent = \"deployer\"\nasked = []\nexpect = {}",
             "bad_value",
         ),
-        ("[case]\nagent = \"deployer\"", "wrong_type"),
-    ] {
+    ]);
+}
+
+/// A table beside what is good, and the code that it gives.
+fn each_is_told(tables: &[(&str, &str)]) {
+    for (table, code) in tables {
         let report = checked(&format!("{GOOD}\n{table}\n"));
         let codes: Vec<_> = report.problems.0.iter().map(|p| p.code.as_str()).collect();
-        assert!(codes.contains(&code), "{table}: {report}");
+        assert!(codes.contains(code), "{table}: {report}");
     }
 }
 

@@ -115,11 +115,10 @@ fn a_ceiling_that_leaves_nothing_is_found_and_so_is_an_agent_without_use() {
 fn an_arn_that_is_nowhere_and_an_identity_that_its_issuer_refuses_are_found() {
     let aws = |arn: &str| {
         codes(&format!(
-            "{}\n[target.aws]\nkind = \"aws\"\nrole = \"arn:aws:iam::111122223333:role/deploy\"\n\
+            "{GOOD}\n[target.aws]\nkind = \"aws\"\nrole = \"arn:aws:iam::111122223333:role/deploy\"\n\
              ceiling = {{ actions = [\"s3:*\"], locations = [\"*\"] }}\n\
              [mission.store]\nagents = [\"deployer\"]\nowner = \"a@b\"\npurpose = \"Stores\"\n\
-             allow = [{{ target = \"aws\", actions = [\"s3:GetObject\"], locations = [\"{arn}\"] }}]\n",
-            GOOD
+             allow = [{{ target = \"aws\", actions = [\"s3:GetObject\"], locations = [\"{arn}\"] }}]\n"
         ))
     };
     for arn in [

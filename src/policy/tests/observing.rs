@@ -223,7 +223,7 @@ fn the_nearest_mission_is_the_one_that_fails_last() {
         &["orders:read", "orders:delete"],
         &["https://api.example/*"],
     );
-    let mut cleanup = mission("clean-up", "orders-api", allow.clone());
+    let mut cleanup = mission("clean-up", "orders-api", allow);
     cleanup.require = facts(&[("pipeline.environment", "nightly")]);
     world.missions.push(cleanup);
     let nearest = |world: &World| {

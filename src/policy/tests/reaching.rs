@@ -121,7 +121,8 @@ fn what_is_not_granted_any_more_is_told_with_the_line_that_it_crosses() {
         still(|w| w.mission().require = facts(&[("a.b", "c")])),
         Ok(())
     );
-    let crosses: [(fn(&mut World), Denial); 5] = [
+    type Spoil = fn(&mut World);
+    let crosses: [(Spoil, Denial); 5] = [
         (
             |w| w.mission().agents = vec!["other".parse().unwrap()],
             Denial::UnknownMission,
