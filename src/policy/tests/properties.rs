@@ -165,7 +165,7 @@ struct Bound {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(300))]
+    #![proptest_config(ProptestConfig::with_cases(80))]
 
     /// INVARIANT of the whole room: however tokens are exchanged again, no credential reaches further
     /// than any principal of its chain lets it, or lives longer; and the chain only grows.
