@@ -60,6 +60,12 @@ impl Broker {
         let sorted = self.sort(bundle, request.presented, view, now).await?;
         let Sorted { own, behalf, view } = sorted;
         let caller = Arc::new(match &behalf {
+            // SECURITY: what nobody verifies here is refused, never quietly ignored.
+            Behalf::InPerson(_) if own.dpop.is_some() => {
+                let detail =
+                    "a person's own key signs the intent; no DPoP proof is taken beside it";
+                return Err(Refusal::new(Reason::InvalidDpopProof, detail).exact());
+            }
             Behalf::InPerson(person) => person.in_person(own.client_id.as_deref())?,
             _ => bundle.identity.verify(&own, now).await?,
         });

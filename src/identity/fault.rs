@@ -95,7 +95,7 @@ pub enum TokenFault {
     #[error("it names a workload, not a person")]
     NoPerson,
     #[error(
-        "it is bound to no key: to run an agent in person, sign in with `dayfly login --person`"
+        "it is bound to no key: to run an agent in person, sign in with `nonce` = `dayfly-jkt:THUMBPRINT`"
     )]
     PersonUnbound,
 }

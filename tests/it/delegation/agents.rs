@@ -356,11 +356,9 @@ async fn a_bound_credential_is_handed_on_with_its_key_only() {
     };
     let (platform, intent) = bound_to(broker.key.thumbprint());
     let form = with(broker.good_form(), "subject_token", &platform);
-    let parent = token(
-        &cast
-            .granted(&with(form, "intent", &broker.sign_intent(&intent)))
-            .await,
-    );
+    let form = with(form, "intent", &broker.sign_intent(&intent));
+    let proof = broker.proof(&broker.key).await;
+    let parent = token(&broker.proved("/token", &form, &[&proof]).await.body);
     assert_eq!(claims(&parent)["cnf"]["jkt"], broker.key.thumbprint());
     let form = cast.form_for(&parent, "helper", "relay", |_| {});
     let answer = broker.exchange(&form).await;
@@ -373,7 +371,9 @@ async fn a_bound_credential_is_handed_on_with_its_key_only() {
         let (platform, intent) = bound_to(helpers.thumbprint());
         let intent = helpers.sign("intent+jwt", None, &intent, true).unwrap();
         let form = with(broker.good_form(), "subject_token", &platform);
-        token(&cast.granted(&with(form, "intent", &intent)).await)
+        let form = with(form, "intent", &intent);
+        let proof = broker.proof(&helpers).await;
+        token(&broker.proved("/token", &form, &[&proof]).await.body)
     };
     cast.child(&parent, "helper", "relay").await;
 }
