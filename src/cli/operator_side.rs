@@ -197,7 +197,8 @@ pub async fn list(
     };
     loop {
         let mut query = url::form_urlencoded::Serializer::new(String::new());
-        let room = limit.saturating_sub(found.items.len()).max(1);
+        // A page holds a thousand at most.
+        let room = limit.saturating_sub(found.items.len()).clamp(1, 1000);
         query.append_pair("limit", &room.to_string());
         for (name, value) in filters {
             if let Some(value) = value {
