@@ -59,7 +59,7 @@ fn check_alone(vocabulary: Vocabulary, authority: &Authority) {
             .iter()
             .flat_map(|own| &own.locations)
             .any(|arn| {
-                let mut fields = arn.splitn(6, ':').take(5);
+                let mut fields = arn.split(':').take(5);
                 fields.any(|field| field.contains('*') && field.bytes().any(|byte| byte != b'*'))
             });
     if comparable && !half_open {

@@ -12,7 +12,7 @@ mod tokens;
 pub use containment::{authorization_details, patterns};
 pub use records::{audit, config, lease};
 pub use requests::form;
-pub use tokens::{claims, intent, jwks, jws};
+pub use tokens::{aws, claims, dpop, intent, jwks, jws};
 
 /// Panics where something that must always hold does not.
 pub type Target = fn(&[u8]);
@@ -21,8 +21,10 @@ pub type Target = fn(&[u8]);
 pub const TARGETS: &[(&str, Target)] = &[
     ("audit", audit),
     ("authorization_details", authorization_details),
+    ("aws", aws),
     ("claims", claims),
     ("config", config),
+    ("dpop", dpop),
     ("form", form),
     ("intent", intent),
     ("jwks", jwks),

@@ -121,6 +121,7 @@ smoke!(
     authorization_details,
     claims,
     config,
+    dpop,
     form,
     intent,
     jwks,

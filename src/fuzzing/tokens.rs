@@ -1,12 +1,17 @@
 //! Tokens and keys: whatever is read is the only reading, and nothing unsigned is verified.
 
+use crate::identity::DpopProof;
+use crate::identity::aws::principal;
+use crate::identity::aws::request::SignedRequest;
 use crate::identity::claims::find;
+use crate::identity::dpop::verify;
 use crate::intent::claims::Signed;
 use crate::jose::claims::{audiences, instant, optional_text, sole_audience, text, times};
 use crate::jose::{
-    Algorithm, Compact, KeySet, LEEWAY, MAX_KEYS, MAX_TRIED_KEYS, TypRule, VerifyingKey,
-    parse_object,
+    Algorithm, Compact, KeySet, LEEWAY, MAX_KEYS, MAX_TRIED_KEYS, SigningKey, TypRule,
+    VerifyingKey, parse_object,
 };
+use crate::secret::Secret;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde_json::{Map, Value};
@@ -14,6 +19,7 @@ use std::sync::LazyLock;
 use std::time::Duration;
 use time::OffsetDateTime;
 use time::macros::datetime;
+use url::Url;
 
 const NOW: OffsetDateTime = datetime!(2026-11-21 12:00 UTC);
 const BROKER: &str = "https://dayfly.example";
@@ -34,6 +40,30 @@ const SIGNED: [&str; 2] = [
     include_str!("../../fuzz/fixtures/rfc7515-a2.jws"),
     include_str!("../../fuzz/fixtures/rfc7515-a3.jws"),
 ];
+
+/// A request signed for STS, in the clear; or, where it is no JSON, what STS answers.
+pub fn aws(bytes: &[u8]) {
+    if bytes.first() != Some(&b'{') {
+        let Ok(Ok(claims)) = std::str::from_utf8(bytes).map(principal::claims) else {
+            return;
+        };
+        let text = |name: &str| claims.get(name).and_then(Value::as_str).unwrap_or_default();
+        let account = text("account");
+        assert!(account.len() == 12 && account.bytes().all(|byte| byte.is_ascii_digit()));
+        assert!(text("arn").contains(account) && text("sub").contains(account));
+        assert_ne!(text("role_id").is_empty(), text("user_id").is_empty());
+        return;
+    }
+    let Ok(request) = SignedRequest::parse(&URL_SAFE_NO_PAD.encode(bytes)) else {
+        return;
+    };
+    let url = Url::parse(&request.origin).map(|url| url.origin().ascii_serialization());
+    assert_eq!(url.as_deref(), Ok(request.origin.as_str()), "one reading");
+    for (name, value) in request.headers() {
+        assert!(name == name.to_ascii_lowercase() && !value.is_empty());
+        assert!(value.bytes().all(|byte| matches!(byte, b' '..=b'~')));
+    }
+}
 
 /// A compact JWS; or, so that a change reaches beyond base64, its three parts in the clear, one a
 /// line, when the first byte is `{`.
@@ -178,9 +208,7 @@ pub fn intent(bytes: &[u8]) {
     let Ok(signed) = Signed::read(&claims, BROKER, NOW) else {
         return;
     };
-    let text = |value: Option<&Value>| value.and_then(Value::as_str).map(str::to_owned);
-    assert!(text(claims.get("sub")).as_ref() == Some(&signed.subject));
-    assert!(text(claims.get("act").and_then(|act| act.get("sub"))) == signed.actor);
+    assert!(claims.get("sub") == claims.get("client_id") && !claims.contains_key("act"));
     assert!(
         signed.expires_at > NOW - LEEWAY
             && signed.expires_at <= NOW + LEEWAY + crate::intent::claims::MAX_LIFETIME
@@ -235,4 +263,51 @@ pub fn jwks(bytes: &[u8]) {
     }
     let published = set.to_jwks().to_string();
     assert!(KeySet::parse(published.as_bytes()).as_ref() == Ok(&set));
+}
+
+const DOOR: &str = "https://dayfly.example/token";
+static KEY: LazyLock<Option<SigningKey>> =
+    LazyLock::new(|| SigningKey::generate(Algorithm::Ed25519).ok());
+
+/// A DPoP proof; or, when it begins with `{`, the claims of one that is signed well.
+pub fn dpop(bytes: &[u8]) {
+    let text = match (parse_object(bytes), &*KEY) {
+        (Ok(claims), Some(key)) => key.sign("dpop+jwt", None, &claims, true).ok(),
+        _ => std::str::from_utf8(bytes).ok().map(str::to_owned),
+    };
+    let Some(text) = text else { return };
+    for token in [None, Some("a-token")] {
+        let proof = DpopProof {
+            unverified: Secret::new(text.clone()),
+            method: "POST".to_owned(),
+            url: DOOR.to_owned(),
+            access_token: token.map(|token| Secret::new(token.to_owned())),
+        };
+        let Ok(proved) = verify(&proof, None, NOW) else {
+            continue;
+        };
+        let payload = text
+            .split('.')
+            .nth(1)
+            .and_then(|part| URL_SAFE_NO_PAD.decode(part).ok());
+        let claims = payload
+            .and_then(|bytes| parse_object(&bytes).ok())
+            .unwrap_or_default();
+        let told = |name: &str| claims.get(name).and_then(Value::as_str).unwrap_or_default();
+        assert!(told("htm") == "POST" && (1..=1024).contains(&told("jti").len()));
+        let age = instant(&claims, "iat")
+            .ok()
+            .flatten()
+            .map(|made| NOW - made);
+        assert!(
+            age.is_some_and(|age| age.abs() < 2 * LEEWAY),
+            "it is not of now"
+        );
+        let meant = Url::parse(told("htu")).ok();
+        assert!(
+            meant.is_some_and(|url| url.origin().ascii_serialization() == "https://dayfly.example")
+        );
+        assert!(token.is_none() || told("ath").len() == 43);
+        assert!(proved.replay().keep_until > NOW, "it could be sent again");
+    }
 }

@@ -112,7 +112,7 @@ impl Identity {
     }
 }
 
-fn verify(
+pub(crate) fn verify(
     proof: &DpopProof,
     nonces: Option<&Nonces>,
     now: OffsetDateTime,

@@ -1,6 +1,7 @@
 //! Every place that takes a signed token, each with one that it accepts.
 
 use crate::support::broker::{Answer, Setup, b64, form, sha256, unique, with, without};
+use crate::support::dpop;
 use crate::support::forge;
 use crate::support::issuer::Issuer;
 use crate::support::world::{ASSERTION, EXCHANGE, JWT, World, assert_refused, inline_keys, key};
@@ -39,6 +40,8 @@ pub enum Door {
     ClientsSvid,
     /// Where a machine brings a new key.
     Enrolment,
+    /// The `DPoP` header of an exchange.
+    Dpop,
     /// `client_assertion`, of an agent and of a resource server.
     Client,
     Server,
@@ -47,7 +50,7 @@ pub enum Door {
 }
 
 impl Door {
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 17] = [
         Self::Subject,
         Self::IdToken,
         Self::AccessToken,
@@ -61,6 +64,7 @@ impl Door {
         Self::Svid,
         Self::ClientsSvid,
         Self::Enrolment,
+        Self::Dpop,
         Self::Client,
         Self::Server,
         Self::Operator,
@@ -79,6 +83,7 @@ impl Door {
             Self::Client | Self::ClientsSvid | Self::Server | Self::Enrolment => {
                 Reason::InvalidClient
             }
+            Self::Dpop => Reason::InvalidDpopProof,
             Self::Operator => Reason::NotAuthenticated,
         }
     }
@@ -99,6 +104,7 @@ impl Door {
             }
             Self::Evidence => &[Some("evidence+jwt")],
             Self::Enrolment => &[Some("enrolment+jwt")],
+            Self::Dpop => &[Some("dpop+jwt")],
             Self::Client | Self::Server => &[None, Some("JWT"), Some("client-authentication+jwt")],
         }
     }
@@ -116,6 +122,7 @@ impl Door {
             }
             Self::Evidence => "intent/evidence.rs",
             Self::Enrolment => "identity/enrolment/proof.rs",
+            Self::Dpop => "identity/dpop/mod.rs",
             Self::Svid | Self::ClientsSvid => "identity/spiffe/mod.rs",
         }
     }
@@ -130,7 +137,7 @@ impl Door {
             Self::Intent | Self::ClientsIntent | Self::Orchestrators | Self::Evidence => "intent",
             Self::ClientsSvid | Self::Client | Self::Server => "client_assertion",
             Self::Enrolment => "proof",
-            Self::Operator => "",
+            Self::Dpop | Self::Operator => "",
         }
     }
 
@@ -141,12 +148,25 @@ impl Door {
 
     /// The header holds the key that signs.
     fn brings_its_key(self) -> bool {
-        matches!(self, Self::Intent | Self::Enrolment)
+        matches!(self, Self::Intent | Self::Enrolment | Self::Dpop)
+    }
+
+    /// Whoever comes brings a key that nobody knows, and shows that it holds it.
+    pub fn takes_any_key(self) -> bool {
+        matches!(self, Self::Enrolment | Self::Dpop)
+    }
+
+    /// The times that are read here, what decides first.
+    pub fn times(self) -> &'static [&'static str] {
+        match self {
+            Self::Dpop => &["iat"],
+            _ => &["exp", "iat", "nbf"],
+        }
     }
 
     /// A header field trims what stands around its value.
     pub fn is_a_parameter(self) -> bool {
-        self != Self::Operator
+        !matches!(self, Self::Dpop | Self::Operator)
     }
 }
 
@@ -180,6 +200,15 @@ impl Proof {
             &self.header,
             &with_claim(&self.claims, name, value),
         )
+    }
+
+    /// With the number of one claim written so.
+    pub fn number(&self, name: &str, raw: &str) -> String {
+        let member = |value: &str| format!("\"{name}\":{value}");
+        let own = member(&self.claims[name].to_string());
+        let claims = self.claims.to_string();
+        assert_eq!(claims.matches(&own).count(), 1, "{name} stands once");
+        self.raw_claims(claims.replace(&own, &member(raw)).as_bytes())
     }
 
     /// With a good signature over exactly these bytes.
@@ -216,6 +245,7 @@ pub struct Town {
     domain: SigningKey,
     machine: SigningKey,
     join_token: String,
+    nonce: String,
 }
 
 impl Town {
@@ -295,6 +325,7 @@ allow = {ALLOW}
         let path = "/agents/backup/invitations";
         let invited = world.broker.admin("POST", path, invited).await;
         let join_token = invited.body["join_token"].as_str().unwrap().to_owned();
+        let nonce = world.broker.nonce().await;
         Self {
             world,
             gateway,
@@ -303,6 +334,7 @@ allow = {ALLOW}
             domain,
             machine: key(),
             join_token,
+            nonce,
         }
     }
 
@@ -339,7 +371,7 @@ allow = {ALLOW}
             }
             Door::Orchestrators => &self.orchestrator,
             Door::Evidence => &self.witness,
-            Door::Enrolment => &self.machine,
+            Door::Enrolment | Door::Dpop => &self.machine,
             Door::Svid | Door::ClientsSvid => &self.domain,
             Door::Server => &self.gateway,
         };
@@ -393,6 +425,13 @@ allow = {ALLOW}
             }
             Door::Evidence => (self.evidence(), world.robot_form()),
             Door::Enrolment => (self.enrolment(), form(&[("join_token", &self.join_token)])),
+            Door::Dpop => {
+                let url = format!("{}/token", broker.url);
+                let claims = dpop::claims("POST", &url, broker.now(), &self.nonce);
+                let (_, fields) = self.exchange(door);
+                let token = broker.platform_token();
+                (claims, with(fields, "subject_token", &token))
+            }
             Door::Svid | Door::ClientsSvid => (self.svid(), svid_form(door)),
             Door::Client => (world.assertion_claims(), world.robot_form()),
             Door::Server => {
@@ -485,6 +524,7 @@ allow = {ALLOW}
                 let request = broker.http.get(format!("{}/admin/v1/leases", broker.url));
                 Answer::of(request.bearer_auth(token).send().await.unwrap()).await
             }
+            Door::Dpop => broker.proved("/token", &proof.fields, &[token]).await,
             door => {
                 let path = match door {
                     Door::Server => "/introspect",
