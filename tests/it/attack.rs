@@ -310,10 +310,10 @@ async fn a_proof_opens_no_door_but_its_own() {
         ]);
         assert_eq!(broker.post("/introspect", &fields).await.status, 401);
     }
-    // An access token of ours is no bootstrap token: nobody re-exchanges what was narrowed.
+    // An access token of ours proves nobody: whoever acts on it must prove who that is.
     let fields = with(broker.good_form(), "subject_token", token);
     let answer = broker.exchange(&fields).await;
-    assert_eq!(answer.status, 400, "{}", answer.body);
+    assert_eq!(answer.status, 401, "{}", answer.body);
     let fields = form(&[("token", token)]);
     let request = broker
         .http
