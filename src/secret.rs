@@ -3,6 +3,7 @@
 use crate::ids;
 use ring::aead::{AES_256_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
 use std::fmt;
+use std::sync::Arc;
 use zeroize::{Zeroize, ZeroizeOnDrop};
 
 /// A value that no log, error or answer can show by accident: no `Display`, no `Serialize`, a
@@ -30,6 +31,32 @@ impl<T: Zeroize> fmt::Debug for Secret<T> {
 impl From<String> for Secret<String> {
     fn from(value: String) -> Self {
         Self(value)
+    }
+}
+
+/// A secret that its platform renews: read again while it is used.
+#[derive(Clone)]
+pub struct Renewed(Arc<Read>);
+
+type Read = dyn Fn() -> Result<Secret<String>, String> + Send + Sync;
+
+impl Renewed {
+    pub fn new(read: impl Fn() -> Result<Secret<String>, String> + Send + Sync + 'static) -> Self {
+        Self(Arc::new(read))
+    }
+
+    /// On a thread that may wait for a file or a command.
+    pub async fn read(&self) -> Result<Secret<String>, String> {
+        let read = Arc::clone(&self.0);
+        tokio::task::spawn_blocking(move || read())
+            .await
+            .map_err(|_| "reading a secret was ended".to_owned())?
+    }
+}
+
+impl fmt::Debug for Renewed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Renewed")
     }
 }
 

@@ -6,8 +6,10 @@ use super::problem::Code;
 use super::reader::Reader;
 use super::secrets::secret_reference;
 use super::source::At;
+use super::tree::Raw;
+use crate::identity::ReviewSettings;
 use crate::identity::presets::Preset;
-use crate::identity::{Renewed, ReviewSettings};
+use crate::secret::Renewed;
 use url::Url;
 
 /// `{ url = "https://kubernetes.default.svc", ca = "...", token = "file:..." }`.
@@ -47,14 +49,15 @@ pub(in crate::config) fn endpoints(
     reader: &Reader<'_>,
     preset: &Preset,
 ) -> Option<Vec<String>> {
-    let at = reader.node("endpoints").map(|node| node.at)?;
+    let node = reader.node("endpoints")?;
+    let at = node.at;
     let listed = reader.texts("endpoints")?;
     if !preset.asks_sts() {
         let message = "`endpoints` are those of AWS STS";
         reader.bad(at, message, "add `preset = \"aws_sts\"`, or remove them");
         return None;
     }
-    if listed.is_empty() {
+    if matches!(&node.raw, Raw::List(nodes) if nodes.is_empty()) {
         let help = "write `[\"https://sts.eu-west-1.amazonaws.com\"]`";
         reader.bad(at, "`endpoints` is empty", help);
         return None;

@@ -119,6 +119,7 @@ macro_rules! smoke {
 smoke!(
     audit,
     authorization_details,
+    aws,
     claims,
     config,
     dpop,

@@ -35,8 +35,8 @@ pub use keys::IssuerKeys;
 pub use person::Person;
 pub use possession::{Confirmation, NotShown, shown};
 pub use settings::{
-    BundleSource, ClientSettings, IssuerSettings, KeySource, Renewed, ReviewSettings,
-    SettingsError, TrustDomainSettings, is_brokers_own,
+    BundleSource, ClientSettings, IssuerSettings, KeySource, ReviewSettings, SettingsError,
+    TrustDomainSettings, is_brokers_own,
 };
 pub use spiffe::{FACTS as SPIFFE_FACTS, SpiffeId, is_trust_domain};
 

@@ -4,10 +4,10 @@
 //! still there only the API server knows, so it is asked, after the signature: a stranger's token
 //! costs no call. An answer is kept for five seconds, good or bad. No answer, no credential.
 
-use super::settings::{Renewed, ReviewSettings};
+use super::settings::ReviewSettings;
 use super::{Caller, IdentityError, TokenFault, audience};
-use crate::jose::{KeyClient, RemoteKeysError, parse_object};
-use crate::secret::Secret;
+use crate::jose::{KeyClient, RemoteKeys, RemoteKeysError, parse_object};
+use crate::secret::{Renewed, Secret};
 use serde_json::{Map, Value, json};
 use std::time::Duration;
 use time::OffsetDateTime;
@@ -42,21 +42,8 @@ struct Answered {
 
 impl Reviewer {
     pub(super) fn new(settings: ReviewSettings, fetcher: &KeyClient) -> Result<Self, String> {
-        let ca = match &settings.ca {
-            Some(path) => Some(
-                std::fs::read(path)
-                    .map_err(|error| format!("`token_review.ca` {}: {error}", path.display()))?,
-            ),
-            None => None,
-        };
-        let client = fetcher
-            .to_service(ca.as_deref())
-            .map_err(|error| format!("`token_review`: {error}"))?;
-        let base = settings.url.trim_end_matches('/');
-        let address = format!("{base}/apis/authentication.k8s.io/v1/tokenreviews");
-        client
-            .check_address(&address)
-            .map_err(|error| format!("`token_review.url`: {error}"))?;
+        let client = client(&settings, fetcher)?;
+        let address = below(&settings, "/apis/authentication.k8s.io/v1/tokenreviews");
         Ok(Self {
             client,
             address,
@@ -160,13 +147,38 @@ impl Reviewer {
         {
             return Ok(token.clone());
         }
-        let source = self.token.clone();
-        let token = tokio::task::spawn_blocking(move || source.read())
-            .await
-            .map_err(|_| "reading the broker's own token was ended".to_owned())??;
+        let token = self.token.read().await?;
         *kept = Some((token.clone(), now));
         Ok(token)
     }
+}
+
+/// The keys that the API server itself says it signs with: whoever may be asked about a token may be
+/// asked for these, and neither is open to strangers.
+pub(super) fn keys(settings: &ReviewSettings, fetcher: &KeyClient) -> Result<RemoteKeys, String> {
+    let client = client(settings, fetcher)?.as_bearer(settings.token.clone());
+    Ok(RemoteKeys::jwks(client, below(settings, "/openid/v1/jwks")))
+}
+
+fn client(settings: &ReviewSettings, fetcher: &KeyClient) -> Result<KeyClient, String> {
+    let ca = match &settings.ca {
+        Some(path) => Some(
+            std::fs::read(path)
+                .map_err(|error| format!("`token_review.ca` {}: {error}", path.display()))?,
+        ),
+        None => None,
+    };
+    let client = fetcher
+        .to_service(ca.as_deref())
+        .map_err(|error| format!("`token_review`: {error}"))?;
+    client
+        .check_address(&settings.url)
+        .map_err(|error| format!("`token_review.url`: {error}"))?;
+    Ok(client)
+}
+
+fn below(settings: &ReviewSettings, path: &str) -> String {
+    format!("{}{path}", settings.url.trim_end_matches('/'))
 }
 
 /// INVARIANT: every branch that does not see exactly this caller, alive, for us, is a no.

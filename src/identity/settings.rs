@@ -2,12 +2,10 @@
 
 use crate::ids::{AgentId, IssuerId};
 use crate::jose::{Algorithm, KeySet};
-use crate::secret::Secret;
+use crate::secret::Renewed;
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
-use std::fmt;
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::time::Duration;
 
 use super::presets;
@@ -62,27 +60,6 @@ pub struct ReviewSettings {
     pub ca: Option<PathBuf>,
     /// The broker's own token, which may create TokenReviews and nothing else.
     pub token: Renewed,
-}
-
-/// A secret that its platform renews: read again while it is used.
-#[derive(Clone)]
-pub struct Renewed(Arc<dyn Fn() -> Result<Secret<String>, String> + Send + Sync>);
-
-impl Renewed {
-    pub fn new(read: impl Fn() -> Result<Secret<String>, String> + Send + Sync + 'static) -> Self {
-        Self(Arc::new(read))
-    }
-
-    /// May wait for a file or a command.
-    pub(super) fn read(&self) -> Result<Secret<String>, String> {
-        (self.0)()
-    }
-}
-
-impl fmt::Debug for Renewed {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Renewed")
-    }
 }
 
 /// `[trust_domain.NAME]`: whose SPIFFE IDs count.

@@ -3,7 +3,7 @@
 //! The token's own `iss` only picks among the configured issuers; everything else that is tried
 //! on it (keys, algorithms, audiences, tenant) belongs to that issuer alone.
 
-use super::review::Reviewer;
+use super::review::{self, Reviewer};
 use super::settings::{IssuerSettings, KeySource, SettingsError};
 use super::{
     Caller, Facts, Identity, IdentityError, IssuerKeys, PresentedToken, Proof, TokenFault,
@@ -122,6 +122,16 @@ impl Issuer {
             issuer: settings.id.clone(),
             fault,
         };
+        let source = std::mem::replace(&mut settings.keys, KeySource::Discovery);
+        let keys = match (source, &settings.review) {
+            (KeySource::Discovery, Some(review)) => {
+                review::keys(review, fetcher).map(IssuerKeys::Remote)
+            }
+            (source, _) => {
+                IssuerKeys::new(source, &settings.url, fetcher).map_err(|error| error.to_string())
+            }
+        };
+        let keys = keys.map_err(|fault| bad(&settings, fault))?;
         let reviewer = match settings.review.clone() {
             Some(review) => {
                 let reviewer = Reviewer::new(review, fetcher);
@@ -129,9 +139,6 @@ impl Issuer {
             }
             None => None,
         };
-        let source = std::mem::replace(&mut settings.keys, KeySource::Discovery);
-        let keys = IssuerKeys::new(source, &settings.url, fetcher)
-            .map_err(|error| bad(&settings, error.to_string()))?;
         Ok(Self {
             settings,
             grant_audiences,

@@ -558,3 +558,69 @@ audience = "dayfly"
     let codes: Vec<_> = report.problems.0.iter().map(|p| p.code.as_str()).collect();
     assert!(!codes.contains(&"operators_are_workloads"), "{report}");
 }
+
+#[test]
+fn of_what_a_platform_is_asked() {
+    let review = |inner: &str| {
+        format!(
+            "[issuer.k8s]\npreset = \"kubernetes\"\nurl = \"https://k8s.acme.example\"\ntoken_review = {{ {inner} }}\n"
+        )
+    };
+    let url = "url = \"https://kubernetes.default.svc\"";
+    let token = "token = \"file:token\"";
+    let sts = |more: &str| {
+        format!(
+            "[issuer.sts]\npreset = \"aws_sts\"\ntenant = {{ account = \"111122223333\" }}\n{more}\n"
+        )
+    };
+    for (more, codes) in [
+        (review(&format!("{url}, {token}")), vec![]),
+        (review(&format!("{url}, {token}, ca = \"ca.crt\"")), vec![]),
+        (review(url), vec!["missing_key"]),
+        (review(token), vec!["missing_key"]),
+        (
+            review(&format!("{url}, {token}, more = 1")),
+            vec!["unknown_key"],
+        ),
+        (
+            review(&format!("{url}, token = \"eyJhbGciOi\"")),
+            vec!["bad_reference"],
+        ),
+        (
+            review(&format!("url = \"http://kubernetes\", {token}")),
+            vec!["insecure_url"],
+        ),
+        (
+            review(&format!("{url}, {token}")).replace("kubernetes\"\n", "gitlab\"\n"),
+            vec!["bad_value"],
+        ),
+        (sts(""), vec![]),
+        (
+            sts("endpoints = [\"https://sts.eu-west-1.amazonaws.com\"]"),
+            vec![],
+        ),
+        (sts("endpoints = []"), vec!["bad_value"]),
+        (
+            sts("endpoints = [\"https://sts.amazonaws.com/x\"]"),
+            vec!["bad_value"],
+        ),
+        (
+            sts("endpoints = [\"http://sts.acme.example\"]"),
+            vec!["insecure_url"],
+        ),
+        (sts("endpoints = [1]"), vec!["wrong_type"]),
+        (
+            sts("keys = \"https://sts.amazonaws.com/jwks\""),
+            vec!["bad_value"],
+        ),
+        (sts("").replace("tenant", "refused"), vec!["no_tenant"]),
+        (
+            "[issuer.github]\nendpoints = [\"https://sts.amazonaws.com\"]\n".to_owned(),
+            vec!["bad_value"],
+        ),
+    ] {
+        let report = checked(&format!("{GOOD}{more}"));
+        let found: Vec<_> = report.problems.0.iter().map(|p| p.code.as_str()).collect();
+        assert_eq!(found, codes, "{more}{report}");
+    }
+}

@@ -5,8 +5,8 @@
 //! configured with, and AWS answers whose signature it is. The secret key never leaves the caller;
 //! the request is good for this broker (a signed header names it), for minutes, and once.
 
-pub(super) mod principal;
-mod request;
+pub(crate) mod principal;
+pub(crate) mod request;
 
 use super::settings::{IssuerSettings, SettingsError};
 use super::{

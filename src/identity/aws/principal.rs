@@ -5,7 +5,7 @@ use serde_json::{Map, Value};
 type Fault = &'static str;
 
 /// The claims of whom this answer of GetCallerIdentity names.
-pub(super) fn claims(xml: &str) -> Result<Map<String, Value>, Fault> {
+pub(crate) fn claims(xml: &str) -> Result<Map<String, Value>, Fault> {
     let fault = "the answer of STS is not one of GetCallerIdentity";
     // SECURITY: no comments, no CDATA, no entities, no second result: one reading only.
     if xml.contains("<!") || xml.contains('&') {

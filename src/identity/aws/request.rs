@@ -27,9 +27,9 @@ const ALGORITHM: &str = "AWS4-HMAC-SHA256 ";
 type Fault = &'static str;
 
 /// Well formed and unverified: only STS can tell whose it is.
-pub(super) struct SignedRequest {
+pub(crate) struct SignedRequest {
     /// `https://host` or `https://host:port`.
-    pub(super) origin: String,
+    pub(crate) origin: String,
     pub(super) server_id: String,
     pub(super) access_key_id: String,
     pub(super) signature: String,
@@ -40,7 +40,7 @@ pub(super) struct SignedRequest {
 
 impl SignedRequest {
     /// base64url without padding of `{"method","url","headers","body"}`.
-    pub(super) fn parse(text: &str) -> Result<Self, Fault> {
+    pub(crate) fn parse(text: &str) -> Result<Self, Fault> {
         if text.len() > MAX_BYTES {
             return Err("it is longer than 12 KiB");
         }
@@ -91,7 +91,7 @@ impl SignedRequest {
         })
     }
 
-    pub(super) fn headers(&self) -> Vec<(&str, &str)> {
+    pub(crate) fn headers(&self) -> Vec<(&str, &str)> {
         self.headers
             .iter()
             .map(|(name, value)| (name.as_str(), value.expose().as_str()))
@@ -109,6 +109,9 @@ fn member<'a>(json: &'a Map<String, Value>, name: &str) -> Result<&'a str, Fault
 fn origin(text: &str) -> Result<(String, String), Fault> {
     let fault = "its URL is not an endpoint with the path `/` and nothing else";
     let url = Url::parse(text).map_err(|_| fault)?;
+    if !matches!(url.scheme(), "https" | "http") {
+        return Err(fault);
+    }
     let host = url.host_str().ok_or(fault)?;
     let host = match url.port() {
         Some(port) => format!("{host}:{port}"),

@@ -1,4 +1,5 @@
 use super::*;
+use crate::secret::Renewed;
 
 fn build(
     change: impl FnOnce(&mut Vec<IssuerSettings>, &mut Vec<ClientSettings>),
@@ -21,6 +22,14 @@ fn build(
 #[test]
 fn good_settings_are_accepted() {
     assert!(build(|_, _| {}).is_ok());
+}
+
+fn review(url: &str) -> ReviewSettings {
+    ReviewSettings {
+        url: url.to_owned(),
+        ca: None,
+        token: Renewed::new(|| Ok(Secret::new("token".to_owned()))),
+    }
 }
 
 type Spoil = fn(&mut Vec<IssuerSettings>);
@@ -70,6 +79,27 @@ fn one_wrong_setting_is_enough() {
             all[1].keys = KeySource::Discovery;
         }),
         ("an empty url", |all| all[1].url.clear()),
+        ("an API server over http", |all| {
+            all[1].review = Some(review("http://kubernetes.acme.example"));
+        }),
+        ("an API server at a metadata service", |all| {
+            all[1].review = Some(review("https://169.254.169.254"));
+        }),
+        ("an authority that is not there", |all| {
+            let mut review = review("https://kubernetes.default.svc");
+            review.ca = Some("/nowhere/ca.crt".into());
+            all[1].review = Some(review);
+        }),
+        ("STS over http", |all| {
+            all[1].sts = vec!["http://sts.acme.example".to_owned()];
+        }),
+        ("STS with a path", |all| {
+            all[1].sts = vec!["https://sts.amazonaws.com/x".to_owned()];
+        }),
+        ("one STS twice", |all| {
+            all[0].sts = vec!["https://sts.amazonaws.com".to_owned()];
+            all[1].sts = vec!["https://sts.amazonaws.com".to_owned()];
+        }),
     ];
     for (what, spoil) in spoils {
         assert!(build(|issuers, _| spoil(issuers)).is_err(), "{what}");

@@ -5,6 +5,7 @@
 //! reach; the connection goes to the very address that was checked (RFC 8725 3.10).
 
 use super::RemoteKeysError;
+use crate::secret::Renewed;
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
@@ -42,6 +43,8 @@ impl Reach {
 pub struct KeyClient {
     http: reqwest::Client,
     reach: Reach,
+    /// Who asks, where a service wants to know.
+    bearer: Option<Renewed>,
 }
 
 impl KeyClient {
@@ -75,6 +78,15 @@ impl KeyClient {
         }
     }
 
+    /// The same client, which shows this token to whom it asks for keys.
+    #[must_use]
+    pub fn as_bearer(self, token: Renewed) -> Self {
+        Self {
+            bearer: Some(token),
+            ..self
+        }
+    }
+
     fn build(
         reach: Reach,
         trust: impl FnOnce(reqwest::ClientBuilder) -> reqwest::ClientBuilder,
@@ -87,7 +99,11 @@ impl KeyClient {
             .dns_resolver(Arc::new(Guarded { reach }))
             .user_agent("dayfly");
         let http = trust(builder).build().map_err(client_error)?;
-        Ok(Self { http, reach })
+        Ok(Self {
+            http,
+            reach,
+            bearer: None,
+        })
     }
 
     /// Status and body of the answer, whatever it is; the body never longer than 256 KiB.
@@ -113,13 +129,12 @@ impl KeyClient {
     /// The body of a 200 answer, never longer than 256 KiB.
     pub(super) async fn get(&self, address: &str) -> Result<Vec<u8>, RemoteKeysError> {
         let url = self.check(address)?;
-        let response = self
-            .http
-            .get(url)
-            .header("accept", "application/json")
-            .send()
-            .await
-            .map_err(unreachable)?;
+        let mut request = self.http.get(url).header("accept", "application/json");
+        if let Some(bearer) = &self.bearer {
+            let token = bearer.read().await.map_err(RemoteKeysError::Client)?;
+            request = request.bearer_auth(token.expose());
+        }
+        let response = request.send().await.map_err(unreachable)?;
         if response.status() != reqwest::StatusCode::OK {
             return Err(RemoteKeysError::Status(response.status().as_u16()));
         }
@@ -213,14 +228,17 @@ impl Resolve for Guarded {
             let found = tokio::net::lookup_host((name.as_str(), 0)).await?;
             // SECURITY: what is returned here is what is connected to; there is no second lookup
             // that could answer something else.
-            let allowed: Vec<SocketAddr> =
-                found.filter(|address| reach.allows(address.ip())).collect();
+            let allowed = reached(found, reach);
             if allowed.is_empty() {
                 return Err("the name has no public address".into());
             }
             Ok(Box::new(allowed.into_iter()) as Addrs)
         })
     }
+}
+
+pub(super) fn reached(found: impl Iterator<Item = SocketAddr>, reach: Reach) -> Vec<SocketAddr> {
+    found.filter(|address| reach.allows(address.ip())).collect()
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

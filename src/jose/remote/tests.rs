@@ -663,3 +663,100 @@ async fn tls_server(certified: &rcgen::CertifiedKey<rcgen::KeyPair>, body: Strin
     });
     format!("https://localhost:{port}/bundle")
 }
+
+#[tokio::test]
+async fn a_set_that_nobody_should_publish_does_not_replace_a_good_one() {
+    let issuer = Issuer::start().await;
+    let other_with_the_same_name = {
+        let mut jwk = key(1);
+        jwk["kid"] = json!(kid(0));
+        jwk
+    };
+    let symmetric = json!({"kty": "oct", "k": "c2VjcmV0", "alg": "HS256", "kid": "hs"});
+    let short = json!({
+        "kty": "RSA", "kid": "short", "e": "AQAB",
+        "n": crate::jose::encode(&[0xc5; 128]),
+    });
+    for (what, keys, error) in [
+        (
+            "a name twice",
+            vec![key(0), other_with_the_same_name],
+            KeySetError::DuplicateKid,
+        ),
+        ("33 keys", vec![key(0); 33], KeySetError::TooMany),
+        (
+            "a symmetric key",
+            vec![key(0), symmetric],
+            KeySetError::Key {
+                place: 1,
+                error: crate::jose::KeyError::Private,
+            },
+        ),
+        (
+            "nothing but RSA of 1024 bits",
+            vec![short.clone()],
+            KeySetError::Empty,
+        ),
+        ("no keys", vec![], KeySetError::Empty),
+    ] {
+        issuer.publishes(&[key(0)]);
+        let remote = issuer.fixed();
+        remote.keys(None, NOW).await.unwrap();
+        issuer.publishes(&keys);
+        let kept = remote.keys(None, after(300)).await.unwrap();
+        assert!(kept.knows(kid(0)), "{what}");
+        assert_eq!(
+            remote.health().1,
+            Some(RemoteKeysError::KeySet(error)),
+            "{what}"
+        );
+        // And not for ever.
+        assert!(remote.keys(None, after(3600)).await.is_err(), "{what}");
+    }
+    // Among good keys a short one is passed over: it verifies nothing.
+    issuer.publishes(&[key(0), short]);
+    let set = issuer.fixed().keys(None, NOW).await.unwrap();
+    assert!(set.knows(kid(0)) && !set.knows("short"));
+}
+
+#[tokio::test]
+async fn a_text_that_is_no_set_does_not_replace_a_good_one() {
+    let issuer = Issuer::start().await;
+    for told in [
+        json!([]),
+        json!({}),
+        json!({"keys": {}}),
+        json!({"keys": [1]}),
+    ] {
+        issuer.publishes(&[key(0)]);
+        let remote = issuer.fixed();
+        remote.keys(None, NOW).await.unwrap();
+        issuer.says("/jwks", Answer::Json(told.clone()));
+        assert!(
+            remote.keys(None, after(300)).await.unwrap().knows(kid(0)),
+            "{told}"
+        );
+        assert!(
+            matches!(remote.health().1, Some(RemoteKeysError::KeySet(_))),
+            "{told}"
+        );
+    }
+}
+
+/// A name that answers with a public address first and with a private one when it is connected to:
+/// there is one look-up, and what it found inwards is dropped before anybody connects.
+#[test]
+fn of_what_a_name_resolves_to_only_what_is_reached_is_connected_to() {
+    let found = || {
+        ["1.1.1.1:0", "10.0.0.1:0", "[fe80::1]:0", "127.0.0.1:0"]
+            .into_iter()
+            .map(|address| address.parse().unwrap())
+    };
+    let outside: Vec<std::net::SocketAddr> = vec!["1.1.1.1:0".parse().unwrap()];
+    assert_eq!(client::reached(found(), Reach::default()), outside);
+    let inside = Reach {
+        loopback: false,
+        private: true,
+    };
+    assert_eq!(client::reached(found(), inside).len(), 2);
+}

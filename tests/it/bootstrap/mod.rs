@@ -4,6 +4,7 @@
 mod aws;
 mod keys;
 mod presets;
+mod single_use;
 mod token_review;
 
 use crate::support::broker::{Answer, TestBroker, b64, form, sha256, unique};

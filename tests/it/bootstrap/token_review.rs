@@ -75,6 +75,8 @@ async fn a_pod_gets_a_credential_and_its_cluster_is_asked_every_five_seconds() {
         assert_eq!(answer.status, 200, "{}", answer.body);
     }
     assert_eq!(world.cluster.reviews(), 1);
+    // The keys came from the API server, too, and from nobody else.
+    assert_eq!(world.cluster.issuer.asked(), 0);
     world.clock.advance(ANSWER_KEPT);
     assert_eq!(world.ask(&token).await.status, 200);
     assert_eq!(world.cluster.reviews(), 2);
@@ -177,6 +179,16 @@ async fn a_cluster_that_gives_no_answer_is_waited_for_and_nobody_gets_in() {
     world.clock.advance(ANSWER_KEPT);
     let answer = world.ask(&token).await;
     assert_refused(&answer, Reason::IssuerUnavailable, "nobody there");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn keys_may_come_from_the_clusters_public_issuer_instead() {
+    let cluster = Cluster::start().await;
+    let keys = format!("{}/jwks", cluster.issuer.url);
+    let world = World::with(cluster, &format!(" }}\nkeys = \"{keys}\"\nfacts = {{")).await;
+    assert_eq!(world.ask(&world.token()).await.status, 200);
+    assert_eq!(world.cluster.issuer.asked(), 1);
+    assert_eq!(world.cluster.reviews(), 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -7,7 +7,7 @@ use axum::body::Bytes;
 use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse as _, Response};
-use axum::routing::any;
+use axum::routing::{any, get};
 use axum::{Json, Router};
 use dayfly::http::{Bound, ListenSettings, TlsFiles};
 use serde_json::{Value, json};
@@ -18,14 +18,14 @@ pub const PATH: &str = "/apis/authentication.k8s.io/v1/tokenreviews";
 
 pub struct Cluster {
     pub url: String,
-    /// Signs the tokens; serves discovery and keys, as a managed cluster's public issuer does.
-    pub issuer: Issuer,
+    /// Signs the tokens; serves discovery and keys to everybody, as a managed cluster's issuer does.
+    pub issuer: Arc<Issuer>,
     shared: Arc<Shared>,
     server: tokio::task::JoinHandle<()>,
 }
 
-#[derive(Default)]
 struct Shared {
+    issuer: Arc<Issuer>,
     state: Mutex<Known>,
 }
 
@@ -58,16 +58,21 @@ impl Cluster {
         };
         let bound = Bound::bind(listen).await.unwrap();
         let url = format!("{scheme}://localhost:{}", bound.address().port());
-        let shared = Arc::new(Shared::default());
+        let issuer = Arc::new(Issuer::start().await);
+        let shared = Arc::new(Shared {
+            issuer: issuer.clone(),
+            state: Mutex::default(),
+        });
         shared.state.lock().unwrap().reviewer = "broker-token-1".to_owned();
         let router = Router::new()
             .route(PATH, any(review))
+            .route("/openid/v1/jwks", get(keys))
             .fallback(|| async { failure(StatusCode::NOT_FOUND, "NotFound") })
             .with_state(shared.clone());
         let server = tokio::spawn(bound.serve(router, std::future::pending()));
         Self {
             url,
-            issuer: Issuer::start().await,
+            issuer,
             shared,
             server,
         }
@@ -126,6 +131,19 @@ fn failure(status: StatusCode, reason: &str) -> Response {
         "message": reason, "reason": reason, "code": status.as_u16(),
     });
     (status, Json(body)).into_response()
+}
+
+/// The account issuer's keys, for whoever is known: strangers have no access to them by default.
+async fn keys(State(shared): State<Arc<Shared>>, headers: HeaderMap) -> Response {
+    let state = shared.state.lock().unwrap();
+    let bearer = headers
+        .get("authorization")
+        .and_then(|value| value.to_str().ok());
+    if bearer != Some(&format!("Bearer {}", state.reviewer)) {
+        return failure(StatusCode::UNAUTHORIZED, "Unauthorized");
+    }
+    let body = json!({ "keys": [shared.issuer.key().public_jwk()] }).to_string();
+    ([("content-type", "application/jwk-set+json")], body).into_response()
 }
 
 async fn review(

@@ -125,6 +125,7 @@ fn its_url_is_an_origin_and_nothing_else() {
         "https:/sts.eu-west-1.amazonaws.com/",
         "https://sts.eu-west-1.amazonaws.com//",
         "file:///etc/passwd",
+        "httpq://sts.eu-west-1.amazonaws.com",
         "",
     ] {
         refused("URL", |request| request["url"] = json!(url));
