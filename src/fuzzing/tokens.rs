@@ -208,7 +208,9 @@ pub fn intent(bytes: &[u8]) {
     let Ok(signed) = Signed::read(&claims, BROKER, NOW) else {
         return;
     };
-    assert!(claims.get("sub") == claims.get("client_id") && !claims.contains_key("act"));
+    let text = |value: Option<&Value>| value.and_then(Value::as_str).map(str::to_owned);
+    assert!(text(claims.get("sub")).as_ref() == Some(&signed.subject));
+    assert!(text(claims.get("act").and_then(|act| act.get("sub"))) == signed.actor);
     assert!(
         signed.expires_at > NOW - LEEWAY
             && signed.expires_at <= NOW + LEEWAY + crate::intent::claims::MAX_LIFETIME
