@@ -372,7 +372,7 @@ async fn a_bound_credential_is_handed_on_with_its_key_only() {
         let intent = helpers.sign("intent+jwt", None, &intent, true).unwrap();
         let form = with(broker.good_form(), "subject_token", &platform);
         let form = with(form, "intent", &intent);
-        let proof = broker.proof(&helpers).await;
+        let proof = broker.proof(helpers).await;
         token(&broker.proved("/token", &form, &[&proof]).await.body)
     };
     cast.child(&parent, "helper", "relay").await;
