@@ -35,6 +35,8 @@ ends = ["1234"]
     );
     let world = World::with(Setup {
         issuer: Some(issuer),
+        // Who tries every door may ask often.
+        broker: "limits = { requests_per_second = 100000, requests_burst = 100000 }".to_owned(),
         more,
         ..Setup::default()
     })

@@ -6,7 +6,7 @@ use super::world::inline_keys;
 use dayfly::cli::compose::Composed;
 use dayfly::clock::{Clock, SystemClock};
 use dayfly::config;
-use dayfly::http::{Bound, DoorSettings, ListenSettings, TlsFiles, router};
+use dayfly::http::{Bound, ListenSettings, TlsFiles, router};
 use dayfly::jose::{Algorithm, SigningKey};
 use dayfly::store::Store;
 use dayfly::store::embedded::Embedded;
@@ -125,7 +125,7 @@ impl TestBroker {
             .await
             .unwrap();
         let (stop, stopped) = oneshot::channel::<()>();
-        let app = router(composed.broker.clone(), &DoorSettings::default());
+        let app = router(composed.broker.clone(), &settings.broker.doors);
         tokio::spawn(bound.serve(app, async move { drop(stopped.await) }));
         let broker = Self {
             url,
