@@ -191,14 +191,7 @@ fn keys(reader: &Reader<'_>, decoder: &Decoder<'_>) -> Option<(Vec<String>, Algo
 /// Demanded unless switched off: without one, whoever had an agent's key for a moment could make
 /// proofs for later.
 fn nonce(reader: &Reader<'_>) -> bool {
-    let Some(text) = reader.text("dpop_nonce") else {
-        return true;
-    };
-    if !matches!(text.value.as_str(), "required" | "off") {
-        let problem = format!("`{}` is no way to treat DPoP proofs", text.value);
-        reader.bad(text.at, problem, "write \"required\" or \"off\"");
-    }
-    text.value != "off"
+    reader.choice("dpop_nonce", &["required", "off"]) != Some("off")
 }
 
 /// The doors, and how many connections at once.

@@ -4,7 +4,7 @@ mod operators;
 mod proofs;
 mod release;
 
-use crate::support::broker::{Setup, TestBroker, form, with};
+use crate::support::broker::{Answer, Setup, TestBroker, form, with};
 use crate::support::dpop;
 use crate::support::forge;
 use crate::support::redis::RedisServer;
@@ -247,9 +247,13 @@ async fn of_one_proof_sent_twenty_times_at_once_exactly_one_is_granted() {
     let answers = futures_util::future::join_all(all).await;
     let granted = answers.iter().filter(|answer| answer.status == 200).count();
     assert_eq!(granted, 1);
-    for answer in answers.iter().filter(|answer| answer.status != 200) {
+    // A machine with too much to do answers some of them with 503, which spends nothing either.
+    let refused = |answer: &&Answer| !matches!(answer.status, 200 | 503);
+    for answer in answers.iter().filter(refused) {
         assert_refused(answer, Reason::DpopProofSpent, "a copy");
     }
+    let last = broker.proved("/token", &broker.good_form(), &proofs).await;
+    assert_refused(&last, Reason::DpopProofSpent, "the last");
 }
 
 /// The broker listens on one address and is known by another: only the configuration says which.
@@ -283,7 +287,7 @@ async fn behind_a_proxy_the_door_is_where_the_configuration_says() {
                 .header("forwarded", format!("host={listening};proto=http"))
                 .form(&broker.good_form());
             let answer = request.send().await.unwrap();
-            let answer = crate::support::broker::Answer::of(answer).await;
+            let answer = Answer::of(answer).await;
             if granted {
                 assert_eq!(answer.status, 200, "{what} {path}: {}", answer.body);
             } else {

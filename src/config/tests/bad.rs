@@ -98,6 +98,11 @@ fn of_the_broker() {
             "{ embedded = \"a\", redis = \"env:R\" }",
             "bad_value",
         ),
+        (
+            store,
+            "{ embedded = \"a\" }\ndpop_nonce = \"on\"",
+            "bad_value",
+        ),
         (store, "{ embedded = \"a\", min_replicas = 1 }", "bad_value"),
         (
             store,

@@ -124,13 +124,7 @@ pub(crate) fn verify(
     let verified = compact.verify(&[&key], &Algorithm::ALL)?;
     let claims = verified.claims();
     check_request(claims, proof)?;
-    let issued_at = instant(claims, "iat")?.ok_or(JoseError::ClaimMissing("iat"))?;
-    if now >= issued_at + MAX_AGE + LEEWAY {
-        return Err(JoseError::Expired.into());
-    }
-    if issued_at > now + LEEWAY {
-        return Err(JoseError::NotYetValid.into());
-    }
+    let ends = ends(claims, now)?;
     let jti = bounded(claims, "jti", 256).map_err(|()| DpopFault::TokenId)?;
     let jti = jti.ok_or(DpopFault::TokenId)?;
     check_token_hash(claims, proof)?;
@@ -147,7 +141,7 @@ pub(crate) fn verify(
         key.thumbprint(),
         Some(jti),
         verified.signing_input(),
-        issued_at + MAX_AGE,
+        ends,
     );
     Ok(ProvedKey {
         confirmation: Confirmation::Jkt(key.thumbprint().to_owned()),
@@ -164,6 +158,20 @@ fn check_request(claims: &Map<String, Value>, proof: &DpopProof) -> Result<(), D
         return Err(DpopFault::Url);
     }
     Ok(())
+}
+
+/// When it is too old. `exp` and `nbf` are nobody's duty; whoever sets them means them.
+fn ends(claims: &Map<String, Value>, now: OffsetDateTime) -> Result<OffsetDateTime, JoseError> {
+    let issued_at = instant(claims, "iat")?.ok_or(JoseError::ClaimMissing("iat"))?;
+    let (expires_at, not_before) = (instant(claims, "exp")?, instant(claims, "nbf")?);
+    let ends = issued_at + MAX_AGE;
+    if now >= expires_at.unwrap_or(ends).min(ends) + LEEWAY {
+        return Err(JoseError::Expired);
+    }
+    if not_before.unwrap_or(issued_at).max(issued_at) > now + LEEWAY {
+        return Err(JoseError::NotYetValid);
+    }
+    Ok(ends)
 }
 
 /// RFC 9449 section 4.3, check 12: only where an access token comes with the proof.

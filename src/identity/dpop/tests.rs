@@ -196,6 +196,18 @@ fn a_proof_is_made_when_it_is_used() {
         let outcome = desk.verify_at(&text, seconds).err();
         assert_eq!(outcome, fault.map(DpopFault::Jose), "{seconds}");
     }
+    // Nobody has to say until when; whoever does is taken at their word.
+    for (name, value, fault) in [
+        ("exp", NOW - 59, None),
+        ("exp", NOW - 60, Some(JoseError::Expired)),
+        ("nbf", NOW + 60, None),
+        ("nbf", NOW + 61, Some(JoseError::NotYetValid)),
+    ] {
+        let outcome = desk.spoiled(name, json!(value)).err();
+        assert_eq!(outcome, fault.map(DpopFault::Jose), "{name}");
+        let fault = desk.spoiled(name, json!("soon")).unwrap_err();
+        assert_eq!(fault, jose(JoseError::ClaimMalformed(name)));
+    }
     let fault = desk.spoiled("iat", Value::Null).unwrap_err();
     assert_eq!(fault, jose(JoseError::ClaimMissing("iat")));
     for iat in [json!(NOW.to_string()), json!(-1), json!(1e300)] {
