@@ -92,7 +92,7 @@ fn security_schemes() -> Value {
     json!({
         "operator": {
             "type": "http", "scheme": "bearer",
-            "description": "An ID token of the configured operators' issuer, or a break-glass token. The role needed is in `x-dayfly-role`.",
+            "description": "An ID token of the configured operators' issuer, or a break-glass token. A token that is bound to a key comes under the scheme `DPoP`, with a proof. The role needed is in `x-dayfly-role`.",
         },
         "resource_server": {
             "type": "http", "scheme": "basic",
@@ -103,6 +103,10 @@ fn security_schemes() -> Value {
 
 fn headers() -> Value {
     json!({
+        "dpop-nonce": {
+            "description": "RFC 9449: for the next proof, to whoever sent one.",
+            "schema": { "type": "string" },
+        },
         "no-store": {
             "description": "What holds or describes a credential is not stored.",
             "schema": { "type": "string", "const": "no-store" },
@@ -144,8 +148,9 @@ fn operation(route: &Route, schemas: &mut SchemaGenerator) -> Value {
         if let Who::Operator(role) = route.who {
             members.insert("x-dayfly-role".to_owned(), json!(role));
         }
+        let proof = matches!(route.who, Who::Operator(_)).then_some(&about::PROOF);
+        let params: Vec<_> = params.iter().chain(proof).map(param).collect();
         if !params.is_empty() {
-            let params: Vec<_> = params.iter().map(param).collect();
             members.insert("parameters".to_owned(), Value::Array(params));
         }
         if let Some(body) = body(takes, schemas) {
@@ -153,6 +158,12 @@ fn operation(route: &Route, schemas: &mut SchemaGenerator) -> Value {
         }
     }
     operation
+}
+
+/// Where a DPoP proof is looked at, its reasons are told and its next nonce is offered.
+fn reads_a_proof(route: &Route) -> bool {
+    let named = |param: &Param| param.name == about::PROOF.name;
+    matches!(route.who, Who::Operator(_)) || route.about.params.iter().any(named)
 }
 
 /// What OpenAPI can say of it: a proof in the form is for the form's own fields to say.
@@ -222,6 +233,11 @@ fn responses(route: &Route, gives: &[Gives], schemas: &mut SchemaGenerator) -> V
             continue;
         }
         responses.insert(status.to_string(), refusal(status, &refused));
+    }
+    if reads_a_proof(route) {
+        for response in responses.values_mut() {
+            response["headers"]["DPoP-Nonce"] = header("dpop-nonce");
+        }
     }
     Value::Object(responses)
 }

@@ -1,10 +1,11 @@
 //! The document says what the doors do: an independent tool reads it and tries them.
 
-use crate::support::broker::{Answer, SERVER_SECRET, Setup, unique};
+use crate::support::broker::{Answer, SERVER_SECRET, Setup, TestBroker, b64, sha256, unique};
 use crate::support::issuer::Issuer;
 use crate::support::tools;
 use crate::support::world::{EXCHANGE, JWT, World};
 use dayfly::http::routes::{Listener, TABLE};
+use dayfly::jose::{Algorithm, SigningKey};
 use serde_json::{Value, json};
 use std::sync::Arc;
 use tokio::process::Command;
@@ -24,6 +25,12 @@ roles = [{{ role = "admin", claims = {{ groups = "admins" }} }}]
 kind = "aws"
 role = "arn:aws:iam::111122223333:role/deploy"
 ceiling = {{ actions = ["ecs:*"], locations = ["arn:aws:ecs:*:111122223333:*"] }}
+
+[agent.backup]
+owner = "storage@acme.example"
+purpose = "Copies the database every night"
+ends = 2099-01-01
+identity = {{ client = {{ enrol = true }} }}
 
 [source.gitlab]
 kind = "gitlab"
@@ -83,6 +90,23 @@ async fn anyone_reads_it_and_it_speaks_of_this_broker() {
     }
 }
 
+/// A machine that was invited, and proves the key it brings.
+async fn machine(broker: &TestBroker) -> Value {
+    let path = "/agents/backup/invitations";
+    let answer = broker.admin("POST", path, Some(json!({}))).await;
+    let join_token = answer.body["join_token"].as_str().unwrap();
+    let now = broker.now();
+    let claims = json!({
+        "iss": "backup", "sub": "backup", "aud": broker.url, "iat": now, "exp": now + 300,
+        "join_token_hash": b64(&sha256(join_token.as_bytes())),
+    });
+    let key = SigningKey::generate(Algorithm::Es256).unwrap();
+    let proof = key
+        .named_by_thumbprint()
+        .sign("enrolment+jwt", None, &claims, true);
+    json!({ "join_token": join_token, "proof": proof.unwrap() })
+}
+
 /// What exists, for the cases that shall meet it.
 async fn things(world: &World) -> Value {
     let broker = &world.broker;
@@ -105,6 +129,7 @@ async fn things(world: &World) -> Value {
                 "subject_token": broker.platform_token(),
                 "audience": ["deploy-api"], "scope": "mission:nightly deploy:read",
             },
+            "/enrol": machine(broker).await,
             "/introspect": { "token": issued["access_token"] },
             "/revoke": { "token": broker.issue().await["access_token"] },
             "/admin/v1/find": { "query": lease },

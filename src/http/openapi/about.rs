@@ -168,6 +168,12 @@ const fn header(name: &'static str, text: &'static str) -> Param {
     }
 }
 
+/// RFC 9449: at the doors that read it.
+pub const PROOF: Param = header(
+    "DPoP",
+    "RFC 9449: a proof of possession for this request, with the nonce of an earlier answer.",
+);
+
 const fn field(name: &'static str, schema: &'static str, text: &'static str) -> Field {
     Field {
         name,

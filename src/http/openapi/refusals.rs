@@ -25,7 +25,10 @@ pub fn of(route: &Route) -> BTreeMap<u16, Refused> {
             generic.errors.insert(GENERIC.error);
         }
         if face.shown != Shown::Never {
-            let refused = all.entry(face.status.as_u16()).or_default();
+            // RFC 9449 section 7.1: beside an access token it is a challenge.
+            let challenged = matches!(route.who, Who::Operator(_)) && PROOF.contains(&reason);
+            let status = if challenged { 401 } else { face.status.as_u16() };
+            let refused = all.entry(status).or_default();
             refused.errors.insert(face.error);
             refused.reasons.insert(reason);
         }
@@ -59,6 +62,12 @@ const CLIENT: &[Reason] = &[
     Reason::NoProof,
     Reason::InvalidClient,
     Reason::IssuerUnavailable,
+];
+
+const PROOF: &[Reason] = &[
+    Reason::InvalidDpopProof,
+    Reason::UseDpopNonce,
+    Reason::DpopProofSpent,
 ];
 
 const OPERATOR: &[Reason] = &[
@@ -103,6 +112,9 @@ fn reasons(route: &Route) -> BTreeSet<Reason> {
         Who::Operator(_) => all.extend([OPERATOR, STORE].concat()),
         Who::Client | Who::ResourceServer => all.extend([CLIENT, STORE].concat()),
         Who::Anyone | Who::Platform => {}
+    }
+    if super::reads_a_proof(route) {
+        all.extend(PROOF);
     }
     match about.refuses {
         Refuses::These(reasons) => all.extend(reasons),

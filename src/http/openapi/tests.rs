@@ -134,6 +134,52 @@ fn refusals_name_the_reasons_that_may_be_told_there() {
     }
 }
 
+/// Both ways: what is documented is taken, and what is taken is documented.
+#[test]
+fn the_types_of_tokens_are_those_that_are_taken() {
+    use crate::identity::TokenType::{self, SelfSigned};
+    let document = document(URL);
+    let form = "/paths/~1token/post/requestBody/content/application~1x-www-form-urlencoded/schema";
+    let types = |field: &str| -> Vec<TokenType> {
+        let types = document.pointer(&format!("{form}/properties/{field}/enum"));
+        let types = types.unwrap().as_array().unwrap().iter();
+        let read = types.map(|urn| TokenType::parse(urn.as_str().unwrap()).unwrap());
+        read.collect()
+    };
+    let asked = |token_type: &TokenType| match token_type {
+        TokenType::Jwt
+        | TokenType::IdToken
+        | TokenType::AccessToken
+        | TokenType::AwsSignedRequest => true,
+        // An assertion has a parameter of its own.
+        SelfSigned | TokenType::Assertion => false,
+    };
+    let (subjects, actors) = (types("subject_token_type"), types("actor_token_type"));
+    assert!(actors.iter().all(asked));
+    assert_eq!(actors.len(), 4);
+    let more: Vec<_> = subjects.iter().filter(|of| !actors.contains(of)).collect();
+    assert_eq!(more, [&SelfSigned]);
+    assert_eq!(subjects.len(), 5);
+}
+
+#[test]
+fn doors_that_read_a_proof_of_possession_say_so() {
+    let document = document(URL);
+    for (path, method, reads) in [
+        ("/token", "post", true),
+        ("/revoke", "post", true),
+        ("/admin/v1/leases", "get", true),
+        ("/introspect", "post", false),
+        ("/enrol", "post", false),
+        ("/jwks", "get", false),
+    ] {
+        let door = document["paths"][path][method].to_string();
+        for told in [r#""name":"DPoP""#, r#""DPoP-Nonce""#, "`use_dpop_nonce`"] {
+            assert_eq!(door.contains(told), reads, "{path}: {told}");
+        }
+    }
+}
+
 #[test]
 fn the_identifiers_patterns_are_their_parsers() {
     let document = document(URL);

@@ -1,8 +1,8 @@
 //! The doors of OAuth, and of platforms.
 
 use super::{
-    About, Content, Field, Gives, MAY_BE_EMPTY, NO_MORE, OAUTH, OBJECT, PLATFORM, Refuses, TEXT,
-    TOKEN, Takes, body, field, header, ok, path, required, typed,
+    About, Content, Field, Gives, MAY_BE_EMPTY, NO_MORE, OAUTH, OBJECT, PLATFORM, PROOF, Refuses,
+    TEXT, TOKEN, Takes, body, field, header, ok, path, required, typed,
 };
 use crate::broker::Reason;
 use crate::wire;
@@ -39,7 +39,7 @@ pub const EXCHANGE: About = About {
     summary: "A proof and a signed intent in, a credential for minutes out",
     text: "Token exchange (RFC 8693), `client_credentials` with `private_key_jwt`, or `jwt-bearer` (RFC 7523). Each parameter comes once, \
 `audience` and `resource` apart; an empty value counts as absent.",
-    params: &[],
+    params: &[PROOF],
     takes: Takes::Form {
         fields: &[
             required(
@@ -50,12 +50,22 @@ pub const EXCHANGE: About = About {
             field(
                 "subject_token",
                 MAY_BE_EMPTY,
-                "With token exchange: the platform's token.",
+                "With token exchange: the platform's token, a person's, or a credential of this broker to hand on.",
             ),
             field(
                 "subject_token_type",
-                r#"{"type":"string","enum":["urn:ietf:params:oauth:token-type:jwt","urn:ietf:params:oauth:token-type:id_token","urn:ietf:params:oauth:token-type:access_token","urn:ietf:params:oauth:token-type:self_signed"]}"#,
+                r#"{"type":"string","enum":["urn:ietf:params:oauth:token-type:jwt","urn:ietf:params:oauth:token-type:id_token","urn:ietf:params:oauth:token-type:access_token","urn:ietf:params:oauth:token-type:self_signed","urn:dayfly:params:token-type:aws-signed-request"]}"#,
                 "With `self_signed` the token is the intent.",
+            ),
+            field(
+                "actor_token",
+                MAY_BE_EMPTY,
+                "With token exchange: who acts, where the subject is someone else.",
+            ),
+            field(
+                "actor_token_type",
+                r#"{"type":"string","enum":["urn:ietf:params:oauth:token-type:jwt","urn:ietf:params:oauth:token-type:id_token","urn:ietf:params:oauth:token-type:access_token","urn:dayfly:params:token-type:aws-signed-request"]}"#,
+                "With `actor_token`, and only with it.",
             ),
             field(
                 "assertion",
@@ -145,7 +155,7 @@ pub const RELEASE: About = About {
     tag: OAUTH,
     summary: "The holder is done with its credential",
     text: "RFC 7009. Whoever presents the credential may end it; an agent that authenticates may name its lease id instead.",
-    params: &[],
+    params: &[PROOF],
     takes: Takes::Form {
         fields: &[
             THE_TOKEN,
