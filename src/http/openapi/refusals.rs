@@ -27,7 +27,11 @@ pub fn of(route: &Route) -> BTreeMap<u16, Refused> {
         if face.shown != Shown::Never {
             // RFC 9449 section 7.1: beside an access token it is a challenge.
             let challenged = matches!(route.who, Who::Operator(_)) && PROOF.contains(&reason);
-            let status = if challenged { 401 } else { face.status.as_u16() };
+            let status = if challenged {
+                401
+            } else {
+                face.status.as_u16()
+            };
             let refused = all.entry(status).or_default();
             refused.errors.insert(face.error);
             refused.reasons.insert(reason);
