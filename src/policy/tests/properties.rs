@@ -3,6 +3,7 @@ use crate::fences::DimensionKind;
 use crate::identity::Person;
 use crate::intent::Parent;
 use proptest::prelude::*;
+use std::cell::RefCell;
 
 fn action() -> impl Strategy<Value = String> {
     "(o|s):[ab*]{1,2}"
@@ -52,6 +53,33 @@ fn ceiling() -> impl Strategy<Value = Authority> {
     ]
 }
 
+/// The policy of this world. Cedar's part of it, which takes a hundred times as long to compile as a
+/// step takes to decide, is the same in every world of the same agent: the names of the mission, its agents
+/// and its targets.
+fn with_policy<T>(world: &World, judge: impl FnOnce(&mut Policy) -> T) -> T {
+    thread_local! {
+        static COMPILED: RefCell<BTreeMap<AgentId, Policy>> = RefCell::default();
+    }
+    COMPILED.with_borrow_mut(|compiled| {
+        let policy = compiled
+            .entry(world.agent.id.clone())
+            .or_insert_with(|| world.policy().unwrap());
+        for mission in &world.missions {
+            let known = policy.missions.insert(mission.id.clone(), mission.clone());
+            let known = known.unwrap();
+            assert_eq!(known.agents, mission.agents);
+            assert!(known.allow.keys().eq(mission.allow.keys()));
+        }
+        for target in &world.targets {
+            policy
+                .targets
+                .insert(target.id.clone(), target.clone())
+                .unwrap();
+        }
+        judge(policy)
+    })
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(400))]
 
@@ -92,17 +120,19 @@ proptest! {
         } else {
             world.details = signed.clone();
         }
-        let mut policy = world.policy().unwrap();
-        let target = policy.targets.get_mut(&"orders-api".parse().unwrap()).unwrap();
-        target.ceiling = target_ceiling.clone();
         let question = world.question();
-        let told = policy.explain_question(&question, &world.view, NOW);
-        let walked = policy.walk(&question, &world.view, NOW, &mut Trace::Silent);
-        prop_assert_eq!(told.denied.as_ref(), walked.as_ref().err());
+        let (told, walked) = with_policy(&world, |policy| {
+            let target = policy.targets.get_mut(&"orders-api".parse().unwrap()).unwrap();
+            target.ceiling = target_ceiling.clone();
+            let told = policy.explain_question(&question, &world.view, NOW);
+            let walked = policy.walk(&question, &world.view, NOW, &mut Trace::Silent);
+            (told.denied, walked.map(|granted| (granted.authority, granted.ttl)))
+        });
+        prop_assert_eq!(told.as_ref(), walked.as_ref().err());
 
-        let Ok(granted) = walked else { return Ok(()) };
-        let within = |ceiling: &Authority| vocabulary.covers(ceiling, &granted.authority).unwrap();
-        prop_assert!(!granted.authority.is_empty());
+        let Ok((granted, ttl)) = walked else { return Ok(()) };
+        let within = |ceiling: &Authority| vocabulary.covers(ceiling, &granted).unwrap();
+        prop_assert!(!granted.is_empty());
         prop_assert!(within(&allow));
         prop_assert!(within(&target_ceiling));
         if let Some(own) = &agent_ceiling {
@@ -115,10 +145,10 @@ proptest! {
             prop_assert!(within(&Authority::from_details(&beside)));
         }
         if !scope.is_empty() {
-            let actions = granted.authority.0.iter().flat_map(|p| &p.actions);
+            let actions = granted.0.iter().flat_map(|p| &p.actions);
             prop_assert!(actions.into_iter().all(|action| scope.contains(action)));
         }
-        prop_assert!(granted.ttl <= Duration::from_secs(900));
+        prop_assert!(ttl <= Duration::from_secs(900));
     }
 }
 
@@ -165,7 +195,7 @@ struct Bound {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(80))]
+    #![proptest_config(ProptestConfig::with_cases(1024))]
 
     /// INVARIANT of the whole room: however tokens are exchanged again, no credential reaches further
     /// than any principal of its chain lets it, or lives longer; and the chain only grows.
@@ -215,11 +245,13 @@ proptest! {
             world.details[0].max_ttl = step.max_ttl;
             world.behalf = behalf.clone();
             world.now = now;
-            let mut policy = world.policy().unwrap();
-            policy.targets.get_mut(&target).unwrap().ceiling = target_ceiling.clone();
             let question = world.question();
-            let walked = policy.walk(&question, &world.view, now, &mut Trace::Silent);
-            let Ok(granted) = walked else { continue };
+            let walked = with_policy(&world, |policy| {
+                policy.targets.get_mut(&target).unwrap().ceiling = target_ceiling.clone();
+                let granted = policy.walk(&question, &world.view, now, &mut Trace::Silent).ok()?;
+                Some((granted.authority, granted.ttl, granted.chain, granted.dimensions))
+            });
+            let Some((granted, ttl, chain, dimensions)) = walked else { continue };
 
             let mut authority = vec![step.allow.clone(), target_ceiling.clone()];
             authority.push(Authority::from_details(&step.asked));
@@ -227,36 +259,36 @@ proptest! {
             if behalf.person().is_some() {
                 authority.push(people.clone());
             }
-            let expires_at = now + granted.ttl;
+            let expires_at = now + ttl;
             bounds.push(Bound { authority, expires_at });
             for bound in &bounds {
                 prop_assert!(expires_at <= bound.expires_at);
                 for ceiling in &bound.authority {
-                    let covered = Vocabulary::Scopes.covers(ceiling, &granted.authority);
+                    let covered = Vocabulary::Scopes.covers(ceiling, &granted);
                     prop_assert_eq!(covered, Ok(true));
                 }
             }
             depth += usize::from(number > 0 && behalf.parent().is_some());
-            prop_assert_eq!(granted.chain.len(), depth + usize::from(person));
-            prop_assert!(granted.chain.len() <= crate::intent::behalf::MAX_ACTORS);
+            prop_assert_eq!(chain.len(), depth + usize::from(person));
+            prop_assert!(chain.len() <= crate::intent::behalf::MAX_ACTORS);
             if let Some(parent) = behalf.parent() {
                 for dimension in parent.dimensions() {
-                    prop_assert!(granted.dimensions.contains(dimension));
+                    prop_assert!(dimensions.contains(dimension));
                 }
             }
             let id = crate::ids::LeaseId::draw(crate::ids::ShardId::of(&world.agent.id, None));
-            let mut dimensions = granted.dimensions.clone();
+            let mut dimensions = dimensions;
             dimensions.push(Dimension::new(DimensionKind::Lease, id.to_string()));
             behalf = Behalf::Parent(Box::new(Parent {
                 lease: id,
                 agent: world.agent.id.clone(),
                 mission: "deploy-before".parse().unwrap(),
                 target: target.clone(),
-                authority: granted.authority.clone(),
+                authority: granted,
                 expires_at,
                 bound_key: None,
                 dimensions,
-                chain: granted.chain.clone(),
+                chain,
                 token_sha256: [0; 32],
                 ended: None,
             }));
