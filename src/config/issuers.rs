@@ -339,6 +339,7 @@ fn issuer(decoder: &Decoder<'_>, entry: &Entry, broker_url: &str) -> Option<Know
         settings.sts = endpoints;
     }
     settings.review = questions::token_review(decoder, &reader, &preset);
+    questions::further(decoder, &reader, &mut settings);
     if let Some(single_use) = reader.boolean("single_use") {
         settings.single_use = single_use;
     }

@@ -1,5 +1,5 @@
-//! What a platform is asked beside fetching its keys: `token_review` and `endpoints` of
-//! `[issuer.NAME]`.
+//! Where a platform is asked: for its keys (`private_network`, `ca`), and beside them
+//! (`token_review`, `endpoints`), of `[issuer.NAME]`.
 
 use super::decoder::Decoder;
 use super::problem::Code;
@@ -7,10 +7,34 @@ use super::reader::Reader;
 use super::secrets::secret_reference;
 use super::source::At;
 use super::tree::Raw;
-use crate::identity::ReviewSettings;
 use crate::identity::presets::Preset;
+use crate::identity::{IssuerSettings, KeySource, ReviewSettings};
 use crate::secret::Renewed;
 use url::Url;
+
+/// `private_network = true`, `ca = "file:issuer-ca.pem"`: an issuer inside of an organisation.
+pub(in crate::config) fn further(
+    decoder: &Decoder<'_>,
+    reader: &Reader<'_>,
+    settings: &mut IssuerSettings,
+) {
+    settings.private_network = reader.boolean("private_network").unwrap_or(false);
+    let ca = reader.text("ca");
+    let fetches = !matches!(settings.keys, KeySource::Fixed(_)) && settings.sts.is_empty();
+    if let Some(ca) = &ca
+        && (!fetches || settings.review.is_some())
+    {
+        let help =
+            "remove it: `token_review` has a `ca` of its own, and what is fixed is not fetched";
+        reader.bad(ca.at, "`ca` vouches for where keys are fetched", help);
+        return;
+    }
+    if settings.private_network && !fetches {
+        let help = "remove `private_network`";
+        reader.bad(reader.at, "no keys are fetched for this issuer", help);
+    }
+    settings.ca = ca.and_then(|ca| decoder.certificates(ca));
+}
 
 /// `{ url = "https://kubernetes.default.svc", ca = "...", token = "file:..." }`.
 pub(in crate::config) fn token_review(

@@ -92,6 +92,8 @@ impl Preset {
             audiences,
             algorithms: self.algorithms.to_vec(),
             keys: KeySource::Discovery,
+            private_network: false,
+            ca: None,
             review: None,
             sts: self
                 .url

@@ -21,6 +21,10 @@ pub struct IssuerSettings {
     pub audiences: Vec<String>,
     pub algorithms: Vec<Algorithm>,
     pub keys: KeySource,
+    /// Its keys may also be fetched from a private network. Never from a link-local address.
+    pub private_network: bool,
+    /// PEM certificates that vouch for where its keys are fetched, in the place of the system's.
+    pub ca: Option<Vec<u8>>,
     /// Who is asked whether a token with a good signature still stands, if anybody is.
     pub review: Option<ReviewSettings>,
     /// Endpoints of AWS STS. Where there are any, the issuer has no tokens and no keys: its proofs are

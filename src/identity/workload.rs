@@ -128,7 +128,12 @@ impl Issuer {
                 review::keys(review, fetcher).map(IssuerKeys::Remote)
             }
             (source, _) => {
-                IssuerKeys::new(source, &settings.url, fetcher).map_err(|error| error.to_string())
+                // SECURITY: further than the public internet only for the issuer that says so itself.
+                let (private, ca) = (settings.private_network, settings.ca.as_deref());
+                fetcher
+                    .reaching(private, ca)
+                    .and_then(|fetcher| IssuerKeys::new(source, &settings.url, &fetcher))
+                    .map_err(|error| error.to_string())
             }
         };
         let keys = keys.map_err(|fault| bad(&settings, fault))?;

@@ -578,6 +578,9 @@ fn of_what_a_platform_is_asked() {
             "[issuer.sts]\npreset = \"aws_sts\"\ntenant = {{ account = \"111122223333\" }}\n{more}\n"
         )
     };
+    let inside = |more: &str| {
+        format!("[issuer.inside]\npreset = \"kubernetes\"\nurl = \"https://10.1.2.3\"\n{more}\n")
+    };
     for (more, codes) in [
         (review(&format!("{url}, {token}")), vec![]),
         (review(&format!("{url}, {token}, ca = \"ca.crt\"")), vec![]),
@@ -619,6 +622,22 @@ fn of_what_a_platform_is_asked() {
             vec!["bad_value"],
         ),
         (sts("").replace("tenant", "refused"), vec!["no_tenant"]),
+        (inside("private_network = true"), vec![]),
+        (inside("private_network = \"yes\""), vec!["wrong_type"]),
+        (inside("ca = \"file:nothing.pem\""), vec!["bad_keys"]),
+        (
+            inside(
+                "private_network = true\nkeys = { keys = [{ kty = \"OKP\", crv = \"Ed25519\", x = \"11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo\" }] }",
+            ),
+            vec!["bad_value"],
+        ),
+        (
+            inside(&format!(
+                "ca = \"file:ca.pem\"\ntoken_review = {{ {url}, {token} }}"
+            )),
+            vec!["bad_value"],
+        ),
+        (sts("private_network = true"), vec!["bad_value"]),
         (
             "[issuer.github]\nendpoints = [\"https://sts.amazonaws.com\"]\n".to_owned(),
             vec!["bad_value"],

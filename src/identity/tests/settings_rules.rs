@@ -138,3 +138,42 @@ fn the_broker_has_an_issuer_url() {
     let local = "http://127.0.0.1:8080".to_owned();
     assert!(Identity::new(vec![], vec![], local, &fetcher()).is_ok());
 }
+
+/// An issuer inside of an organisation is reached where its own table says so, and nothing else is.
+#[test]
+fn a_private_network_is_reached_for_the_issuer_that_says_so() {
+    let at = |address: &str, private: bool| {
+        let url = format!("https://{address}");
+        build(|issuers, _| {
+            issuers[1].url = url;
+            issuers[1].keys = KeySource::Discovery;
+            issuers[1].private_network = private;
+        })
+        .is_ok()
+    };
+    for address in ["10.1.2.3", "192.168.7.1", "[fd00::1]"] {
+        assert!(!at(address, false), "{address}");
+        assert!(at(address, true), "{address}");
+    }
+    for address in [
+        "169.254.169.254",
+        "[fe80::1]",
+        "[fd00:ec2::254]",
+        "100.100.100.200",
+        "0.0.0.0",
+    ] {
+        assert!(!at(address, false), "{address}");
+        assert!(!at(address, true), "{address}");
+    }
+    // What one issuer says of itself is not said of another.
+    let both = build(|issuers, _| {
+        for issuer in issuers.iter_mut() {
+            issuer.keys = KeySource::JwksUrl("https://10.1.2.3/jwks".to_owned());
+        }
+        issuers[1].private_network = true;
+    });
+    match both {
+        Err(SettingsError::Issuer { issuer, .. }) => assert_eq!(issuer.as_str(), "github"),
+        other => panic!("{other:?}"),
+    }
+}

@@ -67,8 +67,13 @@ impl KeyClient {
     /// For one service that the operator named by its address: also on a private network. Where
     /// `ca` is given, nobody else vouches for it.
     pub fn to_service(&self, ca: Option<&[u8]>) -> Result<Self, RemoteKeysError> {
+        self.reaching(true, ca)
+    }
+
+    /// For one issuer, as far and with whose word as its configuration says.
+    pub fn reaching(&self, private: bool, ca: Option<&[u8]>) -> Result<Self, RemoteKeysError> {
         let reach = Reach {
-            private: true,
+            private: private || self.reach.private,
             ..self.reach
         };
         let further = Self::build(reach, |builder| builder)?;
@@ -260,6 +265,8 @@ pub(super) fn kind(address: IpAddr) -> Kind {
 fn kind_v4(ip: Ipv4Addr) -> Kind {
     match ip.octets() {
         [127, ..] => Kind::Loopback,
+        // SECURITY: metadata services that stand among private and public addresses (Alibaba, Azure).
+        [100, 100, 100, 200] | [168, 63, 129, 16] => Kind::Never,
         [10, ..] | [192, 168, ..] | [172, 16..=31, ..] | [100, 64..=127, ..] => Kind::Private,
         [0, ..]
         | [169, 254, ..]
@@ -279,6 +286,10 @@ fn kind_v6(ip: Ipv6Addr) -> Kind {
     }
     match ip.segments() {
         [0, 0, 0, 0, 0, 0, 0, 1] => Kind::Loopback,
+        // SECURITY: the metadata services of AWS and Google Cloud.
+        [0xfd00, 0x0ec2, 0, 0, 0, 0, 0, 0x254] | [0xfd20, 0x00ce, 0, 0, 0, 0, 0, 0x254] => {
+            Kind::Never
+        }
         [0xfc00..=0xfdff, ..] => Kind::Private,
         // Teredo and other protocol assignments, documentation, 6to4: IPv4 in disguise or nobody.
         [0x2001, 0..=0x01ff, ..] | [0x2001, 0x0db8, ..] | [0x2002, ..] | [0x3fff, ..] => {

@@ -1,8 +1,8 @@
 //! Other people's keys: an issuer's JWK set or a trust domain's bundle, bounded in every direction.
 //!
 //! In: a discovery address, the address of a set, or a file that the operator configured. Out: the
-//! current [`KeySet`] or [`TrustBundle`], or why it cannot be had. Refetched every few minutes, once
-//! for an unknown `kid`, by one task at a time; the last good one is kept through an outage, but not
+//! current [`KeySet`] or [`TrustBundle`], or why it cannot be had. Refetched every few minutes, and for
+//! an unknown `kid` now and then, by one task at a time; the last good one is kept through an outage, but not
 //! for ever.
 
 mod client;
@@ -55,8 +55,11 @@ pub struct RemoteKeysSettings {
     pub refresh_after: Duration,
     /// The last good set is not used beyond this age, whatever the outage.
     pub max_age: Duration,
-    /// An unknown `kid`, or a failure, leads to at most one fetch in this time.
+    /// After a failure there is at most one fetch in this time. Fetches for an unknown `kid` are at
+    /// most one in this time, too, but for [`EXTRA`] that may be made ahead.
     pub retry_after: Duration,
+    /// An unknown `kid` leads to no fetch within this time of another.
+    pub unknown_after: Duration,
 }
 
 impl Default for RemoteKeysSettings {
@@ -65,9 +68,14 @@ impl Default for RemoteKeysSettings {
             refresh_after: Duration::from_secs(5 * 60),
             max_age: Duration::from_secs(3600),
             retry_after: Duration::from_secs(30),
+            unknown_after: Duration::from_secs(5),
         }
     }
 }
+
+/// Fetches for an unknown `kid` in a row. A key that was published just after a fetch is known within
+/// seconds; whoever invents names makes us ask as often as `retry_after` allows and no more.
+const EXTRA: u32 = 3;
 
 /// However often a publisher wants to be asked.
 const SHORTEST_REFRESH: Duration = Duration::from_secs(10);
@@ -158,6 +166,15 @@ struct State<T> {
     last: Option<Attempt>,
     /// Grows when the set changed, above all when a key was removed.
     generation: u64,
+    /// When every fetch for an unknown `kid` is paid off.
+    paid_at: Option<OffsetDateTime>,
+}
+
+/// Why a set is fetched.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Why {
+    Due,
+    UnknownKid,
 }
 
 impl<T> Default for State<T> {
@@ -166,6 +183,7 @@ impl<T> Default for State<T> {
             good: None,
             last: None,
             generation: 0,
+            paid_at: None,
         }
     }
 }
@@ -270,15 +288,16 @@ impl<T: Fetched> Remote<T> {
         now: OffsetDateTime,
     ) -> Result<Arc<T>, RemoteKeysError> {
         let inner = &self.0;
-        if !inner.wants_fetch(&inner.state.load(), kid, now) {
+        if inner.wants_fetch(&inner.state.load(), kid, now).is_none() {
             return inner.usable(now);
         }
         // A task of its own: a client that hangs up must not stop the fetch that others wait for.
         let (inner, kid) = (Arc::clone(inner), kid.map(str::to_owned));
         tokio::spawn(async move {
             let _one = inner.fetching.lock().await;
-            if inner.wants_fetch(&inner.state.load(), kid.as_deref(), now) {
-                inner.fetch(now).await;
+            let wanted = inner.wants_fetch(&inner.state.load(), kid.as_deref(), now);
+            if let Some(why) = wanted {
+                inner.fetch(why, now).await;
             }
             inner.usable(now)
         })
@@ -302,30 +321,44 @@ impl<T: Fetched> Remote<T> {
 }
 
 impl<T: Fetched> Inner<T> {
-    fn wants_fetch(&self, state: &State<T>, kid: Option<&str>, now: OffsetDateTime) -> bool {
+    fn wants_fetch(&self, state: &State<T>, kid: Option<&str>, now: OffsetDateTime) -> Option<Why> {
         let settings = &self.settings;
         let recently = |moment, span| is_within(moment, span, now);
-        let usable = |good: &Good<T>| recently(good.fetched_at, settings.max_age);
-        let pause = if state.good.as_ref().is_some_and(usable) {
+        let tried = |span| {
+            state
+                .last
+                .as_ref()
+                .is_some_and(|last| recently(last.at, span))
+        };
+        let Some(good) = &state.good else {
+            // Nobody can get in: try harder.
+            return (!tried(settings.retry_after / 6)).then_some(Why::Due);
+        };
+        let failed = state.last.as_ref().is_some_and(|last| last.error.is_some());
+        let pause = if !recently(good.fetched_at, settings.max_age) {
+            settings.retry_after / 6
+        } else if failed {
             settings.retry_after
         } else {
-            // Nobody can get in: try harder.
-            settings.retry_after / 6
+            settings.unknown_after.min(settings.retry_after)
         };
-        if state
-            .last
-            .as_ref()
-            .is_some_and(|last| recently(last.at, pause))
-        {
-            return false;
+        if tried(pause) {
+            return None;
         }
-        match &state.good {
-            None => true,
-            Some(good) => {
-                !recently(good.fetched_at, self.refresh_after(&good.set))
-                    || kid.is_some_and(|kid| !good.set.knows(kid))
-            }
+        if !recently(good.fetched_at, self.refresh_after(&good.set)) {
+            return Some(Why::Due);
         }
+        let unknown = kid.is_some_and(|kid| !good.set.knows(kid));
+        (unknown && self.can_pay(state, now)).then_some(Why::UnknownKid)
+    }
+
+    /// SECURITY: a `kid` is anybody's word, signed by nobody: what it costs the publisher is bounded.
+    fn can_pay(&self, state: &State<T>, now: OffsetDateTime) -> bool {
+        let most = self.settings.retry_after * EXTRA;
+        state.paid_at.is_none_or(|paid| {
+            // Further ahead than it can be: the clock was set back.
+            paid + self.settings.retry_after <= now + most || paid > now + most
+        })
     }
 
     /// A publisher may ask for shorter intervals, down to ten seconds; longer ones would only make
@@ -352,7 +385,7 @@ impl<T: Fetched> Inner<T> {
     }
 
     /// The caller holds `fetching`.
-    async fn fetch(&self, now: OffsetDateTime) {
+    async fn fetch(&self, why: Why, now: OffsetDateTime) {
         let answer = tokio::time::timeout(client::TOTAL, self.ask())
             .await
             .unwrap_or(Err(RemoteKeysError::Slow));
@@ -381,10 +414,19 @@ impl<T: Fetched> Inner<T> {
                 Some(error)
             }
         };
+        let most = now + self.settings.retry_after * EXTRA;
+        let paid_at = match why {
+            Why::Due => before.paid_at,
+            Why::UnknownKid => {
+                let before = before.paid_at.filter(|paid| *paid > now && *paid <= most);
+                Some(before.unwrap_or(now) + self.settings.retry_after)
+            }
+        };
         self.state.store(Arc::new(State {
             good,
             last: Some(Attempt { at: now, error }),
             generation,
+            paid_at,
         }));
     }
 

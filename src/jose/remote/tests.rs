@@ -184,18 +184,66 @@ async fn a_rotation_is_followed_and_a_withdrawn_key_is_gone() {
 }
 
 #[tokio::test]
-async fn unknown_kids_lead_to_one_fetch_in_thirty_seconds() {
+async fn a_key_that_is_published_just_after_a_fetch_is_known_within_seconds() {
     let issuer = Issuer::start().await;
     issuer.publishes(&[key(0)]);
     let remote = issuer.fixed();
     remote.keys(None, NOW).await.unwrap();
-    for seconds in 0..30 {
-        let set = remote.keys(Some("nobody"), after(seconds)).await.unwrap();
-        assert!(!set.knows("nobody"));
+    issuer.publishes(&[key(0), key(1)]);
+    let set = remote.keys(Some(kid(1)), after(4)).await.unwrap();
+    assert!(!set.knows(kid(1)));
+    let set = remote.keys(Some(kid(1)), after(5)).await.unwrap();
+    assert!(set.knows(kid(1)));
+    // And the next one right after it.
+    issuer.publishes(&[key(2)]);
+    let set = remote.keys(Some(kid(2)), after(10)).await.unwrap();
+    assert!(set.knows(kid(2)) && !set.knows(kid(0)));
+    assert_eq!(issuer.requests(), 3);
+}
+
+#[tokio::test]
+async fn invented_kids_lead_to_three_fetches_and_then_to_one_in_thirty_seconds() {
+    let issuer = Issuer::start().await;
+    issuer.publishes(&[key(0)]);
+    let remote = issuer.fixed();
+    let mut fetched = Vec::new();
+    for seconds in 0..280 {
+        let before = issuer.requests();
+        for _ in 0..3 {
+            let kid = format!("invented-{seconds}");
+            let set = remote.keys(Some(&kid), after(seconds)).await.unwrap();
+            assert!(!set.knows(&kid));
+        }
+        match issuer.requests() - before {
+            0 => {}
+            1 => fetched.push(seconds),
+            more => panic!("{more} fetches at {seconds} s"),
+        }
     }
-    assert_eq!(issuer.requests(), 1);
-    for _ in 0..10 {
-        remote.keys(Some("nobody"), after(30)).await.unwrap();
+    let expected = [0, 5, 10, 15, 35, 65, 95, 125, 155, 185, 215, 245, 275];
+    assert_eq!(fetched, expected);
+    // Where nobody invents any, a key may be new three times in a row again; and a clock that was set
+    // back owes nothing.
+    for seconds in [1000, 1005, 1010] {
+        let before = issuer.requests();
+        remote.keys(Some("nobody"), after(seconds)).await.unwrap();
+        assert_eq!(issuer.requests(), before + 1, "{seconds}");
+    }
+    remote.keys(None, after(10)).await.unwrap();
+    let before = issuer.requests();
+    remote.keys(Some("nobody"), after(16)).await.unwrap();
+    assert_eq!(issuer.requests(), before + 1);
+}
+
+#[tokio::test]
+async fn an_unknown_kid_does_not_hurry_what_failed() {
+    let issuer = Issuer::start().await;
+    issuer.publishes(&[key(0)]);
+    let remote = issuer.fixed();
+    remote.keys(None, NOW).await.unwrap();
+    issuer.says("/jwks", Answer::Status(StatusCode::SERVICE_UNAVAILABLE));
+    for seconds in 5..35 {
+        remote.keys(Some(kid(1)), after(seconds)).await.unwrap();
     }
     assert_eq!(issuer.requests(), 2);
 }
@@ -454,6 +502,9 @@ fn plain_http_is_for_loopback_in_development() {
         "http://10.0.0.1/",
         "https://127.0.0.1/",
         "https://169.254.169.254/",
+        "https://[fd00:ec2::254]/",
+        "https://[::ffff:169.254.169.254]/",
+        "https://100.100.100.200/",
     ] {
         assert!(inside.check(address).is_err(), "{address}");
     }
@@ -472,6 +523,11 @@ fn addresses_are_told_apart() {
         ("192.168.0.1", Kind::Private),
         ("100.64.0.1", Kind::Private),
         ("fd00::1", Kind::Private),
+        ("fd00:ec2::253", Kind::Private),
+        ("fd00:ec2::254", Kind::Never),
+        ("fd20:ce::254", Kind::Never),
+        ("100.100.100.200", Kind::Never),
+        ("168.63.129.16", Kind::Never),
         ("127.8.8.8", Kind::Loopback),
         ("::1", Kind::Loopback),
         ("::ffff:127.0.0.1", Kind::Loopback),
