@@ -60,13 +60,7 @@ impl Broker {
         let sorted = self.sort(bundle, request.presented, view, now).await?;
         let Sorted { own, behalf, view } = sorted;
         let caller = Arc::new(match &behalf {
-            // SECURITY: what nobody verifies here is refused, never quietly ignored.
-            Behalf::InPerson(_) if own.dpop.is_some() => {
-                let detail =
-                    "a person's own key signs the intent; no DPoP proof is taken beside it";
-                return Err(Refusal::new(Reason::InvalidDpopProof, detail).exact());
-            }
-            Behalf::InPerson(person) => person.in_person(own.client_id.as_deref())?,
+            Behalf::InPerson(person) => bundle.identity.in_person(person, &own, now)?,
             _ => bundle.identity.verify(&own, now).await?,
         });
         let keys = |thumbprint: &str| bundle.agents.signs_with(&caller, thumbprint);
@@ -80,9 +74,8 @@ impl Broker {
                 let known = error.agent().cloned();
                 let refusal = Refusal::from(error);
                 if let Some(agent) = known {
-                    let hash = &bundle.hash;
                     self.record
-                        .refused(&agent, &caller, &intent, &refusal, (hash, now))
+                        .refused(&agent, &caller, &intent, &refusal, (bundle, now))
                         .await;
                 }
                 return Err(refusal);
@@ -91,9 +84,9 @@ impl Broker {
         let granted = self.grant(bundle, &agent, &intent, &view, now).await;
         let granted = granted.map_err(|refusal| spent(refusal, only_assertion));
         if let Err(refusal) = &granted {
-            let (id, hash) = (&agent.agent().id, &bundle.hash);
+            let id = &agent.agent().id;
             self.record
-                .refused(id, &caller, &intent, refusal, (hash, now))
+                .refused(id, &caller, &intent, refusal, (bundle, now))
                 .await;
         }
         granted

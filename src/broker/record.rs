@@ -1,7 +1,7 @@
 //! What happened, to the metrics and the audit. Decisions about a verified caller are entries;
 //! anonymous refusals are counted, so that nobody can fill the store that revocation needs.
 
-use super::{Reason, Refusal};
+use super::{Bundle, Reason, Refusal};
 use crate::audit::{Entry, Event};
 use crate::fences::{Fence, FenceKind};
 use crate::identity::Caller;
@@ -69,7 +69,7 @@ impl Recorder {
         caller: &Caller,
         intent: &Intent,
         refusal: &Refusal,
-        (config_hash, now): (&str, OffsetDateTime),
+        (bundle, now): (&Bundle, OffsetDateTime),
     ) {
         // Where the store is the trouble, there is nowhere to write.
         let unwritable = matches!(
@@ -86,7 +86,7 @@ impl Recorder {
             .caller(caller.issuer_url(), caller.subject())
             .intent_hash(intent.sha256())
             .token_hash(caller.token_sha256())
-            .config_hash(config_hash);
+            .config_hash(bundle.hash.as_str());
         let mut tell = |name: &str, value: serde_json::Value| {
             entry.detail.insert(name.to_owned(), value);
         };
@@ -97,7 +97,7 @@ impl Recorder {
         tell("evidence", json!(intent.evidence()));
         entry
             .detail
-            .extend(Recorded::of(caller, intent).to_detail());
+            .extend(Recorded::of(&bundle.policy, caller, intent).to_detail());
         if let Err(error) = self.append(entry, ShardId::of(agent, None), now).await {
             tracing::error!(%error, "a refusal could not be audited");
         }

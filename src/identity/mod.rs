@@ -255,6 +255,14 @@ impl Caller {
         }
         Ok(())
     }
+    /// The same with what the request proved beside: bound to that key, and the proof is spent.
+    fn with(mut self, proved: Option<dpop::ProvedKey>) -> Self {
+        if let Some(proved) = proved {
+            self.proved_key = Some(proved.confirmation);
+            self.replay.push(proved.replay);
+        }
+        self
+    }
     /// What this request spends when its lease is reserved.
     pub fn replay(&self) -> &[ReplayMark] {
         &self.replay
@@ -365,16 +373,18 @@ impl Identity {
                 return Err(IdentityError::InvalidClient(ClientFault::SharedSecret));
             }
         }
-        let proved = match &presented.dpop {
-            Some(proof) => Some(self.prove(proof, now)?),
-            None => None,
-        };
-        let mut caller = self.identify(presented, now).await?;
-        if let Some(proved) = proved {
-            caller.proved_key = Some(proved.confirmation);
-            caller.replay.push(proved.replay);
-        }
-        Ok(caller)
+        let proved = self.proved(presented, now)?;
+        Ok(self.identify(presented, now).await?.with(proved))
+    }
+
+    /// The key of the DPoP proof, where one was sent.
+    fn proved(
+        &self,
+        presented: &Presented,
+        now: OffsetDateTime,
+    ) -> Result<Option<dpop::ProvedKey>, IdentityError> {
+        let proof = presented.dpop.as_ref();
+        proof.map(|proof| self.prove(proof, now)).transpose()
     }
 
     /// Who, by the token or the assertion.

@@ -2,7 +2,9 @@
 //! never says who the agent is.
 
 use super::claims::{self, text};
-use super::{Caller, Confirmation, Identity, IdentityError, PresentedToken, Proof, TokenFault};
+use super::{
+    Caller, Confirmation, Identity, IdentityError, Presented, PresentedToken, Proof, TokenFault,
+};
 use crate::ids::IssuerId;
 use crate::jose::unverified_issuer;
 use serde_json::{Map, Value};
@@ -41,6 +43,10 @@ impl Person {
     pub fn agents_issuer(&self) -> &str {
         &self.agents_issuer
     }
+    /// Everything that the token says.
+    pub fn claims(&self) -> &Map<String, Value> {
+        &self.token.claims
+    }
     /// RFC 8693 section 4.4: whom the person's issuer lets act, where it says so.
     pub fn may_act(&self) -> Option<&Value> {
         self.token.claims.get("may_act")
@@ -70,23 +76,31 @@ impl Person {
                     None => false,
                 })
     }
-
-    /// The person as the one who runs this agent, without a proof of the agent's own.
-    ///
-    /// SECURITY: only with a token that is bound to a key. An ID token travels to every API of its
-    /// audience, and any of them could send it here.
-    pub fn in_person(&self, agent: Option<&str>) -> Result<Caller, IdentityError> {
-        if self.token.bound_key.is_none() {
-            return Err(IdentityError::InvalidToken(TokenFault::PersonUnbound));
-        }
-        Ok(Caller {
-            named_client: agent.map(str::to_owned),
-            ..self.token.clone()
-        })
-    }
 }
 
 impl Identity {
+    /// The person as the one who runs the agent that the request names, without a proof of the
+    /// agent's own. A DPoP proof beside it counts as beside any other proof.
+    ///
+    /// SECURITY: only with a token that is bound to a key. An ID token travels to every API of its
+    /// audience, and any of them could send it here.
+    pub fn in_person(
+        &self,
+        person: &Person,
+        presented: &Presented,
+        now: OffsetDateTime,
+    ) -> Result<Caller, IdentityError> {
+        let proved = self.proved(presented, now)?;
+        if person.token.bound_key.is_none() {
+            return Err(IdentityError::InvalidToken(TokenFault::PersonUnbound));
+        }
+        let caller = Caller {
+            named_client: presented.client_id.clone(),
+            ..person.token.clone()
+        };
+        Ok(caller.with(proved))
+    }
+
     /// Whether the token says that it is of an issuer of people. That only picks the way on which it
     /// is verified, with the keys of the very issuer it names.
     pub fn names_person(&self, token: &PresentedToken) -> bool {

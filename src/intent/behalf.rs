@@ -127,6 +127,11 @@ impl Parent {
         self.ended.as_deref()
     }
 
+    /// Who stood before its agent.
+    pub fn chain(&self) -> &[Principal] {
+        &self.chain
+    }
+
     /// Whom it began with.
     pub fn root(&self) -> Option<&Principal> {
         self.chain.first()
@@ -173,23 +178,6 @@ impl Behalf {
         match self {
             Self::Parent(parent) => Some(parent),
             _ => None,
-        }
-    }
-
-    /// For the audit of a refusal: the person, or the lease that was to be handed on.
-    pub fn told(&self) -> Option<Value> {
-        match self {
-            Self::Nobody => None,
-            Self::Person(person) | Self::InPerson(person) => Some(json!({
-                "issuer": person.issuer_url(),
-                "subject": person.subject(),
-                "in_person": matches!(self, Self::InPerson(_)),
-            })),
-            Self::Parent(parent) => Some(json!({
-                "lease": parent.lease,
-                "agent": parent.agent,
-                "mission": parent.mission,
-            })),
         }
     }
 

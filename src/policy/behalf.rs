@@ -13,8 +13,8 @@ use crate::identity::{Confirmation, Person, claims};
 use crate::ids::{AgentId, IssuerId, MissionId, TargetId};
 use crate::intent::behalf::MAX_ACTORS;
 use crate::intent::{Behalf, Parent, Principal, SignerClass};
-use serde_json::Value;
-use std::collections::BTreeMap;
+use serde_json::{Map, Value};
+use std::collections::{BTreeMap, BTreeSet};
 
 /// `[people.NAME]`: a group of people, by what their issuer says of them.
 #[derive(Debug, Clone, PartialEq)]
@@ -33,6 +33,18 @@ pub(super) struct Served {
     pub chain: Vec<Principal>,
     /// Of the groups that the person belongs to, where the mission is for people.
     people: Option<BTreeMap<TargetId, Authority>>,
+}
+
+/// By issuer, the claims that the missions' groups name.
+pub(super) fn asked(
+    missions: &BTreeMap<MissionId, Mission>,
+) -> BTreeMap<IssuerId, BTreeSet<String>> {
+    let mut all: BTreeMap<IssuerId, BTreeSet<String>> = BTreeMap::new();
+    for group in missions.values().flat_map(|m| &m.on_behalf_of) {
+        let names = all.entry(group.issuer.clone()).or_default();
+        names.extend(group.claims.keys().cloned());
+    }
+    all
 }
 
 impl Served {
@@ -100,8 +112,13 @@ fn of_person(
         let why = format!("{mission} is not given on behalf of {name}");
         return Err(Denied::new(Denial::SubjectNotAccepted, why));
     }
+    let actor = Actor {
+        name: question.agent.id.as_str(),
+        proof: (!in_person).then_some((question.issuer_url, question.subject)),
+        claims: question.claims.filter(|_| !in_person),
+    };
     if let Some(allowed) = person.may_act()
-        && !may_act(allowed, person.agents_issuer(), question)
+        && !may_act(allowed, person.agents_issuer(), &actor)
     {
         let why = "the person's token names another in `may_act`".to_owned();
         return Err(Denied::new(Denial::ActorNotAccepted, why));
@@ -120,24 +137,28 @@ fn of_person(
     })
 }
 
+/// The agent, as a person's token may name it.
+pub(super) struct Actor<'a> {
+    pub name: &'a str,
+    /// SECURITY: `None` in person: what was proved then is the person, and that is not the actor.
+    pub proof: Option<(&'a str, &'a str)>,
+    pub claims: Option<&'a Map<String, Value>>,
+}
+
 /// RFC 8693 section 4.4. Each member says something of the actor, and every one must hold.
 ///
 /// SECURITY: a member that is not understood is compared, never skipped.
-fn may_act(allowed: &Value, agents_issuer: &str, question: &Question<'_>) -> bool {
+pub(super) fn may_act(allowed: &Value, agents_issuer: &str, actor: &Actor<'_>) -> bool {
     let Value::Object(members) = allowed else {
         return false;
     };
     let text = |name: &str| members.get(name).map(|value| value.as_str());
     let named = match (text("iss"), text("sub")) {
         // By the name that it has here.
-        (None, Some(Some(name))) => name == question.agent.id.as_str(),
-        (Some(Some(issuer)), Some(Some(name))) if issuer == agents_issuer => {
-            name == question.agent.id.as_str()
-        }
+        (None, Some(Some(name))) => name == actor.name,
+        (Some(Some(issuer)), Some(Some(name))) if issuer == agents_issuer => name == actor.name,
         // By the name that its platform knows it under.
-        (Some(Some(issuer)), Some(Some(name))) => {
-            issuer == question.issuer_url && name == question.subject
-        }
+        (Some(Some(issuer)), Some(Some(name))) => actor.proof == Some((issuer, name)),
         _ => false,
     };
     let rest = members
@@ -145,7 +166,7 @@ fn may_act(allowed: &Value, agents_issuer: &str, question: &Question<'_>) -> boo
         .filter(|(name, _)| *name != "iss" && *name != "sub");
     named
         && rest.into_iter().all(|(name, wanted)| {
-            let found = question.claims.and_then(|claims| claims.get(name));
+            let found = actor.claims.and_then(|claims| claims.get(name));
             found.is_some_and(|found| claims::same(found, wanted))
         })
 }
@@ -160,7 +181,8 @@ fn of_parent(
         let why = format!("lease {} is over: {why}", parent.lease());
         return Err(Denied::new(Denial::ParentNotAlive, why));
     }
-    if !key_proved(parent, question) {
+    let signed_with = (question.signer, question.signing_key);
+    if !key_proved(parent, signed_with, question.proved_key) {
         let why = format!(
             "lease {} is bound to a key that this request does not prove",
             parent.lease()
@@ -254,15 +276,19 @@ fn reach(groups: &[&People]) -> BTreeMap<TargetId, Authority> {
 
 /// SECURITY: whoever has taken a bound credential has no more of it than its text. Its key signs
 /// the intent, which names the credential by its hash, or proves itself beside it.
-fn key_proved(parent: &Parent, question: &Question<'_>) -> bool {
+pub(super) fn key_proved(
+    parent: &Parent,
+    (signer, signing_key): (SignerClass, Option<&str>),
+    proved_key: Option<&Confirmation>,
+) -> bool {
     let Some(bound) = parent.bound_key() else {
         return true;
     };
-    let signed = match (question.signer, question.signing_key, bound) {
+    let signed = match (signer, signing_key, bound) {
         (SignerClass::Agent, Some(key), Confirmation::Jkt(bound)) => key == bound,
         _ => false,
     };
-    signed || question.proved_key == Some(bound)
+    signed || proved_key == Some(bound)
 }
 
 /// The kind of context that is a person's sign-in.

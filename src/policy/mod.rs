@@ -33,7 +33,7 @@ pub use grant::Grant;
 pub use grant::GrantBuilder;
 pub use mission::{Binding, LONGEST_OBSERVATION, Mission, Mode, Target};
 pub use nearest::Nearest;
-pub use recorded::{Beside, Recorded, observed};
+pub use recorded::{Beside, Recorded, RecordedBehalf, RecordedParent, observed};
 pub use request::words;
 pub use requirement::{is_label, labels_meet};
 pub use schema::SCHEMA;
@@ -43,10 +43,10 @@ pub use trace::Check;
 use crate::agents::AdmittedAgent;
 use crate::authority::Authority;
 use crate::fences::View;
-use crate::ids::{AgentId, MissionId, TargetId};
+use crate::ids::{AgentId, IssuerId, MissionId, TargetId};
 use crate::intent::{Intent, Parent};
 use rules::Rules;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 use time::OffsetDateTime;
 use trace::Trace;
@@ -70,6 +70,8 @@ pub struct Policy {
     targets: BTreeMap<TargetId, Target>,
     /// Resource URL to target.
     resources: BTreeMap<String, TargetId>,
+    /// The claims that groups of people name.
+    asked_of_people: BTreeMap<IssuerId, BTreeSet<String>>,
     rules: Rules,
     config_hash: String,
 }
@@ -146,6 +148,7 @@ impl Policy {
             }
         }
         Ok(Self {
+            asked_of_people: behalf::asked(&missions),
             missions,
             own,
             targets,
@@ -308,7 +311,7 @@ impl Policy {
             labels,
             decided_at: now,
             observed: decision.observed,
-            recorded: Recorded::of(caller, intent),
+            recorded: Recorded::of(self, caller, intent),
         }
     }
 }

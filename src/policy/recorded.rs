@@ -1,5 +1,9 @@
 //! What was asked, as the audit keeps it: enough to decide the same question again.
 
+mod served;
+
+pub use served::{RecordedBehalf, RecordedParent};
+
 use super::{Denied, Explanation, Policy, walk};
 use crate::agents::{AgentError, Registry};
 use crate::authority::AuthorizationDetail;
@@ -47,7 +51,7 @@ pub struct Recorded {
     pub goal_ends: Option<OffsetDateTime>,
     /// The person, or the lease that was to be handed on.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub on_behalf_of: Option<Value>,
+    pub on_behalf_of: Option<RecordedBehalf>,
 }
 
 /// What stood beside the intent, narrowing it.
@@ -74,7 +78,8 @@ fn agent() -> SignerClass {
 }
 
 impl Recorded {
-    pub fn of(caller: &Caller, intent: &Intent) -> Self {
+    /// `policy`: the one that decides. Of a person it keeps what the policy asks of people.
+    pub fn of(policy: &Policy, caller: &Caller, intent: &Intent) -> Self {
         let asked = intent.asked();
         Self {
             mission: intent.mission().cloned(),
@@ -93,7 +98,7 @@ impl Recorded {
             task: intent.task().map(str::to_owned),
             instance: intent.instance().map(str::to_owned),
             goal_ends: intent.goal_ends(),
-            on_behalf_of: intent.behalf().told(),
+            on_behalf_of: RecordedBehalf::of(policy, caller, intent),
         }
     }
 
@@ -105,14 +110,10 @@ impl Recorded {
         }
     }
 
-    /// From an entry's `detail`. `None`: the entry is about something else, or about a delegation, which
-    /// cannot be decided again from what is kept.
+    /// From an entry's `detail`. `None`: the entry is about something else, or an older broker kept too
+    /// little of a delegation to decide it again.
     pub fn from_detail(detail: &Value) -> Option<Self> {
         detail.get("asked")?;
-        // Whom it was for is known by a name or a lease id, and those decide nothing by themselves.
-        if detail.get("on_behalf_of").is_some() {
-            return None;
-        }
         serde_json::from_value(detail.clone()).ok()
     }
 
@@ -138,7 +139,10 @@ impl Recorded {
             instance: self.instance.clone(),
             goal_ends: self.goal_ends,
             facts: self.facts.clone(),
-            behalf: Behalf::Nobody,
+            behalf: self
+                .on_behalf_of
+                .as_ref()
+                .map_or(Behalf::Nobody, |served| served.behalf(now)),
         };
         Intent::restated(stated, now)
     }

@@ -12,7 +12,7 @@ use super::{Denial, PolicyError};
 use crate::agents::Agent;
 use crate::identity::Facts;
 use crate::ids::{MissionId, TargetId};
-use crate::intent::SignerClass;
+use crate::intent::{Principal, SignerClass};
 use cedar_policy::{
     Authorizer, Context, Decision, Entities, Entity, EntityId, EntityTypeName, EntityUid,
     Policy as Rule, PolicySet, PrincipalConstraint, Request, ResourceConstraint,
@@ -61,6 +61,8 @@ pub(super) struct Ask<'a> {
     pub signer: SignerClass,
     pub bound: bool,
     pub task: Option<&'a str>,
+    /// Who stands before the agent.
+    pub chain: &'a [Principal],
     pub ttl: Duration,
     pub now: OffsetDateTime,
 }
@@ -269,11 +271,63 @@ impl Rules {
             ("weekday", text(&weekday)),
         ];
         pairs.extend(ask.task.map(|task| ("task", text(task))));
+        pairs.push(("chain", chain(ask.chain)?));
+        if let Some(person) = person(ask.chain)? {
+            pairs.push(("person", person));
+        }
         let pairs = pairs
             .into_iter()
             .map(|(name, value)| (name.to_owned(), value));
         Context::from_pairs(pairs).map_err(|error| error.to_string())
     }
+}
+
+/// `context.chain`: with a person at its beginning each link is an agent that acts, without one the
+/// first agent acts for itself.
+fn chain(links: &[Principal]) -> Result<RestrictedExpression, String> {
+    let depth = i64::try_from(links.len()).map_err(|error| error.to_string())?;
+    let agents = links.iter().filter_map(|link| match link {
+        Principal::Agent { agent, .. } => Some(agent.to_string()),
+        Principal::Person { .. } => None,
+    });
+    let members = [
+        ("depth", RestrictedExpression::new_long(depth)),
+        ("agents", texts(agents)),
+    ];
+    record(members)
+}
+
+/// `context.person`.
+fn person(links: &[Principal]) -> Result<Option<RestrictedExpression>, String> {
+    let Some(Principal::Person {
+        issuer,
+        subject,
+        people,
+        in_person,
+        ..
+    }) = links.first()
+    else {
+        return Ok(None);
+    };
+    let text = |text: &str| RestrictedExpression::new_string(text.to_owned());
+    record([
+        ("issuer", text(issuer.as_str())),
+        ("subject", text(subject)),
+        ("groups", texts(people.iter().cloned())),
+        ("in_person", RestrictedExpression::new_bool(*in_person)),
+    ])
+    .map(Some)
+}
+
+fn texts(all: impl Iterator<Item = String>) -> RestrictedExpression {
+    RestrictedExpression::new_set(all.map(RestrictedExpression::new_string))
+}
+
+fn record<const N: usize>(
+    members: [(&str, RestrictedExpression); N],
+) -> Result<RestrictedExpression, String> {
+    let members = members.map(|(name, value)| (name.to_owned(), value));
+    RestrictedExpression::new_record(members).map_err(|error| error.to_string())
 }
 
 impl Names {

@@ -1,5 +1,6 @@
 //! A world in which one request is granted; each test spoils exactly one thing of it.
 
+mod chains;
 mod decisions;
 mod observing;
 mod policies;

@@ -157,7 +157,7 @@ impl Policy {
                 |()| requirement::words(fact, value),
             )?;
         }
-        let decided = self.ask_cedar(question, mission, target, ttl, now);
+        let decided = self.ask_cedar(question, (mission, target), &served.chain, ttl, now);
         let only_when = decided.as_ref().err().is_some_and(|(_, only)| *only);
         let decided = decided.map_err(|(denied, _)| of(denied));
         let decided_by = observer.step(
@@ -290,8 +290,8 @@ impl Policy {
     fn ask_cedar(
         &self,
         question: &Question<'_>,
-        mission: &Mission,
-        target: &Target,
+        (mission, target): (&Mission, &Target),
+        chain: &[Principal],
         ttl: Duration,
         now: OffsetDateTime,
     ) -> Result<Vec<String>, (Denied, bool)> {
@@ -304,6 +304,7 @@ impl Policy {
             signer: question.signer,
             bound: question.proved_key.is_some() && target.binding == Binding::Bound,
             task: question.task,
+            chain,
             ttl,
             now,
         };

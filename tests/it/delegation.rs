@@ -2,6 +2,7 @@
 
 mod agents;
 mod cascade;
+mod in_person;
 mod people;
 
 use crate::support::broker::{Setup, TestBroker, b64, form, sha256, unique};

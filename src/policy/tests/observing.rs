@@ -190,7 +190,7 @@ fn a_recorded_question_gets_the_same_answer_again() {
             behalf: Behalf::Nobody,
         };
         let intent = Intent::restated(stated, NOW);
-        let recorded = Recorded::of(&caller, &intent);
+        let recorded = Recorded::of(&policy, &caller, &intent);
         let agent = registry
             .stated_caller(&world.agent.id, caller, &world.view, NOW)
             .unwrap();

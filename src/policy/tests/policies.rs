@@ -262,6 +262,7 @@ fn a_mission_grants_only_its_own_agents_and_targets() {
             signer: SignerClass::Agent,
             bound: false,
             task: None,
+            chain: &[],
             ttl: Duration::from_secs(60),
             now: NOW,
         };

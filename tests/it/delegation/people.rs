@@ -241,7 +241,12 @@ async fn the_end_of_the_sign_in_ends_what_hangs_on_it() {
 }
 
 /// The form of a person who runs the agent `fixer`, with a key that the sign-in is bound to.
-fn in_person(cast: &Cast, person: &str, key: &SigningKey, mission: &str) -> Vec<(String, String)> {
+pub fn in_person(
+    cast: &Cast,
+    person: &str,
+    key: &SigningKey,
+    mission: &str,
+) -> Vec<(String, String)> {
     let claims = cast.intent_claims("fixer", mission, Some(person));
     let intent = key.sign("intent+jwt", None, &claims, true).unwrap();
     form(&[
