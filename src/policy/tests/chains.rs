@@ -268,16 +268,11 @@ fn what_was_asked_for_a_parent_is_decided_again() {
 #[test]
 fn a_token_that_lets_another_act_still_does() {
     let mut world = for_alice(false);
-    let with = |may_act: Value| {
-        let mut claims = alice().claims().clone();
-        claims.insert("may_act".to_owned(), may_act);
-        Behalf::Person(Box::new(Person::stated(
-            "corp".parse().unwrap(),
-            claims,
-            NOW,
-        )))
-    };
-    world.behalf = with(serde_json::json!({ "sub": "somebody-else" }));
+    let mut claims = alice().claims().clone();
+    let another = serde_json::json!({ "sub": "somebody-else" });
+    claims.insert("may_act".to_owned(), another);
+    let person = Person::stated("corp".parse().unwrap(), claims, NOW);
+    world.behalf = Behalf::Person(Box::new(person));
     let refused = Some(Denial::ActorNotAccepted);
     assert_eq!(again(&world, |_| {}), (refused, refused));
 }
