@@ -151,6 +151,76 @@ pub struct LiftRequest {
     pub reason: String,
 }
 
+/// `POST /admin/v1/restrictions`: takes something away on a target, from everybody, for a while.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct RestrictionRequest {
+    pub target: TargetId,
+    /// Actions in the target's own words; `*` stands for any run of characters.
+    pub actions: Vec<String>,
+    /// Everywhere, where absent.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub locations: Vec<String>,
+    /// When it lifts by itself. Absent: it stands until lifted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub for_seconds: Option<u32>,
+    pub reason: String,
+    /// End the leases that could do any of it; otherwise they are listed and go on.
+    #[serde(default)]
+    pub end_leases: bool,
+}
+
+/// `POST /admin/v1/restrictions/{id}/lift`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct RestrictionLift {
+    pub reason: String,
+}
+
+/// One restriction as operators see it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct RestrictionView {
+    /// Absent in a dry run.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub id: Option<uuid::Uuid>,
+    pub target: TargetId,
+    pub actions: Vec<String>,
+    pub locations: Vec<String>,
+    pub ends_leases: bool,
+    pub reason: String,
+    pub by: String,
+    #[serde(with = "time::serde::rfc3339")]
+    #[schemars(with = "String", extend("format" = "date-time"))]
+    pub at: OffsetDateTime,
+    #[serde(default, skip_serializing_if = "Option::is_none", with = "time::serde::rfc3339::option")]
+    #[schemars(with = "Option<String>", extend("format" = "date-time"))]
+    pub until: Option<OffsetDateTime>,
+}
+
+/// Answer of `POST /admin/v1/restrictions` and of its lift.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct RestrictionReceipt {
+    #[serde(flatten)]
+    pub restriction: RestrictionView,
+    pub state: RestrictionState,
+    /// The live leases that could do any of it, a thousand at most.
+    pub leases: Vec<LeaseView>,
+    /// Nothing was left out of `leases`.
+    pub all_listed: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum RestrictionState {
+    /// Nothing was done: this is what it would cover.
+    DryRun,
+    /// In force here, not yet acknowledged by enough replicas.
+    NotYetReplicated,
+    InForce,
+    /// It is over; what it ended stays dead.
+    Lifted,
+}
+
 /// `POST /admin/v1/find`. In a body, because it may be a credential.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]

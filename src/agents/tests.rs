@@ -82,6 +82,7 @@ fn view_with(kind: FenceKind, dimension: Dimension) -> View {
         author: "ops@acme.example".to_owned(),
         at: NOW,
         until: None,
+        restriction: None,
     };
     View::of([fence])
 }

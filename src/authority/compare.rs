@@ -59,6 +59,17 @@ impl<T: Terms> Parsed<T> {
         })
     }
 
+    /// Whether anything at all of the pair lies within this permission.
+    fn touches(&self, action: &T::Action, location: &Place<T::Location>) -> bool {
+        self.actions
+            .iter()
+            .any(|own| T::actions_overlap(own, action))
+            && self.locations.iter().any(|own| match (own, location) {
+                (Place::At(own), Place::At(asked)) => T::locations_overlap(own, asked),
+                _ => true,
+            })
+    }
+
     fn meets(&self, other: &Self) -> bool {
         let actions = self.actions.iter().any(|one| {
             other
@@ -142,6 +153,51 @@ pub(super) fn overlap<T: Terms>(one: &Authority, other: &Authority) -> Result<bo
     Ok(one
         .iter()
         .any(|one| other.iter().any(|other| one.meets(other))))
+}
+
+/// What is left without the pairs that share anything with what is denied, and the first such pair.
+///
+/// SECURITY: a permission without locations may mean any of them, and a denial must not miss one.
+pub(super) fn without<T: Terms>(
+    authority: &Authority,
+    denied: &Authority,
+) -> Result<(Authority, Option<Outside>), Undecidable> {
+    let parsed = parse::<T>("", authority)?;
+    let denied = parse::<T>("denied", denied)?;
+    let mut first = None;
+    let mut left = Vec::new();
+    for (number, (text, parsed)) in authority.0.iter().zip(&parsed).enumerate() {
+        let mut kept = Vec::new();
+        let mut whole = true;
+        for (place, (name, action)) in text.actions.iter().zip(&parsed.actions).enumerate() {
+            let mut locations = Vec::new();
+            for (at, location) in parsed.locations.iter().enumerate() {
+                let named = text.locations.get(at).cloned();
+                if !denied.iter().any(|denied| denied.touches(action, location)) {
+                    locations.push(named);
+                    continue;
+                }
+                whole = false;
+                first.get_or_insert_with(|| Outside {
+                    place: format!("[{number}].actions[{place}]"),
+                    action: name.clone(),
+                    location: named,
+                });
+            }
+            if !locations.is_empty() {
+                kept.push(Permission {
+                    actions: vec![name.clone()],
+                    locations: locations.into_iter().flatten().collect(),
+                });
+            }
+        }
+        if whole {
+            left.push(text.clone());
+        } else {
+            left.extend(kept);
+        }
+    }
+    Ok((Authority(left), first))
 }
 
 pub(super) fn check<T: Terms>(authority: &Authority) -> Result<(), Undecidable> {

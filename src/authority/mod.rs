@@ -138,6 +138,22 @@ impl Vocabulary {
         }
     }
 
+    /// What is left of the authority without every pair of an action and a location that shares
+    /// anything with what is denied, and the first such pair.
+    pub fn without(
+        self,
+        authority: &Authority,
+        denied: &Authority,
+    ) -> Result<(Authority, Option<Outside>), Undecidable> {
+        match self {
+            Self::Aws => compare::without::<aws::Aws>(authority, denied),
+            Self::Scopes => compare::without::<scopes::Scopes>(authority, denied),
+            Self::Sql => compare::without::<sql::Sql>(authority, denied),
+            Self::Github => compare::without::<github::Github>(authority, denied),
+            Self::Kubernetes => compare::without::<kubernetes::Kubernetes>(authority, denied),
+        }
+    }
+
     /// Whether every pattern of the authority can be compared.
     pub fn check(self, authority: &Authority) -> Result<(), Undecidable> {
         match self {

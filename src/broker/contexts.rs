@@ -56,6 +56,7 @@ impl Broker {
                 .unwrap_or_else(|| format!("{} ended", request.kind)),
             author: by.to_owned(),
             until: Some(now + LONGEST_LIFETIME),
+            restriction: None,
         };
         let selector = selector(&request.issuer, &request.kind, &request.id);
         self.fence(fence, selector, now).await

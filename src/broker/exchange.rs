@@ -184,7 +184,7 @@ impl Broker {
         let Issued { lease, minted } = issued;
         // INVARIANT: the view is checked last, just before the answer is written.
         let view = self.view()?;
-        if let Some(ended) = view.ended_by(lease.hashes(), lease.position()) {
+        if let Some(ended) = lease.ended_by(&view) {
             return Err(Refusal::new(Reason::RevokedMeanwhile, ended.reason().to_owned()).exact());
         }
         let left = lease.expires_at.min(minted.expires_at) - self.clock.now();

@@ -129,6 +129,7 @@ impl From<Denied> for Refusal {
             Denial::ExceedsTargetCeiling => Reason::ExceedsTargetCeiling,
             Denial::ExceedsPeopleCeiling => Reason::ExceedsPeopleCeiling,
             Denial::ExceedsParent => Reason::ExceedsParent,
+            Denial::Restricted => Reason::Restricted,
             Denial::Undecidable => Reason::Undecidable,
             Denial::LifetimeOutOfRange => Reason::LifetimeOutOfRange,
             Denial::RequirementUnmet => Reason::RequirementUnmet,

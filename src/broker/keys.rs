@@ -137,6 +137,7 @@ impl Broker {
                 reason: "signing key compromised".to_owned(),
                 author: by.name.clone(),
                 until: Some(now + LONGEST_LIFETIME),
+                restriction: None,
             };
             self.fences.raise(fence, now).await?;
         }

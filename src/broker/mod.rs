@@ -13,6 +13,7 @@ mod possession;
 mod record;
 pub mod refusal;
 pub mod release;
+mod restrict;
 pub mod revoke;
 pub mod show;
 

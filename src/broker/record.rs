@@ -3,7 +3,7 @@
 
 use super::{Bundle, Reason, Refusal};
 use crate::audit::{Entry, Event};
-use crate::fences::{Fence, FenceKind};
+use crate::fences::Fence;
 use crate::identity::Caller;
 use crate::ids::{AgentId, ShardId};
 use crate::intent::Intent;
@@ -54,11 +54,7 @@ impl Recorder {
     }
 
     pub(in crate::broker) fn fenced(&self, fence: &Fence) {
-        let kind = match fence.kind {
-            FenceKind::Kill => "kill",
-            FenceKind::Hold => "hold",
-            FenceKind::Lift => "lift",
-        };
+        let kind = fence.kind.as_str();
         metrics::counter!(metric::FENCES, "kind" => kind).increment(1);
     }
 

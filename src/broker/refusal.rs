@@ -116,6 +116,8 @@ reasons! {
     ExceedsPeopleCeiling = "exceeds_people_ceiling", Narrow;
     /// More was asked than the lease that is handed on, or for another target.
     ExceedsParent = "exceeds_parent", Narrow;
+    /// An operator's restriction takes something of what was asked away on this target, for now: ask without it.
+    Restricted = "restricted", Narrow;
     /// A pattern that was asked for cannot be compared with what is allowed.
     Undecidable = "undecidable", Narrow;
     /// The lifetime asked for is shorter than the target can give, or longer than allowed.

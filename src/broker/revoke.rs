@@ -92,6 +92,7 @@ impl Broker {
             reason: request.reason,
             author: by.name.clone(),
             until: (!holds).then_some(now + LONGEST_LIFETIME),
+            restriction: None,
         };
         self.fence(fence, request.selector, now).await
     }
@@ -120,6 +121,7 @@ impl Broker {
             reason,
             author: by.name.clone(),
             until: None,
+            restriction: None,
         };
         self.fence(fence, selector, now).await
     }

@@ -187,6 +187,7 @@ fn wanted(decision: &Decision) -> Wanted {
         | Denial::ParentNotAlive
         | Denial::ParentKeyNotProved
         | Denial::ChainTooDeep
+        | Denial::Restricted
         | Denial::Undecidable
         | Denial::LifetimeOutOfRange
         | Denial::ForbiddenByPolicy

@@ -23,6 +23,7 @@ mod operator_side;
 mod output;
 mod recorded;
 mod recover;
+mod restrict;
 mod selector;
 mod serve;
 mod simulate;
@@ -188,6 +189,15 @@ enum Command {
         after_help = "Example:\n  dayfly lift --agent checkout-deployer --reason 'INC-4711 is closed'"
     )]
     Lift(operator_side::LiftArgs),
+    /// Take something away on a target, for a while: shrink instead of kill.
+    ///
+    /// One write, in force at every broker within a second. Requests for any of it are refused; whoever
+    /// asks for all that a mission allows gets the rest. Leases that could do any of it are listed, or
+    /// ended with --end-leases. It lifts by itself at its end, or with --lift.
+    #[command(
+        after_help = "Example:\n  dayfly restrict --target aws-prod --deny 'ecs:Delete*' --for 2h --end-leases --reason INC-4711\n  dayfly restrict --list"
+    )]
+    Restrict(restrict::RestrictArgs),
     /// Agents: keygen, invite, enrol, keys, list, show, suspend, resume.
     #[command(subcommand)]
     Agent(agent::AgentCommand),
@@ -280,6 +290,7 @@ async fn run(command: Command, output: &Output) -> Result<u8, Failure> {
         Command::Find(args) => operator_side::find(args, output).await,
         Command::Lease(command) => operator_side::lease(command, output).await,
         Command::Revoke(args) => operator_side::revoke(args, output).await,
+        Command::Restrict(args) => restrict::restrict(args, output).await,
         Command::Lift(args) => operator_side::lift(args, output).await,
         Command::Agent(command) => agent::agent(command, output).await,
         Command::Check(args) => check::check(&args, output),

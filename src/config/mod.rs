@@ -46,6 +46,7 @@ pub use settings::{
     BrokerSettings, Case, Expectation, OperatorsTable, ResourceServerProof, ResourceServerTable,
     RoleTable, Settings, SourceTable, StoreSettings,
 };
+pub use values::duration;
 
 use std::path::{Path, PathBuf};
 

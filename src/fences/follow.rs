@@ -167,6 +167,7 @@ impl Fences {
             author: new.author,
             at: now,
             until: new.until,
+            restriction: new.restriction,
         };
         let value = rmp_serde::to_vec_named(&fence)
             .map_err(|error| FenceError::Unwritable(error.to_string()))?;
@@ -367,14 +368,21 @@ fn keep_snapshot(fences: Arc<Fences>) {
 
 fn audited(fence: &Fence) -> Entry {
     let event = match fence.kind {
-        FenceKind::Kill | FenceKind::Hold => Event::FenceRaised,
+        FenceKind::Kill | FenceKind::Hold | FenceKind::Restrict => Event::FenceRaised,
         FenceKind::Lift => Event::FenceLifted,
     };
-    Entry::new(event, fence.at)
+    let mut entry = Entry::new(event, fence.at)
         .reason(fence.reason.as_str())
         .with("fence", fence.id.to_string())
         .operator(fence.author.as_str())
         .with("kind", fence.kind.as_str())
         .with("dimension", fence.dimension.kind.as_str())
-        .with("value", fence.dimension.value.as_str())
+        .with("value", fence.dimension.value.as_str());
+    if let Some(restriction) = &fence.restriction {
+        let denied = serde_json::to_value(&restriction.denied).unwrap_or_default();
+        entry = entry
+            .with("denied", denied)
+            .with("ends_leases", restriction.ends_leases);
+    }
+    entry
 }

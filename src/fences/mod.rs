@@ -6,6 +6,7 @@
 
 mod follow;
 mod fork;
+mod restrict;
 mod snapshot;
 mod view;
 
@@ -13,6 +14,7 @@ mod view;
 pub(crate) mod tests;
 
 pub use follow::{Fences, Raised, Stale};
+pub use restrict::{MOST_RESTRICTIONS, Restriction};
 pub use view::{EndedBy, HeldBy, Place, View};
 
 use crate::ids::ShardId;
@@ -47,6 +49,8 @@ pub enum DimensionKind {
     Label,
     SigningKey,
     All,
+    /// One restriction, by its id: what a lift names.
+    Restriction,
 }
 
 /// A dimension in 128 bits, as leases and views carry it.
@@ -120,6 +124,8 @@ pub enum FenceKind {
     /// Also refuses new decisions that name the value, until lifted.
     Hold,
     Lift,
+    /// Takes something away on one target, for all who are decided on from here on.
+    Restrict,
 }
 
 impl FenceKind {
@@ -128,6 +134,7 @@ impl FenceKind {
             Self::Kill => "kill",
             Self::Hold => "hold",
             Self::Lift => "lift",
+            Self::Restrict => "restrict",
         }
     }
 }
@@ -149,6 +156,7 @@ impl DimensionKind {
             Self::Label => "label",
             Self::SigningKey => "signing_key",
             Self::All => "all",
+            Self::Restriction => "restriction",
         }
     }
 }
@@ -166,6 +174,9 @@ pub struct Fence {
     /// The last expiry it can cover; readers drop a kill after it. `None`: stands until lifted.
     #[serde(with = "time::serde::timestamp::milliseconds::option")]
     pub until: Option<OffsetDateTime>,
+    /// What a restriction takes away.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub restriction: Option<Restriction>,
 }
 
 /// What a caller of [`Fences::raise`] decides; the id and the time are the room's own.
@@ -178,6 +189,8 @@ pub struct NewFence {
     /// For a kill, the last expiry of what it can cover (absent: [`LONGEST_LIFETIME`] from now).
     /// For a hold, when it ends by itself (absent: it stands until lifted).
     pub until: Option<OffsetDateTime>,
+    /// Exactly where the kind is [`FenceKind::Restrict`].
+    pub restriction: Option<Restriction>,
 }
 
 /// No lease lives longer than this. What a kill covers is gone by then, so the fold forgets the kill.

@@ -31,6 +31,10 @@ struct Stored {
     /// Sequence, last expiry covered (milliseconds), the fence.
     kills: Vec<(u64, i64, Fence)>,
     holds: Vec<(u64, Fence)>,
+    #[serde(default)]
+    restrictions: Vec<(u64, Fence)>,
+    #[serde(default)]
+    cuts: Vec<(u64, Fence)>,
 }
 
 fn key() -> Key {
@@ -152,12 +156,19 @@ fn fold_up(view: &View) -> Stored {
                 (kill.sequence, until, Fence::clone(&kill.fence))
             })
             .collect(),
-        holds: view
-            .holds
-            .values()
-            .map(|kept| (kept.sequence, Fence::clone(&kept.fence)))
-            .collect(),
+        holds: view.holds.values().map(numbered).collect(),
+        restrictions: view.restrictions.iter().map(numbered).collect(),
+        cuts: view.cuts.iter().map(numbered).collect(),
     }
+}
+
+fn numbered(kept: &Kept) -> (u64, Fence) {
+    (kept.sequence, Fence::clone(&kept.fence))
+}
+
+fn kept((sequence, fence): (u64, Fence)) -> Kept {
+    let fence = Arc::new(fence);
+    Kept { sequence, fence }
 }
 
 fn unfold(stored: Stored) -> View {
@@ -187,11 +198,10 @@ fn unfold(stored: Stored) -> View {
             },
         );
     }
-    let holds = stored.holds.into_iter().map(|(sequence, fence)| {
-        let fence = Arc::new(fence);
-        (fence.dimension.hash(), Kept { sequence, fence })
-    });
-    view.holds = Arc::new(holds.collect());
+    let holds = stored.holds.into_iter().map(kept);
+    view.holds = Arc::new(holds.map(|kept| (kept.fence.dimension.hash(), kept)).collect());
+    view.restrictions = Arc::new(stored.restrictions.into_iter().map(kept).collect());
+    view.cuts = Arc::new(stored.cuts.into_iter().map(kept).collect());
     view
 }
 

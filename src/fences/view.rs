@@ -24,6 +24,10 @@ pub struct View {
     /// The newest kill on each dimension, in [`SLOTS`] by the first byte of its hash.
     pub(in crate::fences) kills: Vec<Arc<HashMap<DimensionHash, Kill>>>,
     pub(in crate::fences) holds: Arc<BTreeMap<DimensionHash, Kept>>,
+    /// Restrictions that stand.
+    pub(in crate::fences) restrictions: Arc<Vec<Kept>>,
+    /// Restrictions that ended leases, for as long as one of those could live, lifted or not.
+    pub(in crate::fences) cuts: Arc<Vec<Kept>>,
 }
 
 /// A fence with its place on the log.
@@ -101,6 +105,8 @@ impl View {
             blocks: Vec::new(),
             kills: vec![Arc::default(); SLOTS],
             holds: Arc::default(),
+            restrictions: Arc::default(),
+            cuts: Arc::default(),
         }
     }
 
@@ -235,7 +241,9 @@ impl View {
                 if self.holds.contains_key(&dimension) {
                     Arc::make_mut(&mut self.holds).remove(&dimension);
                 }
+                self.lift_restriction(&fence.dimension);
             }
+            FenceKind::Restrict => self.restrict(kept),
         }
     }
 
@@ -286,12 +294,14 @@ impl View {
 
     /// Whether a hold that ends by itself has ended.
     pub(in crate::fences) fn has_ended_holds(&self, now: OffsetDateTime) -> bool {
-        self.holds.values().any(|kept| is_past(kept, now))
+        let mut all = self.holds.values().chain(self.restrictions.iter());
+        all.any(|kept| is_past(kept, now))
     }
 
     pub(in crate::fences) fn drop_ended_holds(&mut self, now: OffsetDateTime) {
         if self.has_ended_holds(now) {
             Arc::make_mut(&mut self.holds).retain(|_, kept| !is_past(kept, now));
+            Arc::make_mut(&mut self.restrictions).retain(|kept| !is_past(kept, now));
         }
     }
 
@@ -302,6 +312,7 @@ impl View {
                 Arc::make_mut(slot).retain(|_, kill| kill.until + MARGIN >= now);
             }
         }
+        self.forget_cuts(now);
         let horizon = (now - LONGEST_LIFETIME - MARGIN).unix_timestamp();
         while let Some(first) = self.blocks.first() {
             // A position was the head until the entry after it: what matters is when that came.

@@ -28,7 +28,7 @@ use std::str::FromStr;
 const LIMIT: usize = 100;
 const MAX_LIMIT: usize = 1000;
 
-type Answer = Result<Response, Refused>;
+pub(super) type Answer = Result<Response, Refused>;
 
 /// 202 where it is in force but not yet acknowledged by enough replicas of the store.
 pub(super) async fn revoke(
@@ -158,7 +158,7 @@ pub(super) async fn rotate(
     Ok(shown(&answer))
 }
 
-fn shown(value: &impl Serialize) -> Response {
+pub(super) fn shown(value: &impl Serialize) -> Response {
     let mut response = Json(value).into_response();
     response
         .headers_mut()
@@ -175,13 +175,13 @@ fn received(receipt: &wire::RevocationReceipt) -> Response {
 }
 
 /// A name that cannot exist does not.
-fn nothing() -> Refusal {
+pub(super) fn nothing() -> Refusal {
     Refusal::new(Reason::NotFound, "not a name of anything").exact()
 }
 
 /// The query, in which nothing unknown stands, and nothing without a value: `?dry_run` is not the
 /// real thing, and `?agent=` is not everyone's.
-fn closed(query: Option<String>, known: &[&str]) -> Result<Form, Refusal> {
+pub(super) fn closed(query: Option<String>, known: &[&str]) -> Result<Form, Refusal> {
     let form = Form::parse(query.unwrap_or_default().as_bytes())?;
     if form.pairs().any(|(name, _)| !known.contains(&name)) {
         return Err(malformed("an unknown query parameter", None));
@@ -200,7 +200,7 @@ fn parsed<T: FromStr>(query: &Form, name: &'static str) -> Result<Option<T>, Ref
     query.get(name).map(parse).transpose()
 }
 
-fn flag(query: &Form, name: &'static str) -> Result<Option<bool>, Refusal> {
+pub(super) fn flag(query: &Form, name: &'static str) -> Result<Option<bool>, Refusal> {
     parsed(query, name)
 }
 

@@ -106,6 +106,7 @@ fn code(reason: Reason) -> (StatusCode, &'static str, Shown) {
         | Reason::ExceedsTargetCeiling
         | Reason::ExceedsPeopleCeiling
         | Reason::ExceedsParent
+        | Reason::Restricted
         | Reason::Undecidable
         | Reason::LifetimeOutOfRange
         | Reason::TargetInexpressible
@@ -202,6 +203,9 @@ fn description(reason: Reason) -> &'static str {
             "The request asks for more than agents may do for this person."
         }
         Reason::ExceedsParent => "The request asks for more than the lease that is handed on.",
+        Reason::Restricted => {
+            "A restriction takes something of what was asked away, for now: ask without it."
+        }
         Reason::Undecidable => "A pattern in the request cannot be compared with what is allowed.",
         Reason::LifetimeOutOfRange => {
             "The lifetime asked for is shorter than the target can give, or longer than allowed."

@@ -18,6 +18,7 @@ pub mod listen;
 mod observe;
 pub mod openapi;
 mod peer;
+mod restrictions;
 mod revoke;
 pub mod routes;
 mod tls;

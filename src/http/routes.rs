@@ -9,6 +9,7 @@ use super::health;
 use super::introspect;
 use super::openapi;
 use super::openapi::about::{self, About};
+use super::restrictions;
 use super::revoke;
 use super::token;
 use super::webhook;
@@ -87,6 +88,9 @@ table! {
     POST "/admin/v1/revocations", Who::Operator(Operator), true, Public, admin::revoke, about::REVOKE;
     GET "/admin/v1/revocations/{id}", Who::Operator(Viewer), false, Public, admin::receipt, about::REVOCATION;
     POST "/admin/v1/lifts", Who::Operator(Operator), true, Public, admin::lift, about::LIFT;
+    POST "/admin/v1/restrictions", Who::Operator(Operator), true, Public, restrictions::restrict, about::RESTRICT;
+    GET "/admin/v1/restrictions", Who::Operator(Viewer), false, Public, restrictions::standing, about::RESTRICTIONS;
+    POST "/admin/v1/restrictions/{id}/lift", Who::Operator(Operator), true, Public, restrictions::lift, about::LIFT_RESTRICTION;
     GET "/admin/v1/leases", Who::Operator(Viewer), false, Public, admin::leases, about::LEASES;
     GET "/admin/v1/leases/{id}", Who::Operator(Viewer), false, Public, admin::lease, about::A_LEASE_BY_ID;
     POST "/admin/v1/find", Who::Operator(Viewer), false, Public, admin::find, about::FIND;

@@ -158,6 +158,7 @@ impl Leases {
             reason: closing.reason.clone(),
             author: closing.by.clone(),
             until: Some(lease.expires_at.max(lease.lives_until)),
+            restriction: None,
         };
         let raised = fences.raise(fence, now).await?;
         // It is dead now. If the record cannot follow, the sweep finds the fence.

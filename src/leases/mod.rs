@@ -131,7 +131,7 @@ impl Leases {
         if now >= lease.expires_at {
             return Standing::Expired;
         }
-        if let Some(ended) = view.ended_by(lease.hashes(), lease.position()) {
+        if let Some(ended) = lease.ended_by(view) {
             return Standing::Fenced(ended);
         }
         match (lease.state, &lease.closing) {

@@ -207,7 +207,9 @@ impl Leases {
             let mut record = from.record().clone();
             self.take_minted(&mut record, &minted, now)?;
             let hashes: Vec<_> = record.dimensions.iter().map(Dimension::hash).collect();
-            let dead = view.ended_by(&hashes, from.position());
+            let dead = view
+                .ended_by(&hashes, from.position())
+                .or_else(|| record.cut_by(view));
             let event = if dead.is_none() && record.state == State::Reserved {
                 Event::Activate
             } else {

@@ -2,9 +2,9 @@
 
 use super::LeaseError;
 use super::state::{State, Why};
-use crate::authority::Authority;
+use crate::authority::{Authority, Vocabulary};
 use crate::connectors::RevocationClass;
-use crate::fences::{Dimension, DimensionHash};
+use crate::fences::{Dimension, DimensionHash, EndedBy, View};
 use crate::identity::Confirmation;
 use crate::ids::{AgentId, LeaseId, MissionId, TargetId};
 use crate::intent::{Principal, SignerClass};
@@ -158,6 +158,13 @@ impl Lease {
         &self.record
     }
 
+    /// What ended it: a fence on one of its dimensions, the loss of its decision, or a restriction
+    /// of what it may do.
+    pub fn ended_by(&self, view: &View) -> Option<EndedBy> {
+        view.ended_by(&self.hashes, self.position())
+            .or_else(|| self.record.cut_by(view))
+    }
+
     /// The hashes of [`Record::dimensions`].
     pub fn hashes(&self) -> &[DimensionHash] {
         &self.hashes
@@ -180,6 +187,12 @@ impl Record {
         let mut bytes = sealer.mac(MAC_PURPOSE, &body)?.to_vec();
         bytes.extend_from_slice(&body);
         Ok(bytes)
+    }
+
+    pub(in crate::leases) fn cut_by(&self, view: &View) -> Option<EndedBy> {
+        let vocabulary = Vocabulary::of_detail_type(&self.detail_type);
+        let may = (vocabulary, &self.authority);
+        view.cut_by(self.target.as_str(), may, self.position())
     }
 
     fn position(&self) -> Position {

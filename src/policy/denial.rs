@@ -56,6 +56,8 @@ denials! {
     ExceedsPeopleCeiling = "exceeds_people_ceiling";
     /// More than the lease that is handed on.
     ExceedsParent = "exceeds_parent";
+    /// Something that a restriction takes away on the target, for now.
+    Restricted = "restricted";
     /// A pattern that cannot be compared.
     Undecidable = "undecidable";
     /// The lifetime that is left is shorter than the target can give.

@@ -5,6 +5,7 @@ use super::walk::{Question, list};
 use super::{Denial, Denied, Mission, Target};
 use crate::agents::Agent;
 use crate::authority::{Authority, AuthorizationDetail, Outside, Undecidable};
+use crate::fences::View;
 use crate::intent::{Parent, SignerClass};
 use std::time::Duration;
 use time::OffsetDateTime;
@@ -206,6 +207,37 @@ pub(super) fn within_chain(
         ("within_parent", outcome)
     });
     people.into_iter().chain(parent)
+}
+
+/// Without what restrictions take away. Who asks for all that a mission allows gets the rest of it;
+/// who asks for it by name is refused.
+///
+/// INVARIANT: only pairs are left out, so what the ceilings covered they still cover.
+pub(super) fn unrestricted(
+    mut request: Request,
+    view: &View,
+    target: &Target,
+) -> Result<Request, Denied> {
+    for (fence, denied) in view.denied_on(target.id.as_str()) {
+        let without = target.vocabulary.without(&request.authority, denied);
+        let (left, hit) = without.map_err(|error| undecided(&error, request.written))?;
+        let Some(hit) = hit else { continue };
+        if request.written != Written::Mission || left.is_empty() {
+            let why = format!(
+                "{} restricts {} since {}: {}; it takes away {}",
+                fence.author,
+                pair(&hit),
+                fence.at,
+                fence.reason,
+                words(denied)
+            );
+            let mut refused = Denied::new(Denial::Restricted, why);
+            refused.at = place(request.written, &hit.place);
+            return Err(refused);
+        }
+        request.authority = left;
+    }
+    Ok(request)
 }
 
 fn covered(

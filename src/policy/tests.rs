@@ -263,6 +263,18 @@ impl World {
     }
 }
 
+fn restriction(target: &str, denied: Authority) -> Fence {
+    let restriction = crate::fences::Restriction {
+        denied,
+        ends_leases: false,
+    };
+    Fence {
+        kind: FenceKind::Restrict,
+        restriction: Some(restriction),
+        ..hold(Dimension::new(crate::fences::DimensionKind::Target, target))
+    }
+}
+
 /// A decision that outlives its policy.
 #[derive(Debug)]
 struct Decided {
@@ -286,5 +298,6 @@ fn hold(dimension: Dimension) -> Fence {
         author: "sre".to_owned(),
         at: NOW,
         until: None,
+        restriction: None,
     }
 }

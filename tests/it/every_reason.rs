@@ -50,6 +50,7 @@ fn shown(reason: Reason) -> Shown {
             In("delegation/agents.rs")
         }
         Reason::ExceedsParent | Reason::ParentKeyNotProved => In("delegation/agents.rs"),
+        Reason::Restricted => In("restrictions.rs"),
         Reason::Held => In("contexts.rs"),
         Reason::NotAuthenticated | Reason::NotPermitted => In("every_route.rs"),
         Reason::NotFound => In("discovery.rs"),

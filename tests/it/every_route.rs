@@ -104,6 +104,14 @@ async fn good(house: &House, route: &Route) -> (String, Option<Value>) {
                 .await;
             (path, Some(task))
         }
+        "/admin/v1/restrictions" => match route.method {
+            "GET" => (path, None),
+            _ => (path, Some(restriction())),
+        },
+        "/admin/v1/restrictions/{id}/lift" => {
+            let path = path.replace("{id}", &standing(house).await);
+            (path, Some(json!({ "reason": reason })))
+        }
         "/admin/v1/revocations/{id}" => {
             let done = house
                 .world
@@ -136,6 +144,18 @@ async fn good(house: &House, route: &Route) -> (String, Option<Value>) {
         "/admin/v1/leases" | "/admin/v1/agents" | "/admin/v1/audit" => (path, None),
         other => panic!("{other} is new: say here how it is used well"),
     }
+}
+
+fn restriction() -> Value {
+    json!({ "target": "deploy-api", "actions": ["deploy:nothing"], "reason": "every route" })
+}
+
+/// The id of a restriction that stands.
+async fn standing(house: &House) -> String {
+    let broker = &house.world.broker;
+    let body = Some(restriction());
+    let done = broker.admin("POST", "/restrictions", body).await.body;
+    done["id"].as_str().unwrap().to_owned()
 }
 
 async fn send(request: RequestBuilder, body: Option<&Value>) -> Answer {

@@ -48,6 +48,7 @@ mod login;
 mod openapi;
 mod platforms;
 mod postgres;
+mod restrictions;
 mod revocations;
 mod serve;
 mod spiffe;

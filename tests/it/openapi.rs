@@ -112,12 +112,16 @@ async fn things(world: &World) -> Value {
     let broker = &world.broker;
     let issued = broker.issue().await;
     let receipt = broker.revoke(json!({ "task": unique() })).await;
+    let restriction = json!({ "target": "deploy-api", "actions": ["deploy:x"], "reason": "a test" });
+    let restricted = broker.admin("POST", "/restrictions", Some(restriction));
+    let restricted = restricted.await.body;
     let lease = issued["lease_id"].clone();
     json!({
         "hook": "hook-secret",
         "paths": {
             "/admin/v1/leases/{id}": lease,
             "/admin/v1/revocations/{id}": receipt.body["id"],
+            "/admin/v1/restrictions/{id}/lift": restricted["id"],
             "/admin/v1/agents/{id}": "deployer",
             "/federation/{target}/.well-known/openid-configuration": "aws-prod",
             "/federation/{target}/jwks": "aws-prod",

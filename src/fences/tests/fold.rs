@@ -8,7 +8,7 @@ use crate::store::{self, Link, LogEntry, Position};
 use proptest::prelude::*;
 use std::time::Duration;
 
-fn add(view: &View, fence: &Fence) -> View {
+pub(super) fn add(view: &View, fence: &Fence) -> View {
     let value = rmp_serde::to_vec_named(fence).unwrap();
     let position = Position {
         sequence: view.position().sequence + 1,

@@ -4,6 +4,7 @@ pub(crate) mod fixture;
 mod fold;
 mod following;
 mod forks;
+mod restricting;
 
 use super::{Dimension, DimensionKind, Fences, NewFence};
 use super::{Fence, FenceKind};
@@ -35,6 +36,7 @@ pub(crate) fn fence(kind: FenceKind, dimension: Dimension) -> Fence {
         author: "ops@acme.example".to_owned(),
         at: NOW,
         until: None,
+        restriction: None,
     }
 }
 
@@ -45,6 +47,7 @@ pub(crate) fn new(kind: FenceKind, dimension: Dimension) -> NewFence {
         reason: "a test".to_owned(),
         author: "ops@acme.example".to_owned(),
         until: None,
+        restriction: None,
     }
 }
 

@@ -255,7 +255,7 @@ fn doomed(view: &View, lease: Lease, now: OffsetDateTime) -> Option<(Lease, Reco
     if !matches!(lease.state, State::Reserved | State::Active) {
         return None;
     }
-    let ended = view.ended_by(lease.hashes(), lease.position())?;
+    let ended = lease.ended_by(view)?;
     // Decided further on than this view: the next round's view will know.
     if ended == EndedBy::Ahead {
         return None;
@@ -278,9 +278,7 @@ fn is_behind(view: &View, claim: &Claim) -> bool {
             unfinished
                 || view.since(claim.sequence).is_none_or(|fences| {
                     fences.len() as u64 >= NARROW
-                        || fences
-                            .iter()
-                            .any(|fence| !is_single(fence) && fence.kind != FenceKind::Lift)
+                        || fences.iter().any(|fence| ends_many(fence))
                 })
         }
     }
@@ -288,6 +286,15 @@ fn is_behind(view: &View, claim: &Claim) -> bool {
 
 fn is_taken(claim: &Claim, me: [u8; 16], now: OffsetDateTime) -> bool {
     claim.until > keys::rank(now) && claim.by.into_array() != me
+}
+
+/// Whether leases that it does not name may be ended by it.
+fn ends_many(fence: &Fence) -> bool {
+    match (fence.kind, &fence.restriction) {
+        (FenceKind::Lift, _) => false,
+        (FenceKind::Restrict, Some(restriction)) => restriction.ends_leases,
+        _ => !is_single(fence),
+    }
 }
 
 fn is_single(fence: &Fence) -> bool {

@@ -152,6 +152,54 @@ proptest! {
     }
 }
 
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(400))]
+
+    /// With a restriction nothing is allowed that was not before, and nothing that matches it is.
+    #[test]
+    fn a_restriction_only_takes_away_and_takes_all_that_it_names(
+        aws in any::<bool>(),
+        signed in any_authority(),
+        allow in ceiling(),
+        denied in any_authority(),
+        whole in any::<bool>(),
+    ) {
+        let [signed, allow, mut denied] = [signed, allow, denied].map(|one| in_dialect(aws, one));
+        // As the door does: a denial without a location is one everywhere.
+        for permission in denied.0.iter_mut().filter(|one| one.locations.is_empty()) {
+            permission.locations.push("*".to_owned());
+        }
+        let vocabulary = if aws { Vocabulary::Aws } else { Vocabulary::Scopes };
+        let mut world = World::new();
+        for target in &mut world.targets {
+            target.vocabulary = vocabulary;
+            target.detail_type = if aws { "aws_session" } else { "access_token" };
+            target.ceiling = authority(&["*"], &["*"]);
+        }
+        world.mission().allow = BTreeMap::from([("orders-api".parse().unwrap(), allow)]);
+        world.details = if whole { Vec::new() } else { to_details(aws, &signed) };
+        world.mission = Some(world.mission().id.clone());
+        world.asked.targets = vec!["orders-api".to_owned()];
+        let free = world.decide();
+        world.view = View::of([restriction("orders-api", denied.clone())]);
+        let Ok(granted) = world.decide() else { return Ok(()) };
+        let free = free.unwrap().authority;
+        prop_assert!(!granted.authority.is_empty());
+        prop_assert!(vocabulary.covers(&free, &granted.authority).unwrap());
+        prop_assert!(!vocabulary.overlap(&denied, &granted.authority).unwrap());
+        // Nothing but what it names: the pairs that are gone are those that meet it.
+        for permission in &free.0 {
+            for action in &permission.actions {
+                for location in &permission.locations {
+                    let pair = authority(&[action.as_str()], &[location.as_str()]);
+                    let left = vocabulary.covers(&granted.authority, &pair).unwrap();
+                    prop_assert!(left || vocabulary.overlap(&denied, &pair).unwrap());
+                }
+            }
+        }
+    }
+}
+
 /// One exchange of a chain: what its agent asks, and what its ceiling is.
 #[derive(Debug, Clone)]
 struct Step {

@@ -175,6 +175,7 @@ fn wire(reason: Reason) -> (u16, &'static str, &'static str) {
         | Reason::ExceedsTargetCeiling
         | Reason::ExceedsPeopleCeiling
         | Reason::ExceedsParent
+        | Reason::Restricted
         | Reason::Undecidable
         | Reason::LifetimeOutOfRange => (400, "invalid_authorization_details", "narrow"),
         Reason::ForbiddenByPolicy => (400, "invalid_authorization_details", "never"),

@@ -70,6 +70,68 @@ pub const LIFT: About = About {
     ..READ
 };
 
+const RESTRICTION: &str = r#"{"id":"01a1fdb2-4457-751c-9e33-b36b87ea0c65","target":"aws-prod","actions":["ecs:Delete*"],"locations":["*"],"ends_leases":true,"reason":"INC-4711","by":"octavia@acme.example","at":"2026-11-21T12:00:00Z","until":"2026-11-21T14:00:00Z","state":"in_force","leases":[],"all_listed":true}"#;
+const RESTRICTED: Body = body::<wire::RestrictionReceipt>(RESTRICTION);
+
+pub const RESTRICT: About = About {
+    id: "restrict",
+    summary: "Take something away on a target, for a while",
+    text: "At every broker within the bound on its view. Requests for any of it are refused as `restricted`; live leases that could do any of it are listed, or ended with `end_leases`.",
+    params: &[query(
+        "dry_run",
+        FLAG,
+        "What it would cover, and nothing is done.",
+    )],
+    takes: Takes::Json(body::<wire::RestrictionRequest>(
+        r#"{"target":"aws-prod","actions":["ecs:Delete*"],"for_seconds":7200,"reason":"INC-4711","end_leases":true}"#,
+    )),
+    gives: &[
+        ok("In force.", RESTRICTED),
+        Gives {
+            status: 202,
+            text: NOT_YET.text,
+            content: Content::Json(RESTRICTED),
+        },
+    ],
+    refuses: Refuses::These(&[Reason::NotFound]),
+    ..READ
+};
+
+pub const RESTRICTIONS: About = About {
+    id: "restrictions",
+    summary: "The restrictions that stand",
+    text: "Oldest first.",
+    gives: &[ok(
+        "All of them.",
+        body::<wire::Page<wire::RestrictionView>>(r#"{"items":[]}"#),
+    )],
+    ..READ
+};
+
+pub const LIFT_RESTRICTION: About = About {
+    id: "liftRestriction",
+    summary: "End a restriction before its time",
+    text: "What it ended stays dead. Not by break-glass token.",
+    params: &[path(
+        "id",
+        r#"{"type":"string","format":"uuid"}"#,
+        "From the receipt.",
+    )],
+    takes: Takes::Json(body::<wire::RestrictionLift>(
+        r#"{"reason":"INC-4711 is closed"}"#,
+    )),
+    gives: &[
+        ok("Lifted.", RESTRICTED),
+        Gives {
+            status: 202,
+            text: NOT_YET.text,
+            content: Content::Json(RESTRICTED),
+        },
+    ],
+    refuses: Refuses::These(&[Reason::NotFound]),
+    ..READ
+};
+
 const LEASE_EXAMPLE: &str = r#"{"id":"dfla6jwgyzy3e7dqmx5yqfzvbtmcq","state":"active","alive":true,"agent":"checkout-deployer","owner":"payments@acme.example","mission":"deploy-checkout","target":"deploy-api","goal":"Deploy checkout 1.42","issuer":"https://token.actions.githubusercontent.com","subject":"repo:acme/checkout:ref:refs/heads/main","authorization_details":[{"type":"access_token","identifier":"deploy-api","actions":["deploy:write"],"locations":["https://deploy.example/checkout"]}],"revocation":{"class":"broker","within_seconds":1},"names":["dfla6jwgyzy3e7dqmx5yqfzvbtmcq"],"created_at":"2026-11-21T12:00:00Z","expires_at":"2026-11-21T12:10:00Z","config_hash":"9f86d081"}"#;
 const LEASE_PAGE: &str = r#"{"items":[]}"#;
 const A_LEASE: Body = body::<wire::LeaseView>(LEASE_EXAMPLE);

@@ -1,0 +1,102 @@
+use super::fold::add;
+use super::{NOW, agent, fence};
+use crate::authority::{Authority, Permission, Vocabulary};
+use crate::fences::{
+    Dimension, DimensionKind, Fence, FenceKind, LONGEST_LIFETIME, MARGIN, Restriction, View,
+    snapshot,
+};
+use std::time::Duration;
+
+fn authority(action: &str) -> Authority {
+    Authority(vec![Permission {
+        actions: vec![action.to_owned()],
+        locations: vec!["*".to_owned()],
+    }])
+}
+
+fn restrict(ends_leases: bool) -> Fence {
+    let target = Dimension::new(DimensionKind::Target, "orders");
+    Fence {
+        restriction: Some(Restriction {
+            denied: authority("orders:write"),
+            ends_leases,
+        }),
+        ..fence(FenceKind::Restrict, target)
+    }
+}
+
+fn lift(of: &Fence) -> Fence {
+    let id = Dimension::new(DimensionKind::Restriction, of.id.to_string());
+    fence(FenceKind::Lift, id)
+}
+
+fn denied(view: &View, target: &str) -> usize {
+    view.denied_on(target).count()
+}
+
+fn is_cut(view: &View, action: &str, before: &View) -> bool {
+    let may = authority(action);
+    let may = (Some(Vocabulary::Scopes), &may);
+    view.cut_by("orders", may, before.position()).is_some()
+}
+
+#[test]
+fn it_stands_on_its_own_target_until_its_own_lift() {
+    let restriction = restrict(false);
+    let view = add(&View::origin(), &restriction);
+    assert_eq!((denied(&view, "orders"), denied(&view, "other")), (1, 0));
+    let target = [restriction.dimension.hash()];
+    assert_eq!(view.held(&target), None, "it is no hold");
+    let dead = view.ended_by(&target, View::origin().position());
+    assert_eq!(dead, None, "and it ends nothing by itself");
+    for other in [lift(&restrict(false)), fence(FenceKind::Lift, agent("a"))] {
+        assert_eq!(denied(&add(&view, &other), "orders"), 1);
+    }
+    assert_eq!(denied(&add(&view, &lift(&restriction)), "orders"), 0);
+}
+
+#[test]
+fn it_ends_older_leases_only_where_it_says_so_and_only_those_that_could_do_it() {
+    let before = View::origin();
+    assert!(!is_cut(&add(&before, &restrict(false)), "orders:write", &before));
+    let after = add(&before, &restrict(true));
+    assert!(is_cut(&after, "orders:write", &before));
+    assert!(is_cut(&after, "orders:*", &before));
+    assert!(!is_cut(&after, "orders:read", &before));
+    assert!(!is_cut(&after, "orders:write", &after), "decided after it");
+    let unknown = (None, &authority("orders:read"));
+    let unknown = after.cut_by("orders", unknown, before.position());
+    assert!(unknown.is_some(), "what cannot be compared is ended");
+    let elsewhere = authority("orders:write");
+    let elsewhere = (Some(Vocabulary::Scopes), &elsewhere);
+    assert_eq!(after.cut_by("other", elsewhere, before.position()), None);
+}
+
+#[test]
+fn what_it_ended_stays_dead_when_it_is_lifted_or_past() {
+    let before = View::origin();
+    let mut restriction = restrict(true);
+    restriction.until = Some(NOW + Duration::from_secs(60));
+    let standing = add(&before, &restriction);
+    let mut past = standing.clone();
+    past.drop_ended_holds(NOW + Duration::from_secs(61));
+    assert_eq!((denied(&standing, "orders"), denied(&past, "orders")), (1, 0));
+    for view in [past.clone(), add(&standing, &lift(&restriction))] {
+        assert!(is_cut(&view, "orders:write", &before));
+    }
+    past.forget(NOW + LONGEST_LIFETIME);
+    assert!(is_cut(&past, "orders:write", &before));
+    past.forget(NOW + LONGEST_LIFETIME + MARGIN + Duration::from_secs(1));
+    assert!(!is_cut(&past, "orders:write", &before), "nothing it ended can live");
+}
+
+#[test]
+fn a_snapshot_keeps_what_stands_and_what_it_ended() {
+    let before = View::origin();
+    let lifted = restrict(true);
+    let view = add(&add(&before, &restrict(false)), &lifted);
+    let view = add(&view, &lift(&lifted));
+    let again = snapshot::through_the_store(&view);
+    assert_eq!(denied(&again, "orders"), 1);
+    assert!(is_cut(&again, "orders:write", &before));
+}
