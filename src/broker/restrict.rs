@@ -30,7 +30,9 @@ impl Broker {
             return Err(Refusal::new(Reason::NotPermitted, problem).exact());
         }
         let target = Dimension::new(DimensionKind::Target, request.target.as_str());
-        let lasts = request.for_seconds.map(|seconds| Duration::seconds(seconds.into()));
+        let lasts = request
+            .for_seconds
+            .map(|seconds| Duration::seconds(seconds.into()));
         let new = NewFence {
             kind: FenceKind::Restrict,
             dimension: target,
@@ -41,7 +43,10 @@ impl Broker {
         };
         let (view, state) = if dry_run {
             let view = (request.target, restriction.clone(), new.reason, new.author);
-            (shown(None, view, (now, new.until)), RestrictionState::DryRun)
+            (
+                shown(None, view, (now, new.until)),
+                RestrictionState::DryRun,
+            )
         } else {
             // INVARIANT: first the restriction, which is one append; only then is anything counted.
             let raised = self.fences.raise(new, now).await?;
@@ -193,7 +198,8 @@ impl Broker {
 
 fn view(fence: &Fence, restriction: &Restriction) -> Result<RestrictionView, Refusal> {
     let target = fence.dimension.value.parse();
-    let target = target.map_err(|_| Refusal::new(Reason::Internal, "a restriction of no target"))?;
+    let target =
+        target.map_err(|_| Refusal::new(Reason::Internal, "a restriction of no target"))?;
     let said = (
         target,
         restriction.clone(),

@@ -164,7 +164,12 @@ impl Broker {
         })
     }
 
-    pub(in crate::broker) fn show(&self, lease: &Lease, view: &View, now: OffsetDateTime) -> LeaseView {
+    pub(in crate::broker) fn show(
+        &self,
+        lease: &Lease,
+        view: &View,
+        now: OffsetDateTime,
+    ) -> LeaseView {
         let why_ended = match Leases::standing(lease, view, now) {
             Standing::Live => None,
             Standing::Ended(why) => Some(match &lease.closing {

@@ -78,7 +78,11 @@ pub async fn restrict(args: RestrictArgs, output: &Output) -> Result<u8, Failure
             };
             client.admin(Method::POST, path, Some(&request)).await?
         }
-        (None, None) => return Err(Failure::usage("name a target: see `dayfly restrict --help`")),
+        (None, None) => {
+            return Err(Failure::usage(
+                "name a target: see `dayfly restrict --help`",
+            ));
+        }
     };
     output.show(&receipt, told)?;
     if !receipt.all_listed {
@@ -119,10 +123,16 @@ fn told(receipt: &RestrictionReceipt) -> String {
         ("denied", denied(it)),
         ("lifts", lifts),
         ("leases", leases),
-        ("restriction", it.id.map_or_else(String::new, |id| id.to_string())),
+        (
+            "restriction",
+            it.id.map_or_else(String::new, |id| id.to_string()),
+        ),
     ]);
     for lease in &receipt.leases {
-        text.push_str(&format!("\n  {}  {}  {}", lease.id, lease.agent, lease.mission));
+        text.push_str(&format!(
+            "\n  {}  {}  {}",
+            lease.id, lease.agent, lease.mission
+        ));
     }
     text
 }
@@ -141,11 +151,15 @@ fn listed(all: &[RestrictionView]) -> String {
                 one.id.map_or_else(String::new, |id| id.to_string()),
                 one.target.to_string(),
                 denied(one),
-                one.until.map_or_else(String::new, |until| moment(until, now)),
+                one.until
+                    .map_or_else(String::new, |until| moment(until, now)),
                 one.by.clone(),
                 one.reason.clone(),
             ]
         })
         .collect();
-    columns(&["RESTRICTION", "TARGET", "DENIED", "LIFTS", "BY", "REASON"], &rows)
+    columns(
+        &["RESTRICTION", "TARGET", "DENIED", "LIFTS", "BY", "REASON"],
+        &rows,
+    )
 }

@@ -47,9 +47,10 @@ impl View {
         (vocabulary, authority): (Option<Vocabulary>, &Authority),
         decided_at: Position,
     ) -> Option<EndedBy> {
-        let later = self.cuts.iter().filter(|kept| {
-            kept.sequence > decided_at.sequence && is_on(&kept.fence, target)
-        });
+        let later = self
+            .cuts
+            .iter()
+            .filter(|kept| kept.sequence > decided_at.sequence && is_on(&kept.fence, target));
         let mut hit = later.filter(|kept| match (&kept.fence.restriction, vocabulary) {
             (Some(cut), Some(vocabulary)) => {
                 // SECURITY: what cannot be compared is ended, as it would be refused.

@@ -199,7 +199,11 @@ fn unfold(stored: Stored) -> View {
         );
     }
     let holds = stored.holds.into_iter().map(kept);
-    view.holds = Arc::new(holds.map(|kept| (kept.fence.dimension.hash(), kept)).collect());
+    view.holds = Arc::new(
+        holds
+            .map(|kept| (kept.fence.dimension.hash(), kept))
+            .collect(),
+    );
     view.restrictions = Arc::new(stored.restrictions.into_iter().map(kept).collect());
     view.cuts = Arc::new(stored.cuts.into_iter().map(kept).collect());
     view

@@ -145,7 +145,9 @@ impl Policy {
             trace.step(name, outcome.map_err(of), |()| "covers it".to_owned())?;
         }
         let asked = request::unrestricted(asked, view, target).map_err(of);
-        let asked = trace.step("restrictions", asked, |asked| request::words(&asked.authority))?;
+        let asked = trace.step("restrictions", asked, |asked| {
+            request::words(&asked.authority)
+        })?;
         let ttl = request::lifetime(&asked, question, mission, target, now).map_err(of);
         let ttl = trace.step("lifetime", ttl, |ttl| format!("{} s", ttl.as_secs()))?;
         let mut observer = Observer::of(mission, question.agent, &target.id, now);

@@ -112,7 +112,8 @@ async fn things(world: &World) -> Value {
     let broker = &world.broker;
     let issued = broker.issue().await;
     let receipt = broker.revoke(json!({ "task": unique() })).await;
-    let restriction = json!({ "target": "deploy-api", "actions": ["deploy:x"], "reason": "a test" });
+    let restriction =
+        json!({ "target": "deploy-api", "actions": ["deploy:x"], "reason": "a test" });
     let restricted = broker.admin("POST", "/restrictions", Some(restriction));
     let restricted = restricted.await.body;
     let lease = issued["lease_id"].clone();

@@ -53,7 +53,10 @@ async fn what_is_restricted_is_refused_and_everything_else_goes_on() {
     let entry = entry.clone().find(|entry| entry["event"] == "fence_raised");
     let entry = entry.unwrap();
     assert_eq!(entry["detail"]["kind"], "restrict");
-    assert_eq!(entry["detail"]["denied"][0]["actions"], json!(["deploy:wr*"]));
+    assert_eq!(
+        entry["detail"]["denied"][0]["actions"],
+        json!(["deploy:wr*"])
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -62,7 +65,10 @@ async fn whoever_asks_for_the_whole_mission_gets_the_rest_of_it() {
     restrict(&broker, deny("deploy:write")).await;
     let token = broker.platform_token();
     let mut claims = broker.intent_claims(&token);
-    claims.as_object_mut().unwrap().remove("authorization_details");
+    claims
+        .as_object_mut()
+        .unwrap()
+        .remove("authorization_details");
     let form = with(broker.good_form(), "subject_token", &token);
     let form = with(form, "intent", &broker.sign_intent(&claims));
     let answer = broker.exchange(&form).await;
@@ -84,7 +90,9 @@ async fn whoever_asks_for_the_whole_mission_gets_the_rest_of_it() {
 async fn leases_that_could_do_it_are_ended_and_stay_dead_when_it_is_lifted() {
     let broker = TestBroker::start().await;
     let write = broker.issue().await["access_token"].clone();
-    let read = broker.exchange(&asking(&broker, "deploy:read", CHECKOUT)).await;
+    let read = broker
+        .exchange(&asking(&broker, "deploy:read", CHECKOUT))
+        .await;
     let read = read.body["access_token"].clone();
     let mut body = deny("deploy:write");
     body["end_leases"] = json!(true);
@@ -106,7 +114,10 @@ async fn leases_that_could_do_it_are_ended_and_stay_dead_when_it_is_lifted() {
     let again = broker.admin("POST", &path, Some(lift)).await;
     assert_eq!(again.status, 404);
     assert_eq!(broker.exchange(&broker.good_form()).await.status, 200);
-    assert!(!broker.is_active(write.as_str().unwrap()).await, "dead for good");
+    assert!(
+        !broker.is_active(write.as_str().unwrap()).await,
+        "dead for good"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -176,6 +187,8 @@ async fn a_restriction_that_would_not_do_what_it_says_is_refused() {
     for number in 0..64 {
         restrict(&broker, deny(&format!("deploy:{number}"))).await;
     }
-    let answer = broker.admin("POST", "/restrictions", Some(deny("deploy:x"))).await;
+    let answer = broker
+        .admin("POST", "/restrictions", Some(deny("deploy:x")))
+        .await;
     assert_refused(&answer, Reason::NotPermitted, "one too many");
 }

@@ -58,7 +58,11 @@ fn it_stands_on_its_own_target_until_its_own_lift() {
 #[test]
 fn it_ends_older_leases_only_where_it_says_so_and_only_those_that_could_do_it() {
     let before = View::origin();
-    assert!(!is_cut(&add(&before, &restrict(false)), "orders:write", &before));
+    assert!(!is_cut(
+        &add(&before, &restrict(false)),
+        "orders:write",
+        &before
+    ));
     let after = add(&before, &restrict(true));
     assert!(is_cut(&after, "orders:write", &before));
     assert!(is_cut(&after, "orders:*", &before));
@@ -80,14 +84,20 @@ fn what_it_ended_stays_dead_when_it_is_lifted_or_past() {
     let standing = add(&before, &restriction);
     let mut past = standing.clone();
     past.drop_ended_holds(NOW + Duration::from_secs(61));
-    assert_eq!((denied(&standing, "orders"), denied(&past, "orders")), (1, 0));
+    assert_eq!(
+        (denied(&standing, "orders"), denied(&past, "orders")),
+        (1, 0)
+    );
     for view in [past.clone(), add(&standing, &lift(&restriction))] {
         assert!(is_cut(&view, "orders:write", &before));
     }
     past.forget(NOW + LONGEST_LIFETIME);
     assert!(is_cut(&past, "orders:write", &before));
     past.forget(NOW + LONGEST_LIFETIME + MARGIN + Duration::from_secs(1));
-    assert!(!is_cut(&past, "orders:write", &before), "nothing it ended can live");
+    assert!(
+        !is_cut(&past, "orders:write", &before),
+        "nothing it ended can live"
+    );
 }
 
 #[test]

@@ -277,8 +277,7 @@ fn is_behind(view: &View, claim: &Claim) -> bool {
         Place::Known => {
             unfinished
                 || view.since(claim.sequence).is_none_or(|fences| {
-                    fences.len() as u64 >= NARROW
-                        || fences.iter().any(|fence| ends_many(fence))
+                    fences.len() as u64 >= NARROW || fences.iter().any(|fence| ends_many(fence))
                 })
         }
     }
