@@ -16,6 +16,7 @@ mod sql;
 
 pub use compare::Outside;
 pub use details::DetailsError;
+pub use sql::PRIVILEGES as SQL_PRIVILEGES;
 
 use crate::ids::TargetId;
 use schemars::JsonSchema;

@@ -10,7 +10,7 @@ pub(super) enum Sql {}
 
 /// The table privileges that the SQL standard and PostgreSQL share (PostgreSQL 15, "5.7.
 /// Privileges"). `trigger` and `maintain` are left out: they run code or commands of their own.
-const PRIVILEGES: [&str; 6] = [
+pub const PRIVILEGES: [&str; 6] = [
     "select",
     "insert",
     "update",

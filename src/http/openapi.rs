@@ -235,8 +235,11 @@ fn responses(route: &Route, gives: &[Gives], schemas: &mut SchemaGenerator) -> V
         responses.insert(status.to_string(), refusal(status, &refused));
     }
     if reads_a_proof(route) {
-        for response in responses.values_mut() {
-            response["headers"]["DPoP-Nonce"] = header("dpop-nonce");
+        for response in responses.values_mut().filter_map(Value::as_object_mut) {
+            let headers = response.entry("headers").or_insert_with(|| json!({}));
+            if let Some(headers) = headers.as_object_mut() {
+                headers.insert("DPoP-Nonce".to_owned(), header("dpop-nonce"));
+            }
         }
     }
     Value::Object(responses)

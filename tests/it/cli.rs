@@ -3,7 +3,7 @@
 
 use crate::support::broker::{OPERATOR_TOKEN, TestBroker, with};
 use serde_json::{Value, json};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 use tokio::io::AsyncWriteExt as _;
@@ -33,8 +33,18 @@ impl Done {
 
 /// Runs `dayfly` with nothing of this process's environment.
 pub async fn dayfly(arguments: &[&str], environment: &[(&str, &str)], stdin: &str) -> Done {
+    dayfly_in(Path::new("."), arguments, environment, stdin).await
+}
+
+pub async fn dayfly_in(
+    folder: &Path,
+    arguments: &[&str],
+    environment: &[(&str, &str)],
+    stdin: &str,
+) -> Done {
     let mut child = Command::new(env!("CARGO_BIN_EXE_dayfly"))
         .args(arguments)
+        .current_dir(folder)
         .env_clear()
         .envs(environment.iter().copied())
         .stdin(Stdio::piped())

@@ -86,6 +86,23 @@ fn robot_intent(broker: &TestBroker, subject_token: Option<&str>) -> String {
     broker.sign_intent(&robot_claims(broker, subject_token))
 }
 
+/// What a client needs for `client_credentials` and for an exchange.
+fn both_grants(broker: &TestBroker) -> [String; 6] {
+    let token = robot_token(broker);
+    let (intent, exchange_intent) = (
+        robot_intent(broker, None),
+        robot_intent(broker, Some(&token)),
+    );
+    [
+        broker.url.clone(),
+        "robot".to_owned(),
+        key_file(broker),
+        token,
+        intent,
+        exchange_intent,
+    ]
+}
+
 fn robot_claims(broker: &TestBroker, subject_token: Option<&str>) -> Value {
     let mut claims = broker.intent_claims(subject_token.unwrap_or(""));
     for name in ["iss", "sub", "client_id"] {
@@ -160,18 +177,8 @@ async fn openid_client_discovers_completes_both_grants_introspects_and_revokes()
         return;
     };
     let broker = broker().await;
-    let key = key_file(&broker);
-    let token = robot_token(&broker);
-    let intent = robot_intent(&broker, None);
-    let exchange_intent = robot_intent(&broker, Some(&token));
-    let arguments = [
-        broker.url.as_str(),
-        "robot",
-        &key,
-        &token,
-        &intent,
-        &exchange_intent,
-    ];
+    let arguments = both_grants(&broker);
+    let arguments = arguments.each_ref().map(String::as_str);
     let said = tools::node(&folder, "openid_client.mjs", &arguments).await;
     assert!(broker.is_active(said["granted"].as_str().unwrap()).await);
     assert_eq!(said["type"], "bearer");

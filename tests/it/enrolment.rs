@@ -1,6 +1,7 @@
 //! A machine without a platform: invited by an operator, enrolled by the real command line, a client
 //! like any other from then on, and ended like one.
 
+use crate::cli::dayfly_in;
 use crate::support::broker::{Answer, Setup, TestBroker, form, unique};
 use dayfly::jose::{Algorithm, SigningKey};
 use dayfly::store::Store;
@@ -8,9 +9,7 @@ use dayfly::store::embedded::Embedded;
 use serde_json::{Value, json};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
 use std::sync::Arc;
-use tokio::io::AsyncWriteExt as _;
 
 const MACHINES: &str = r#"
 [agent.backup]
@@ -123,28 +122,16 @@ struct Machine<'a> {
 
 impl Machine<'_> {
     async fn run(&self, arguments: &[&str], input: &str) -> (i32, String, String) {
-        let mut child = tokio::process::Command::new(env!("CARGO_BIN_EXE_dayfly"))
-            .args(arguments)
-            .env_clear()
-            .env("DAYFLY_URL", &self.broker.url)
-            .env("DAYFLY_OPERATOR_TOKEN_FILE", self.operator())
-            .current_dir(self.folder.path())
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .kill_on_drop(true)
-            .spawn()
-            .unwrap();
-        let mut stdin = child.stdin.take().unwrap();
-        // A command that does not read it may be gone.
-        drop(stdin.write_all(input.as_bytes()).await);
-        drop(stdin);
-        let done = child.wait_with_output().await.unwrap();
-        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).trim().to_owned();
+        let operator = self.operator();
+        let environment = [
+            ("DAYFLY_URL", self.broker.url.as_str()),
+            ("DAYFLY_OPERATOR_TOKEN_FILE", operator.to_str().unwrap()),
+        ];
+        let done = dayfly_in(self.folder.path(), arguments, &environment, input).await;
         (
-            done.status.code().unwrap(),
-            text(&done.stdout),
-            text(&done.stderr),
+            done.code,
+            done.out.trim().to_owned(),
+            done.err.trim().to_owned(),
         )
     }
 

@@ -2,7 +2,7 @@
 
 use super::super::ConnectorError;
 use super::link::{Session, said};
-use crate::authority::{Authority, Permission, Vocabulary};
+use crate::authority::{Authority, Permission, SQL_PRIVILEGES, Vocabulary};
 use crate::ids;
 use crate::secret::Secret;
 use base64::Engine as _;
@@ -14,16 +14,6 @@ use time::format_description::well_known::Rfc3339;
 
 /// More are granted by a role of the database's own, or not at all.
 const MAX_TABLES: usize = 1000;
-
-/// What `*` stands for.
-const ALL: [&str; 6] = [
-    "select",
-    "insert",
-    "update",
-    "delete",
-    "truncate",
-    "references",
-];
 
 /// (schema, name) of a table, and what may be done with it.
 pub(super) type Tables = BTreeMap<(String, String), Granted>;
@@ -130,10 +120,12 @@ fn privileges(permission: &Permission) -> Result<BTreeSet<&'static str>, Connect
     let mut privileges = BTreeSet::new();
     for action in &permission.actions {
         if action == "*" {
-            privileges.extend(ALL);
+            privileges.extend(SQL_PRIVILEGES);
             continue;
         }
-        let known = ALL.iter().find(|known| **known == action.as_str());
+        let known = SQL_PRIVILEGES
+            .iter()
+            .find(|known| **known == action.as_str());
         privileges.insert(*known.ok_or_else(|| {
             ConnectorError::Inexpressible(format!("`{action}` is no privilege on a table"))
         })?);

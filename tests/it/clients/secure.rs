@@ -1,6 +1,6 @@
 //! Clients that speak https alone.
 
-use super::{STOCK, key_file, robot_intent, robot_token};
+use super::{STOCK, both_grants, key_file};
 use crate::support::broker::{Setup, TestBroker};
 use crate::support::tools;
 use dayfly::jose::{Algorithm, SigningKey};
@@ -69,18 +69,8 @@ async fn oauth4webapi_finds_nothing_to_object_to() {
         ..Setup::default()
     })
     .await;
-    let key = key_file(&broker);
-    let token = robot_token(&broker);
-    let intent = robot_intent(&broker, None);
-    let exchange_intent = robot_intent(&broker, Some(&token));
-    let arguments = [
-        broker.url.as_str(),
-        "robot",
-        &key,
-        &token,
-        &intent,
-        &exchange_intent,
-    ];
+    let arguments = both_grants(&broker);
+    let arguments = arguments.each_ref().map(String::as_str);
     let trusted = broker.folder.path().join("ca.pem");
     let trusted = [("NODE_EXTRA_CA_CERTS", trusted.as_path())];
     let said = tools::node_with(&folder, "oauth4webapi_client.mjs", &arguments, &trusted).await;
