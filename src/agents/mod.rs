@@ -37,6 +37,9 @@ pub struct Agent {
     pub ceiling: Option<BTreeMap<TargetId, Authority>>,
     pub limits: Limits,
     pub labels: BTreeMap<String, String>,
+    /// Whatever it authenticates with, its credentials are bound to the certificate that it shows, and
+    /// without one it gets none (`tls_client_certificate_bound_access_tokens`, RFC 8705 section 3.4).
+    pub certificate_bound: bool,
 }
 
 /// Matches callers to an agent: every condition must hold. An agent with a key of its own needs
@@ -155,14 +158,16 @@ impl Registry {
     /// is meant cannot be guessed, so nobody is.
     pub fn find(&self, caller: &Caller) -> Option<Arc<Agent>> {
         match caller.proof() {
-            Proof::ClientAssertion => return caller.client().and_then(|client| self.get(client)),
+            Proof::ClientAssertion | Proof::ClientCertificate => {
+                return caller.client().and_then(|client| self.get(client));
+            }
             // SECURITY: a person is no agent, and says which one to run. Whether that may be run by
             // a person at all, its mission decides.
             Proof::Person => {
                 let named = caller.named_client()?.parse::<AgentId>().ok()?;
                 return self.get(&named);
             }
-            Proof::WorkloadToken | Proof::SignedRequest => {}
+            Proof::WorkloadToken | Proof::SignedRequest | Proof::Svid => {}
         }
         let found = self.index.find(caller);
         if found.len() > 1 {
@@ -180,6 +185,12 @@ impl Registry {
     pub fn signs_with(&self, caller: &Caller, thumbprint: &str) -> bool {
         self.find(caller)
             .is_some_and(|agent| agent.intent_keys.iter().any(|key| key == thumbprint))
+    }
+
+    /// Whether whatever this caller gets is bound to its certificate.
+    pub fn binds_certificates(&self, caller: &Caller) -> bool {
+        self.find(caller)
+            .is_some_and(|agent| agent.certificate_bound)
     }
 
     /// Every proof of the request must be the same agent's, and that agent in standing.

@@ -25,6 +25,7 @@ fn agent(name: &str, identities: Vec<IdentityMatch>) -> Agent {
             per_minute: 3,
         },
         labels: BTreeMap::new(),
+        certificate_bound: false,
     }
 }
 

@@ -74,7 +74,10 @@ impl Broker {
                 let why = "an actor goes with a person's token, or with a credential of ours";
                 return Err(invalid(&token, why));
             }
-            (Some(person), actor) if proves_agent(&presented, actor.as_ref()) => {
+            (Some(person), actor)
+                if proves_agent(&presented, actor.as_ref())
+                    || bundle.identity.knows_certificate_of(&presented) =>
+            {
                 presented.subject_token = actor;
                 Behalf::Person(person)
             }
@@ -129,6 +132,8 @@ fn proves_agent(presented: &Presented, actor: Option<&PresentedToken>) -> bool {
         client_id: _,
         // A key alone is nobody.
         dpop: _,
+        // Whether it is shown for that, depends on who is known by one.
+        certificate: _,
     } = presented;
     let client = client_assertion.is_some() || client_svid.is_some();
     actor.is_some() || basic.is_some() || client

@@ -5,7 +5,7 @@ use super::{Broker, Bundle, Reason, Refusal};
 use crate::agents::AdmittedAgent;
 use crate::connectors::{Connector, Minted, handle};
 use crate::fences::View;
-use crate::identity::{Confirmation, Presented};
+use crate::identity::{Caller, Confirmation, Presented};
 use crate::ids::LeaseId;
 use crate::intent::{Asked, Behalf, Intent};
 use crate::leases::{Issued, LeaseError};
@@ -59,10 +59,7 @@ impl Broker {
         let asked = request.asked.or_self_signed(&request.presented)?;
         let sorted = self.sort(bundle, request.presented, view, now).await?;
         let Sorted { own, behalf, view } = sorted;
-        let caller = Arc::new(match &behalf {
-            Behalf::InPerson(person) => bundle.identity.in_person(person, &own, now)?,
-            _ => bundle.identity.verify(&own, now).await?,
-        });
+        let caller = Arc::new(verify(bundle, &own, &behalf, now).await?);
         let keys = |thumbprint: &str| bundle.agents.signs_with(&caller, thumbprint);
         let intent = bundle
             .intents
@@ -225,6 +222,27 @@ impl Broker {
             credential,
         })
     }
+}
+
+/// Who the agent is, and what the request shows that it holds.
+async fn verify(
+    bundle: &Bundle,
+    own: &Presented,
+    behalf: &Behalf,
+    now: OffsetDateTime,
+) -> Result<Caller, Refusal> {
+    let certificate = own.certificate.as_ref();
+    let mut caller = match behalf {
+        Behalf::InPerson(person) => bundle.identity.in_person(person, own, now)?,
+        _ => bundle.identity.verify(own, now).await?,
+    };
+    if let Some(parent) = behalf.parent() {
+        caller.show(parent.bound_key(), certificate);
+    }
+    if bundle.agents.binds_certificates(&caller) {
+        caller.bind_certificate(certificate)?;
+    }
+    Ok(caller)
 }
 
 /// A spent proof, where the proof was the grant itself: `invalid_grant` (RFC 7523 section 3.1).

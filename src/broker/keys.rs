@@ -25,14 +25,12 @@ impl Broker {
             .collect();
         types.sort_unstable();
         types.dedup();
-        let mut methods = vec!["private_key_jwt"];
+        let methods = bundle.identity.methods(self.certificates.taken);
         let mut assertions = vec![ASSERTION_JWT_BEARER];
-        if bundle.identity.takes_svids() {
-            methods.push("spiffe_jwt");
+        if methods.contains(&"spiffe_jwt") {
             assertions.push(ASSERTION_JWT_SPIFFE);
         }
-        methods.push("none");
-        json!({
+        let mut metadata = json!({
             "issuer": url,
             // Nothing begins there, and it says so: both MCP SDKs refuse a document without it.
             "authorization_endpoint": format!("{url}/authorize"),
@@ -55,7 +53,18 @@ impl Broker {
             "authorization_details_types_supported": types,
             "dpop_signing_alg_values_supported": SIGNING_ALGORITHMS,
             "client_assertion_types_supported": assertions,
-        })
+            "tls_client_certificate_bound_access_tokens": self.certificates.taken,
+        });
+        // RFC 8705 section 5: so that nobody else is asked for a certificate.
+        if let (Some(mtls), Some(members)) = (&self.certificates.url, metadata.as_object_mut()) {
+            let aliases = json!({
+                "token_endpoint": format!("{mtls}/token"),
+                "revocation_endpoint": format!("{mtls}/revoke"),
+                "introspection_endpoint": format!("{mtls}/introspect"),
+            });
+            members.insert("mtls_endpoint_aliases".to_owned(), aliases);
+        }
+        metadata
     }
 
     /// Public keys: access tokens, signed introspection answers, audit checkpoints.

@@ -19,7 +19,7 @@ pub mod show;
 
 pub use contexts::{SourceKind, SourceSettings};
 pub use exchange::{ExchangeRequest, GrantType};
-pub use operators::{Operator, OperatorSettings, Role, RoleRule};
+pub use operators::{Operator, OperatorSettings, Possession, Role, RoleRule};
 pub use refusal::{Reason, Refusal};
 pub use release::{ResourceServer, ResourceServerSettings};
 
@@ -56,6 +56,7 @@ pub struct Bundle {
 #[derive(Debug)]
 pub struct Broker {
     pub(in crate::broker) url: String,
+    pub(in crate::broker) certificates: CertificateDoors,
     pub(in crate::broker) clock: Arc<dyn Clock>,
     pub(in crate::broker) store: Arc<dyn Store>,
     pub(in crate::broker) fences: Arc<Fences>,
@@ -69,11 +70,21 @@ pub struct Broker {
     pub(in crate::broker) bundle: ArcSwap<Bundle>,
 }
 
+/// How clients show certificates, for the metadata: set up when the listeners are.
+#[derive(Debug, Clone, Default)]
+pub struct CertificateDoors {
+    /// Some client can show one, in a handshake or through a proxy.
+    pub taken: bool,
+    /// Doors of their own for clients that show one (RFC 8705 section 5).
+    pub url: Option<String>,
+}
+
 /// What [`Broker::new`] is built from.
 #[derive(Debug)]
 pub struct Parts {
     /// The issuer identifier: an absolute URL without a trailing slash.
     pub url: String,
+    pub certificates: CertificateDoors,
     pub clock: Arc<dyn Clock>,
     pub store: Arc<dyn Store>,
     pub fences: Arc<Fences>,
@@ -91,6 +102,7 @@ impl Broker {
     pub fn new(parts: Parts, bundle: Bundle) -> Self {
         Self {
             url: parts.url,
+            certificates: parts.certificates,
             clock: parts.clock,
             record: record::Recorder::new(parts.store.clone()),
             store: parts.store,

@@ -1,7 +1,9 @@
 //! Operators are callers too: an OIDC token whose claims give a role, or the break-glass token.
 
 use super::{Broker, Reason, Refusal, possession};
-use crate::identity::{Caller, DpopProof, Identity, Presented, PresentedToken, TokenType};
+use crate::identity::{
+    Caller, ClientCertificate, DpopProof, Identity, Presented, PresentedToken, TokenType,
+};
 use crate::ids::ShardId;
 use crate::replay::{self, ReplayMark};
 use crate::secret::Secret;
@@ -34,6 +36,13 @@ pub struct Operator {
     pub role: Role,
     /// Came in by the break-glass token: may revoke and hold, never lift or register.
     pub break_glass: bool,
+}
+
+/// What an operators' request shows that it holds, beside its token.
+#[derive(Debug, Default)]
+pub struct Possession {
+    pub dpop: Option<DpopProof>,
+    pub certificate: Option<ClientCertificate>,
 }
 
 /// `[operators]`.
@@ -117,15 +126,15 @@ impl Operators {
 impl Broker {
     /// Who stands at an operators' door, and whether the role suffices.
     ///
-    /// `proof` came with the token under the scheme `DPoP` (RFC 9449 section 7.1): then the token must be
-    /// bound to its key. Without one it must be bound to nothing.
+    /// A `dpop` proof came with the token under the scheme `DPoP` (RFC 9449 section 7.1): then the token
+    /// must be bound to its key. Without one it must be bound to the certificate, or to nothing.
     pub async fn operator(
         &self,
         token: &str,
-        proof: Option<DpopProof>,
+        possession: Possession,
         needed: Role,
     ) -> Result<Operator, Refusal> {
-        let operator = self.recognise(token, proof).await?;
+        let operator = self.recognise(token, possession).await?;
         if operator.role < needed {
             return Err(Refusal::new(
                 Reason::NotPermitted,
@@ -138,7 +147,11 @@ impl Broker {
         Ok(operator)
     }
 
-    async fn recognise(&self, bearer: &str, proof: Option<DpopProof>) -> Result<Operator, Refusal> {
+    async fn recognise(&self, bearer: &str, possession: Possession) -> Result<Operator, Refusal> {
+        let Possession {
+            dpop: proof,
+            certificate,
+        } = possession;
         let bundle = self.bundle.load_full();
         let unbound = || Refusal::new(Reason::NotAuthenticated, "a proof beside an unbound token");
         let ours = bundle.operators.development(bearer) || bearer.starts_with(BreakGlass::PREFIX);
@@ -170,6 +183,7 @@ impl Broker {
                 token_type: TokenType::IdToken,
             }),
             dpop: proof,
+            certificate,
             ..Presented::default()
         };
         let caller = identity.verify(&presented, now).await.map_err(|error| {

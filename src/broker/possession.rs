@@ -15,10 +15,12 @@ impl Broker {
 
 /// A token at a door where nothing but the token speaks for whoever sent it.
 pub(super) fn of_its_holder(caller: &Caller) -> Result<(), Refusal> {
-    shown(caller.bound_key(), caller.proved_key()).map_err(|fault| {
-        Refusal::new(Reason::InvalidDpopProof, fault.to_string())
+    shown(caller.bound_key(), caller.proved_key()).map_err(|fault| match caller.bound_key() {
+        // RFC 8705 section 3: the connection shows it, so there is no parameter to name.
+        Some(Confirmation::X5t(_)) => Refusal::new(Reason::NotAuthenticated, fault.to_string()),
+        _ => Refusal::new(Reason::InvalidDpopProof, fault.to_string())
             .exact()
-            .at(Some("DPoP".to_owned()))
+            .at(Some("DPoP".to_owned())),
     })
 }
 

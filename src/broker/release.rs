@@ -150,6 +150,7 @@ impl Broker {
         if presented.subject_token.is_none()
             && presented.client_assertion.is_none()
             && presented.client_svid.is_none()
+            && presented.certificate.is_none()
         {
             return Ok(None);
         }

@@ -13,7 +13,7 @@ use crate::clock::Clock;
 use crate::config::{ResourceServerProof, Settings, StoreSettings, sealing_key, secret_reference};
 use crate::connectors::{Connectors, Setup};
 use crate::fences::Fences;
-use crate::identity::{ClientSettings, Enrolment, Identity, Nonces};
+use crate::identity::{ClientSettings, Enrolment, Identity, Nonces, Recognised};
 use crate::intent::Intents;
 use crate::jose::{KeyClient, Keyring, KeyringSettings, Purpose, Reach};
 use crate::leases::{Leases, Sweeper};
@@ -125,6 +125,7 @@ impl Composed {
         let sealing = Sealing::start(store.clone(), clock.clone(), path, sign);
         let parts = Parts {
             url: settings.broker.url.clone(),
+            certificates: settings.broker.certificate_doors(),
             clock: clock.clone(),
             store: store.clone(),
             fences,
@@ -252,8 +253,8 @@ fn bundle(
         .broker
         .dpop_nonce
         .then(|| Nonces::new(sealer.clone(), url.clone()));
-    let identity = |known, clients| {
-        Identity::with_trust_domains(known, clients, url.clone(), &http)
+    let identity = |recognised: Recognised| {
+        Identity::of(recognised, url.clone(), &http)
             .map(|identity| identity.demanding(nonces.clone()))
             .map_err(|error| Failure::failed(error.to_string()))
     };
@@ -273,16 +274,19 @@ fn bundle(
     let connectors = Connectors::build(&targets, &setup).map_err(|wrong| together(&wrong))?;
     let policy = settings.policy().map_err(|wrong| together(&wrong))?;
     let operators = match &settings.operators {
-        Some(table) => Some(identity(
-            (vec![table.issuer.clone()], Vec::new()),
-            Vec::new(),
-        )?),
+        Some(table) => Some(identity(Recognised {
+            issuers: vec![table.issuer.clone()],
+            ..Recognised::default()
+        })?),
         None => None,
     };
     let (servers, clients) = resource_servers(settings)?;
-    let known = (settings.issuers.clone(), settings.trust_domains.clone());
+    let servers_known = Recognised {
+        clients,
+        ..Recognised::default()
+    };
     Ok(Bundle {
-        identity: identity(known, settings.clients.clone())?.with_enrolment(enrolment.clone()),
+        identity: identity(settings.recognised())?.with_enrolment(enrolment.clone()),
         intents: Intents::new(
             url.clone(),
             settings.intent_issuers.clone(),
@@ -294,10 +298,7 @@ fn bundle(
             .map_err(|error| Failure::failed(error.to_string()))?,
         policy,
         connectors: Arc::new(connectors),
-        resource_servers: ResourceServers::new(
-            identity((Vec::new(), Vec::new()), clients)?,
-            servers,
-        ),
+        resource_servers: ResourceServers::new(identity(servers_known)?, servers),
         operators: Operators::new(operators, operator_settings(settings, development_tokens)?),
         sources: sources(settings)?,
         hash: settings.hash.clone(),

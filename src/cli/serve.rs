@@ -51,10 +51,16 @@ pub async fn serve(args: ServeArgs, output: &Output) -> Result<u8, Failure> {
     let doors = settings.broker.doors.clone();
     let public = bind(settings.broker.listen.clone()).await?;
     let health = bind(settings.broker.health_listen.clone()).await?;
+    let mtls = settings.broker.mtls.as_ref();
+    let mtls = match mtls.and_then(|mtls| mtls.listen.clone()) {
+        Some(listen) => Some(bind(listen).await?),
+        None => None,
+    };
     tracing::info!(
         url = settings.broker.url,
         listen = %public.address(),
         health = %health.address(),
+        mtls = mtls.as_ref().map(|mtls| mtls.address().to_string()),
         config = settings.hash,
         "dayfly serves"
     );
@@ -64,11 +70,14 @@ pub async fn serve(args: ServeArgs, output: &Output) -> Result<u8, Failure> {
         // The sender is dropped only when this process ends: that is a stop, too.
         drop(stopped.wait_for(|stop| *stop).await);
     };
-    let tls = public.tls_reload();
-    let serving = tokio::spawn(public.serve(
-        router(composed.broker.clone(), &doors),
-        wait(stopped.clone()),
-    ));
+    let app = router(composed.broker.clone(), &doors);
+    let (mut serving, mut certificates) = (Vec::new(), Vec::new());
+    for bound in std::iter::once(public).chain(mtls) {
+        certificates.extend(bound.tls_reload());
+        serving.push(tokio::spawn(
+            bound.serve(app.clone(), wait(stopped.clone())),
+        ));
+    }
     let watching = tokio::spawn(health.serve(
         health_router(composed.broker.clone(), metrics, &doors),
         wait(stopped),
@@ -86,8 +95,10 @@ pub async fn serve(args: ServeArgs, output: &Output) -> Result<u8, Failure> {
                 if let Some(dir) = &args.config {
                     reload(dir, &composed).await;
                 }
-                if let Some(tls) = &tls && let Err(error) = tls.reload().await {
-                    tracing::error!(%error, "the certificate was not swapped");
+                for tls in &certificates {
+                    if let Err(error) = tls.reload().await {
+                        tracing::error!(%error, "a certificate was not swapped");
+                    }
                 }
             }
             _ = terminate.recv() => break,
@@ -96,7 +107,9 @@ pub async fn serve(args: ServeArgs, output: &Output) -> Result<u8, Failure> {
     }
     tracing::info!("stopping: requests under way are finished, new ones are refused");
     let _ = stop.send(true);
-    drop(serving.await);
+    for serving in serving {
+        drop(serving.await);
+    }
     drop(watching.await);
     composed.finish().await;
     Ok(0)

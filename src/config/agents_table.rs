@@ -1,5 +1,6 @@
 //! `[agent.NAME]`.
 
+use super::certificates;
 use super::decoder::Decoder;
 use super::document::Entry;
 use super::issuers::Issuers;
@@ -10,7 +11,7 @@ use super::targets;
 use super::trust_domains::TrustDomains;
 use crate::agents::{Agent, IdentityMatch, Limits};
 use crate::authority::{Authority, Permission};
-use crate::identity::ClientSettings;
+use crate::identity::{CertificateRule, CertificateSettings, ClientSettings};
 use crate::ids::{AgentId, TargetId};
 use crate::jose::KeySet;
 use std::collections::BTreeMap;
@@ -22,13 +23,28 @@ pub(in crate::config) type Targets = BTreeMap<String, Option<targets::Decoded>>;
 pub(in crate::config) struct Vouchers<'a> {
     pub issuers: &'a mut Issuers,
     pub trust_domains: &'a TrustDomains,
+    /// Whether any listener or proxy says which certificate a client shows.
+    pub takes_certificates: bool,
     pub broker_url: &'a str,
+}
+
+impl Vouchers<'_> {
+    /// Or the agent could never show one.
+    fn must_take_certificates(&self, decoder: &Decoder<'_>, at: Place) {
+        if !self.takes_certificates {
+            let message = "the broker asks no client for a certificate";
+            let help = "set `ask_client` in `tls` of `[broker]`, or `mtls`, or \
+                        `client_cert_header` in `limits`";
+            decoder.desk.report(at, Code::BadValue, message, help);
+        }
+    }
 }
 
 #[derive(Debug)]
 pub(in crate::config) struct Decoded {
     pub agent: Agent,
     pub client: Option<ClientSettings>,
+    pub certificates: Vec<CertificateSettings>,
     pub at: Place,
     pub ends_at: Place,
 }
@@ -61,7 +77,7 @@ fn decode(
     let backup_owner = reader.text("backup_owner").map(|owner| owner.value);
     let purpose = reader.required_text("purpose", "\"what it is for, in one sentence\"");
     let ends = reader.required("ends", reader.date("ends"), "2027-03-01");
-    let (identities, client) = identities(decoder, &reader, entry, vouchers)?;
+    let (identities, client, certificates) = identities(decoder, &reader, entry, vouchers)?;
     let mut intent_keys = Vec::new();
     let registered = decoder.key_set(&reader, "intent_keys");
     // Keys that an agent authenticates with are registered for it, so they sign its intents, too.
@@ -78,6 +94,12 @@ fn decode(
         .map(|tables| authorities(decoder, tables, targets));
     let limits = limits(&reader);
     let labels = targets::labels(&reader);
+    let certificate_bound = reader.boolean("certificate_bound").unwrap_or(false);
+    if let Some(node) = reader.node("certificate_bound")
+        && certificate_bound
+    {
+        vouchers.must_take_certificates(decoder, node.at);
+    }
     let at = reader.at;
     reader.finish();
     let ends = ends?;
@@ -97,8 +119,14 @@ fn decode(
         }),
         limits,
         labels,
+        certificate_bound,
     };
+    let settings = certificates.into_iter().map(|rule| CertificateSettings {
+        agent: agent.id.clone(),
+        rule,
+    });
     Some(Decoded {
+        certificates: settings.collect(),
         agent,
         client,
         at,
@@ -124,7 +152,11 @@ fn limits(reader: &Reader<'_>) -> Limits {
     }
 }
 
-type Identities = (Vec<IdentityMatch>, Option<ClientSettings>);
+type Identities = (
+    Vec<IdentityMatch>,
+    Option<ClientSettings>,
+    Vec<CertificateRule>,
+);
 
 fn identities(
     decoder: &Decoder<'_>,
@@ -136,6 +168,7 @@ fn identities(
     let tables = reader.required("identity", reader.tables("identity"), example)?;
     let mut matches = Vec::new();
     let mut own: Option<ClientSettings> = None;
+    let mut certificates = Vec::new();
     for table in tables {
         if table.node("client").is_some() {
             let settings = client(decoder, &table, entry);
@@ -145,6 +178,10 @@ fn identities(
             }
             own = settings.or(own);
             table.finish();
+        } else if let Some(own) = table.node("certificate").and(table.table("certificate")) {
+            vouchers.must_take_certificates(decoder, own.at);
+            certificates.extend(certificates::rule(decoder, own));
+            table.finish();
         } else if table.node("spiffe").is_some() {
             matches.extend(vouchers.trust_domains.identity(decoder, table));
         } else {
@@ -152,7 +189,8 @@ fn identities(
             matches.extend(vouchers.issuers.identity(decoder, &table, url));
         }
     }
-    (!matches.is_empty() || own.is_some()).then_some((matches, own))
+    let is_known = !matches.is_empty() || own.is_some() || !certificates.is_empty();
+    is_known.then_some((matches, own, certificates))
 }
 
 /// `{ client = { keys = "file:agent.jwks.json" } }`: the agent has a key of its own; or its machines

@@ -3,7 +3,7 @@
 use super::decoder::Decoder;
 use super::problem::Code;
 use super::reader::Reader;
-use super::settings::{BrokerSettings, StoreSettings};
+use super::settings::{BrokerSettings, MtlsSettings, StoreSettings};
 use super::source::At;
 use crate::http::{DoorSettings, ListenSettings, Network, Rate, TlsFiles};
 use crate::jose::Algorithm;
@@ -50,12 +50,16 @@ pub(in crate::config) fn decode(
     let tls = reader.table("tls").and_then(|tls| {
         let certificate = tls.required_text("certificate", "\"tls/certificate.pem\"");
         let key = tls.required_text("key", "\"tls/key.pem\"");
+        let ask_client = tls.boolean("ask_client").unwrap_or(false);
         tls.finish();
         Some(TlsFiles {
             certificate: decoder.path(&certificate?.value),
             key: decoder.path(&key?.value),
+            ask_client,
         })
     });
+    let mtls = reader.table("mtls");
+    let mtls = mtls.and_then(|table| mtls_of(table, decoder, tls.as_ref()));
     let store = reader.table("store");
     let store = reader
         .required("store", store, "{ embedded = \"dayfly.redb\" }")
@@ -99,6 +103,7 @@ pub(in crate::config) fn decode(
         allow_loopback: url.starts_with("http:"),
         url,
         listen,
+        mtls,
         health_listen: ListenSettings::on(health),
         doors,
         store,
@@ -107,6 +112,43 @@ pub(in crate::config) fn decode(
         access_token_algorithm,
         dpop_nonce,
         audit_path,
+    })
+}
+
+/// `{ url = "https://mtls.dayfly.example", listen = "0.0.0.0:8443" }`
+fn mtls_of(
+    reader: Reader<'_>,
+    decoder: &Decoder<'_>,
+    tls: Option<&TlsFiles>,
+) -> Option<MtlsSettings> {
+    let url = reader.required_text("url", "\"https://mtls.dayfly.example\"");
+    let listen: Option<SocketAddr> = parsed(&reader, "listen", "0.0.0.0:8443");
+    let certificate = reader.text("certificate");
+    let key = reader.text("key");
+    let own = match (certificate, key) {
+        (Some(certificate), Some(key)) => Some(TlsFiles {
+            certificate: decoder.path(&certificate.value),
+            key: decoder.path(&key.value),
+            ask_client: true,
+        }),
+        (None, None) => tls.map(|tls| TlsFiles {
+            ask_client: true,
+            ..tls.clone()
+        }),
+        _ => None,
+    };
+    if listen.is_some() && own.is_none() {
+        let help = "add `certificate` and `key`, or those of `tls`";
+        reader.bad(reader.at, "certificates are shown over TLS only", help);
+    }
+    reader.finish();
+    let listen = listen.map(|address| ListenSettings {
+        tls: own,
+        ..ListenSettings::on(address)
+    });
+    Some(MtlsSettings {
+        url: decoder.url(url?)?.value.trim_end_matches('/').to_owned(),
+        listen,
     })
 }
 
@@ -231,6 +273,16 @@ fn limits(reader: &Reader<'_>) -> (DoorSettings, Option<usize>) {
             }
             Ok(network) => doors.trusted_proxies.push(network),
             Err(error) => limits.bad(proxy.at, error.to_string(), ""),
+        }
+    }
+    if let Some(true) = limits.boolean("client_cert_header") {
+        doors.client_cert_header = true;
+        if let (true, Some(node)) = (
+            doors.trusted_proxies.is_empty(),
+            limits.node("client_cert_header"),
+        ) {
+            let help = "name the proxies in `trusted_proxies`";
+            limits.bad(node.at, "nobody's header is taken", help);
         }
     }
     limits.finish();

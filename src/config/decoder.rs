@@ -130,14 +130,28 @@ impl Decoder<'_> {
         Some(set)
     }
 
-    /// PEM certificates by reference: `file:ca.pem`.
+    /// PEM certificates: `file:ca.pem`, or themselves.
     pub fn certificates(&self, value: At<String>) -> Option<Vec<u8>> {
+        self.pem(value).map(|(pem, _)| pem)
+    }
+
+    /// The same in DER, each by itself.
+    pub fn certificate_list(&self, value: At<String>) -> Option<Vec<Vec<u8>>> {
+        self.pem(value).map(|(_, list)| list)
+    }
+
+    fn pem(&self, value: At<String>) -> Option<(Vec<u8>, Vec<Vec<u8>>)> {
         use rustls::pki_types::CertificateDer;
         use rustls::pki_types::pem::PemObject as _;
-        let pem = self.key_file(&value.value, value.at)?;
+        let pem = if value.value.starts_with("-----BEGIN ") {
+            value.value.clone().into_bytes()
+        } else {
+            self.key_file(&value.value, value.at)?
+        };
         let found: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&pem).collect();
-        if found.is_ok_and(|list| !list.is_empty()) {
-            return Some(pem);
+        if let Some(list) = found.ok().filter(|list| !list.is_empty()) {
+            let list = list.into_iter().map(|der| der.to_vec()).collect();
+            return Some((pem, list));
         }
         let message = format!("`{}` holds no PEM certificate", value.value);
         let help = "a file with `-----BEGIN CERTIFICATE-----`";

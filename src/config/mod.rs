@@ -6,6 +6,7 @@
 
 mod agents_table;
 mod broker_table;
+mod certificates;
 mod changes;
 mod check;
 
@@ -43,8 +44,8 @@ pub use problem::{Code, Problem, Problems, Severity};
 pub use schema::schema;
 pub use secrets::{SecretError, sealing_key, secret_reference};
 pub use settings::{
-    BrokerSettings, Case, Expectation, OperatorsTable, ResourceServerProof, ResourceServerTable,
-    RoleTable, Settings, SourceTable, StoreSettings,
+    BrokerSettings, Case, Expectation, MtlsSettings, OperatorsTable, ResourceServerProof,
+    ResourceServerTable, RoleTable, Settings, SourceTable, StoreSettings,
 };
 pub use values::duration;
 

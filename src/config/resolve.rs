@@ -60,6 +60,9 @@ impl Document {
         let vouchers = Vouchers {
             issuers: &mut issuers,
             trust_domains: &trust_domains,
+            takes_certificates: broker
+                .as_ref()
+                .is_none_or(BrokerSettings::takes_certificates),
             broker_url: &url,
         };
         let agents = agents_table::decode_all(&decoder, vouchers, &targets);
@@ -73,10 +76,9 @@ impl Document {
         let operators = self
             .find("operators", "")
             .and_then(|entry| tables::operators(&decoder, entry));
-        let sources = self
-            .of("source")
-            .filter_map(|entry| tables::source(&decoder, entry, &mut issuers, &witnesses, &url))
-            .collect();
+        let sources = self.each("source", |e| {
+            tables::source(&decoder, e, &mut issuers, &witnesses, &url)
+        });
         let cases = self
             .of("case")
             .enumerate()
@@ -96,11 +98,13 @@ impl Document {
         signers::apart(&decoder, &witnesses, &issuers);
         let hash = self.hash(&decoder);
         let clients = agents.iter().filter_map(|a| a.client.clone()).collect();
+        let certificates = agents.iter().flat_map(|a| a.certificates.clone()).collect();
         let settings = Settings {
             broker: broker?,
             issuers,
             trust_domains: trust_domains.finish(),
             clients,
+            certificates,
             intent_issuers,
             witnesses,
             agents: agents.into_iter().map(|decoded| decoded.agent).collect(),

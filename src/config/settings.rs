@@ -3,9 +3,13 @@
 use super::problem::Problems;
 use crate::agents::Agent;
 use crate::authority::AuthorizationDetail;
+use crate::broker::CertificateDoors;
 use crate::connectors::ConnectorSettings;
 use crate::http::{DoorSettings, ListenSettings};
-use crate::identity::{ClientSettings, IssuerSettings, SPIFFE_FACTS, TrustDomainSettings};
+use crate::identity::{
+    CertificateSettings, ClientSettings, IssuerSettings, Recognised, SPIFFE_FACTS,
+    TrustDomainSettings,
+};
 use crate::ids::{AgentId, MissionId};
 use crate::intent::{IntentIssuer, SignerClass, Witness};
 use crate::jose::{Algorithm, KeySet};
@@ -24,6 +28,7 @@ pub struct Settings {
     pub issuers: Vec<IssuerSettings>,
     pub trust_domains: Vec<TrustDomainSettings>,
     pub clients: Vec<ClientSettings>,
+    pub certificates: Vec<CertificateSettings>,
     pub intent_issuers: Vec<IntentIssuer>,
     pub witnesses: Vec<Witness>,
     pub agents: Vec<Agent>,
@@ -42,6 +47,16 @@ pub struct Settings {
 }
 
 impl Settings {
+    /// Who may ask for a credential, and how each shows who it is.
+    pub fn recognised(&self) -> Recognised {
+        Recognised {
+            issuers: self.issuers.clone(),
+            trust_domains: self.trust_domains.clone(),
+            clients: self.clients.clone(),
+            certificates: self.certificates.clone(),
+        }
+    }
+
     /// The policy room of this configuration, which knows the facts of its own issuers and authorities.
     pub fn policy(&self) -> Result<Policy, Vec<PolicyError>> {
         let facts: BTreeSet<String> = self
@@ -71,6 +86,8 @@ pub struct BrokerSettings {
     /// The issuer identifier, without a trailing slash.
     pub url: String,
     pub listen: ListenSettings,
+    /// For clients that show a certificate, where they have doors of their own.
+    pub mtls: Option<MtlsSettings>,
     /// `/livez`, `/readyz`, `/metrics`.
     pub health_listen: ListenSettings,
     pub doors: DoorSettings,
@@ -87,6 +104,31 @@ pub struct BrokerSettings {
     pub audit_path: PathBuf,
     /// The broker itself is on loopback without TLS, so issuers may be, too.
     pub allow_loopback: bool,
+}
+
+/// `mtls` of `[broker]`.
+#[derive(Debug, Clone)]
+pub struct MtlsSettings {
+    /// Where those doors are, for the metadata (RFC 8705 section 5).
+    pub url: String,
+    /// Absent where a proxy stands there.
+    pub listen: Option<ListenSettings>,
+}
+
+impl BrokerSettings {
+    /// Whether any client can show a certificate.
+    pub fn takes_certificates(&self) -> bool {
+        self.listen.tls.as_ref().is_some_and(|tls| tls.ask_client)
+            || self.mtls.is_some()
+            || self.doors.client_cert_header
+    }
+
+    pub fn certificate_doors(&self) -> CertificateDoors {
+        CertificateDoors {
+            taken: self.takes_certificates(),
+            url: self.mtls.as_ref().map(|mtls| mtls.url.clone()),
+        }
+    }
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]

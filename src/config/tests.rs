@@ -8,6 +8,7 @@ use std::time::Duration;
 use time::macros::datetime;
 
 mod bad;
+mod certificates;
 mod changes;
 mod people;
 mod reach;

@@ -8,11 +8,13 @@ mod containment;
 mod records;
 mod requests;
 mod tokens;
+mod trust;
 
 pub use containment::{authorization_details, patterns};
 pub use records::{audit, config, lease};
 pub use requests::form;
 pub use tokens::{aws, claims, dpop, intent, jwks, jws};
+pub use trust::{bundle, certificate};
 
 /// Panics where something that must always hold does not.
 pub type Target = fn(&[u8]);
@@ -22,6 +24,8 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("audit", audit),
     ("authorization_details", authorization_details),
     ("aws", aws),
+    ("bundle", bundle),
+    ("certificate", certificate),
     ("claims", claims),
     ("config", config),
     ("dpop", dpop),

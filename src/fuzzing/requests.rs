@@ -30,18 +30,20 @@ pub fn form(bytes: &[u8]) {
     if let Some(value) = authorization.and_then(|text| HeaderValue::from_bytes(text).ok()) {
         headers.insert(header::AUTHORIZATION, value);
     }
-    let Ok(request) = token::parse(&headers, &form) else {
+    let Ok(request) = token::parse(&headers, &form, None) else {
         return;
     };
     let presented = &request.presented;
     assert!(
-        presented.basic.is_none() || presented.client_assertion.is_none(),
+        presented.basic.is_none()
+            || (presented.client_assertion.is_none() && presented.client_svid.is_none()),
         "two ways of client authentication"
     );
     assert!(
         presented.subject_token.is_some()
             || presented.basic.is_some()
-            || presented.client_assertion.is_some(),
+            || presented.client_assertion.is_some()
+            || presented.client_svid.is_some(),
         "nothing was presented"
     );
     assert!(request.asked.targets.len() <= 8 && request.asked.authorization_details.len() <= 16);

@@ -120,6 +120,8 @@ smoke!(
     audit,
     authorization_details,
     aws,
+    bundle,
+    certificate,
     claims,
     config,
     dpop,

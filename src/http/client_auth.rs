@@ -10,6 +10,7 @@ use super::form::Form;
 use crate::broker::Reason;
 use crate::broker::Refusal;
 use crate::identity::Basic;
+use crate::identity::ClientCertificate;
 use crate::identity::Presented;
 use crate::secret::Secret;
 use crate::wire::ASSERTION_JWT_BEARER;
@@ -31,7 +32,14 @@ pub fn challenge(headers: &HeaderMap) -> Challenge {
 }
 
 /// The client's part of what is presented: who it says it is, and its proof.
-pub fn read(headers: &HeaderMap, form: &Form) -> Result<Presented, Refusal> {
+///
+/// A certificate beside another way of authentication is none itself, but what a credential may be
+/// bound to (RFC 8705 section 3).
+pub fn read(
+    headers: &HeaderMap,
+    form: &Form,
+    certificate: Option<ClientCertificate>,
+) -> Result<Presented, Refusal> {
     let basic = basic(headers)?;
     let (client_assertion, client_svid) = assertion(form)?;
     if form.get("client_secret").is_some() {
@@ -61,6 +69,7 @@ pub fn read(headers: &HeaderMap, form: &Form) -> Result<Presented, Refusal> {
         client_svid,
         client_id,
         dpop: None,
+        certificate,
     })
 }
 

@@ -213,7 +213,9 @@ fn description(reason: Reason) -> &'static str {
         Reason::RequirementUnmet => {
             "A verified fact that the mission requires is absent or has another value."
         }
-        Reason::CredentialNotBindable => "This target gives nothing that a DPoP proof can bind.",
+        Reason::CredentialNotBindable => {
+            "This target gives nothing that a DPoP proof or a certificate can bind."
+        }
         Reason::ConditionUnmet => "The mission's condition does not hold.",
         Reason::ForbiddenByPolicy => "An organisation-wide policy forbids it.",
         Reason::TetherMissing => {

@@ -2,12 +2,14 @@
 
 use super::Doors;
 use super::Peer;
+use super::certificate::{self, FromHandshake, HeaderRule, Shown};
 use super::dpop;
 use super::error::Challenge;
 use super::error::Refused;
 use super::peer::ConnectedFrom;
 use super::routes::{Listener, Route, Who};
 use crate::broker::Operator;
+use crate::broker::Possession;
 use crate::broker::Reason;
 use crate::broker::Refusal;
 use crate::broker::Role;
@@ -62,6 +64,16 @@ impl Gate {
                     refusal.exact().after(seconds)
                 })?;
         }
+        if self.reads_certificates() {
+            let handshake = request.extensions_mut().remove::<FromHandshake>();
+            let rule = HeaderRule {
+                is_on: limits.client_cert_header,
+                trusted: &limits.trusted_proxies,
+            };
+            let handshake = handshake.and_then(|shown| shown.0);
+            let shown = certificate::shown(connected, handshake, request.headers(), rule)?;
+            request.extensions_mut().insert(shown);
+        }
         // Held until the answer is made.
         let _room = limits
             .room(self.route)
@@ -80,11 +92,19 @@ impl Gate {
             .unwrap_or_else(|_| Err(Refusal::new(Reason::Overloaded, "no answer in time").into()))
     }
 
+    /// At every door where a certificate could mean something.
+    fn reads_certificates(&self) -> bool {
+        matches!(
+            self.route.who,
+            Who::Client | Who::ResourceServer | Who::Operator(_)
+        )
+    }
+
     async fn operator(&self, came: Came, needed: Role) -> Result<Operator, Refused> {
         let challenged = |refusal| came.scheme.challenged(refusal);
         let broker = &self.doors.broker;
         broker
-            .operator(came.token.expose(), came.proof, needed)
+            .operator(came.token.expose(), came.possession, needed)
             .await
             .map_err(challenged)
     }
@@ -111,10 +131,15 @@ impl Gate {
                 ..proof
             }),
         };
+        let shown = request.extensions().get::<Shown>().cloned();
+        let possession = Possession {
+            dpop: proof,
+            certificate: shown.unwrap_or_default().0,
+        };
         Ok(Came {
             scheme,
             token,
-            proof,
+            possession,
         })
     }
 }
@@ -123,7 +148,7 @@ impl Gate {
 struct Came {
     scheme: Scheme,
     token: Secret<String>,
-    proof: Option<DpopProof>,
+    possession: Possession,
 }
 
 #[derive(Debug, Clone, Copy)]

@@ -1,12 +1,14 @@
 //! `POST /introspect` (RFC 7662), signed where it is asked for (RFC 9701).
 
 use super::Doors;
+use super::certificate::Shown;
 use super::client_auth;
 use super::error::Refused;
 use super::form;
 use super::form::Form;
 use super::form::malformed;
 use crate::broker::Refusal;
+use axum::Extension;
 use axum::Json;
 use axum::body::Body;
 use axum::extract::State;
@@ -21,12 +23,13 @@ const MAX_TOKEN: usize = 16 * 1024;
 
 pub(super) async fn introspect(
     State(doors): State<Doors>,
+    Extension(shown): Extension<Shown>,
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, Refused> {
     let refused = |refusal: Refusal| Refused::new(refusal, client_auth::challenge(&headers));
     let form = form::read_form(&headers, body).await.map_err(refused)?;
-    let presented = client_auth::read(&headers, &form).map_err(refused)?;
+    let presented = client_auth::read(&headers, &form, shown.0).map_err(refused)?;
     let token = token(&form).map_err(refused)?;
     let caller = doors
         .broker

@@ -4,8 +4,10 @@
 //! streams, the time for a handshake, for a first request and between requests. The time of a
 //! request itself is the gate's.
 
+use super::certificate::FromHandshake;
 use super::peer::ConnectedFrom;
 use super::tls::{TlsError, TlsFiles, TlsReload};
+use crate::identity::ClientCertificate;
 use crate::telemetry;
 use axum::Router;
 use axum::body::Body;
@@ -192,22 +194,30 @@ struct Connection {
 impl Connection {
     async fn run(self, stream: TcpStream) {
         let Some(tls) = self.tls.as_ref().map(TlsReload::current) else {
-            return self.answer(stream).await;
+            return self.answer(stream, FromHandshake::default()).await;
         };
         let handshake = TlsAcceptor::from(tls).accept(stream);
         match tokio::time::timeout(self.header_timeout, handshake).await {
-            Ok(Ok(stream)) => self.answer(stream).await,
+            Ok(Ok(stream)) => {
+                let shown = FromHandshake(certificate(stream.get_ref().1));
+                self.answer(stream, shown).await;
+            }
             Ok(Err(error)) => tracing::debug!(%error, "a TLS handshake failed"),
             Err(_) => tracing::debug!("a TLS handshake took too long"),
         }
     }
 
-    async fn answer(mut self, stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static) {
+    async fn answer(
+        mut self,
+        stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+        shown: FromHandshake,
+    ) {
         let activity = Arc::new(Activity::new());
         let service = {
             let (router, activity, from) = (self.router, activity.clone(), self.from);
             service_fn(move |mut request: Request<Incoming>| {
                 request.extensions_mut().insert(ConnectedFrom(from));
+                request.extensions_mut().insert(shown.clone());
                 let under_way = activity.begin();
                 let answer = router.clone().oneshot(request.map(Body::new));
                 async move {
@@ -242,6 +252,12 @@ impl Connection {
             }
         }
     }
+}
+
+/// What the client showed and holds the key of.
+fn certificate(connection: &rustls::ServerConnection) -> Option<ClientCertificate> {
+    let chain = connection.peer_certificates()?;
+    ClientCertificate::new(chain.iter().map(|der| der.to_vec()).collect())
 }
 
 fn builder(header_timeout: Duration) -> auto::Builder<TokioExecutor> {

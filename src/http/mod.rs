@@ -5,6 +5,7 @@
 //! decided in the corridor. [`serve`] listens. RFC 6749, 7009, 7662, 8414, 8693, 9701.
 
 mod admin;
+mod certificate;
 mod client_auth;
 mod discovery;
 mod dpop;
@@ -25,6 +26,7 @@ mod tls;
 pub(crate) mod token;
 mod webhook;
 
+pub use certificate::FromHandshake;
 pub use error::{Challenge, Refused};
 pub use listen::{Bound, ListenError, ListenSettings, serve};
 pub use peer::{ConnectedFrom, Network, NetworkError, Peer, Rate};
@@ -51,6 +53,8 @@ use tracing::Instrument as _;
 pub struct DoorSettings {
     /// Proxies whose `X-Forwarded-For` is believed. None by default.
     pub trusted_proxies: Vec<Network>,
+    /// Whether they say which certificate a client showed them (RFC 9440).
+    pub client_cert_header: bool,
     /// Of one peer, at every door but introspection.
     pub rate: Rate,
     /// Of one peer, at introspection: a gateway asks for each of its own requests.
@@ -65,6 +69,7 @@ impl Default for DoorSettings {
     fn default() -> Self {
         Self {
             trusted_proxies: Vec::new(),
+            client_cert_header: false,
             rate: Rate {
                 per_second: at_least_one(200),
                 burst: at_least_one(400),
@@ -96,6 +101,7 @@ pub(in crate::http) struct Doors {
 #[derive(Debug)]
 struct Limits {
     trusted_proxies: Vec<Network>,
+    client_cert_header: bool,
     general: peer::Bucket,
     introspection: peer::Bucket,
     exchanges: Semaphore,
@@ -108,6 +114,7 @@ impl Limits {
     fn new(settings: &DoorSettings) -> Self {
         Self {
             trusted_proxies: settings.trusted_proxies.clone(),
+            client_cert_header: settings.client_cert_header,
             general: peer::Bucket::new(settings.rate),
             introspection: peer::Bucket::new(settings.introspection_rate),
             exchanges: Semaphore::new(settings.concurrency),

@@ -2,6 +2,7 @@ use super::*;
 use crate::agents::Registry;
 use crate::audit::Sealing;
 use crate::broker::Bundle;
+use crate::broker::CertificateDoors;
 use crate::broker::OperatorSettings;
 use crate::broker::Parts;
 use crate::broker::operators::Operators;
@@ -69,6 +70,7 @@ async fn broker(url: &str) -> Arc<Broker> {
     let parts = Parts {
         sealing,
         url: url.to_owned(),
+        certificates: CertificateDoors::default(),
         clock,
         store,
         fences,

@@ -1,9 +1,11 @@
-//! The public listener's certificate: read, checked, swapped whole or not at all.
+//! A listener's certificate: read, checked, swapped whole or not at all.
 
+use super::certificate::AnyCertificate;
 use arc_swap::ArcSwap;
 use rustls::ServerConfig;
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::server::NoServerSessionStorage;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use zeroize::Zeroizing;
@@ -13,6 +15,8 @@ use zeroize::Zeroizing;
 pub struct TlsFiles {
     pub certificate: PathBuf,
     pub key: PathBuf,
+    /// Whether clients are asked for a certificate.
+    pub ask_client: bool,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -71,12 +75,22 @@ async fn load(files: &TlsFiles) -> Result<ServerConfig, TlsError> {
     let key =
         PrivateKeyDer::from_pem_slice(&pem).map_err(|_| TlsError::NoKey(files.key.clone()))?;
     let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let mut config = ServerConfig::builder_with_provider(provider)
+    let builder = ServerConfig::builder_with_provider(provider.clone())
         .with_safe_default_protocol_versions()
-        .map_err(TlsError::Unusable)?
-        .with_no_client_auth()
+        .map_err(TlsError::Unusable)?;
+    let builder = if files.ask_client {
+        builder.with_client_cert_verifier(Arc::new(AnyCertificate::new(&provider)))
+    } else {
+        builder.with_no_client_auth()
+    };
+    let mut config = builder
         .with_single_cert(chain, key)
         .map_err(TlsError::Unusable)?;
+    if files.ask_client {
+        // A session that is resumed shows no certificate again. Each connection proves its key.
+        config.session_storage = Arc::new(NoServerSessionStorage {});
+        config.send_tls13_tickets = 0;
+    }
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
     Ok(config)
 }

@@ -4,6 +4,7 @@
 //! offered is refused rather than ignored, what is unknown is ignored.
 
 use super::Doors;
+use super::certificate::Shown;
 use super::client_auth;
 use super::dpop;
 use super::error::Refused;
@@ -16,6 +17,7 @@ use crate::broker::ExchangeRequest;
 use crate::broker::GrantType;
 use crate::broker::Reason;
 use crate::broker::Refusal;
+use crate::identity::ClientCertificate;
 use crate::identity::Presented;
 use crate::identity::PresentedToken;
 use crate::identity::TokenType;
@@ -27,6 +29,7 @@ use crate::wire::CLIENT_CREDENTIALS;
 use crate::wire::JWT_BEARER;
 use crate::wire::TOKEN_EXCHANGE;
 use crate::wire::TokenResponse;
+use axum::Extension;
 use axum::Json;
 use axum::body::Body;
 use axum::extract::State;
@@ -42,6 +45,7 @@ const MAX_SCOPE: usize = 4096;
 
 pub(super) async fn exchange(
     State(doors): State<Doors>,
+    Extension(shown): Extension<Shown>,
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, Refused> {
@@ -50,7 +54,7 @@ pub(super) async fn exchange(
         Refused::new(refusal, client_auth::challenge(&headers))
     };
     let form = form::read_form(&headers, body).await.map_err(refused)?;
-    let mut request = parse(&headers, &form).map_err(refused)?;
+    let mut request = parse(&headers, &form, shown.0).map_err(refused)?;
     let broker = doors.broker.clone();
     request.presented.dpop =
         dpop::read(&headers, &broker, &Method::POST, "/token").map_err(refused)?;
@@ -71,7 +75,11 @@ fn answered(answer: &TokenResponse) -> Response {
 }
 
 /// The request as the corridor takes it.
-pub(crate) fn parse(headers: &HeaderMap, form: &Form) -> Result<ExchangeRequest, Refusal> {
+pub(crate) fn parse(
+    headers: &HeaderMap,
+    form: &Form,
+    certificate: Option<ClientCertificate>,
+) -> Result<ExchangeRequest, Refusal> {
     let grant = match form.require("grant_type")? {
         TOKEN_EXCHANGE => GrantType::TokenExchange,
         CLIENT_CREDENTIALS => GrantType::ClientCredentials,
@@ -84,7 +92,7 @@ pub(crate) fn parse(headers: &HeaderMap, form: &Form) -> Result<ExchangeRequest,
             );
         }
     };
-    let mut presented = client_auth::read(headers, form)?;
+    let mut presented = client_auth::read(headers, form, certificate)?;
     presented.actor_token = actor_token(form)?;
     if presented.actor_token.is_some() && grant != GrantType::TokenExchange {
         return Err(malformed(
@@ -142,9 +150,13 @@ fn proof_must_be_there(presented: &Presented) -> Result<(), Refusal> {
         basic,
         client_assertion,
         client_svid,
+        certificate,
         ..
     } = presented;
-    let has_client = basic.is_some() || client_assertion.is_some() || client_svid.is_some();
+    let has_client = basic.is_some()
+        || client_assertion.is_some()
+        || client_svid.is_some()
+        || certificate.is_some();
     if subject_token.is_none() && !has_client {
         return Err(Refusal::new(Reason::NoProof, "neither subject nor client").exact());
     }

@@ -50,6 +50,10 @@ impl Client {
         self.enrols
     }
 
+    pub(super) fn keys(&self) -> Arc<KeySet> {
+        Arc::clone(&self.keys)
+    }
+
     pub(super) fn id(&self) -> &str {
         self.agent.as_str()
     }

@@ -1,13 +1,13 @@
 //! Why a proof is not accepted.
 
-use super::{DpopFault, EnrolError};
+use super::{CertificateFault, DpopFault, EnrolError};
 use crate::ids::IssuerId;
 use crate::jose::{JoseError, RemoteKeysError};
 
 /// Each variant is one face on the wire; what lies within is for the log and the audit.
 #[derive(Debug, thiserror::Error)]
 pub enum IdentityError {
-    #[error("nothing proves who is asking: send a subject_token or a client_assertion")]
+    #[error("nothing proves who is asking: send a subject_token, or authenticate")]
     Missing,
     /// 401 `invalid_client`. An unknown client and a bad signature look alike outside.
     #[error("client authentication failed: {0}")]
@@ -55,6 +55,12 @@ pub enum ClientFault {
     TrustDomain,
     #[error("the SVID is not acceptable: {0}")]
     Svid(TokenFault),
+    #[error("the certificate is not acceptable: {0}")]
+    Certificate(CertificateFault),
+    #[error("its credentials are bound to a certificate, and none was shown")]
+    NoCertificate,
+    #[error("its credentials are bound to a certificate, and the request proves another key")]
+    TwoBindings,
 }
 
 /// What is wrong with the assertion of a `jwt-bearer` grant, by who issued it.

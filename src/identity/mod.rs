@@ -2,22 +2,25 @@
 //!
 //! Each kind of proof has a validator of its own: [`workload`] verifies a token that the
 //! platform issued (issuers are data, [`presets`] know the common ones), [`spiffe`] an SVID of a
-//! trust domain, [`client`] `private_key_jwt` (RFC 7523 with the audience rule of 7523bis), [`aws`]
-//! has STS judge a request that was signed for it. Where a platform has the last word on its own
-//! tokens, [`review`] asks for it. Keys of one issuer are never tried on a token of another; nothing
-//! in a token chooses where keys come from. [`assertion`] sends the assertion of a `jwt-bearer` grant to the one that it belongs to.
+//! trust domain, [`client`] `private_key_jwt` (RFC 7523 with the audience rule of 7523bis), [`mtls`]
+//! a client certificate, [`aws`] has STS judge a request that was signed for it. Where a platform
+//! has the last word on its own tokens, [`review`] asks for it. Keys of one issuer are never tried on
+//! a token of another; nothing in a token chooses where keys come from. [`assertion`] sends the
+//! assertion of a `jwt-bearer` grant to the one that it belongs to.
 //! Beside any, [`dpop`] verifies that the sender holds a key; by itself that is nobody's identity.
 
 mod assertion;
 mod audience;
 pub mod aws;
 mod cache;
+mod certificate;
 pub mod claims;
 mod client;
 pub mod dpop;
 pub mod enrolment;
 mod fault;
 mod keys;
+mod mtls;
 pub mod person;
 mod possession;
 pub mod presets;
@@ -28,6 +31,7 @@ mod workload;
 
 pub use audience::{is_thumbprint, sole as sole_audience};
 pub use cache::VERIFIED_KEPT;
+pub use certificate::{CertificateFault, ClientCertificate};
 pub use dpop::{DpopFault, DpopProof, Nonces};
 pub use enrolment::{EnrolError, EnrolledKey, Enrolment};
 pub use fault::{AssertionFault, ClientFault, IdentityError, TokenFault};
@@ -35,8 +39,9 @@ pub use keys::IssuerKeys;
 pub use person::Person;
 pub use possession::{Confirmation, NotShown, shown};
 pub use settings::{
-    BundleSource, ClientSettings, IssuerSettings, KeySource, ReviewSettings, SettingsError,
-    TrustDomainSettings, is_brokers_own,
+    BundleSource, CertificateName, CertificateRule, CertificateSettings, ClientSettings,
+    IssuerSettings, KeySource, Recognised, ReviewSettings, SettingsError, TrustDomainSettings,
+    is_brokers_own,
 };
 pub use spiffe::{FACTS as SPIFFE_FACTS, SpiffeId, is_trust_domain};
 
@@ -110,6 +115,8 @@ pub struct Presented {
     pub client_id: Option<String>,
     /// The `DPoP` header (RFC 9449). Proves a key, and nobody's identity.
     pub dpop: Option<DpopProof>,
+    /// What the TLS handshake showed, or a trusted proxy says that one did.
+    pub certificate: Option<ClientCertificate>,
 }
 
 impl Presented {
@@ -143,6 +150,10 @@ pub enum Proof {
     SignedRequest,
     /// A person's sign-in, bound to a key of the person's machine.
     Person,
+    /// A certificate registered for the agent, by name or by itself (RFC 8705).
+    ClientCertificate,
+    /// An X.509-SVID of the workload.
+    Svid,
 }
 
 /// A verified bootstrap identity. Only this room makes one.
@@ -256,11 +267,17 @@ impl Caller {
         Ok(())
     }
     /// The same with what the request proved beside: bound to that key, and the proof is spent.
-    fn with(mut self, proved: Option<dpop::ProvedKey>) -> Self {
+    fn with(
+        mut self,
+        proved: Option<dpop::ProvedKey>,
+        certificate: Option<&ClientCertificate>,
+    ) -> Self {
         if let Some(proved) = proved {
             self.proved_key = Some(proved.confirmation);
             self.replay.push(proved.replay);
         }
+        let bound = self.bound_key.clone();
+        self.show(bound.as_ref(), certificate);
         self
     }
     /// What this request spends when its lease is reserved.
@@ -279,6 +296,7 @@ pub struct Identity {
     sts: Vec<aws::Sts>,
     clients: HashMap<String, client::Client>,
     enrolment: Option<Arc<Enrolment>>,
+    certificates: HashMap<String, mtls::Certificates>,
     cache: cache::Verified,
     nonces: Option<Nonces>,
 }
@@ -292,44 +310,55 @@ impl Identity {
         broker_url: String,
         fetcher: &KeyClient,
     ) -> Result<Self, SettingsError> {
-        Self::with_trust_domains((issuers, Vec::new()), clients, broker_url, fetcher)
+        let recognised = Recognised {
+            issuers,
+            clients,
+            ..Recognised::default()
+        };
+        Self::of(recognised, broker_url, fetcher)
     }
 
-    /// The same beside trust domains of SPIFFE.
-    pub fn with_trust_domains(
-        (issuers, trust_domains): (Vec<IssuerSettings>, Vec<TrustDomainSettings>),
-        clients: Vec<ClientSettings>,
+    /// The same with every kind of proof.
+    pub fn of(
+        recognised: Recognised,
         broker_url: String,
         fetcher: &KeyClient,
     ) -> Result<Self, SettingsError> {
-        settings::check(&issuers, &trust_domains, &clients, &broker_url)?;
-        let mut domains = HashMap::new();
-        for settings in trust_domains {
-            let name = settings.domain.clone();
-            domains.insert(name, spiffe::TrustDomain::new(settings, fetcher)?);
-        }
-        let mut known = HashMap::new();
+        settings::check(&recognised, &broker_url)?;
+        let mut issuers = HashMap::new();
         let mut sts = Vec::new();
-        for settings in issuers {
+        for settings in recognised.issuers {
             if !settings.sts.is_empty() {
                 sts.push(aws::Sts::new(settings, fetcher)?);
                 continue;
             }
             let url = settings.url.clone();
-            known.insert(url, workload::Issuer::new(settings, &broker_url, fetcher)?);
+            issuers.insert(url, workload::Issuer::new(settings, &broker_url, fetcher)?);
         }
-        let clients = clients
+        let mut trust_domains = HashMap::new();
+        for settings in recognised.trust_domains {
+            let name = settings.domain.clone();
+            trust_domains.insert(name, spiffe::TrustDomain::new(settings, fetcher)?);
+        }
+        let clients = recognised
+            .clients
             .into_iter()
             .map(client::Client::new)
             .map(|client| (client.id().to_owned(), client))
             .collect();
+        let mut certificates: HashMap<String, mtls::Certificates> = HashMap::new();
+        for settings in recognised.certificates {
+            let name = settings.agent.to_string();
+            certificates.entry(name).or_default().add(settings)?;
+        }
         Ok(Self {
             broker_url,
-            issuers: known,
-            trust_domains: domains,
+            issuers,
+            trust_domains,
             sts,
             clients,
             enrolment: None,
+            certificates,
             cache: cache::Verified::new(),
             nonces: None,
         })
@@ -374,7 +403,8 @@ impl Identity {
             }
         }
         let proved = self.proved(presented, now)?;
-        Ok(self.identify(presented, now).await?.with(proved))
+        let caller = self.identify(presented, now).await?;
+        Ok(caller.with(proved, presented.certificate.as_ref()))
     }
 
     /// The key of the DPoP proof, where one was sent.
@@ -406,6 +436,9 @@ impl Identity {
         if caller.proof == Proof::Person {
             return Err(IdentityError::InvalidToken(TokenFault::Person));
         }
+        if let Some(client) = &client {
+            caller.proved_key.clone_from(&client.proved_key);
+        }
         match client {
             // SECURITY: two agents that both sign for themselves are two callers.
             Some(other)
@@ -430,9 +463,18 @@ impl Identity {
         Ok(caller)
     }
 
-    /// Whether workloads of a trust domain may authenticate with a JWT-SVID.
-    pub fn takes_svids(&self) -> bool {
-        !self.trust_domains.is_empty()
+    /// How clients may authenticate: values of `token_endpoint_auth_methods_supported`.
+    pub fn methods(&self, with_certificates: bool) -> Vec<&'static str> {
+        let mut methods = vec!["private_key_jwt"];
+        if with_certificates {
+            methods.extend(mtls::methods(self.certificates.values()));
+        }
+        if !self.trust_domains.is_empty() {
+            methods.push("spiffe_jwt");
+            methods.extend(with_certificates.then_some("spiffe_x509"));
+        }
+        methods.push("none");
+        methods
     }
 
     /// Client authentication, whatever else is presented.
@@ -450,12 +492,20 @@ impl Identity {
             caller.name_client(named)?;
             return Ok(Some(caller));
         }
+        // RFC 8705 section 3: beside an assertion, a certificate authenticates nobody; a credential
+        // may be bound to it.
+        if let Some(certificate) = &presented.certificate {
+            return self.by_certificate(certificate, presented, now).await;
+        }
         Ok(None)
     }
 }
 
 #[cfg(test)]
 pub(crate) mod tests;
+#[cfg(test)]
+#[path = "../../tests/it/support/certificates.rs"]
+pub(crate) mod certificates;
 #[cfg(test)]
 #[path = "../../tests/it/support/tokens.rs"]
 pub(crate) mod tokens;

@@ -80,7 +80,8 @@ impl Person {
 
 impl Identity {
     /// The person as the one who runs the agent that the request names, without a proof of the
-    /// agent's own. A DPoP proof beside it counts as beside any other proof.
+    /// agent's own. A DPoP proof, or a certificate, beside it counts as
+    /// beside any other proof.
     ///
     /// SECURITY: only with a token that is bound to a key. An ID token travels to every API of its
     /// audience, and any of them could send it here.
@@ -98,7 +99,7 @@ impl Identity {
             named_client: presented.client_id.clone(),
             ..person.token.clone()
         };
-        Ok(caller.with(proved))
+        Ok(caller.with(proved, presented.certificate.as_ref()))
     }
 
     /// Whether the token says that it is of an issuer of people. That only picks the way on which it

@@ -5,9 +5,11 @@ use crate::jose::{Algorithm, KeySet};
 use crate::secret::Renewed;
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use super::certificate::{CertificateFault, Roots};
 use super::presets;
 use super::spiffe::is_trust_domain;
 
@@ -114,6 +116,54 @@ pub struct ClientSettings {
     pub enrol: bool,
 }
 
+/// An agent that authenticates with a certificate (RFC 8705 section 2). Its client id is its name.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CertificateSettings {
+    pub agent: AgentId,
+    pub rule: CertificateRule,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum CertificateRule {
+    /// `tls_client_auth`: one of these authorities (DER) issued it to this name.
+    Issued {
+        roots: Vec<Vec<u8>>,
+        name: CertificateName,
+    },
+    /// `self_signed_tls_client_auth`: it is one of these, by `x5t#S256`.
+    Registered(Vec<String>),
+}
+
+impl CertificateRule {
+    /// Whether its authorities can vouch for anybody.
+    pub fn check(&self) -> Result<(), CertificateFault> {
+        match self {
+            Self::Issued { roots, .. } => Roots::new(roots).map(drop),
+            Self::Registered(_) => Ok(()),
+        }
+    }
+}
+
+/// RFC 8705 section 2.1.2: exactly one of them identifies the client.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum CertificateName {
+    /// RFC 4514, as `openssl x509 -subject -nameopt RFC2253` prints it.
+    SubjectDn(String),
+    Dns(String),
+    Uri(String),
+    Ip(IpAddr),
+    Email(String),
+}
+
+/// Everyone an [`super::Identity`] may recognise.
+#[derive(Debug, Clone, Default)]
+pub struct Recognised {
+    pub issuers: Vec<IssuerSettings>,
+    pub trust_domains: Vec<TrustDomainSettings>,
+    pub clients: Vec<ClientSettings>,
+    pub certificates: Vec<CertificateSettings>,
+}
+
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum SettingsError {
     #[error("issuer `{issuer}`: {fault}")]
@@ -128,18 +178,24 @@ pub enum SettingsError {
     SameClient(AgentId),
     #[error("client `{0}` has no key: it could never authenticate")]
     NoKey(AgentId),
+    #[error("a CA certificate of client `{agent}` cannot be used: {fault}")]
+    Certificate {
+        agent: AgentId,
+        fault: CertificateFault,
+    },
     #[error(
         "`{0}` cannot be the broker's issuer URL: it must be https (http only on loopback), without query or fragment"
     )]
     BrokerUrl(String),
 }
 
-pub(super) fn check(
-    issuers: &[IssuerSettings],
-    trust_domains: &[TrustDomainSettings],
-    clients: &[ClientSettings],
-    broker_url: &str,
-) -> Result<(), SettingsError> {
+pub(super) fn check(recognised: &Recognised, broker_url: &str) -> Result<(), SettingsError> {
+    let Recognised {
+        issuers,
+        trust_domains,
+        clients,
+        certificates: _,
+    } = recognised;
     if !is_issuer_url(broker_url) {
         return Err(SettingsError::BrokerUrl(broker_url.to_owned()));
     }

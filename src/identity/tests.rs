@@ -6,6 +6,7 @@ use serde_json::json;
 use std::time::Duration;
 
 mod assertions;
+mod certificates;
 mod clients;
 mod remote;
 mod settings_rules;

@@ -220,7 +220,7 @@ pub(super) fn check_token_hashes(
     };
     let presented = match caller.proof() {
         Proof::WorkloadToken | Proof::SignedRequest | Proof::Person => true,
-        Proof::ClientAssertion => false,
+        Proof::ClientAssertion | Proof::ClientCertificate | Proof::Svid => false,
     };
     match own {
         Some(hash) if presented && is(hash, caller.token_sha256()) => Ok(()),

@@ -86,6 +86,7 @@ fn agent() -> Agent {
             per_minute: 60,
         },
         labels: labels("team", "payments"),
+        certificate_bound: false,
     }
 }
 

@@ -364,20 +364,25 @@ pub(super) fn key_demanded(caller: &Caller, intent: &Intent) -> bool {
     proved.is_some() && (proved == caller.bound_key() || proved == intent.confirmed_key())
 }
 
-/// What becomes of a key that the request proves.
+/// What becomes of a key, or of a certificate, that the request proves.
 ///
-/// SECURITY: whoever sends a DPoP proof counts on a credential that is worth nothing without the key.
-/// Fields are no token that could be taken for one, and are given where the proof was not the client's
-/// own idea: the token or the intent names the key, so it had to be shown.
+/// SECURITY: whoever sends a DPoP proof counts on a credential that is worth nothing without the key,
+/// and so does whoever makes an agent `certificate_bound`. Fields are no token that could be taken for
+/// one, and are given where the proof was not meant to bind: the token or the intent names the key, so
+/// it had to be shown; a certificate was shown to authenticate, or for what is bound to it.
 fn bindable(question: &Question<'_>, target: &Target) -> Result<&'static str, Denied> {
-    match (question.proved_key, target.binding) {
-        (None, _) => Ok("no key is proved"),
-        (Some(_), Binding::Bound) => Ok("bound to the key that is proved"),
-        (Some(Confirmation::X5t(_)), _) => Ok("not bound to the certificate"),
-        (Some(Confirmation::Jkt(_)), Binding::Fields) if question.key_demanded => {
-            Ok("not bound: the key was only to be shown")
-        }
-        (Some(Confirmation::Jkt(_)), Binding::Fields | Binding::Bearer) => {
+    let Some(proved) = question.proved_key else {
+        return Ok("no key is proved");
+    };
+    let only_shown = match proved {
+        Confirmation::Jkt(_) => question.key_demanded,
+        Confirmation::X5t(_) => !question.agent.certificate_bound,
+    };
+    match (target.binding, proved) {
+        (Binding::Bound, Confirmation::Jkt(_)) => Ok("bound to the key that is proved"),
+        (Binding::Bound, Confirmation::X5t(_)) => Ok("bound to the certificate that is shown"),
+        (Binding::Fields, _) if only_shown => Ok("not bound: the key was only to be shown"),
+        (Binding::Fields | Binding::Bearer, _) => {
             let why = format!("credentials of {} cannot be bound to a key", target.id);
             Err(Denied::new(Denial::CredentialNotBindable, why))
         }

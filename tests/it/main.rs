@@ -46,6 +46,7 @@ mod introspect;
 mod keys;
 mod login;
 mod openapi;
+mod mtls;
 mod platforms;
 mod postgres;
 mod restrictions;

@@ -238,6 +238,7 @@ fn new_agent(id: AgentId, now: OffsetDateTime) -> Agent {
             per_minute: 60,
         },
         labels: BTreeMap::from([("team".to_owned(), "bench".to_owned())]),
+        certificate_bound: false,
     }
 }
 

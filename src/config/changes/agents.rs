@@ -4,7 +4,7 @@ use super::{Direction, Ledger, Table, text};
 use crate::agents::{Agent, IdentityMatch};
 use crate::authority::Authority;
 use crate::config::Settings;
-use crate::identity::ClientSettings;
+use crate::identity::{CertificateRule, ClientCertificate, ClientSettings};
 use crate::policy::{beyond, words};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -42,9 +42,14 @@ pub(super) fn compare(ledger: &mut Ledger, before: &Settings, after: &Settings) 
                 .then(|| "keys that its machines enrol".to_owned());
             keys.chain(machines).collect()
         };
-        clients
+        let mut all: BTreeMap<String, BTreeSet<String>> = clients
             .map(|client| (client.agent.to_string(), proofs(client)))
-            .collect()
+            .collect();
+        for known in &settings.certificates {
+            let own = all.entry(known.agent.to_string()).or_default();
+            own.extend(certificates(&known.rule));
+        }
+        all
     };
     let (was, is) = (keys(before), keys(after));
     for (name, agent) in &new {
@@ -73,7 +78,23 @@ fn both(table: &mut Table<'_>, was: &Agent, is: &Agent) {
     table.grown("identity", &identities(was), &identities(is));
     let keys = |agent: &Agent| agent.intent_keys.iter().cloned().collect::<BTreeSet<_>>();
     table.grown("intent_keys", &keys(was), &keys(is));
+    // What is bound is worth less to a thief.
+    let unbound = (!was.certificate_bound, !is.certificate_bound);
+    table.ordered("certificate_bound", unbound, |unbound| text(&!unbound));
     table.labels(&was.labels, &is.labels);
+}
+
+/// Which certificates are the agent's, each alternative by itself.
+fn certificates(rule: &CertificateRule) -> Vec<String> {
+    match rule {
+        CertificateRule::Issued { roots, name } => {
+            let thumbprint =
+                |der: &Vec<u8>| Some(ClientCertificate::new(vec![der.clone()])?.thumbprint());
+            let issued = |root| format!("certificate {name:?} of {root}");
+            roots.iter().filter_map(thumbprint).map(issued).collect()
+        }
+        CertificateRule::Registered(thumbprints) => thumbprints.clone(),
+    }
 }
 
 fn shown(identity: &IdentityMatch) -> String {

@@ -44,6 +44,12 @@ pub(super) fn compare(ledger: &mut Ledger, before: &Settings, after: &Settings) 
         for source in &settings.sources {
             all.insert(format!("source.{}", source.name), format!("{source:?}"));
         }
+        let doors = &settings.broker.doors;
+        if doors.client_cert_header {
+            // Who may say whose certificate was shown may be anybody who has one.
+            let place = "broker.limits.client_cert_header".to_owned();
+            all.insert(place, format!("{:?}", doors.trusted_proxies));
+        }
         if let Some(operators) = &settings.operators {
             all.insert("operators".to_owned(), format!("{operators:?}"));
         }

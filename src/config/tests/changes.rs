@@ -185,3 +185,35 @@ fn who_owned_it_before_has_to_agree_as_well() {
     assert_eq!(told, ["! mission.deploy.owner"]);
     assert_eq!(owners, ["new@acme.example", SRE]);
 }
+
+#[test]
+fn another_certificate_or_an_unbound_credential_is_wider() {
+    let asked = "[broker]\nmtls = { url = \"https://mtls.acme.example\" }\n";
+    let base = GOOD.replacen("[broker]\n", asked, 1);
+    let identity = "identity = { github = \"acme/shop\", repository_id = 7 }";
+    let with = |own: &str| base.replacen(identity, own, 1);
+    let pem = |der: &str| {
+        format!(
+            "{{ certificate = {{ self_signed = \"-----BEGIN CERTIFICATE-----\\n{der}\\n-----END CERTIFICATE-----\" }} }}"
+        )
+    };
+    let one = with(&format!("identity = [{}]", pem("MAA=")));
+    let two = with(&format!("identity = [{}, {}]", pem("MAA="), pem("MAE=")));
+    widens(&one, &two, &["agent.deployer.identity"], &[TEAM]);
+    let bound = with(&format!("{identity}\ncertificate_bound = true"));
+    widens(
+        &bound,
+        &base,
+        &["agent.deployer.certificate_bound"],
+        &[TEAM],
+    );
+    let proxies = "limits = { trusted_proxies = [\"10.0.0.7\"], client_cert_header = true }\n";
+    let proxied = base.replacen("[broker]\n", &format!("[broker]\n{proxies}"), 1);
+    let place = "broker.limits.client_cert_header";
+    widens(
+        &base,
+        &proxied,
+        &[place],
+        &[&format!("whoever reviews the file of {place}")],
+    );
+}

@@ -78,6 +78,7 @@ fn certificate(folder: &Path) -> (TlsFiles, reqwest::Client, Vec<u8>) {
     let files = TlsFiles {
         certificate: folder.join("cert.pem"),
         key: folder.join("key.pem"),
+        ask_client: false,
     };
     std::fs::write(&files.certificate, cert.pem()).unwrap();
     std::fs::write(&files.key, signing_key.serialize_pem()).unwrap();
@@ -243,6 +244,7 @@ async fn a_missing_or_foreign_file_is_named() {
     let swapped = TlsFiles {
         certificate: files.key.clone(),
         key: files.key.clone(),
+        ask_client: false,
     };
     assert!(matches!(
         TlsReload::open(swapped).await,

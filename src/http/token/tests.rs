@@ -55,7 +55,7 @@ fn parsed_with(
             HeaderValue::from_str(value).unwrap(),
         );
     }
-    parse(&map, &form)
+    parse(&map, &form, None)
 }
 
 fn parsed(form: &[(&str, &str)]) -> Result<ExchangeRequest, Refusal> {
@@ -348,7 +348,7 @@ proptest! {
         pieces in proptest::collection::vec(piece(), 0..8)
     ) {
         let Ok(form) = Form::parse(pieces.join("&").as_bytes()) else { return Ok(()) };
-        if let Ok(request) = parse(&HeaderMap::new(), &form) {
+        if let Ok(request) = parse(&HeaderMap::new(), &form, None) {
             let presented = request.presented;
             prop_assert!(presented.subject_token.is_some() || presented.client_assertion.is_some());
             prop_assert!(form.get("grant_type").is_some());

@@ -1,10 +1,11 @@
-//! SPIFFE: workloads of a configured trust domain, by JWT-SVID.
+//! SPIFFE: workloads of a configured trust domain, by JWT-SVID and by X.509-SVID ([`x509`]).
 //!
 //! In: a token and the bundle of the one trust domain that it names. Out: a [`Caller`] whose subject
 //! is its SPIFFE ID. Nothing of another trust domain, and no key of a bundle that is there for
 //! certificates, is ever tried. JWT-SVID sections 2 to 4; OAuth SPIFFE client authentication.
 
 mod id;
+mod x509;
 
 pub use id::{SpiffeId, is_trust_domain};
 
@@ -98,8 +99,11 @@ impl TrustDomain {
             BundleSource::Endpoint { url, ca: None } => {
                 RemoteBundle::endpoint(fetcher.clone(), url)
             }
-            BundleSource::Endpoint { url, ca: Some(pem) } => {
-                let client = fetcher.trusting_only(pem);
+            BundleSource::Endpoint {
+                url,
+                ca: Some(roots),
+            } => {
+                let client = fetcher.trusting_only(roots);
                 let client = client.map_err(|error| wrong(error.to_string()))?;
                 RemoteBundle::endpoint(client, url)
             }

@@ -2,8 +2,8 @@
 
 use super::*;
 
-const DOMAIN: &str = "acme.test";
-const ID: &str = "spiffe://acme.test/ns/shop/sa/checkout";
+pub(super) const DOMAIN: &str = "acme.test";
+pub(super) const ID: &str = "spiffe://acme.test/ns/shop/sa/checkout";
 
 /// One broker, two trust domains, one key for each and a CA's key in the bundle of the first.
 struct Svids {
@@ -23,7 +23,7 @@ fn entry(signer: &Signer, purpose: &str) -> Value {
     jwk
 }
 
-fn domain(name: &str, path: std::path::PathBuf) -> TrustDomainSettings {
+pub(super) fn domain(name: &str, path: std::path::PathBuf) -> TrustDomainSettings {
     TrustDomainSettings {
         id: name.parse().unwrap(),
         domain: name.to_owned(),
@@ -56,12 +56,12 @@ impl Svids {
         change(&mut ours);
         let platform = Signer::rs256("platform-1");
         let issuers = vec![issuer("kubernetes", CLUSTER, &platform)];
-        let identity = Identity::with_trust_domains(
-            (issuers, vec![ours, theirs]),
-            vec![],
-            BROKER.to_owned(),
-            &fetcher(),
-        );
+        let recognised = Recognised {
+            issuers,
+            trust_domains: vec![ours, theirs],
+            ..Recognised::default()
+        };
+        let identity = Identity::of(recognised, BROKER.to_owned(), &fetcher());
         Self {
             identity: identity.unwrap(),
             key,
@@ -342,7 +342,11 @@ async fn without_a_bundle_nobody_is_let_in() {
 #[test]
 fn what_a_trust_domain_may_not_be() {
     let build = |domains: Vec<TrustDomainSettings>| {
-        Identity::with_trust_domains((vec![], domains), vec![], BROKER.to_owned(), &fetcher())
+        let recognised = Recognised {
+            trust_domains: domains,
+            ..Recognised::default()
+        };
+        Identity::of(recognised, BROKER.to_owned(), &fetcher())
     };
     let good = || domain(DOMAIN, "bundle.json".into());
     assert!(build(vec![good()]).is_ok());

@@ -277,5 +277,12 @@ fn certificate(folder: &Path, name: &str) -> (TlsFiles, String) {
     std::fs::write(&certificate, made.cert.pem()).unwrap();
     secret_file(&key, &made.signing_key.serialize_pem());
     let path = certificate.display().to_string();
-    (TlsFiles { certificate, key }, path)
+    (
+        TlsFiles {
+            certificate,
+            key,
+            ask_client: false,
+        },
+        path,
+    )
 }

@@ -51,6 +51,8 @@ pub struct Setup {
     pub access_tokens: &'static str,
     /// Over TLS, with the certificate in `ca.pem` of its folder.
     pub tls: bool,
+    /// Asks clients for a certificate in the handshake.
+    pub ask_client: bool,
 }
 
 impl Default for Setup {
@@ -67,6 +69,7 @@ impl Default for Setup {
             sealing_key: [7; 32],
             access_tokens: "ES256",
             tls: false,
+            ask_client: false,
         }
     }
 }
@@ -90,7 +93,10 @@ impl TestBroker {
         });
         let folder = tempfile::tempdir().unwrap();
         let mut listen = ListenSettings::on("127.0.0.1:0".parse().unwrap());
-        listen.tls = setup.tls.then(|| certificate(folder.path()));
+        listen.tls = setup.tls.then(|| TlsFiles {
+            ask_client: setup.ask_client,
+            ..certificate(folder.path())
+        });
         let bound = Bound::bind(listen).await.unwrap();
         let scheme = if setup.tls { "https" } else { "http" };
         let at = format!("{scheme}://{}", bound.address());
@@ -346,7 +352,11 @@ fn certificate(folder: &std::path::Path) -> TlsFiles {
     let [certificate, key] = ["ca.pem", "tls.key"].map(|name| folder.join(name));
     write_secret(&certificate, &made.cert.pem());
     write_secret(&key, &made.signing_key.serialize_pem());
-    TlsFiles { certificate, key }
+    TlsFiles {
+        certificate,
+        key,
+        ask_client: false,
+    }
 }
 
 fn trusting(folder: &std::path::Path) -> reqwest::Client {

@@ -7,6 +7,7 @@
 )]
 
 pub mod broker;
+pub mod certificates;
 pub mod dpop;
 pub mod forge;
 pub mod issuer;
