@@ -1,6 +1,6 @@
 //! A caller that nobody proved, for `explain`, `simulate` and the policy tests of `check`.
 
-use super::{AuthenticatedClient, Caller, Confirmation, Facts, Person, Proof};
+use super::{AuthenticatedClient, Caller, ClientCertificate, Confirmation, Facts, Person, Proof};
 use crate::ids::{AgentId, IssuerId};
 use crate::jose::KeySet;
 use serde_json::{Map, Value};
@@ -68,6 +68,15 @@ impl Caller {
         Self {
             token_sha256,
             ..caller
+        }
+    }
+
+    /// Whoever would show this certificate to authenticate.
+    pub(crate) fn stated_with_certificate(shown: &ClientCertificate, now: OffsetDateTime) -> Self {
+        Self {
+            proof: Proof::ClientCertificate,
+            proved_key: Some(shown.confirmation()),
+            ..Self::stated_with_token(shown.sha256(), now)
         }
     }
 

@@ -3,6 +3,7 @@
 
 use crate::exec::{dayfly, run};
 use crate::support::broker::{TestBroker, form, unique, with};
+use crate::support::certificates::{AS_IT_IS, self_signed};
 use crate::support::forge::flipped;
 use crate::support::world::{inline_keys, key};
 use dayfly::clock::{Clock as _, SystemClock};
@@ -300,6 +301,36 @@ async fn each_check_is_told_and_the_first_that_fails_is_the_reason() {
     );
     let (code, report) = desk.verified(&["--subject-token-file", "other.jwt"]).await;
     assert_eq!((code, failed(&report).0.as_str()), (3, "subject_token"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_intent_goes_with_the_certificate_that_it_names() {
+    let desk = Desk::new();
+    let (own, other) = (self_signed(vec![], AS_IT_IS), self_signed(vec![], AS_IT_IS));
+    desk.write("own.pem", &own.pem);
+    desk.write("other.pem", &other.pem);
+    let intent = desk.signed(&["--certificate", "own.pem"]).await;
+    let (_, shown, _) = desk
+        .run(&["-o", "json", "intent", "show", "intent.jws"])
+        .await;
+    assert!(shown.contains(&own.thumbprint()), "{shown}");
+    let (code, report) = desk.verified(&["--certificate", "own.pem"]).await;
+    assert_eq!(code, 0, "{report}");
+    for without in [&[][..], &["--certificate", "other.pem"]] {
+        let (code, report) = desk.verified(without).await;
+        assert_eq!((code, failed(&report).0.as_str()), (3, "possession"));
+    }
+    // One that names its own key goes with no certificate.
+    desk.signed(&[]).await;
+    let (code, report) = desk.verified(&["--certificate", "own.pem"]).await;
+    assert_eq!((code, failed(&report).0.as_str()), (3, "possession"));
+    desk.write("intent.jws", &intent);
+    desk.write("no.pem", "nothing");
+    let base = ["intent", "verify", "--config", "config", "intent.jws"];
+    let (code, _, err) = desk
+        .run(&[&base[..], &["--certificate", "no.pem"]].concat())
+        .await;
+    assert_eq!(code, 2, "{err}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

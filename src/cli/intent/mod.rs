@@ -5,8 +5,13 @@ mod show;
 mod sign;
 mod verify;
 
+use super::agent_side::read_text;
 use super::output::{Failure, Output};
+use crate::identity::ClientCertificate;
 use clap::Subcommand;
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject as _;
+use std::path::Path;
 
 #[derive(Debug, Subcommand)]
 pub enum IntentCommand {
@@ -29,6 +34,18 @@ pub enum IntentCommand {
         after_help = "Example:\n  dayfly intent verify --config config/example --subject-token-file token.jwt intent.jws"
     )]
     Verify(verify::VerifyArgs),
+}
+
+/// What a request will show: the certificates of a PEM file.
+fn certificate(path: &Path) -> Result<ClientCertificate, Failure> {
+    let pem = read_text(path)?;
+    let found: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(pem.as_bytes()).collect();
+    let found = found.unwrap_or_default();
+    let chain = found.iter().map(|der| der.to_vec()).collect();
+    ClientCertificate::new(chain).ok_or_else(|| {
+        let why = format!("{}: no PEM certificate, or too many", path.display());
+        Failure::usage(why)
+    })
 }
 
 pub async fn intent(command: IntentCommand, output: &Output) -> Result<u8, Failure> {

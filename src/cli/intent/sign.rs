@@ -1,5 +1,6 @@
 //! `dayfly intent sign`: claims from a file and from flags, signed with a key that is never shown.
 
+use super::certificate;
 use crate::authority::AuthorizationDetail;
 use crate::cli::agent_side::{read_key, read_object, read_text};
 use crate::cli::output::{Failure, Output};
@@ -67,6 +68,9 @@ pub struct SignArgs {
     /// The subject token that it goes with: only its hash is put in.
     #[arg(long, env = "DAYFLY_SUBJECT_TOKEN_FILE")]
     subject_token_file: Option<PathBuf>,
+    /// The certificate that the request will show: it goes with that one only. PEM, the leaf first.
+    #[arg(long)]
+    certificate: Option<PathBuf>,
     /// For how many seconds it may be used, 300 at most.
     #[arg(long, default_value_t = 120)]
     valid: u32,
@@ -127,8 +131,10 @@ fn claims(
         detail(args).map(|one| json!([one])),
     );
     set("subject_token_hash", token_hash(args)?);
-    if args.issuer.is_none() {
-        set("cnf", Some(json!({ "jkt": key.thumbprint() })));
+    match &args.certificate {
+        Some(path) => set("cnf", Some(json!(certificate(path)?.confirmation()))),
+        None if args.issuer.is_none() => set("cnf", Some(json!({ "jkt": key.thumbprint() }))),
+        None => {}
     }
     claims
         .entry("jti")

@@ -1,5 +1,6 @@
 //! `dayfly intent verify`: the broker's own checks, against files, told one by one.
 
+use super::certificate;
 use super::show::decoded;
 use crate::cli::agent_side::read_text;
 use crate::cli::output::{Failure, Output};
@@ -29,6 +30,9 @@ pub struct VerifyArgs {
     /// The subject token that it would be sent with. Taken at its word: this is about the intent.
     #[arg(long)]
     subject_token_file: Option<PathBuf>,
+    /// The certificate that the request would show, instead of a token. PEM, the leaf first.
+    #[arg(long, conflicts_with = "subject_token_file")]
+    certificate: Option<PathBuf>,
     /// Keys of a signer whose keys the broker fetches: a JWK set.
     #[arg(long)]
     keys: Option<PathBuf>,
@@ -79,7 +83,11 @@ pub async fn verify(args: VerifyArgs, output: &Output) -> Result<u8, Failure> {
         });
     }
     let token = args.subject_token_file.as_deref().map(read_text);
-    let sender = Sender::of(&settings, &claims, token.transpose()?, now);
+    let mut sender = Sender::of(&settings, &claims, token.transpose()?, now);
+    if let Some(path) = &args.certificate {
+        sender.caller = Caller::stated_with_certificate(&certificate(path)?, now);
+        sender.is_assumed = false;
+    }
     let outcome = sender.verify(&settings, text, now).await?;
     let report = report(&settings, &sender, outcome, now);
     output.show(&report, told)?;
