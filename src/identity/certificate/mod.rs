@@ -14,6 +14,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use ring::digest::{SHA256, digest};
 use rustls::pki_types::{CertificateDer, TrustAnchor, UnixTime};
 use std::fmt;
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::time::Duration;
 use time::OffsetDateTime;
@@ -96,7 +97,7 @@ impl ClientCertificate {
         let path = leaf
             .verify_for_usage(
                 webpki::ALL_VERIFICATION_ALGS,
-                &roots.0,
+                &roots.anchors,
                 rest,
                 UnixTime::since_unix_epoch(Duration::from_secs(seconds)),
                 webpki::KeyUsage::client_auth(),
@@ -113,6 +114,9 @@ impl ClientCertificate {
             }
             issuer.get_or_insert(authority.key_sha256);
         }
+        if !roots.holds(path.anchor(), now) {
+            return Err(CertificateFault::Expired);
+        }
         let root = || sha256_text(path.anchor().subject_public_key_info.as_ref());
         Ok(issuer.unwrap_or_else(root))
     }
@@ -120,26 +124,39 @@ impl ClientCertificate {
 
 /// Certificates that may vouch for others, as they were configured or published.
 #[derive(Debug, Clone)]
-pub(super) struct Roots(Vec<TrustAnchor<'static>>);
+pub(super) struct Roots {
+    anchors: Vec<TrustAnchor<'static>>,
+    /// Of each, from when until when it holds.
+    validity: Vec<RangeInclusive<OffsetDateTime>>,
+}
 
 impl Roots {
     /// Only certificates of authorities: a leaf that stands among them vouches for nobody, itself
     /// included.
     pub(super) fn new(list: &[impl AsRef<[u8]>]) -> Result<Self, CertificateFault> {
-        let anchor = |der: &[u8]| {
+        let (mut anchors, mut validity) = (Vec::new(), Vec::new());
+        for der in list {
+            let der = der.as_ref();
             let leaf = Leaf::parse(der)?;
             if !leaf.is_authority || leaf.key_usage.is_some_and(|usage| !usage.cert_sign) {
                 return Err(CertificateFault::Authority);
             }
             let der = CertificateDer::from(der);
-            webpki::anchor_from_trusted_cert(&der)
-                .map(|anchor| anchor.to_owned())
-                .map_err(fault)
+            let anchor = webpki::anchor_from_trusted_cert(&der).map_err(fault)?;
+            anchors.push(anchor.to_owned());
+            validity.push(leaf.not_before..=leaf.not_after);
+        }
+        Ok(Self { anchors, validity })
+    }
+
+    /// webpki trusts an anchor for ever. The same key may stand there twice, renewed.
+    fn holds(&self, anchor: &TrustAnchor<'_>, now: OffsetDateTime) -> bool {
+        let is_it = |own: &TrustAnchor<'_>| {
+            own.subject == anchor.subject
+                && own.subject_public_key_info == anchor.subject_public_key_info
         };
-        list.iter()
-            .map(|der| anchor(der.as_ref()))
-            .collect::<Result<_, _>>()
-            .map(Self)
+        let mut all = self.anchors.iter().zip(&self.validity);
+        all.any(|(own, valid)| is_it(own) && valid.contains(&now))
     }
 }
 

@@ -276,6 +276,18 @@ async fn whoever_issues_must_be_an_authority() {
             expected
         );
     }
+    // How far down an authority may be, its issuer says: not even one more below this.
+    let last: Change<'_> = &|params| params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
+    let between = doors.acme.intermediate("last", &timely_and(last));
+    assert!(
+        doors
+            .show(&between.svid(ID, &timely), Some(ID))
+            .await
+            .is_ok()
+    );
+    let below = between.intermediate("one too many", &timely);
+    let fault = doors.show(&below.svid(ID, &timely), Some(ID)).await;
+    assert_eq!(certificate_fault(fault), CertificateFault::Authority);
     // A workload's own certificate makes no second workload.
     let between = doors.acme.intermediate("between", &timely);
     let mut torn = between.svid(ID, &timely);
@@ -286,6 +298,42 @@ async fn whoever_issues_must_be_an_authority() {
         CertificateFault::Issuer,
         "the intermediate is missing"
     );
+}
+
+#[tokio::test]
+async fn a_root_vouches_in_its_time_only() {
+    for (change, expected) in [
+        (
+            &(|params: &mut CertificateParams| params.not_after = at(-1)) as Change<'_>,
+            Err(CertificateFault::Expired),
+        ),
+        (
+            &|params| params.not_before = at(1),
+            Err(CertificateFault::Expired),
+        ),
+        (&|_| {}, Ok(())),
+    ] {
+        let ca = Authority::root_with("root", &timely_and(change));
+        let recognised = Recognised {
+            certificates: vec![issued_to(
+                "dns",
+                &ca,
+                CertificateName::Dns("a.test".to_owned()),
+            )],
+            ..Recognised::default()
+        };
+        let identity = Identity::of(recognised, BROKER.to_owned(), &fetcher()).unwrap();
+        let presented = Presented {
+            certificate: Some(certificate(&ca.issue(vec![dns("a.test")], &timely))),
+            client_id: Some("dns".to_owned()),
+            ..Presented::default()
+        };
+        let shown = identity.verify(&presented, at(0)).await;
+        match expected {
+            Ok(()) => assert!(shown.is_ok(), "{shown:?}"),
+            Err(fault) => assert_eq!(certificate_fault(shown), fault),
+        }
+    }
 }
 
 #[tokio::test]

@@ -61,7 +61,12 @@ pub fn dns(text: &str) -> SanType {
 
 impl Authority {
     pub fn root(name: &str) -> Self {
-        let params = authority_params(name);
+        Self::root_with(name, AS_IT_IS)
+    }
+
+    pub fn root_with(name: &str, change: Change<'_>) -> Self {
+        let mut params = authority_params(name);
+        change(&mut params);
         let key = KeyPair::generate().unwrap();
         let certificate = params.self_signed(&key).unwrap();
         Self {
