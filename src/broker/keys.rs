@@ -45,7 +45,7 @@ impl Broker {
             "token_endpoint_auth_methods_supported": methods,
             "token_endpoint_auth_signing_alg_values_supported": SIGNING_ALGORITHMS,
             "introspection_endpoint_auth_methods_supported":
-                ["client_secret_basic", "private_key_jwt"],
+                bundle.resource_servers.methods(self.certificates.taken),
             "introspection_endpoint_auth_signing_alg_values_supported": SIGNING_ALGORITHMS,
             "introspection_signing_alg_values_supported": ["ES256"],
             "revocation_endpoint_auth_methods_supported": methods,

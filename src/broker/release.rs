@@ -33,7 +33,8 @@ pub struct ResourceServer {
     pub audiences: Vec<String>,
 }
 
-/// Knows resource servers; `identity` knows the keys of those that use `private_key_jwt`.
+/// Knows resource servers; `identity` knows the keys of those that use `private_key_jwt`, and the
+/// certificates of those that show one.
 #[derive(Debug)]
 pub struct ResourceServers {
     identity: Identity,
@@ -43,6 +44,14 @@ pub struct ResourceServers {
 impl ResourceServers {
     pub fn new(identity: Identity, settings: Vec<ResourceServerSettings>) -> Self {
         Self { identity, settings }
+    }
+
+    /// How they may authenticate, for the metadata.
+    pub(in crate::broker) fn methods(&self, with_certificates: bool) -> Vec<&'static str> {
+        let by_certificate = self.identity.certificate_methods(with_certificates);
+        let mut methods = vec!["client_secret_basic", "private_key_jwt"];
+        methods.extend(by_certificate);
+        methods
     }
 
     fn by_name(&self, name: &str) -> Option<ResourceServer> {
@@ -79,7 +88,9 @@ impl Broker {
             (Some(basic), None) => bundle
                 .resource_servers
                 .by_secret(&basic.id, basic.secret.expose()),
-            (_, Some(_)) => {
+            // SECURITY: what a connection shows beside a secret proves nothing more, and nobody else.
+            (None, None) if presented.certificate.is_none() => None,
+            (_, Some(_)) | (None, None) => {
                 let now = self.clock.now();
                 let caller = bundle
                     .resource_servers
@@ -89,7 +100,6 @@ impl Broker {
                 self.spend(caller.replay(), now).await?;
                 bundle.resource_servers.by_name(caller.subject())
             }
-            (None, None) => None,
         };
         known.ok_or_else(|| Refusal::new(Reason::InvalidClient, "not a known resource server"))
     }

@@ -13,7 +13,9 @@ use crate::clock::Clock;
 use crate::config::{ResourceServerProof, Settings, StoreSettings, sealing_key, secret_reference};
 use crate::connectors::{Connectors, Setup};
 use crate::fences::Fences;
-use crate::identity::{ClientSettings, Enrolment, Identity, Nonces, Recognised};
+use crate::identity::{
+    CertificateSettings, ClientSettings, Enrolment, Identity, Nonces, Recognised,
+};
 use crate::intent::Intents;
 use crate::jose::{KeyClient, Keyring, KeyringSettings, Purpose, Reach};
 use crate::leases::{Leases, Sweeper};
@@ -280,11 +282,7 @@ fn bundle(
         })?),
         None => None,
     };
-    let (servers, clients) = resource_servers(settings)?;
-    let servers_known = Recognised {
-        clients,
-        ..Recognised::default()
-    };
+    let (servers, servers_known) = resource_servers(settings)?;
     Ok(Bundle {
         identity: identity(settings.recognised())?.with_enrolment(enrolment.clone()),
         intents: Intents::new(
@@ -336,10 +334,14 @@ fn operator_settings(
 
 fn resource_servers(
     settings: &Settings,
-) -> Result<(Vec<ResourceServerSettings>, Vec<ClientSettings>), Failure> {
+) -> Result<(Vec<ResourceServerSettings>, Recognised), Failure> {
     let mut servers = Vec::new();
-    let mut clients = Vec::new();
+    let mut known = Recognised::default();
     for table in &settings.resource_servers {
+        let name = || {
+            let name = table.name.parse();
+            name.map_err(|error| Failure::failed(format!("resource server: {error}")))
+        };
         let secret_sha256 = match &table.proof {
             ResourceServerProof::Secret(reference) => {
                 let secret = secret_reference(reference)
@@ -350,14 +352,18 @@ fn resource_servers(
                     .ok()
             }
             ResourceServerProof::Keys(keys) => {
-                clients.push(ClientSettings {
-                    agent: table
-                        .name
-                        .parse()
-                        .map_err(|error| Failure::failed(format!("resource server: {error}")))?,
+                known.clients.push(ClientSettings {
+                    agent: name()?,
                     keys: keys.clone(),
                     legacy_audience: false,
                     enrol: false,
+                });
+                None
+            }
+            ResourceServerProof::Certificate(rule) => {
+                known.certificates.push(CertificateSettings {
+                    agent: name()?,
+                    rule: rule.clone(),
                 });
                 None
             }
@@ -368,7 +374,7 @@ fn resource_servers(
             audiences: table.audiences.clone(),
         });
     }
-    Ok((servers, clients))
+    Ok((servers, known))
 }
 
 fn sources(settings: &Settings) -> Result<Vec<SourceSettings>, Failure> {

@@ -23,21 +23,7 @@ pub(in crate::config) type Targets = BTreeMap<String, Option<targets::Decoded>>;
 pub(in crate::config) struct Vouchers<'a> {
     pub issuers: &'a mut Issuers,
     pub trust_domains: &'a TrustDomains,
-    /// Whether any listener or proxy says which certificate a client shows.
-    pub takes_certificates: bool,
     pub broker_url: &'a str,
-}
-
-impl Vouchers<'_> {
-    /// Or the agent could never show one.
-    fn must_take_certificates(&self, decoder: &Decoder<'_>, at: Place) {
-        if !self.takes_certificates {
-            let message = "the broker asks no client for a certificate";
-            let help = "set `ask_client` in `tls` of `[broker]`, or `mtls`, or \
-                        `client_cert_header` in `limits`";
-            decoder.desk.report(at, Code::BadValue, message, help);
-        }
-    }
 }
 
 #[derive(Debug)]
@@ -98,7 +84,7 @@ fn decode(
     if let Some(node) = reader.node("certificate_bound")
         && certificate_bound
     {
-        vouchers.must_take_certificates(decoder, node.at);
+        certificates::must_be_asked_for(decoder, node.at);
     }
     let at = reader.at;
     reader.finish();
@@ -179,7 +165,6 @@ fn identities(
             own = settings.or(own);
             table.finish();
         } else if let Some(own) = table.node("certificate").and(table.table("certificate")) {
-            vouchers.must_take_certificates(decoder, own.at);
             certificates.extend(certificates::rule(decoder, own));
             table.finish();
         } else if table.node("spiffe").is_some() {

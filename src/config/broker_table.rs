@@ -28,6 +28,7 @@ pub(in crate::config) fn url(reader: &Reader<'_>, decoder: &Decoder<'_>) -> Opti
         desk: decoder.desk,
         read: std::cell::RefCell::default(),
         allow_loopback: true,
+        takes_certificates: true,
     };
     let url = decoder.url(text)?.value;
     if url.ends_with('/') {

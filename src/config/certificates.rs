@@ -1,9 +1,9 @@
-//! Agents that authenticate with a certificate: `identity = { certificate = { ... } }`.
+//! Agents and resource servers that authenticate with a certificate: `certificate = { ... }`.
 
 use super::decoder::Decoder;
 use super::problem::Code;
 use super::reader::Reader;
-use super::source::At;
+use super::source::{At, Place};
 use crate::identity::{CertificateName, CertificateRule, ClientCertificate};
 
 /// RFC 8705 section 2.1.2.
@@ -15,6 +15,7 @@ pub(in crate::config) fn rule(
     decoder: &Decoder<'_>,
     reader: Reader<'_>,
 ) -> Option<CertificateRule> {
+    must_be_asked_for(decoder, reader.at);
     let ca = reader.text("ca");
     let own = reader.text("self_signed");
     let names: Vec<_> = NAMES
@@ -35,6 +36,16 @@ pub(in crate::config) fn rule(
     };
     reader.finish();
     rule
+}
+
+/// Or it could never be shown.
+pub(in crate::config) fn must_be_asked_for(decoder: &Decoder<'_>, at: Place) {
+    if !decoder.takes_certificates {
+        let message = "the broker asks no client for a certificate";
+        let help = "set `ask_client` in `tls` of `[broker]`, or `mtls`, or \
+                    `client_cert_header` in `limits`";
+        decoder.desk.report(at, Code::BadValue, message, help);
+    }
 }
 
 fn issued(

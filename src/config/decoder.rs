@@ -21,6 +21,8 @@ pub(in crate::config) struct Decoder<'a> {
     pub read: RefCell<BTreeMap<String, Vec<u8>>>,
     /// Whether issuers on loopback may do without TLS.
     pub allow_loopback: bool,
+    /// Whether any listener or proxy says which certificate a client shows.
+    pub takes_certificates: bool,
 }
 
 impl Decoder<'_> {

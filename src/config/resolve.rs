@@ -47,8 +47,12 @@ impl Document {
             desk,
             read: std::cell::RefCell::default(),
             allow_loopback: true,
+            takes_certificates: true,
         };
         let (broker, url) = self.broker(&mut decoder);
+        decoder.takes_certificates = broker
+            .as_ref()
+            .is_none_or(BrokerSettings::takes_certificates);
         let age = broker.as_ref().map(|broker| broker.fence_view_max_age);
         let age = age.unwrap_or(FENCE_VIEW_MAX_AGE);
         let mut issuers = Issuers::decode(&decoder, &url);
@@ -60,9 +64,6 @@ impl Document {
         let vouchers = Vouchers {
             issuers: &mut issuers,
             trust_domains: &trust_domains,
-            takes_certificates: broker
-                .as_ref()
-                .is_none_or(BrokerSettings::takes_certificates),
             broker_url: &url,
         };
         let agents = agents_table::decode_all(&decoder, vouchers, &targets);

@@ -7,7 +7,7 @@ use crate::broker::CertificateDoors;
 use crate::connectors::ConnectorSettings;
 use crate::http::{DoorSettings, ListenSettings};
 use crate::identity::{
-    CertificateSettings, ClientSettings, IssuerSettings, Recognised, SPIFFE_FACTS,
+    CertificateRule, CertificateSettings, ClientSettings, IssuerSettings, Recognised, SPIFFE_FACTS,
     TrustDomainSettings,
 };
 use crate::ids::{AgentId, MissionId};
@@ -160,6 +160,8 @@ pub enum ResourceServerProof {
     Secret(String),
     /// `private_key_jwt`.
     Keys(KeySet),
+    /// `tls_client_auth` or `self_signed_tls_client_auth`.
+    Certificate(CertificateRule),
 }
 
 /// `[operators]`.

@@ -2,6 +2,7 @@
 
 use super::agents_table::Targets;
 use super::agents_table::suggestion;
+use super::certificates;
 use super::check::NOT_IN_STANDING;
 use super::decoder::Decoder;
 use super::document::Entry;
@@ -28,26 +29,29 @@ pub(in crate::config) fn resource_server(
     let secret = reader.text("secret");
     let has_keys = reader.node("keys").is_some();
     let keys = decoder.key_set(&reader, "keys");
+    let certificate = reader.node("certificate").and(reader.table("certificate"));
     let audiences = reader.required("audiences", reader.texts("audiences"), "[\"TARGET\"]");
-    let proof = match (secret, keys) {
-        (Some(secret), None) if !has_keys => decoder
+    let help = "one of `secret = \"file:...\"` (HTTP Basic), `keys = \"file:...\"` and \
+                `certificate = { ca = \"file:...\", san_dns = \"...\" }`";
+    let proof = match (secret, has_keys, certificate) {
+        (Some(secret), false, None) => decoder
             .reference(secret)
             .map(|secret| ResourceServerProof::Secret(secret.value)),
-        (None, Some(keys)) => Some(ResourceServerProof::Keys(keys)),
-        (None, None) if !has_keys => {
+        (None, true, None) => keys.map(ResourceServerProof::Keys),
+        (None, false, Some(table)) => {
+            certificates::rule(decoder, table).map(ResourceServerProof::Certificate)
+        }
+        (None, false, None) => {
             let message = format!("nothing says how `{}` authenticates", reader.name);
-            let help = "add `secret = \"file:...\"` (HTTP Basic) or `keys = \"file:...\"`";
             decoder
                 .desk
                 .report(reader.at, Code::MissingKey, message, help);
             None
         }
-        (Some(secret), _) => {
-            let help = "keep one of `secret` and `keys`";
-            reader.bad(secret.at, "it authenticates in two ways", help);
+        _ => {
+            reader.bad(reader.at, "it authenticates in several ways", help);
             None
         }
-        (None, _) => None,
     };
     reader.finish();
     Some(ResourceServerTable {

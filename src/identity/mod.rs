@@ -266,20 +266,6 @@ impl Caller {
         }
         Ok(())
     }
-    /// The same with what the request proved beside: bound to that key, and the proof is spent.
-    fn with(
-        mut self,
-        proved: Option<dpop::ProvedKey>,
-        certificate: Option<&ClientCertificate>,
-    ) -> Self {
-        if let Some(proved) = proved {
-            self.proved_key = Some(proved.confirmation);
-            self.replay.push(proved.replay);
-        }
-        let bound = self.bound_key.clone();
-        self.show(bound.as_ref(), certificate);
-        self
-    }
     /// What this request spends when its lease is reserved.
     pub fn replay(&self) -> &[ReplayMark] {
         &self.replay
@@ -466,9 +452,7 @@ impl Identity {
     /// How clients may authenticate: values of `token_endpoint_auth_methods_supported`.
     pub fn methods(&self, with_certificates: bool) -> Vec<&'static str> {
         let mut methods = vec!["private_key_jwt"];
-        if with_certificates {
-            methods.extend(mtls::methods(self.certificates.values()));
-        }
+        methods.extend(self.certificate_methods(with_certificates));
         if !self.trust_domains.is_empty() {
             methods.push("spiffe_jwt");
             methods.extend(with_certificates.then_some("spiffe_x509"));

@@ -6,7 +6,7 @@ use super::settings::{CertificateName, CertificateRule, CertificateSettings, Set
 use super::spiffe::is_spiffe;
 use super::{
     AuthenticatedClient, Caller, ClientFault, Confirmation, Facts, Identity, IdentityError,
-    Presented, Proof,
+    Presented, Proof, dpop,
 };
 use crate::ids::{AgentId, IssuerId};
 use crate::jose::KeySet;
@@ -15,8 +15,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use time::OffsetDateTime;
 
-/// The methods of RFC 8705 section 2 that some agent is registered for.
-pub(super) fn methods<'a>(
+fn methods<'a>(
     known: impl Iterator<Item = &'a Certificates> + Clone,
 ) -> impl Iterator<Item = &'static str> {
     let any = |wanted: fn(&Rule) -> bool| known.clone().any(|own| own.rules.iter().any(wanted));
@@ -120,6 +119,21 @@ fn has(leaf: &Leaf, name: &CertificateName) -> bool {
 }
 
 impl Caller {
+    /// The same with what the request proved beside: bound to that key, and the proof is spent.
+    pub(super) fn with(
+        mut self,
+        proved: Option<dpop::ProvedKey>,
+        certificate: Option<&ClientCertificate>,
+    ) -> Self {
+        if let Some(proved) = proved {
+            self.proved_key = Some(proved.confirmation);
+            self.replay.push(proved.replay);
+        }
+        let bound = self.bound_key.clone();
+        self.show(bound.as_ref(), certificate);
+        self
+    }
+
     /// What is bound to a certificate goes with exactly that one (RFC 8705 section 3). Whoever shows it
     /// for that gets nothing that is worth more: what is issued is bound to it, too.
     pub fn show(&mut self, bound: Option<&Confirmation>, certificate: Option<&ClientCertificate>) {
@@ -150,6 +164,16 @@ impl Caller {
 }
 
 impl Identity {
+    /// The methods of RFC 8705 section 2 that some client is registered for; none where nobody can
+    /// show a certificate.
+    pub fn certificate_methods(&self, taken: bool) -> Vec<&'static str> {
+        if taken {
+            methods(self.certificates.values()).collect()
+        } else {
+            Vec::new()
+        }
+    }
+
     /// Whether a certificate is shown that its client is known by. Good or bad is for
     /// [`Identity::verify`] to say.
     pub fn knows_certificate_of(&self, presented: &Presented) -> bool {

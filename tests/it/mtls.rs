@@ -1,6 +1,10 @@
 //! Certificates over real handshakes: X.509-SVIDs, registered clients, what is bound to one, and the
 //! header of a proxy that ended the handshake (RFC 8705, RFC 9440).
 
+mod binding;
+mod handed_on;
+mod introspection;
+
 use crate::support::broker::{Answer, Setup, TestBroker, form, with};
 use crate::support::certificates::{AS_IT_IS, Authority, Change, Issued, dns, self_signed, uri};
 use crate::support::forge::{sign, spoiled};
@@ -22,7 +26,7 @@ const ID: &str = "spiffe://acme.test/ns/shop/sa/checkout";
 const ASKING: &str = r#"mtls = { url = "https://mtls.acme.test/" }"#;
 const PROXIED: &str = r#"limits = { trusted_proxies = ["127.0.0.1"], client_cert_header = true }"#;
 
-fn configuration(robot: &SigningKey) -> String {
+fn configuration(robot: &SigningKey, plain: &SigningKey) -> String {
     let robot = inline_keys(robot);
     let agents = [
         ("checkout", format!("{{ spiffe = \"{ID}\" }}"), ""),
@@ -44,7 +48,7 @@ fn configuration(robot: &SigningKey) -> String {
         ),
         (
             "plain",
-            format!("{{ client = {{ keys = {} }} }}", inline_keys(&key())),
+            format!("{{ client = {{ keys = {} }} }}", inline_keys(plain)),
             "",
         ),
     ];
@@ -59,7 +63,47 @@ bundle = "file:other.json"
 agents = ["checkout", "named", "pinned", "bound", "plain"]
 owner = "sre@acme.example"
 purpose = "Deploy from the shop"
+delegates_to = ["checkout", "named", "pinned", "bound", "plain"]
 allow = [{ target = "deploy-api", actions = ["deploy:write"], locations = ["https://deploy.example/checkout"] }]
+
+[issuer.corp]
+url = "https://people.example"
+audience = "dayfly-people"
+algorithms = ["ES256"]
+keys = ROBOT
+people = true
+
+[people.oncall]
+issuer = "corp"
+claims = { groups = "oncall" }
+ceiling = [{ target = "deploy-api", actions = ["deploy:write"], locations = ["https://deploy.example/checkout"] }]
+
+[mission.assist]
+agents = ["checkout", "named", "pinned", "bound", "plain"]
+on_behalf_of = ["oncall"]
+in_person = true
+owner = "sre@acme.example"
+purpose = "Help whoever is on call"
+allow = [{ target = "deploy-api", actions = ["deploy:write"], locations = ["https://deploy.example/checkout"] }]
+
+[target.aws-prod]
+kind = "aws"
+role = "arn:aws:iam::111122223333:role/deploy"
+ceiling = { actions = ["ecs:*"], locations = ["arn:aws:ecs:*:111122223333:*"] }
+
+[mission.cloud]
+agents = ["bound"]
+owner = "sre@acme.example"
+purpose = "Roll out"
+allow = [{ target = "aws-prod", actions = ["ecs:UpdateService"], locations = ["arn:aws:ecs:eu-west-1:111122223333:service/prod/checkout"] }]
+
+[resource_server.api]
+certificate = { ca = "file:clients.pem", san_dns = "api.acme.test" }
+audiences = ["deploy-api"]
+
+[resource_server.pinned-api]
+certificate = { self_signed = "file:pinned.pem" }
+audiences = ["deploy-api"]
 
 [operators]
 issuer = "https://login.example"
@@ -95,6 +139,8 @@ struct House {
     pinned: Issued,
     /// The key of the agent `bound`, of which operators' issuer has one, too.
     robot: SigningKey,
+    /// The key of the agent `plain`.
+    plain: SigningKey,
     clock: Arc<Manual>,
 }
 
@@ -127,7 +173,7 @@ impl House {
     }
 
     async fn with(setup: Setup) -> Self {
-        let robot = key();
+        let (robot, plain) = (key(), key());
         let (acme, other) = (Authority::root("workloads"), Authority::root("workloads"));
         let clients = Authority::root("clients");
         let pinned = self_signed(vec![], AS_IT_IS);
@@ -139,7 +185,7 @@ impl House {
             ("pinned.pem", pinned.pem.clone()),
         ];
         let broker = TestBroker::with(Setup {
-            more: configuration(&robot),
+            more: configuration(&robot, &plain),
             files: files.map(|(name, text)| (name.to_owned(), text)).into(),
             clock: clock.clone(),
             ..setup
@@ -152,6 +198,7 @@ impl House {
             clients,
             pinned,
             robot,
+            plain,
             clock,
         }
     }
@@ -185,12 +232,21 @@ impl House {
 
     /// The same with `private_key_jwt` of the agent `bound`.
     fn asserted(&self) -> Vec<(String, String)> {
+        self.asserting("bound", &self.robot, self.form("bound", None))
+    }
+
+    fn asserting(
+        &self,
+        agent: &str,
+        key: &SigningKey,
+        form: Vec<(String, String)>,
+    ) -> Vec<(String, String)> {
         let now = self.broker.now();
         let claims = json!({
-            "iss": "bound", "sub": "bound", "aud": self.broker.url, "iat": now, "exp": now + 60,
+            "iss": agent, "sub": agent, "aud": self.broker.url, "iat": now, "exp": now + 60,
         });
-        let assertion = sign(&self.robot, &json!({ "alg": "ES256" }), &claims);
-        let form = with(self.form("bound", None), "client_assertion", &assertion);
+        let assertion = sign(key, &json!({ "alg": "ES256" }), &claims);
+        let form = with(form, "client_assertion", &assertion);
         with(form, "client_assertion_type", ASSERTION)
     }
 
@@ -774,6 +830,12 @@ async fn the_holder_ends_its_lease_by_certificate_and_nobody_else_does() {
         async move { request.send().await.unwrap().status().as_u16() }
     };
     assert_eq!(release(&house.pinned, "pinned").await, 200, "unknown to it");
+    assert_eq!(release(&house.pinned, "named").await, 401, "another's name");
+    assert_eq!(
+        release(&self_signed(vec![], AS_IT_IS), "pinned").await,
+        401,
+        "a stranger"
+    );
     assert!(house.broker.is_active(&token).await);
     assert_eq!(release(&svid, ID).await, 200);
     assert!(!house.broker.is_active(&token).await);
@@ -798,6 +860,16 @@ async fn metadata_says_how_certificates_are_taken() {
         "none"
     ]);
     assert_eq!(said["token_endpoint_auth_methods_supported"], methods);
+    let methods = json!([
+        "client_secret_basic",
+        "private_key_jwt",
+        "tls_client_auth",
+        "self_signed_tls_client_auth"
+    ]);
+    assert_eq!(
+        said["introspection_endpoint_auth_methods_supported"],
+        methods
+    );
     assert_eq!(said["tls_client_certificate_bound_access_tokens"], true);
     let aliases = json!({
         "token_endpoint": "https://mtls.acme.test/token",

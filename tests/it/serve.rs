@@ -284,7 +284,7 @@ async fn over_tls_it_shows_the_configured_certificate_and_swaps_it_on_reload() {
     std::fs::write(replica.folder.join("certificate.pem"), &certificate).unwrap();
     process.signal(Signal::HUP);
     process
-        .until_log_says("the certificate was not swapped")
+        .until_log_says("a certificate was not swapped")
         .await;
     assert!(trusting(&renewed).get(&url).send().await.is_ok());
 }

@@ -396,6 +396,16 @@ fn of_the_smaller_tables() {
         ),
         ("[resource_server.x]\nsecret = \"env:X\"", "missing_key"),
         (
+            "[resource_server.x]\nsecret = \"env:X\"\naudiences = [\"api\"]\n\
+             certificate = { self_signed = \"file:x.pem\" }",
+            "bad_value",
+        ),
+        // Nobody is asked for one.
+        (
+            "[resource_server.x]\naudiences = [\"api\"]\ncertificate = { self_signed = \"file:x.pem\" }",
+            "bad_value",
+        ),
+        (
             "[operators]\nissuer = \"https://login.example\"\naudience = \"d\"",
             "missing_key",
         ),

@@ -89,7 +89,10 @@ fn a_key_that_cannot_be_bound_is_refused_unless_it_had_to_be_shown() {
         (Binding::Fields, None, false, None),
         (Binding::Fields, key(), false, refused),
         (Binding::Fields, key(), true, None),
+        (Binding::Bound, certificate(), false, None),
+        // A certificate is shown to authenticate, or for what is bound to it.
         (Binding::Fields, certificate(), false, None),
+        (Binding::Bearer, certificate(), false, refused),
         (Binding::Bearer, None, false, None),
         (Binding::Bearer, key(), false, refused),
         // One string would be taken for a bound token, whoever asked for the proof.
@@ -101,6 +104,19 @@ fn a_key_that_cannot_be_bound_is_refused_unless_it_had_to_be_shown() {
         world.key_demanded = demanded;
         let outcome = world.decide().err().map(|denied| denied.reason);
         assert_eq!(outcome, expected, "{binding:?} {demanded}");
+    }
+    // Who has to be bound is given nothing else.
+    for (binding, expected) in [
+        (Binding::Bound, None),
+        (Binding::Fields, refused),
+        (Binding::Bearer, refused),
+    ] {
+        let mut world = with_when("context.delivery != \"nothing\"");
+        world.target().binding = binding;
+        world.proved_key = certificate();
+        world.agent.certificate_bound = true;
+        let outcome = world.decide().err().map(|denied| denied.reason);
+        assert_eq!(outcome, expected, "{binding:?}");
     }
     // What is not bound does not pass for bound.
     let mut world = with_when("context.delivery == \"bound\"");

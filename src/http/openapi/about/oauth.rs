@@ -1,8 +1,8 @@
 //! The doors of OAuth, and of platforms.
 
 use super::{
-    About, Content, Field, Gives, MAY_BE_EMPTY, NO_MORE, OAUTH, OBJECT, PLATFORM, PROOF, Refuses,
-    TEXT, TOKEN, Takes, body, field, header, ok, path, required, typed,
+    About, Content, Field, Gives, MAY_BE_EMPTY, NO_MORE, OAUTH, OBJECT, PLATFORM, PROOF, Param,
+    Refuses, TEXT, TOKEN, Takes, body, field, header, ok, path, required, typed,
 };
 use crate::broker::Reason;
 use crate::wire;
@@ -10,7 +10,7 @@ use crate::wire;
 const CLIENT_ID: Field = field(
     "client_id",
     TEXT,
-    "May be absent: the assertion's `sub` says it.",
+    "May be absent where the assertion's `sub` says it; the name of who authenticates with a certificate (RFC 8705).",
 );
 const CLIENT_ASSERTION: Field = field(
     "client_assertion",
@@ -21,6 +21,16 @@ const CLIENT_ASSERTION_TYPE: Field = field(
     "client_assertion_type",
     r#"{"type":"string","enum":["urn:ietf:params:oauth:client-assertion-type:jwt-bearer","urn:ietf:params:oauth:client-assertion-type:jwt-spiffe"]}"#,
     "With `client_assertion`, and only with it.",
+);
+/// RFC 9440. What a handshake shows is in no parameter.
+const CLIENT_CERT: Param = header(
+    "Client-Cert",
+    "From a trusted proxy that ended TLS, where it is switched on: the client's certificate, base64 of its DER between colons (RFC 9440). \
+From anyone else the request is refused.",
+);
+const CLIENT_CERT_CHAIN: Param = header(
+    "Client-Cert-Chain",
+    "Beside it: the certificates between it and its root.",
 );
 const THE_TOKEN: Field = required(
     "token",
@@ -38,8 +48,8 @@ pub const EXCHANGE: About = About {
     tag: OAUTH,
     summary: "A proof and a signed intent in, a credential for minutes out",
     text: "Token exchange (RFC 8693), `client_credentials` with `private_key_jwt`, or `jwt-bearer` (RFC 7523). Each parameter comes once, \
-`audience` and `resource` apart; an empty value counts as absent.",
-    params: &[PROOF],
+`audience` and `resource` apart; an empty value counts as absent. A certificate of the TLS handshake may be the proof, too (RFC 8705).",
+    params: &[PROOF, CLIENT_CERT, CLIENT_CERT_CHAIN],
     takes: Takes::Form {
         fields: &[
             required(
@@ -123,10 +133,14 @@ pub const INTROSPECT: About = About {
     summary: "Is this credential alive, and what may it do?",
     text: "RFC 7662, for resource servers. Unknown, dead and foreign look alike. `Accept: application/token-introspection+jwt` has the \
 answer signed (RFC 9701).",
-    params: &[header(
-        "Accept",
-        "`application/token-introspection+jwt` for the signed form.",
-    )],
+    params: &[
+        header(
+            "Accept",
+            "`application/token-introspection+jwt` for the signed form.",
+        ),
+        CLIENT_CERT,
+        CLIENT_CERT_CHAIN,
+    ],
     takes: Takes::Form {
         fields: &[
             THE_TOKEN,
@@ -155,7 +169,7 @@ pub const RELEASE: About = About {
     tag: OAUTH,
     summary: "The holder is done with its credential",
     text: "RFC 7009. Whoever presents the credential may end it; an agent that authenticates may name its lease id instead.",
-    params: &[PROOF],
+    params: &[PROOF, CLIENT_CERT, CLIENT_CERT_CHAIN],
     takes: Takes::Form {
         fields: &[
             THE_TOKEN,

@@ -1,0 +1,68 @@
+//! What is bound to a certificate, and what cannot be.
+
+use super::*;
+
+const AWS: &str = "arn:aws:ecs:eu-west-1:111122223333:service/prod/checkout";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_agent_that_must_be_bound_is_given_nothing_that_cannot_be() {
+    let house = House::start().await;
+    let mut claims = house.broker.intent_claims("");
+    for name in ["iss", "sub", "client_id"] {
+        claims[name] = json!("bound");
+    }
+    claims["mission"]["id"] = json!("cloud");
+    claims.as_object_mut().unwrap().remove("subject_token_hash");
+    claims["authorization_details"] = json!([{
+        "type": "aws_session", "identifier": "aws-prod",
+        "actions": ["ecs:UpdateService"], "locations": [AWS],
+    }]);
+    let form = with(house.asserted(), "audience", "aws-prod");
+    let form = with(form, "intent", &house.broker.sign_intent(&claims));
+    let shown = self_signed(vec![], AS_IT_IS);
+    let answer = house.ask(Some(&shown), &form).await;
+    assert_refused(&answer, Reason::CredentialNotBindable, "an AWS session");
+    assert_eq!(answer.reason(), "credential_not_bindable");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_intent_names_the_certificate_that_binds() {
+    let house = House::start().await;
+    let svid = house.svid();
+    let other = house.svid();
+    for (shown, fine) in [(&svid, true), (&other, false)] {
+        let mut claims = house.broker.intent_claims("");
+        for name in ["iss", "sub", "client_id"] {
+            claims[name] = json!("checkout");
+        }
+        claims["mission"]["id"] = json!("work");
+        claims["cnf"] = json!({ "x5t#S256": svid.thumbprint() });
+        claims.as_object_mut().unwrap().remove("subject_token_hash");
+        let form = house.form("checkout", Some(ID));
+        let form = with(form, "intent", &house.broker.sign_intent(&claims));
+        let answer = house.ask(Some(shown), &form).await;
+        if fine {
+            house.granted_to(&svid, &answer, "named").await;
+        } else {
+            assert_refused(&answer, Reason::InvalidIntent, "another certificate");
+        }
+    }
+}
+
+/// An intent that names the agent's own key would bind to that, and the request shows something else.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_intent_that_names_a_key_goes_with_no_certificate() {
+    let house = House::start().await;
+    let svid = house.svid();
+    let mut claims = house.broker.intent_claims("");
+    for name in ["iss", "sub", "client_id"] {
+        claims[name] = json!("checkout");
+    }
+    claims["mission"]["id"] = json!("work");
+    claims["cnf"] = json!({ "jkt": house.broker.key.thumbprint() });
+    claims.as_object_mut().unwrap().remove("subject_token_hash");
+    let form = house.form("checkout", Some(ID));
+    let form = with(form, "intent", &house.broker.sign_intent(&claims));
+    let answer = house.ask(Some(&svid), &form).await;
+    assert_refused(&answer, Reason::InvalidIntent, "a key");
+}
