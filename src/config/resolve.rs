@@ -50,9 +50,6 @@ impl Document {
             takes_certificates: true,
         };
         let (broker, url) = self.broker(&mut decoder);
-        decoder.takes_certificates = broker
-            .as_ref()
-            .is_none_or(BrokerSettings::takes_certificates);
         let age = broker.as_ref().map(|broker| broker.fence_view_max_age);
         let age = age.unwrap_or(FENCE_VIEW_MAX_AGE);
         let mut issuers = Issuers::decode(&decoder, &url);
@@ -176,6 +173,8 @@ impl Document {
         let known = url.clone().unwrap_or(fallback);
         let broker = broker_table::decode(&reader, decoder, known.clone());
         reader.finish();
+        let takes = broker.as_ref().map(BrokerSettings::takes_certificates);
+        decoder.takes_certificates = takes.unwrap_or(true);
         (broker.filter(|_| url.is_some()), known)
     }
 

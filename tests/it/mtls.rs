@@ -390,7 +390,8 @@ async fn an_svid_with_one_thing_wrong_opens_nothing() {
         "keyCertSign",
     )
     .await;
-    let yesterday = time::OffsetDateTime::now_utc() - time::Duration::DAY;
+    let yesterday = house.broker.now() - 24 * 3600;
+    let yesterday = time::OffsetDateTime::from_unix_timestamp(yesterday).unwrap();
     refused(
         spoilt(&|params| params.not_after = yesterday),
         ID,
