@@ -1,5 +1,11 @@
 //! The JSON that crosses the wire, shared by the doors and by the client. No logic.
 
+mod governed;
+
+pub use governed::{
+    AgentView, Attention, LastReview, MissionView, ReachView, ReviewRequest, ReviewView, Subject,
+};
+
 use crate::authority::AuthorizationDetail;
 use crate::connectors::RevocationClass;
 use crate::ids::{AgentId, IssuerId, LeaseId, MissionId, TargetId};
@@ -141,6 +147,9 @@ pub struct RevocationRequest {
     /// End what is there and go on minting. Every selector but `lease` holds by default.
     #[serde(default)]
     pub kill_only: bool,
+    /// An agent or a mission, for good: only an admin takes it back.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub retire: bool,
 }
 
 /// `POST /admin/v1/lifts`: ends a hold. What was killed stays dead.
@@ -306,21 +315,6 @@ pub struct LeaseView {
     #[schemars(with = "String", extend("format" = "date-time"))]
     pub expires_at: OffsetDateTime,
     pub config_hash: String,
-}
-
-/// One agent as operators see it.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
-pub struct AgentView {
-    pub id: AgentId,
-    pub owner: String,
-    pub purpose: String,
-    pub ends: String,
-    /// `active`, `suspended` or `ended`.
-    pub state: String,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub why: Option<String>,
-    pub missions: Vec<MissionId>,
-    pub live_leases: u64,
 }
 
 /// `POST /admin/v1/agents/{id}/invitations`.

@@ -4,10 +4,14 @@
 //! hold in the fence log and has no second copy here. Outside this process every
 //! [`AgentError`] but [`AgentError::TooMany`] looks the same.
 
+pub mod governance;
 mod index;
+pub mod lifecycle;
 mod stated;
 
+pub use governance::Terms;
 pub use index::RegistryError;
+pub use lifecycle::{Stage, Turn};
 
 use crate::authority::Authority;
 use crate::fences::{Dimension, DimensionKind, HeldBy, View};
@@ -36,6 +40,7 @@ pub struct Agent {
     /// Absent: the grants of its missions.
     pub ceiling: Option<BTreeMap<TargetId, Authority>>,
     pub limits: Limits,
+    pub terms: Terms,
     pub labels: BTreeMap<String, String>,
     /// Whatever it authenticates with, its credentials are bound to the certificate that it shows, and
     /// without one it gets none (`tls_client_certificate_bound_access_tokens`, RFC 8705 section 3.4).

@@ -24,6 +24,7 @@ fn agent(name: &str, identities: Vec<IdentityMatch>) -> Agent {
             active: 10,
             per_minute: 3,
         },
+        terms: Terms::of_agent(),
         labels: BTreeMap::new(),
         certificate_bound: false,
     }
@@ -83,6 +84,7 @@ fn view_with(kind: FenceKind, dimension: Dimension) -> View {
         author: "ops@acme.example".to_owned(),
         at: NOW,
         until: None,
+        weight: crate::fences::Weight::default(),
         restriction: None,
     };
     View::of([fence])

@@ -117,6 +117,31 @@ pub enum Event {
     /// An alarm: a spent join token came again, with another key.
     JoinTokenReused,
     ConfigLoaded,
+    /// An agent or a mission is about to end, or has ended and is retired next.
+    EndsSoon,
+    /// Somebody should review an agent or a mission.
+    ReviewDue,
+    /// The day for it is over; soon there is nothing new.
+    ReviewOverdue,
+    /// Nobody uses an agent; soon it is suspended.
+    DormantSoon,
+    /// The clock or the broker suspended: `reason` says why.
+    Suspended,
+    /// Nothing new until it was reviewed.
+    UnderReview,
+    Retired,
+    /// A suspension or a retirement was taken back.
+    Resumed,
+    /// A reviewer decided.
+    Reviewed,
+    /// An alarm: an agent asks for what its mission does not allow, again and again.
+    Drift,
+    /// Whoever owned agents or missions has left.
+    OwnerLeft,
+    /// Somebody with a valid proof knocked, and no agent is theirs.
+    Sighted,
+    /// An alarm: somebody came in by the break-glass token.
+    BreakGlassUsed,
     /// The store lost entries that had been sealed: a failover, or somebody's hand.
     StoreSegmentBreak,
 }
@@ -139,6 +164,19 @@ impl Event {
             Self::KeyEnrolled => "key_enrolled",
             Self::JoinTokenReused => "join_token_reused",
             Self::ConfigLoaded => "config_loaded",
+            Self::EndsSoon => "ends_soon",
+            Self::ReviewDue => "review_due",
+            Self::ReviewOverdue => "review_overdue",
+            Self::DormantSoon => "dormant_soon",
+            Self::Suspended => "suspended",
+            Self::UnderReview => "under_review",
+            Self::Retired => "retired",
+            Self::Resumed => "resumed",
+            Self::Reviewed => "reviewed",
+            Self::Drift => "drift",
+            Self::OwnerLeft => "owner_left",
+            Self::Sighted => "sighted",
+            Self::BreakGlassUsed => "break_glass_used",
             Self::StoreSegmentBreak => "store_segment_break",
         }
     }

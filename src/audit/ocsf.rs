@@ -50,6 +50,17 @@ pub(super) fn class(event: Event) -> Class {
         Event::OperatorAction | Event::KeyRotated => class(ENTITY_MANAGEMENT, 3, 1, 3),
         // Create.
         Event::KeyEnrolled => class(ENTITY_MANAGEMENT, 1, 1, 3),
+        Event::EndsSoon | Event::ReviewDue | Event::DormantSoon | Event::Reviewed => {
+            class(ENTITY_MANAGEMENT, 3, 1, 1)
+        }
+        Event::ReviewOverdue
+        | Event::UnderReview
+        | Event::Suspended
+        | Event::Retired
+        | Event::Resumed
+        | Event::OwnerLeft => class(ENTITY_MANAGEMENT, 3, 1, 3),
+        Event::Sighted => class(ENTITY_MANAGEMENT, 99, 2, 3),
+        Event::Drift | Event::BreakGlassUsed => class(ENTITY_MANAGEMENT, 99, 2, 4),
         Event::JoinTokenReused => class(ENTITY_MANAGEMENT, 99, 2, 4),
         Event::ConfigLoaded => class(ENTITY_MANAGEMENT, 3, 1, 1),
         Event::StoreSegmentBreak => class(ENTITY_MANAGEMENT, 99, 99, 4),

@@ -48,16 +48,10 @@ impl Broker {
     ) -> Result<RevocationReceipt, Refusal> {
         let now = self.clock.now();
         let dimension = Dimension::context(&request.issuer, &request.kind, &request.id);
-        let fence = NewFence {
-            kind: FenceKind::Hold,
-            dimension,
-            reason: request
-                .reason
-                .unwrap_or_else(|| format!("{} ended", request.kind)),
-            author: by.to_owned(),
-            until: Some(now + LONGEST_LIFETIME),
-            restriction: None,
-        };
+        let why = request.reason;
+        let why = why.unwrap_or_else(|| format!("{} ended", request.kind));
+        let fence =
+            NewFence::new(FenceKind::Hold, dimension, by, &why).until(now + LONGEST_LIFETIME);
         let selector = selector(&request.issuer, &request.kind, &request.id);
         self.fence(fence, selector, now).await
     }

@@ -114,6 +114,7 @@ impl Broker {
             .await
             .map_err(Refusal::exact)?;
         self.record.observed(&grant);
+        self.usage.granted(&grant, now);
         let lease = issued.0.lease.clone();
         let answer = self.answer(&grant, connector.as_ref(), issued);
         if answer.is_err() {

@@ -140,14 +140,10 @@ impl Broker {
                 other => Refusal::from(other),
             })?;
         for kid in &report.removed {
-            let fence = NewFence {
-                kind: FenceKind::Kill,
-                dimension: Dimension::new(DimensionKind::SigningKey, kid.clone()),
-                reason: "signing key compromised".to_owned(),
-                author: by.name.clone(),
-                until: Some(now + LONGEST_LIFETIME),
-                restriction: None,
-            };
+            let dimension = Dimension::new(DimensionKind::SigningKey, kid.clone());
+            let why = "signing key compromised";
+            let fence = NewFence::new(FenceKind::Kill, dimension, &by.name, why)
+                .until(now + LONGEST_LIFETIME);
             self.fences.raise(fence, now).await?;
         }
         let mut entry = Entry::new(Event::KeyRotated, now).operator(&by.name);

@@ -1,11 +1,13 @@
 //! The corridor: one use case per file, each reads as a paragraph. The only place that knows the
 //! order of the rooms.
 
+mod cards;
 pub mod contexts;
 mod delegation;
 pub mod enrol;
 pub mod exchange;
 mod faults;
+mod govern;
 pub mod introspect;
 pub mod keys;
 pub mod operators;
@@ -14,11 +16,15 @@ mod record;
 pub mod refusal;
 pub mod release;
 mod restrict;
+mod review;
 pub mod revoke;
 pub mod show;
+mod standing;
+mod usage;
 
 pub use contexts::{SourceKind, SourceSettings};
 pub use exchange::{ExchangeRequest, GrantType};
+pub use govern::{GOVERNED_EVERY, Governed};
 pub use operators::{Operator, OperatorSettings, Possession, Role, RoleRule};
 pub use refusal::{Reason, Refusal};
 pub use release::{ResourceServer, ResourceServerSettings};
@@ -67,6 +73,7 @@ pub struct Broker {
     connectors: Arc<ArcSwap<Connectors>>,
     sealing: Arc<Sealing>,
     pub(in crate::broker) record: record::Recorder,
+    pub(in crate::broker) usage: usage::Usage,
     pub(in crate::broker) bundle: ArcSwap<Bundle>,
 }
 
@@ -105,6 +112,7 @@ impl Broker {
             certificates: parts.certificates,
             clock: parts.clock,
             record: record::Recorder::new(parts.store.clone()),
+            usage: usage::Usage::new(parts.store.clone()),
             store: parts.store,
             fences: parts.fences,
             leases: parts.leases,

@@ -3,7 +3,7 @@
 use super::{Broker, Operator, Reason, Refusal};
 use crate::authority::{Authority, Permission, Vocabulary};
 use crate::fences::{
-    Dimension, DimensionKind, Fence, FenceKind, MOST_RESTRICTIONS, NewFence, Restriction,
+    Dimension, DimensionKind, Fence, FenceKind, MOST_RESTRICTIONS, NewFence, Restriction, Weight,
 };
 use crate::leases::{Filter, Leases, Standing};
 use crate::wire::{
@@ -40,6 +40,7 @@ impl Broker {
             author: by.name.clone(),
             until: lasts.map(|lasts| now + lasts),
             restriction: Some(restriction.clone()),
+            weight: Weight::default(),
         };
         let (view, state) = if dry_run {
             let view = (request.target, restriction.clone(), new.reason, new.author);
@@ -104,6 +105,7 @@ impl Broker {
             author: by.name.clone(),
             until: None,
             restriction: None,
+            weight: Weight::default(),
         };
         let raised = self.fences.raise(lift, now).await?;
         self.record.fenced(&raised.fence);

@@ -1,14 +1,18 @@
 //! Operators end things: one append, whatever the number of leases, and a receipt that tells the
 //! truth about what is dead where.
 
-use super::{Broker, Operator, Reason, Refusal};
+use super::standing::TRIES;
+use super::{Broker, Operator, Reason, Refusal, Role};
+use crate::agents::{Stage, Turn};
 use crate::connectors::RevocationClass;
-use crate::fences::{Dimension, DimensionKind, Fence, FenceKind, LONGEST_LIFETIME, NewFence, View};
+use crate::fences::{
+    Dimension, DimensionKind, Fence, FenceKind, LONGEST_LIFETIME, NewFence, Raised, View, Weight,
+};
 use crate::ids::{AgentId, LeaseId, ShardId, TargetId};
 use crate::intent::Principal;
 use crate::leases::{Filter, Lease, Leases, Standing, State};
 use crate::store::{Guard, Key, Outcome, Transaction, Write};
-use crate::wire::{RevocationReceipt, RevocationRequest, RevocationState, Selector};
+use crate::wire::{RevocationReceipt, RevocationRequest, RevocationState, Selector, Subject};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use time::{Duration, OffsetDateTime};
@@ -70,6 +74,12 @@ impl Broker {
         let now = self.clock.now();
         let dimension = self.dimension(&request.selector).await?;
         let holds = !request.kill_only && holds_by_default(&request.selector);
+        let retires = request.retire;
+        if retires && (!holds || subject(&request.selector).is_none()) {
+            let why = "an agent or a mission is retired, and not by a kill alone";
+            let at = Some("retire".to_owned());
+            return Err(Refusal::new(Reason::MalformedRequest, why).exact().at(at));
+        }
         if dry_run {
             let coverage = self.covered(&dimension, now).await?;
             let state = RevocationState::DryRun;
@@ -82,18 +92,16 @@ impl Broker {
                 coverage,
             ));
         }
-        let fence = NewFence {
-            kind: if holds {
-                FenceKind::Hold
-            } else {
-                FenceKind::Kill
-            },
-            dimension,
-            reason: request.reason,
-            author: by.name.clone(),
-            until: (!holds).then_some(now + LONGEST_LIFETIME),
-            restriction: None,
+        let kind = if holds {
+            FenceKind::Hold
+        } else {
+            FenceKind::Kill
         };
+        let mut fence = NewFence::new(kind, dimension, &by.name, &request.reason);
+        fence.until = (!holds).then_some(now + LONGEST_LIFETIME);
+        if retires {
+            fence = fence.weight(Weight::Retirement);
+        }
         self.fence(fence, request.selector, now).await
     }
 
@@ -112,18 +120,36 @@ impl Broker {
         }
         let now = self.clock.now();
         let dimension = dimension(&selector);
-        if self.view()?.held(&[dimension.hash()]).is_none() {
-            return Err(Refusal::new(Reason::NotFound, "no hold stands on it").exact());
-        }
-        let fence = NewFence {
-            kind: FenceKind::Lift,
-            dimension,
-            reason,
-            author: by.name.clone(),
-            until: None,
-            restriction: None,
+        let held = self.view()?.held(&[dimension.hash()]);
+        let stage = Stage::of(held.map(|hold| hold.weight));
+        let turn = match stage {
+            Stage::Active => {
+                return Err(Refusal::new(Reason::NotFound, "no hold stands on it").exact());
+            }
+            Stage::UnderReview | Stage::Suspended => Turn::Resume,
+            Stage::Retired => Turn::Reinstate,
         };
-        self.fence(fence, selector, now).await
+        if stage.after(turn).is_none() {
+            let why = "its review is overdue: review it, that lifts the hold";
+            return Err(Refusal::new(Reason::NotPermitted, why).exact());
+        }
+        if turn == Turn::Reinstate && by.role < Role::Admin {
+            let why = "it is retired: only an admin takes that back";
+            return Err(Refusal::new(Reason::NotPermitted, why).exact());
+        }
+        let Some(subject) = subject(&selector) else {
+            let fence = NewFence::new(FenceKind::Lift, dimension, &by.name, &reason);
+            return self.fence(fence, selector, now).await;
+        };
+        for _ in 0..TRIES {
+            let mut found = self.remember(&subject, now).await?;
+            found.record.resume(now);
+            let said = (by.name.as_str(), reason.as_str());
+            if let Some(raised) = self.turn((&subject, turn), said, &found, now).await? {
+                return self.receive(raised, selector, now).await;
+            }
+        }
+        Err(Refusal::new(Reason::StoreUnavailable, "too many change it at once").after(1))
     }
 
     /// Raises the fence and keeps what its receipt needs.
@@ -135,6 +161,17 @@ impl Broker {
     ) -> Result<RevocationReceipt, Refusal> {
         // INVARIANT: first the fence, which is one append; only then is anything counted.
         let raised = self.fences.raise(fence, now).await?;
+        self.record.fenced(&raised.fence);
+        self.receive(raised, selector, now).await
+    }
+
+    /// What is told of a fence that stands, now and later.
+    pub(in crate::broker) async fn receive(
+        &self,
+        raised: Raised,
+        selector: Selector,
+        now: OffsetDateTime,
+    ) -> Result<RevocationReceipt, Refusal> {
         let recorded = Recorded {
             fence: raised.fence,
             position: raised.position.sequence,
@@ -160,7 +197,6 @@ impl Broker {
                 );
             }
         }
-        self.record.fenced(&recorded.fence);
         let coverage = self.covered(&recorded.fence.dimension, now).await?;
         Ok(finished(recorded, coverage))
     }
@@ -319,6 +355,15 @@ fn holds_by_default(selector: &Selector) -> bool {
         selector,
         Selector::Lease(_) | Selector::Delegation(_) | Selector::SigningKey(_)
     )
+}
+
+/// What has a stage: an agent or a mission.
+fn subject(selector: &Selector) -> Option<Subject> {
+    match selector {
+        Selector::Agent(id) => Some(Subject::Agent(id.clone())),
+        Selector::Mission(id) => Some(Subject::Mission(id.clone())),
+        _ => None,
+    }
 }
 
 pub(in crate::broker) fn dimension(selector: &Selector) -> Dimension {

@@ -1,17 +1,15 @@
 //! What operators see: leases, agents, who holds what, and why a request would be refused.
 
-use super::revoke::Coverage;
 use super::{Broker, Reason, Refusal};
-use crate::agents::{Agent, AgentError, Registry};
-use crate::fences::{Dimension, DimensionKind, View};
+use crate::agents::{AgentError, Registry};
+use crate::fences::View;
 use crate::identity::Person;
 use crate::ids::{AgentId, LeaseId, MissionId, TargetId};
 use crate::intent::{Intent, SignerClass};
 use crate::leases::{Cursor, Filter, Lease, Leases, Standing};
 use crate::policy::{Check, Explanation, Policy};
 use crate::wire::{
-    AgentView, ExplainAnswer, ExplainRequest, ExplainedCheck, LeaseView, NearestMission, Page,
-    Revocation,
+    ExplainAnswer, ExplainRequest, ExplainedCheck, LeaseView, NearestMission, Page, Revocation,
 };
 use serde_json::Value;
 use time::OffsetDateTime;
@@ -87,27 +85,6 @@ impl Broker {
         Ok(self.show(&lease, &view, self.clock.now()))
     }
 
-    pub async fn agents(&self) -> Result<Page<AgentView>, Refusal> {
-        let view = self.view()?;
-        let bundle = self.bundle.load_full();
-        let mut items = Vec::new();
-        for agent in bundle.agents.iter() {
-            items.push(self.show_agent(agent, &view).await?);
-        }
-        items.sort_by(|a, b| a.id.cmp(&b.id));
-        Ok(Page { items, next: None })
-    }
-
-    pub async fn agent(&self, id: &AgentId) -> Result<AgentView, Refusal> {
-        let view = self.view()?;
-        let bundle = self.bundle.load_full();
-        let agent = bundle
-            .agents
-            .get(id)
-            .ok_or_else(|| not_found(id.as_str()))?;
-        self.show_agent(&agent, &view).await
-    }
-
     /// The same decision as the corridor's, on stated claims, with every check told.
     pub async fn explain(&self, request: ExplainRequest) -> Result<ExplainAnswer, Refusal> {
         let view = self.view()?;
@@ -127,41 +104,6 @@ impl Broker {
             crate::audit::recent(self.store.as_ref(), after.as_deref(), limit.clamp(1, 1000))
                 .await?;
         Ok(Page { items, next })
-    }
-
-    async fn show_agent(&self, agent: &Agent, view: &View) -> Result<AgentView, Refusal> {
-        let now = self.clock.now();
-        let own = Dimension::new(DimensionKind::Agent, agent.id.as_str());
-        let owner = Dimension::new(DimensionKind::Owner, &agent.owner);
-        let held = view.held(&[own.hash(), owner.hash(), Dimension::all().hash()]);
-        let filter = Filter {
-            agent: Some(agent.id.clone()),
-            ..Filter::default()
-        };
-        let mut coverage = Coverage::default();
-        self.cover(&filter, &mut coverage, view, now).await?;
-        let bundle = self.bundle.load();
-        let missions = bundle
-            .policy
-            .missions()
-            .filter(|mission| mission.agents.contains(&agent.id))
-            .map(|mission| mission.id.clone())
-            .collect();
-        let (state, why) = match &held {
-            Some(hold) => ("suspended", Some(hold.reason.clone())),
-            None if agent.ends < now.date() => ("ended", None),
-            None => ("active", None),
-        };
-        Ok(AgentView {
-            id: agent.id.clone(),
-            owner: agent.owner.clone(),
-            purpose: agent.purpose.clone(),
-            ends: agent.ends.to_string(),
-            state: state.to_owned(),
-            why,
-            missions,
-            live_leases: coverage.live,
-        })
     }
 
     pub(in crate::broker) fn show(
@@ -284,6 +226,6 @@ pub fn explained(told: Explanation) -> ExplainAnswer {
     }
 }
 
-fn not_found(what: &str) -> Refusal {
+pub(in crate::broker) fn not_found(what: &str) -> Refusal {
     Refusal::new(Reason::NotFound, format!("nothing is known of {what}")).exact()
 }

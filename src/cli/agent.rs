@@ -63,7 +63,25 @@ pub enum AgentCommand {
         #[command(flatten)]
         operator: OperatorArgs,
     },
+    /// Kill everything it holds and refuse it for good: only an admin resumes it.
+    ///
+    /// One write. The same as `revoke --retire --agent`. What is past its last day is retired by itself.
+    #[command(
+        after_help = "Example:\n  dayfly agent retire checkout-deployer --reason 'replaced by release-bot'"
+    )]
+    Retire {
+        /// The agent's name.
+        id: AgentId,
+        /// Why: it is in the audit and in every refusal's explanation.
+        #[arg(long)]
+        reason: String,
+        #[command(flatten)]
+        operator: OperatorArgs,
+    },
     /// Let it ask again. What was killed stays dead.
+    ///
+    /// Whether it was suspended by an operator, by its owner's leaving or by the clock, which counts from
+    /// here again. What is retired only an admin resumes.
     #[command(
         after_help = "Example:\n  dayfly agent resume checkout-deployer --reason 'INC-4711 is closed'"
     )]
@@ -104,6 +122,20 @@ pub async fn agent(command: AgentCommand, output: &Output) -> Result<u8, Failure
                 selector: Selector::Agent(id),
                 reason,
                 kill_only: false,
+                retire: false,
+            };
+            return post_revocation(&operator, "/revocations", &request, output).await;
+        }
+        AgentCommand::Retire {
+            id,
+            reason,
+            operator,
+        } => {
+            let request = RevocationRequest {
+                selector: Selector::Agent(id),
+                reason,
+                kill_only: false,
+                retire: true,
             };
             return post_revocation(&operator, "/revocations", &request, output).await;
         }

@@ -219,6 +219,7 @@ impl Stage {
             selector: Selector::Lease(issued.lease_id),
             reason: "measured".to_owned(),
             kill_only: true,
+            retire: false,
         };
         let begun = self.clock.since_boot();
         let revoking = async {

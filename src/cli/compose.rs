@@ -6,8 +6,8 @@ use crate::audit::{self, Sealing};
 use crate::broker::operators::Operators;
 use crate::broker::release::ResourceServers;
 use crate::broker::{
-    Broker, Bundle, OperatorSettings, Parts, ResourceServerSettings, Role, RoleRule, SourceKind,
-    SourceSettings,
+    Broker, Bundle, GOVERNED_EVERY, OperatorSettings, Parts, ResourceServerSettings, Role,
+    RoleRule, SourceKind, SourceSettings,
 };
 use crate::clock::Clock;
 use crate::config::{ResourceServerProof, Settings, StoreSettings, sealing_key, secret_reference};
@@ -139,6 +139,7 @@ impl Composed {
             sealing: sealing.clone(),
         };
         let broker = Arc::new(Broker::new(parts, bundle));
+        keep_governed(&broker);
         Ok(Self {
             broker,
             store,
@@ -206,6 +207,30 @@ fn keep_fresh(keyring: &Arc<Keyring>, fences: &Fences, clock: Arc<dyn Clock>) {
                 if let Err(error) = keyring.rotate(&purpose, now, false).await {
                     tracing::warn!(%error, %purpose, "a key that is due was not rotated; trying again");
                 }
+            }
+        }
+    });
+}
+
+/// Every replica looks; whoever is first acts.
+fn keep_governed(broker: &Arc<Broker>) {
+    let broker = Arc::downgrade(broker);
+    tokio::spawn(async move {
+        let mut rest = GOVERNED_EVERY;
+        loop {
+            tokio::time::sleep(rest).await;
+            let Some(broker) = broker.upgrade() else {
+                return;
+            };
+            let began = tokio::time::Instant::now();
+            let round = broker.govern().await;
+            // However many there are, looking after them is a twentieth of the time.
+            rest = GOVERNED_EVERY.max(began.elapsed() * 20);
+            if let Err(refusal) = round {
+                tracing::warn!(
+                    why = refusal.detail,
+                    "governance: the round was not finished; trying again"
+                );
             }
         }
     });

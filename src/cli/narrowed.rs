@@ -70,6 +70,7 @@ pub async fn narrowed(args: NarrowedArgs, output: &Output) -> Result<u8, Failure
                 selector: Selector::Lease(found.lease),
                 reason: reason.clone(),
                 kill_only: false,
+                retire: false,
             };
             let _: RevocationReceipt = client
                 .admin(Method::POST, "/revocations", Some(&request))

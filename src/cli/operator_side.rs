@@ -110,6 +110,9 @@ pub struct RevokeArgs {
     /// End what is there and go on minting.
     #[arg(long)]
     kill_only: bool,
+    /// An agent or a mission, for good: only an admin takes it back.
+    #[arg(long, conflicts_with = "kill_only")]
+    retire: bool,
     #[command(flatten)]
     operator: OperatorArgs,
 }
@@ -222,6 +225,7 @@ pub async fn revoke(args: RevokeArgs, output: &Output) -> Result<u8, Failure> {
         selector: args.selector.selector()?,
         reason: args.reason,
         kill_only: args.kill_only,
+        retire: args.retire,
     };
     let path = if args.dry_run {
         "/revocations?dry_run=true"

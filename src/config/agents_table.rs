@@ -8,8 +8,9 @@ use super::problem::Code;
 use super::reader::Reader;
 use super::source::Place;
 use super::targets;
+use super::terms;
 use super::trust_domains::TrustDomains;
-use crate::agents::{Agent, IdentityMatch, Limits};
+use crate::agents::{Agent, IdentityMatch, Limits, Terms};
 use crate::authority::{Authority, Permission};
 use crate::identity::{CertificateRule, CertificateSettings, ClientSettings};
 use crate::ids::{AgentId, TargetId};
@@ -79,6 +80,7 @@ fn decode(
         .tables("ceiling")
         .map(|tables| authorities(decoder, tables, targets));
     let limits = limits(&reader);
+    let terms = terms::terms(&reader, Terms::of_agent());
     let labels = targets::labels(&reader);
     let certificate_bound = reader.boolean("certificate_bound").unwrap_or(false);
     if let Some(node) = reader.node("certificate_bound")
@@ -104,6 +106,7 @@ fn decode(
                 .collect()
         }),
         limits,
+        terms,
         labels,
         certificate_bound,
     };

@@ -11,6 +11,7 @@ mod targets;
 
 use super::settings::Settings;
 use crate::agents::Agent;
+use crate::agents::Terms;
 use crate::authority::Authority;
 use crate::policy::{Access, Policy, PolicyError, words};
 use serde::Serialize;
@@ -202,6 +203,20 @@ fn or_none<T: ToString>(value: Option<&T>) -> String {
 
 fn seconds(duration: std::time::Duration) -> String {
     super::values::show_duration(duration)
+}
+
+/// Looked at more rarely, it stands for longer.
+fn terms(table: &mut Table<'_>, (was, is): (&Terms, &Terms)) {
+    let days = |long: &time::Duration| seconds(long.unsigned_abs());
+    let every = (was.review_every, is.review_every);
+    table.ordered("review_every", every, days);
+    table.ordered("overdue", (was.grace, is.grace), |grace| {
+        format!("refused after {}", days(grace))
+    });
+    let dormant = |terms: &Terms| terms.dormant.unwrap_or(time::Duration::MAX);
+    if was.dormant != is.dormant {
+        table.ordered("dormant", (dormant(was), dormant(is)), days);
+    }
 }
 
 type Side<'a> = (&'a Policy, &'a [Agent]);

@@ -7,7 +7,8 @@ use super::people::People;
 use super::problem::Code;
 use super::reader::Reader;
 use super::source::{At, Place};
-use super::{targets, values};
+use super::{targets, terms, values};
+use crate::agents::Terms;
 use crate::authority::{Authority, Permission};
 use crate::ids::{AgentId, MissionId, TargetId};
 use crate::intent::SignerClass;
@@ -69,6 +70,8 @@ pub(in crate::config) fn decode(
     let mode = mode(&reader);
     let signer = signer(&reader, "signer");
     let max_active = reader.number("max_active", 1..=100_000);
+    let terms = terms::terms(&reader, Terms::default());
+    let drift = terms::drift(&reader);
     let labels = targets::labels(&reader);
     let at = reader.at;
     reader.finish();
@@ -99,6 +102,8 @@ pub(in crate::config) fn decode(
         tether: tether.into_iter().map(|fact| fact.value).collect(),
         signer: signer.unwrap_or(SignerClass::Agent),
         max_active,
+        terms,
+        drift,
         labels,
     };
     Some(Decoded {

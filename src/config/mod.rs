@@ -30,6 +30,7 @@ mod shape;
 mod source;
 mod tables;
 mod targets;
+mod terms;
 mod tree;
 mod trust_domains;
 mod values;

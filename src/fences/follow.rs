@@ -5,7 +5,7 @@ use crate::audit::{Entry, Event};
 use crate::clock::Clock;
 use crate::ids::{self, ShardId};
 use crate::store::{
-    LogEntry, Outcome, Position, Store, StoreError, Tail, Transaction, Write, settle,
+    Guard, LogEntry, Outcome, Position, Store, StoreError, Tail, Transaction, Write, settle,
 };
 use arc_swap::ArcSwap;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
@@ -159,6 +159,19 @@ impl Fences {
     /// Puts a fence on the log. On return it is in force at this replica: no later
     /// [`Self::fresh`] answers a view without it.
     pub async fn raise(&self, new: NewFence, now: OffsetDateTime) -> Result<Raised, FenceError> {
+        let raised = self.raise_with(new, Vec::new(), Vec::new(), now).await?;
+        raised.ok_or(FenceError::TooLate)
+    }
+
+    /// The same with what is to be written in the same commit, on the shard of the installation, and
+    /// only while the guards hold. `None`: one of them does not, and nothing was written.
+    pub async fn raise_with(
+        &self,
+        new: NewFence,
+        guards: Vec<Guard>,
+        writes: Vec<Write>,
+        now: OffsetDateTime,
+    ) -> Result<Option<Raised>, FenceError> {
         let fence = Fence {
             id: ids::draw_uuid(),
             kind: new.kind,
@@ -167,32 +180,36 @@ impl Fences {
             author: new.author,
             at: now,
             until: new.until,
+            weight: new.weight,
             restriction: new.restriction,
         };
         let value = rmp_serde::to_vec_named(&fence)
             .map_err(|error| FenceError::Unwritable(error.to_string()))?;
-        let transaction = Transaction::new(ShardId::INSTALLATION, now + DEADLINE)
+        let mut transaction = Transaction::new(ShardId::INSTALLATION, now + DEADLINE)
             .revoking()
             .write(Write::Append {
                 log: log(),
                 value: value.clone(),
             })
             .write(audited(&fence).append(ShardId::INSTALLATION));
+        transaction.guards = guards;
+        transaction.writes.extend(writes);
         let (appended, replicated) = match settle(self.store.as_ref(), transaction).await? {
             Outcome::Applied { appended } => (appended, true),
             Outcome::Unreplicated { appended } => (appended, false),
-            Outcome::TooLate | Outcome::Conflict { .. } => return Err(FenceError::TooLate),
+            Outcome::Conflict { .. } => return Ok(None),
+            Outcome::TooLate => return Err(FenceError::TooLate),
         };
         let position = appended
             .first()
             .copied()
             .ok_or_else(|| StoreError::Corrupt("an append without a position".to_owned()))?;
         self.enforce(LogEntry { position, value }).await;
-        Ok(Raised {
+        Ok(Some(Raised {
             fence,
             position,
             replicated,
-        })
+        }))
     }
 
     /// Takes this replica's own entry into its view before anything is answered.
@@ -377,7 +394,8 @@ fn audited(fence: &Fence) -> Entry {
         .operator(fence.author.as_str())
         .with("kind", fence.kind.as_str())
         .with("dimension", fence.dimension.kind.as_str())
-        .with("value", fence.dimension.value.as_str());
+        .with("value", fence.dimension.value.as_str())
+        .with("weight", fence.weight.as_str());
     if let Some(restriction) = &fence.restriction {
         let denied = serde_json::to_value(&restriction.denied).unwrap_or_default();
         entry = entry

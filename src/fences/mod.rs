@@ -128,6 +128,21 @@ pub enum FenceKind {
     Restrict,
 }
 
+/// What a hold means, the weaker ones first. A weaker hold never takes the place of a stronger one on
+/// the same dimension, and a lift ends what is not stronger than itself.
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Default, Serialize, Deserialize,
+)]
+#[serde(rename_all = "snake_case")]
+pub enum Weight {
+    /// Nothing new until it was reviewed; what is alive lives on.
+    Review,
+    #[default]
+    Suspension,
+    /// For good: only an admin's word ends it.
+    Retirement,
+}
+
 impl FenceKind {
     pub fn as_str(self) -> &'static str {
         match self {
@@ -135,6 +150,16 @@ impl FenceKind {
             Self::Hold => "hold",
             Self::Lift => "lift",
             Self::Restrict => "restrict",
+        }
+    }
+}
+
+impl Weight {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Review => "review",
+            Self::Suspension => "suspension",
+            Self::Retirement => "retirement",
         }
     }
 }
@@ -174,6 +199,10 @@ pub struct Fence {
     /// The last expiry it can cover; readers drop a kill after it. `None`: stands until lifted.
     #[serde(with = "time::serde::timestamp::milliseconds::option")]
     pub until: Option<OffsetDateTime>,
+    /// What a hold means.
+    #[serde(default)]
+    pub weight: Weight,
+    // INVARIANT: last: the snapshot has fences as arrays, and this one may be left out.
     /// What a restriction takes away.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub restriction: Option<Restriction>,
@@ -191,6 +220,33 @@ pub struct NewFence {
     pub until: Option<OffsetDateTime>,
     /// Exactly where the kind is [`FenceKind::Restrict`].
     pub restriction: Option<Restriction>,
+    pub weight: Weight,
+}
+
+impl NewFence {
+    pub fn new(kind: FenceKind, dimension: Dimension, author: &str, reason: &str) -> Self {
+        Self {
+            kind,
+            dimension,
+            reason: reason.to_owned(),
+            author: author.to_owned(),
+            until: None,
+            restriction: None,
+            weight: Weight::default(),
+        }
+    }
+
+    #[must_use]
+    pub fn until(mut self, until: OffsetDateTime) -> Self {
+        self.until = Some(until);
+        self
+    }
+
+    #[must_use]
+    pub fn weight(mut self, weight: Weight) -> Self {
+        self.weight = weight;
+        self
+    }
 }
 
 /// No lease lives longer than this. What a kill covers is gone by then, so the fold forgets the kill.

@@ -4,7 +4,9 @@
 //! 256th of them) and one block of the links. Nothing grows without bound: a kill is forgotten when
 //! nothing it covers can be alive, a link when no lease can have been decided on it.
 
-use super::{Dimension, DimensionHash, Fence, FenceError, FenceKind, LONGEST_LIFETIME, MARGIN};
+use super::{
+    Dimension, DimensionHash, Fence, FenceError, FenceKind, LONGEST_LIFETIME, MARGIN, Weight,
+};
 use crate::store::{self, Link, LogEntry, Position};
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -70,6 +72,7 @@ pub struct HeldBy {
     pub author: String,
     pub at: OffsetDateTime,
     pub until: Option<OffsetDateTime>,
+    pub weight: Weight,
 }
 
 /// Why a lease is dead.
@@ -132,12 +135,15 @@ impl View {
         }
     }
 
-    /// The hold on any of these dimensions, if there is one.
+    /// The hold on any of these dimensions, if there is one; of several the strongest.
     pub fn held(&self, dimensions: &[DimensionHash]) -> Option<HeldBy> {
-        dimensions
-            .iter()
-            .find_map(|dimension| self.holds.get(dimension))
-            .map(|kept| HeldBy::of(&kept.fence))
+        let mut strongest: Option<&Kept> = None;
+        for kept in dimensions.iter().filter_map(|one| self.holds.get(one)) {
+            if strongest.is_none_or(|known| kept.fence.weight > known.fence.weight) {
+                strongest = Some(kept);
+            }
+        }
+        strongest.map(|kept| HeldBy::of(&kept.fence))
     }
 
     /// What ended a lease with these dimensions that was decided on at this position. Checks the
@@ -233,18 +239,30 @@ impl View {
         match fence.kind {
             FenceKind::Kill => self.kill(dimension, kept),
             FenceKind::Hold => {
-                self.kill(dimension, kept.clone());
-                Arc::make_mut(&mut self.holds).insert(dimension, kept);
+                // A review that is overdue refuses what is new and ends nothing.
+                if fence.weight > Weight::Review {
+                    self.kill(dimension, kept.clone());
+                }
+                // INVARIANT: a suspension never takes the place of a retirement.
+                if self.weight_on(&dimension) <= Some(fence.weight) {
+                    Arc::make_mut(&mut self.holds).insert(dimension, kept);
+                }
             }
-            // INVARIANT: lifting a hold lets new decisions in; what the hold ended stays dead.
+            // INVARIANT: lifting a hold lets new decisions in; what the hold ended stays dead. A lift
+            // that was said of a weaker hold does not end a stronger one that came in between.
             FenceKind::Lift => {
-                if self.holds.contains_key(&dimension) {
+                let stands = self.weight_on(&dimension);
+                if stands.is_some() && stands <= Some(fence.weight) {
                     Arc::make_mut(&mut self.holds).remove(&dimension);
                 }
                 self.lift_restriction(&fence.dimension);
             }
             FenceKind::Restrict => self.restrict(kept),
         }
+    }
+
+    fn weight_on(&self, dimension: &DimensionHash) -> Option<Weight> {
+        self.holds.get(dimension).map(|kept| kept.fence.weight)
     }
 
     fn kill(&mut self, dimension: DimensionHash, kept: Kept) {
@@ -390,6 +408,7 @@ impl HeldBy {
             author: fence.author.clone(),
             at: fence.at,
             until: fence.until,
+            weight: fence.weight,
         }
     }
 }

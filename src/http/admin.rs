@@ -135,6 +135,24 @@ pub(super) async fn enrolled_keys(State(doors): State<Doors>, Path(id): Path<Str
     Ok(shown(&doors.broker.enrolled_keys(&id).await?))
 }
 
+pub(super) async fn reviews(State(doors): State<Doors>, RawQuery(query): RawQuery) -> Answer {
+    let query = closed(query, &["all"])?;
+    let everything = flag(&query, "all")?.unwrap_or(false);
+    Ok(shown(&doors.broker.reviews(everything).await?))
+}
+
+pub(super) async fn review(
+    State(doors): State<Doors>,
+    Extension(by): Extension<Operator>,
+    headers: HeaderMap,
+    body: Body,
+) -> Answer {
+    let request = form::read_json(&headers, body).await?;
+    let broker = doors.broker.clone();
+    let answer = to_its_end(async move { broker.review(&by, request).await }).await?;
+    Ok(shown(&answer))
+}
+
 pub(super) async fn explain(State(doors): State<Doors>, headers: HeaderMap, body: Body) -> Answer {
     let request = form::read_json(&headers, body).await?;
     Ok(shown(&doors.broker.explain(request).await?))

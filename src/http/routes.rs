@@ -98,6 +98,8 @@ table! {
     POST "/admin/v1/agents/{id}/invitations", Who::Operator(Admin), true, Public, admin::invite, about::INVITE;
     GET "/admin/v1/agents/{id}/keys", Who::Operator(Viewer), false, Public, admin::enrolled_keys, about::ENROLLED_KEYS;
     GET "/admin/v1/agents/{id}", Who::Operator(Viewer), false, Public, admin::agent, about::AN_AGENT;
+    GET "/admin/v1/reviews", Who::Operator(Viewer), false, Public, admin::reviews, about::REVIEWS;
+    POST "/admin/v1/reviews", Who::Operator(Reviewer), true, Public, admin::review, about::REVIEW;
     POST "/admin/v1/explain", Who::Operator(Reviewer), false, Public, admin::explain, about::EXPLAIN;
     GET "/admin/v1/audit", Who::Operator(Viewer), false, Public, admin::audit, about::AUDIT;
     POST "/admin/v1/keys/rotate", Who::Operator(Admin), true, Public, admin::rotate, about::ROTATE;

@@ -152,14 +152,9 @@ impl Leases {
         if over {
             return Ok(None);
         }
-        let fence = NewFence {
-            kind: FenceKind::Kill,
-            dimension: Dimension::new(DimensionKind::Lease, lease.id.to_string()),
-            reason: closing.reason.clone(),
-            author: closing.by.clone(),
-            until: Some(lease.expires_at.max(lease.lives_until)),
-            restriction: None,
-        };
+        let dimension = Dimension::new(DimensionKind::Lease, lease.id.to_string());
+        let fence = NewFence::new(FenceKind::Kill, dimension, &closing.by, &closing.reason)
+            .until(lease.expires_at.max(lease.lives_until));
         let raised = fences.raise(fence, now).await?;
         // It is dead now. If the record cannot follow, the sweep finds the fence.
         if let Err(error) = self.mark(&lease.id, closing, now).await {

@@ -1,6 +1,7 @@
 //! What the configuration says of missions and targets.
 
 use super::People;
+use crate::agents::Terms;
 use crate::authority::{Authority, Vocabulary};
 use crate::ids::{AgentId, MissionId, TargetId};
 use crate::intent::SignerClass;
@@ -39,7 +40,29 @@ pub struct Mission {
     pub signer: SignerClass,
     /// Live leases of one agent at once. Required where `signer` is `Platform`.
     pub max_active: Option<u64>,
+    pub terms: Terms,
+    pub drift: Drift,
     pub labels: BTreeMap<String, String>,
+}
+
+/// When asking for more than the mission allows is more than a mistake.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Drift {
+    /// This often by one agent.
+    pub count: u32,
+    pub within: Duration,
+    /// The agent is suspended; otherwise somebody is told.
+    pub suspends: bool,
+}
+
+impl Default for Drift {
+    fn default() -> Self {
+        Self {
+            count: 10,
+            within: Duration::from_secs(60 * 60),
+            suspends: false,
+        }
+    }
 }
 
 /// Whether a mission's `require` and `when` refuse, or are only written down.

@@ -31,7 +31,7 @@ pub use denial::{Denial, Denied};
 pub use grant::Grant;
 #[cfg(test)]
 pub use grant::GrantBuilder;
-pub use mission::{Binding, LONGEST_OBSERVATION, Mission, Mode, Target};
+pub use mission::{Binding, Drift, LONGEST_OBSERVATION, Mission, Mode, Target};
 pub use nearest::Nearest;
 pub use recorded::{Beside, Recorded, RecordedBehalf, RecordedParent, observed};
 pub use request::words;

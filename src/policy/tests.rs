@@ -85,6 +85,7 @@ fn agent() -> Agent {
             active: 10,
             per_minute: 60,
         },
+        terms: crate::agents::Terms::of_agent(),
         labels: labels("team", "payments"),
         certificate_bound: false,
     }
@@ -108,6 +109,8 @@ fn mission(name: &str, target: &str, allow: Authority) -> Mission {
         tether: strings(&["pipeline"]),
         signer: SignerClass::Agent,
         max_active: None,
+        terms: crate::agents::Terms::default(),
+        drift: Drift::default(),
         labels: labels("tier", "1"),
     }
 }
@@ -299,6 +302,7 @@ fn hold(dimension: Dimension) -> Fence {
         author: "sre".to_owned(),
         at: NOW,
         until: None,
+        weight: crate::fences::Weight::default(),
         restriction: None,
     }
 }

@@ -142,7 +142,13 @@ async fn good(house: &House, route: &Route) -> (String, Option<Value>) {
             let body = json!({ "issuer": "ci", "kind": "pipeline", "id": unique() });
             (path, Some(body))
         }
-        "/admin/v1/leases" | "/admin/v1/agents" | "/admin/v1/audit" => (path, None),
+        "/admin/v1/reviews" if route.method == "POST" => {
+            let body = json!({ "subject": { "agent": "machine" }, "decision": "keep" });
+            (path, Some(body))
+        }
+        "/admin/v1/reviews" | "/admin/v1/leases" | "/admin/v1/agents" | "/admin/v1/audit" => {
+            (path, None)
+        }
         other => panic!("{other} is new: say here how it is used well"),
     }
 }

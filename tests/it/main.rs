@@ -39,6 +39,7 @@ mod exec;
 mod explain;
 mod failover;
 mod forgeries;
+mod governance;
 mod identity_url;
 mod intent_cli;
 mod intents;

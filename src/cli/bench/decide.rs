@@ -219,6 +219,8 @@ fn mission(id: MissionId, agent: &AgentId, target: &TargetId) -> Mission {
         tether: Vec::new(),
         signer: SignerClass::Agent,
         max_active: None,
+        terms: crate::agents::Terms::default(),
+        drift: crate::policy::Drift::default(),
         labels: BTreeMap::from([("tier".to_owned(), "1".to_owned())]),
     }
 }
@@ -237,6 +239,7 @@ fn new_agent(id: AgentId, now: OffsetDateTime) -> Agent {
             active: 10,
             per_minute: 60,
         },
+        terms: crate::agents::Terms::of_agent(),
         labels: BTreeMap::from([("team".to_owned(), "bench".to_owned())]),
         certificate_bound: false,
     }

@@ -155,6 +155,7 @@ impl Stage<'_> {
             selector: Selector::Agent("checkout-deployer".parse().map_err(fault)?),
             reason: SUSPENSION.to_owned(),
             kill_only: false,
+            retire: false,
         };
         let receipt: RevocationReceipt = self
             .world

@@ -74,6 +74,7 @@ fn both(table: &mut Table<'_>, was: &Agent, is: &Agent) {
     table.ordered("limits.active", (was.limits.active, is.limits.active), text);
     let per_minute = (was.limits.per_minute, is.limits.per_minute);
     table.ordered("limits.per_minute", per_minute, text);
+    super::terms(table, (&was.terms, &is.terms));
     let identities = |agent: &Agent| agent.identities.iter().map(shown).collect::<BTreeSet<_>>();
     table.grown("identity", &identities(was), &identities(is));
     let keys = |agent: &Agent| agent.intent_keys.iter().cloned().collect::<BTreeSet<_>>();

@@ -47,6 +47,17 @@ fn both(table: &mut Table<'_>, was: &Mission, is: &Mission) {
         u64::MAX => "the agents' own".to_owned(),
         most => most.to_string(),
     });
+    super::terms(table, (&was.terms, &is.terms));
+    let drift = |mission: &Mission| {
+        let (count, within) = (mission.drift.count, mission.drift.within.as_secs());
+        let what = if mission.drift.suspends {
+            "suspend"
+        } else {
+            "alarm"
+        };
+        format!("{count} within {within} s: {what}")
+    };
+    table.same("drift", (&drift(was), &drift(is)), text);
     tethers(table, was, is);
     requirements(table, &was.require, &is.require);
     when(table, was, is);

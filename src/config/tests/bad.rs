@@ -37,7 +37,7 @@ fn of_a_key() {
         ("ttl     = \"10m\"", "ttl =", "ttl =", "syntax"),
         (
             "ttl     = \"10m\"",
-            "review_every = \"90d\"",
+            "approval = \"two\"",
             "review_every",
             "unknown_key",
         ),

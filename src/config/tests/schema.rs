@@ -78,9 +78,7 @@ fn fits(schema: &Value, value: &Value) -> bool {
         "maximum" => value
             .as_u64()
             .is_none_or(|number| number <= says.as_u64().unwrap()),
-        "pattern" => value
-            .as_str()
-            .is_none_or(|text| super::super::duration(text).is_some()),
+        "pattern" => value.as_str().is_none_or(|text| duration(text).is_some()),
         // Names are checked where they are decoded; a date's form by TOML itself.
         "propertyNames" | "format" | "$schema" | "title" => true,
         other => panic!("the schema uses `{other}`"),

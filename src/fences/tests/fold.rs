@@ -2,7 +2,7 @@ use super::{NOW, agent, fence};
 use crate::fences::snapshot;
 use crate::fences::{
     Dimension, DimensionHash, DimensionKind, EndedBy, Fence, FenceKind, LONGEST_LIFETIME, Place,
-    View,
+    View, Weight,
 };
 use crate::store::{self, Link, LogEntry, Position};
 use proptest::prelude::*;
@@ -228,4 +228,76 @@ proptest! {
         let held = names.iter().any(|name| is_held(&log, *name));
         prop_assert_eq!(view.held(&hashes).is_some(), held);
     }
+}
+
+fn weighed(kind: FenceKind, weight: Weight) -> Fence {
+    Fence {
+        weight,
+        ..fence(kind, agent("a"))
+    }
+}
+
+/// What stands after these fences, and whether what was decided before them lives.
+fn after(fences: &[(FenceKind, Weight)]) -> (Option<Weight>, bool) {
+    let before = View::origin().position();
+    let view = View::of(fences.iter().map(|(kind, weight)| weighed(*kind, *weight)));
+    let own = [agent("a").hash()];
+    (
+        view.held(&own).map(|held| held.weight),
+        view.ended_by(&own, before).is_none(),
+    )
+}
+
+#[test]
+fn a_review_that_is_overdue_ends_nothing_and_refuses_what_is_new() {
+    use FenceKind::{Hold, Lift};
+    assert_eq!(
+        after(&[(Hold, Weight::Review)]),
+        (Some(Weight::Review), true)
+    );
+    let lifted = [(Hold, Weight::Review), (Lift, Weight::Review)];
+    assert_eq!(after(&lifted), (None, true));
+    assert_eq!(
+        after(&[(Hold, Weight::Suspension)]),
+        (Some(Weight::Suspension), false)
+    );
+}
+
+#[test]
+fn a_weaker_hold_takes_no_stronger_ones_place_and_a_weaker_lift_ends_none() {
+    use FenceKind::{Hold, Lift};
+    let all = [Weight::Review, Weight::Suspension, Weight::Retirement];
+    for first in all {
+        for second in all {
+            let (held, _) = after(&[(Hold, first), (Hold, second)]);
+            assert_eq!(held, Some(first.max(second)), "{first:?} {second:?}");
+            let (left, _) = after(&[(Hold, first), (Lift, second)]);
+            assert_eq!(
+                left,
+                (second < first).then_some(first),
+                "{first:?} {second:?}"
+            );
+        }
+    }
+}
+
+#[test]
+fn of_several_holds_the_strongest_is_told() {
+    let owner = Dimension::new(DimensionKind::Owner, "o");
+    let retired = Fence {
+        weight: Weight::Retirement,
+        ..fence(FenceKind::Hold, owner.clone())
+    };
+    let view = View::of([fence(FenceKind::Hold, agent("a")), retired]);
+    let held = view.held(&[agent("a").hash(), owner.hash()]).unwrap();
+    assert_eq!(held.dimension, owner);
+}
+
+/// Written before holds had a weight.
+#[test]
+fn an_older_entry_of_the_log_is_a_suspension() {
+    let mut old = serde_json::to_value(fence(FenceKind::Hold, agent("a"))).unwrap();
+    old.as_object_mut().unwrap().remove("weight").unwrap();
+    let read: Fence = serde_json::from_value(old).unwrap();
+    assert_eq!(read.weight, Weight::Suspension);
 }

@@ -36,6 +36,7 @@ pub(crate) fn fence(kind: FenceKind, dimension: Dimension) -> Fence {
         author: "ops@acme.example".to_owned(),
         at: NOW,
         until: None,
+        weight: crate::fences::Weight::default(),
         restriction: None,
     }
 }
@@ -47,6 +48,7 @@ pub(crate) fn new(kind: FenceKind, dimension: Dimension) -> NewFence {
         reason: "a test".to_owned(),
         author: "ops@acme.example".to_owned(),
         until: None,
+        weight: crate::fences::Weight::default(),
         restriction: None,
     }
 }

@@ -304,6 +304,7 @@ async fn a_key_that_is_held_proves_nothing_even_where_an_old_record_is_put_back(
         reason: "stolen".to_owned(),
         author: "octavia".to_owned(),
         until: None,
+        weight: crate::fences::Weight::default(),
         restriction: None,
     };
     desk.enrolment.fences.raise(fence, desk.now).await.unwrap();

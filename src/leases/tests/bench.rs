@@ -244,6 +244,7 @@ impl Bench {
             reason: "a test".to_owned(),
             author: "ops@acme.example".to_owned(),
             until: None,
+            weight: crate::fences::Weight::default(),
             restriction: None,
         };
         self.fences.raise(fence, self.now()).await.unwrap();

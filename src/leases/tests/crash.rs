@@ -25,6 +25,7 @@ async fn live_a_life(bench: &Bench, ending: bool) -> Result<(), LeaseError> {
             reason: "a test".to_owned(),
             author: "ops@acme.example".to_owned(),
             until: None,
+            weight: crate::fences::Weight::default(),
             restriction: None,
         };
         bench.fences.raise(fence, bench.now()).await?;

@@ -31,7 +31,7 @@ const NOT_YET: Gives = Gives {
 pub const REVOKE: About = About {
     id: "revoke",
     summary: "End every credential that a selector covers",
-    text: "Every selector but `lease` also holds new ones back until it is lifted; `kill_only` does not.",
+    text: "Every selector but `lease` also holds new ones back until it is lifted; `kill_only` does not. `retire` holds an agent or a mission for good.",
     params: &[query(
         "dry_run",
         FLAG,
@@ -61,7 +61,7 @@ pub const REVOCATION: About = About {
 pub const LIFT: About = About {
     id: "lift",
     summary: "End a hold",
-    text: "What was killed stays dead. Not by break-glass token.",
+    text: "What was killed stays dead. What was retired only an admin takes back; what is under review is reviewed. Not by break-glass token.",
     takes: Takes::Json(body::<wire::LiftRequest>(
         r#"{"selector":{"agent":"checkout-deployer"},"reason":"the key was replaced"}"#,
     )),
@@ -184,7 +184,7 @@ pub const FIND: About = About {
     ..READ
 };
 
-const AGENT_EXAMPLE: &str = r#"{"id":"checkout-deployer","owner":"payments@acme.example","purpose":"Deploys the checkout service","ends":"2027-03-01","state":"active","missions":["deploy-checkout"],"live_leases":2}"#;
+const AGENT_EXAMPLE: &str = r#"{"id":"checkout-deployer","owner":"payments@acme.example","purpose":"Deploys the checkout service","ends":"2027-03-01","state":"active","missions":["deploy-checkout"],"live_leases":2,"next_review":"2027-02-19T12:00:00Z","refused_from":"2027-03-05T12:00:00Z","dormant_at":"2026-12-21T12:00:00Z"}"#;
 
 pub const AGENTS: About = About {
     id: "agents",
@@ -203,6 +203,35 @@ pub const AN_AGENT: About = About {
     text: "By its name.",
     params: &[path("id", AGENT, "`[agent.NAME]`.")],
     gives: &[ok("The agent.", body::<wire::AgentView>(AGENT_EXAMPLE))],
+    ..READ
+};
+
+const REVIEW_EXAMPLE: &str = r#"{"when":"later","agent":{"id":"checkout-deployer","owner":"payments@acme.example","purpose":"Deploys the checkout service","ends":"2027-03-01","state":"active","missions":["deploy-checkout"],"live_leases":2,"next_review":"2027-02-19T12:00:00Z","refused_from":"2027-03-05T12:00:00Z"}}"#;
+
+pub const REVIEWS: About = About {
+    id: "reviews",
+    summary: "What somebody must look at",
+    text: "Agents and missions whose review is due within two weeks, the most urgent first.",
+    params: &[query("all", FLAG, "Everything that is registered.")],
+    gives: &[ok(
+        "All of them, in one page.",
+        body::<wire::Page<wire::ReviewView>>(r#"{"items":[]}"#),
+    )],
+    ..READ
+};
+
+pub const REVIEW: About = About {
+    id: "review",
+    summary: "Keep, narrow or retire an agent or a mission",
+    text: "It moves the next review, and lifts the hold of one that was overdue. To retire takes an operator. Not by break-glass token.",
+    takes: Takes::Json(body::<wire::ReviewRequest>(
+        r#"{"subject":{"agent":"checkout-deployer"},"decision":"keep","note":"still deploys"}"#,
+    )),
+    gives: &[ok(
+        "As it stands now.",
+        body::<wire::ReviewView>(REVIEW_EXAMPLE),
+    )],
+    refuses: Refuses::These(&[Reason::NotFound]),
     ..READ
 };
 

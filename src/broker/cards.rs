@@ -1,0 +1,235 @@
+//! An agent or a mission on one card: who answers for it, how it stands, what it can reach, what of
+//! that it ever asked for, when somebody must look at it.
+
+use super::revoke::Coverage;
+use super::show::not_found;
+use super::standing::{Found, dimension, remembered};
+use super::{Broker, Bundle, Refusal};
+use crate::agents::governance::{Record, Use};
+use crate::agents::{Agent, Stage, Terms};
+use crate::authority::{Authority, Permission};
+use crate::fences::{Dimension, DimensionKind, HeldBy, View};
+use crate::ids::AgentId;
+use crate::leases::Filter;
+use crate::policy::{Access, Mission};
+use crate::wire::{AgentView, Attention, LastReview, MissionView, Page, ReachView, Subject};
+use std::collections::BTreeMap;
+use time::{Date, OffsetDateTime};
+
+/// Its stage, and the hold behind it.
+struct Standing {
+    stage: Stage,
+    why: Option<String>,
+    by: Option<String>,
+}
+
+impl Broker {
+    pub async fn agents(&self) -> Result<Page<AgentView>, Refusal> {
+        let view = self.view()?;
+        let bundle = self.bundle.load_full();
+        let agents: Vec<_> = bundle.agents.iter().collect();
+        let subjects: Vec<_> = agents
+            .iter()
+            .map(|agent| Subject::Agent(agent.id.clone()))
+            .collect();
+        let found = remembered(self.store.as_ref(), &subjects, self.clock.now()).await?;
+        let mut items = Vec::new();
+        for (agent, found) in agents.into_iter().zip(found) {
+            items.push(self.agent_card(&bundle, agent, &found, &view).await?);
+        }
+        items.sort_by(|a, b| a.id.cmp(&b.id));
+        Ok(Page { items, next: None })
+    }
+
+    pub async fn agent(&self, id: &AgentId) -> Result<AgentView, Refusal> {
+        let view = self.view()?;
+        let bundle = self.bundle.load_full();
+        let agent = bundle.agents.get(id);
+        let agent = agent.ok_or_else(|| not_found(id.as_str()))?;
+        let subject = Subject::Agent(id.clone());
+        let found = self.remember(&subject, self.clock.now()).await?;
+        let mut card = self.agent_card(&bundle, &agent, &found, &view).await?;
+        card.reach = reach(
+            &bundle,
+            std::iter::once(agent.as_ref()),
+            |_| true,
+            &found.record,
+        );
+        Ok(card)
+    }
+
+    pub(in crate::broker) async fn agent_card(
+        &self,
+        bundle: &Bundle,
+        agent: &Agent,
+        found: &Found,
+        view: &View,
+    ) -> Result<AgentView, Refusal> {
+        let now = self.clock.now();
+        let own = dimension(&Subject::Agent(agent.id.clone()));
+        let standing = standing(own, &agent.owner, Some(agent.ends), view, now);
+        let filter = Filter {
+            agent: Some(agent.id.clone()),
+            ..Filter::default()
+        };
+        let mut coverage = Coverage::default();
+        self.cover(&filter, &mut coverage, view, now).await?;
+        let missions = bundle.policy.of_agent(&agent.id);
+        Ok(AgentView {
+            id: agent.id.clone(),
+            owner: agent.owner.clone(),
+            purpose: agent.purpose.clone(),
+            ends: agent.ends.to_string(),
+            state: standing.stage.as_str().to_owned(),
+            why: standing.why,
+            by: standing.by,
+            labels: agent.labels.clone(),
+            missions: missions.map(|mission| mission.id.clone()).collect(),
+            live_leases: coverage.live,
+            attention: attention(&found.record, &agent.terms),
+            reach: Vec::new(),
+        })
+    }
+}
+
+pub(in crate::broker) fn mission_card(
+    bundle: &Bundle,
+    mission: &Mission,
+    found: &Found,
+    view: &View,
+    now: OffsetDateTime,
+) -> MissionView {
+    let own = dimension(&Subject::Mission(mission.id.clone()));
+    let standing = standing(own, &mission.owner, mission.ends, view, now);
+    let agents: Vec<_> = mission
+        .agents
+        .iter()
+        .filter_map(|agent| bundle.agents.get(agent))
+        .collect();
+    let agents = agents.iter().map(AsRef::as_ref);
+    MissionView {
+        id: mission.id.clone(),
+        owner: mission.owner.clone(),
+        purpose: mission.purpose.clone(),
+        ends: mission.ends.map(|ends| ends.to_string()),
+        state: standing.stage.as_str().to_owned(),
+        why: standing.why,
+        by: standing.by,
+        labels: mission.labels.clone(),
+        agents: mission.agents.clone(),
+        attention: attention(&found.record, &mission.terms),
+        reach: reach(
+            bundle,
+            agents,
+            |other| other.id == mission.id,
+            &found.record,
+        ),
+    }
+}
+
+/// The strongest of what stands on it, on its owner and on everything, and of its last day.
+fn standing(
+    own: Dimension,
+    owner: &str,
+    ends: Option<Date>,
+    view: &View,
+    now: OffsetDateTime,
+) -> Standing {
+    let owner = Dimension::new(DimensionKind::Owner, owner);
+    let held: Option<HeldBy> = view.held(&[own.hash(), owner.hash(), Dimension::all().hash()]);
+    let stage = Stage::of(held.as_ref().map(|hold| hold.weight));
+    let today = now.to_offset(time::UtcOffset::UTC).date();
+    match (held, ends) {
+        (held, Some(ends)) if ends < today && stage != Stage::Retired => Standing {
+            stage: Stage::Retired,
+            why: Some(format!("its last day was {ends}")),
+            by: held.map(|hold| hold.author),
+        },
+        (held, _) => Standing {
+            stage,
+            why: held.as_ref().map(|hold| hold.reason.clone()),
+            by: held.map(|hold| hold.author),
+        },
+    }
+}
+
+fn attention(record: &Record, terms: &Terms) -> Attention {
+    let next_review = record.next_review(terms);
+    Attention {
+        next_review,
+        refused_from: next_review.checked_add(terms.grace).unwrap_or(next_review),
+        last_review: record.reviewed.as_ref().map(|reviewed| LastReview {
+            at: reviewed.at,
+            by: reviewed.by.clone(),
+            decision: reviewed.decision,
+            note: reviewed.note.clone(),
+        }),
+        last_used: record.used,
+        dormant_at: record.dormant_at(terms),
+    }
+}
+
+fn reach<'a>(
+    bundle: &Bundle,
+    agents: impl Iterator<Item = &'a Agent>,
+    is_asked: impl Fn(&Mission) -> bool,
+    record: &Record,
+) -> Vec<ReachView> {
+    let agents: Vec<&Agent> = agents.collect();
+    let all = bundle.policy.access(agents.into_iter());
+    let asked = all.iter().filter(|access| is_asked(access.mission));
+    asked.map(|access| seen(access, &record.uses)).collect()
+}
+
+fn seen(access: &Access<'_>, uses: &BTreeMap<String, Use>) -> ReachView {
+    let Access {
+        agent,
+        mission,
+        target,
+        may,
+        within,
+    } = access;
+    let known = uses.get(&format!("{}/{}", mission.id, target.id));
+    let details =
+        |authority: &Authority| authority.to_details(target.detail_type, &target.id, None);
+    ReachView {
+        agent: agent.id.clone(),
+        mission: mission.id.clone(),
+        target: target.id.clone(),
+        revocation: target.class.to_owned(),
+        may: details(may),
+        within: within.as_ref().map(details).unwrap_or_default(),
+        require: mission.require.clone(),
+        when: mission.when.clone(),
+        labels: target.labels.clone(),
+        last_used: known.map(|known| known.last),
+        asked: known
+            .map(|known| known.actions.iter().cloned().collect())
+            .unwrap_or_default(),
+        never_asked: never_asked(access, known),
+    }
+}
+
+/// Actions of the mission that fit nothing of what was asked for, wherever. Undecidable counts as asked.
+fn never_asked(access: &Access<'_>, known: Option<&Use>) -> Vec<String> {
+    let vocabulary = access.target.vocabulary;
+    let mut found = Vec::new();
+    for permission in &access.may.0 {
+        for action in &permission.actions {
+            let one = |action: &String| {
+                Authority(vec![Permission {
+                    actions: vec![action.clone()],
+                    locations: permission.locations.clone(),
+                }])
+            };
+            let was_asked = known.is_some_and(|known| {
+                let mut actions = known.actions.iter();
+                actions.any(|asked| vocabulary.overlap(&one(action), &one(asked)) != Ok(false))
+            });
+            if !was_asked && !found.contains(action) {
+                found.push(action.clone());
+            }
+        }
+    }
+    found
+}

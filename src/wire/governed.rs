@@ -1,0 +1,171 @@
+//! Agents and missions as operators see and review them.
+
+use crate::agents::governance::Decision;
+use crate::authority::AuthorizationDetail;
+use crate::ids::{AgentId, MissionId, TargetId};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use std::collections::BTreeMap;
+use std::fmt;
+use time::OffsetDateTime;
+
+/// What has an owner, an end and a review: an agent or a mission.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Subject {
+    Agent(AgentId),
+    Mission(MissionId),
+}
+
+impl fmt::Display for Subject {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Agent(id) => write!(f, "agent/{id}"),
+            Self::Mission(id) => write!(f, "mission/{id}"),
+        }
+    }
+}
+
+/// One agent as operators see it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct AgentView {
+    pub id: AgentId,
+    pub owner: String,
+    pub purpose: String,
+    pub ends: String,
+    /// `active`, `under_review`, `suspended` or `retired`.
+    pub state: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub why: Option<String>,
+    /// Who said so; `dayfly` is the clock.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub by: Option<String>,
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub labels: BTreeMap<String, String>,
+    pub missions: Vec<MissionId>,
+    pub live_leases: u64,
+    #[serde(flatten)]
+    pub attention: Attention,
+    /// Who can reach what; not in listings.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub reach: Vec<ReachView>,
+}
+
+/// One mission as operators see it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct MissionView {
+    pub id: MissionId,
+    pub owner: String,
+    pub purpose: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ends: Option<String>,
+    /// As an agent's.
+    pub state: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub why: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub by: Option<String>,
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub labels: BTreeMap<String, String>,
+    pub agents: Vec<AgentId>,
+    #[serde(flatten)]
+    pub attention: Attention,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub reach: Vec<ReachView>,
+}
+
+/// When somebody looked at it, and must look again.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Attention {
+    #[serde(with = "time::serde::rfc3339")]
+    #[schemars(with = "String", extend("format" = "date-time"))]
+    pub next_review: OffsetDateTime,
+    /// From then on it gets nothing new, unless it was reviewed.
+    #[serde(with = "time::serde::rfc3339")]
+    #[schemars(with = "String", extend("format" = "date-time"))]
+    pub refused_from: OffsetDateTime,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_review: Option<LastReview>,
+    /// To the hour.
+    #[serde(
+        default,
+        with = "time::serde::rfc3339::option",
+        skip_serializing_if = "Option::is_none"
+    )]
+    #[schemars(with = "Option<String>", extend("format" = "date-time"))]
+    pub last_used: Option<OffsetDateTime>,
+    /// Unused until then, it is suspended.
+    #[serde(
+        default,
+        with = "time::serde::rfc3339::option",
+        skip_serializing_if = "Option::is_none"
+    )]
+    #[schemars(with = "Option<String>", extend("format" = "date-time"))]
+    pub dormant_at: Option<OffsetDateTime>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct LastReview {
+    #[serde(with = "time::serde::rfc3339")]
+    #[schemars(with = "String", extend("format" = "date-time"))]
+    pub at: OffsetDateTime,
+    pub by: String,
+    pub decision: Decision,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub note: Option<String>,
+}
+
+/// What one mission lets one agent do on one target, and what of it was ever asked for.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct ReachView {
+    pub agent: AgentId,
+    pub mission: MissionId,
+    pub target: TargetId,
+    /// How its credentials can be ended.
+    pub revocation: String,
+    pub may: Vec<AuthorizationDetail>,
+    /// The agent's own ceiling, where it leaves only a part of that.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub within: Vec<AuthorizationDetail>,
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub require: BTreeMap<String, Value>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub when: Option<String>,
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub labels: BTreeMap<String, String>,
+    #[serde(
+        default,
+        with = "time::serde::rfc3339::option",
+        skip_serializing_if = "Option::is_none"
+    )]
+    #[schemars(with = "Option<String>", extend("format" = "date-time"))]
+    pub last_used: Option<OffsetDateTime>,
+    /// Actions that were asked for and granted.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub asked: Vec<String>,
+    /// Actions of `may` that were never asked for.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub never_asked: Vec<String>,
+}
+
+/// One line of `GET /admin/v1/reviews`: an agent or a mission.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct ReviewView {
+    /// `due`: within the time in which it is announced; `overdue`; `later`.
+    pub when: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub agent: Option<AgentView>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mission: Option<MissionView>,
+}
+
+/// `POST /admin/v1/reviews`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ReviewRequest {
+    pub subject: Subject,
+    pub decision: Decision,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub note: Option<String>,
+}

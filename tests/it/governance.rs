@@ -1,0 +1,406 @@
+//! Governance by the clock, over the wire: two replicas on one store, one clock that the test sets
+//! forward, and exactly one of them acts.
+
+use crate::support::broker::{Setup, TestBroker};
+use crate::support::issuer::Issuer;
+use crate::support::redis::RedisServer;
+use crate::support::time::Manual;
+use dayfly::jose::{Algorithm, SigningKey};
+use dayfly::secret::Secret;
+use dayfly::store::Store;
+use dayfly::store::embedded::Embedded;
+use dayfly::store::redis::{Redis, RedisSettings};
+use serde_json::{Value, json};
+use std::sync::Arc;
+use std::time::Duration;
+
+const DAY: u64 = 24 * 3600;
+
+struct Pair {
+    one: TestBroker,
+    other: TestBroker,
+    clock: Arc<Manual>,
+    issuer: Arc<Issuer>,
+    key: SigningKey,
+    store: Arc<dyn Store>,
+    more: String,
+}
+
+impl Pair {
+    async fn start(more: &str) -> Self {
+        Self::over(Arc::new(Embedded::in_memory().unwrap()), more).await
+    }
+
+    async fn over(store: Arc<dyn Store>, more: &str) -> Self {
+        let clock = Manual::start();
+        let issuer = Arc::new(Issuer::start().await);
+        let key = SigningKey::generate(Algorithm::Es256)
+            .unwrap()
+            .named_by_thumbprint();
+        let start = || replica(&store, &issuer, &key, &clock, more);
+        let (one, other) = (start().await, start().await);
+        Self {
+            one,
+            other,
+            clock,
+            issuer,
+            key,
+            store,
+            more: more.to_owned(),
+        }
+    }
+
+    async fn third(&self) -> TestBroker {
+        replica(
+            &self.store,
+            &self.issuer,
+            &self.key,
+            &self.clock,
+            &self.more,
+        )
+        .await
+    }
+
+    /// Both look at once. How often something was told and done, both replicas' own rounds included.
+    async fn round(&self) -> (usize, usize) {
+        let before = self.counted().await;
+        let (a, b) = (&self.one.composed.broker, &self.other.composed.broker);
+        let (a, b) = tokio::join!(a.govern(), b.govern());
+        a.unwrap();
+        b.unwrap();
+        let after = self.counted().await;
+        (after.0 - before.0, after.1 - before.1)
+    }
+
+    async fn counted(&self) -> (usize, usize) {
+        let told = ["ends_soon", "review_due", "review_overdue", "dormant_soon"];
+        let page = self.one.admin("GET", "/audit?limit=1000", None).await.body;
+        let count = |kinds: &[&str]| {
+            let all = page["items"].as_array().unwrap().iter();
+            all.filter(|one| kinds.contains(&one["event"].as_str().unwrap()))
+                .count()
+        };
+        (
+            count(&told),
+            count(&["suspended", "under_review", "retired"]),
+        )
+    }
+
+    /// Days go by; both look often enough to tell first and to act then.
+    async fn days(&self, days: u64) -> (usize, usize) {
+        let before = self.counted().await;
+        self.clock.advance(Duration::from_secs(days * DAY));
+        for _ in 0..4 {
+            self.round().await;
+        }
+        let after = self.counted().await;
+        (after.0 - before.0, after.1 - before.1)
+    }
+
+    async fn seen(&self, event: &str) -> Vec<Value> {
+        let page = self.one.admin("GET", "/audit?limit=1000", None).await.body;
+        let all = page["items"].as_array().unwrap().clone();
+        all.into_iter()
+            .filter(|one| one["event"] == event)
+            .collect()
+    }
+
+    async fn state(&self, agent: &str) -> Value {
+        let path = format!("/agents/{agent}");
+        self.one.admin("GET", &path, None).await.body["state"].clone()
+    }
+}
+
+async fn replica(
+    store: &Arc<dyn Store>,
+    issuer: &Arc<Issuer>,
+    key: &SigningKey,
+    clock: &Arc<Manual>,
+    more: &str,
+) -> TestBroker {
+    TestBroker::with(Setup {
+        store: Some(store.clone()),
+        issuer: Some(issuer.clone()),
+        key: Some(key.clone()),
+        clock: clock.clone(),
+        more: more.to_owned(),
+        ..Setup::default()
+    })
+    .await
+}
+
+async fn on_redis() -> Option<(RedisServer, Arc<dyn Store>)> {
+    let server = RedisServer::start(&["--appendonly", "yes"]).unwrap()?;
+    let settings = RedisSettings::new(Secret::new(server.url()));
+    let store = Redis::connect(settings).await.unwrap();
+    Some((server, Arc::new(store)))
+}
+
+/// Refused by both, by the same face as anybody whom nobody knows.
+async fn refused_everywhere(pair: &Pair) {
+    for broker in [&pair.one, &pair.other] {
+        let mut refused = false;
+        for _ in 0..100 {
+            let answer = broker.exchange(&broker.good_form()).await;
+            refused = answer.status == 400 && answer.body.get("dayfly_reason").is_none();
+            if refused {
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        assert!(refused);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_agent_that_nobody_uses_is_suspended_once_by_two_replicas_on_redis() {
+    let Some((_server, store)) = on_redis().await else {
+        return;
+    };
+    let pair = Pair::over(store, "").await;
+    assert_eq!(pair.round().await, (0, 0));
+    // A week before it is told, once; nothing happens.
+    assert_eq!(pair.days(24).await, (1, 0));
+    assert_eq!(pair.seen("dormant_soon").await.len(), 1);
+    assert_eq!(pair.state("deployer").await, "active");
+    assert_eq!(pair.days(7).await, (0, 1));
+    let done = pair.seen("suspended").await;
+    assert_eq!(done.len(), 1, "{done:?}");
+    assert_eq!(done[0]["reason"], "dormant");
+    assert_eq!(done[0]["agent"], "deployer");
+    assert_eq!(pair.seen("fence_raised").await.len(), 1);
+    refused_everywhere(&pair).await;
+    assert_eq!(pair.state("deployer").await, "suspended");
+    // A replica that starts now knows it, too; and nothing is done twice.
+    let third = pair.third().await;
+    let answer = third.exchange(&third.good_form()).await;
+    assert_eq!(answer.status, 400, "{}", answer.body);
+    assert_eq!(third.composed.broker.govern().await.unwrap().turned, 0);
+    // Resumed, it has its whole time again.
+    let lift = json!({ "selector": { "agent": "deployer" }, "reason": "needed again" });
+    let lifted = pair.one.admin("POST", "/lifts", Some(lift)).await;
+    assert_eq!(lifted.status, 200, "{}", lifted.body);
+    assert_eq!(pair.days(1).await, (0, 0));
+    pair.one.issue().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_agent_that_is_used_is_not_dormant() {
+    let pair = Pair::start("").await;
+    pair.round().await;
+    pair.days(20).await;
+    pair.one.issue().await;
+    // It is written beside the answer.
+    let mut used = Value::Null;
+    for _ in 0..200 {
+        used = pair.one.admin("GET", "/agents/deployer", None).await.body["last_used"].clone();
+        if used.is_string() {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    assert!(used.is_string(), "its use was never written down");
+    assert_eq!(pair.days(11).await, (0, 0));
+    pair.other.issue().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_overdue_review_refuses_what_is_new_and_leaves_what_is_alive() {
+    let terms = "[agent.other]\nowner = \"x@acme.example\"\npurpose = \"Waits\"\nends = 2099-01-01\n\
+                 identity = { issuer = \"ci\", subject = \"other\" }\n\
+                 review_every = \"10d\"\noverdue = \"warn 5d, then refuse\"\ndormant = \"3650d\"\n\
+                 [mission.short]\nagents = [\"deployer\"]\nowner = \"sre@acme.example\"\n\
+                 purpose = \"Looked at often\"\nreview_every = \"10d\"\noverdue = \"warn 5d, then refuse\"\n\
+                 allow = [{ target = \"deploy-api\", actions = [\"deploy:read\"], locations = [\"https://deploy.example/checkout\"] }]\n";
+    let pair = Pair::start(terms).await;
+    pair.round().await;
+    assert_eq!(pair.days(8).await, (2, 0));
+    assert_eq!(pair.seen("review_due").await.len(), 2);
+    assert_eq!(pair.days(3).await, (2, 0));
+    assert_eq!(pair.seen("review_overdue").await.len(), 2);
+    let ask = || {
+        let token = pair.one.platform_token();
+        let mut claims = pair.one.intent_claims(&token);
+        claims["mission"]["id"] = json!("short");
+        claims["authorization_details"][0]["actions"] = json!(["deploy:read"]);
+        let intent = pair.one.sign_intent(&claims);
+        let form = crate::support::broker::with(pair.one.good_form(), "subject_token", &token);
+        crate::support::broker::with(form, "intent", &intent)
+    };
+    // Warned of, it still gets what it asks for.
+    let issued = pair.one.exchange(&ask()).await;
+    assert_eq!(issued.status, 200, "{}", issued.body);
+    pair.clock.advance(Duration::from_secs(4 * DAY - 60));
+    let late = pair.one.exchange(&ask()).await;
+    assert_eq!(late.status, 200, "{}", late.body);
+    pair.clock.advance(Duration::from_secs(120));
+    assert_eq!(pair.round().await, (0, 2));
+    let held = pair.one.exchange(&ask()).await;
+    assert_eq!(held.status, 400, "{}", held.body);
+    assert_eq!(held.reason(), "held");
+    assert_eq!(pair.state("other").await, "under_review");
+    let token = late.body["access_token"].as_str().unwrap();
+    assert!(pair.one.is_active(token).await, "what is alive lives on");
+    // A review that is overdue is made, not lifted.
+    let lift = json!({ "selector": { "mission": "short" }, "reason": "in a hurry" });
+    let lifted = pair.one.admin("POST", "/lifts", Some(lift)).await;
+    assert_eq!(lifted.status, 403, "{}", lifted.body);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_review_moves_the_next_one_and_lifts_what_was_overdue() {
+    let pair = Pair::start("").await;
+    pair.round().await;
+    // The agent is overdue first, then asleep; the mission is overdue.
+    assert_eq!(pair.days(105).await.1, 3);
+    assert_eq!(pair.seen("under_review").await.len(), 2);
+    let due = pair.one.admin("GET", "/reviews", None).await.body;
+    let names: Vec<_> = due["items"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|item| {
+            let id = item["mission"]["id"]
+                .as_str()
+                .or(item["agent"]["id"].as_str());
+            (
+                id.unwrap().to_owned(),
+                item["when"].as_str().unwrap().to_owned(),
+            )
+        })
+        .collect();
+    assert!(
+        names.contains(&("deploy-checkout".to_owned(), "overdue".to_owned())),
+        "{names:?}"
+    );
+    let mission = json!({ "mission": "deploy-checkout" });
+    let done = pair
+        .other
+        .admin("POST", "/reviews", review(mission.clone(), "keep"))
+        .await;
+    assert_eq!(done.status, 200, "{}", done.body);
+    assert_eq!(done.body["when"], "later");
+    assert_eq!(done.body["mission"]["state"], "active");
+    assert_eq!(done.body["mission"]["last_review"]["decision"], "keep");
+    let reach = &done.body["mission"]["reach"][0];
+    assert_eq!(
+        reach["never_asked"],
+        json!(["deploy:write", "deploy:read"]),
+        "{reach}"
+    );
+    let entry = &pair.seen("reviewed").await[0];
+    assert_eq!(
+        (&entry["mission"], &entry["reason"]),
+        (&json!("deploy-checkout"), &json!("keep"))
+    );
+    // A suspended agent that is kept stays suspended.
+    let kept = pair
+        .one
+        .admin(
+            "POST",
+            "/reviews",
+            review(json!({ "agent": "deployer" }), "narrow"),
+        )
+        .await;
+    assert_eq!(kept.body["agent"]["state"], "suspended", "{}", kept.body);
+    assert_eq!(
+        kept.body["when"], "due",
+        "narrowed, it is looked at again within two weeks"
+    );
+    let lift = json!({ "selector": { "agent": "deployer" }, "reason": "needed again" });
+    assert_eq!(
+        pair.one.admin("POST", "/lifts", Some(lift)).await.status,
+        200
+    );
+    pair.one.issue().await;
+}
+
+fn review(subject: Value, decision: &str) -> Option<Value> {
+    Some(json!({ "subject": subject, "decision": decision, "note": "seen by a test" }))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_review_retires_is_over() {
+    let pair = Pair::start("").await;
+    let mission = json!({ "mission": "deploy-checkout" });
+    // Retired by its review, it is over.
+    let over = pair
+        .one
+        .admin("POST", "/reviews", review(mission.clone(), "retire"))
+        .await;
+    assert_eq!(over.body["mission"]["state"], "retired", "{}", over.body);
+    let held = pair.one.exchange(&pair.one.good_form()).await;
+    assert_eq!(held.reason(), "held", "{}", held.body);
+    let again = pair
+        .one
+        .admin("POST", "/reviews", review(mission, "keep"))
+        .await;
+    assert_eq!(again.status, 403, "{}", again.body);
+    for (body, status) in [
+        (review(json!({ "agent": "nobody" }), "keep"), 404),
+        (review(json!({ "agent": "deployer" }), "later"), 400),
+        (
+            Some(
+                json!({ "subject": { "agent": "deployer" }, "decision": "keep", "note": "x".repeat(501) }),
+            ),
+            400,
+        ),
+    ] {
+        assert_eq!(
+            pair.one.admin("POST", "/reviews", body).await.status,
+            status
+        );
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn past_its_last_day_an_agent_and_a_mission_are_retired_with_what_they_hold() {
+    let clock = Manual::start();
+    let today = dayfly::clock::Clock::now(clock.as_ref()).date();
+    let last = today + time::Duration::days(3);
+    let more = format!(
+        "[mission.ending]\nagents = [\"deployer\"]\nowner = \"sre@acme.example\"\npurpose = \"Ends\"\nends = {last}\n\
+         allow = [{{ target = \"deploy-api\", actions = [\"deploy:read\"], locations = [\"https://deploy.example/checkout\"] }}]\n\
+         [agent.ending]\nowner = \"x@acme.example\"\npurpose = \"Ends\"\nends = {last}\n\
+         identity = {{ issuer = \"ci\", subject = \"ending\" }}\n"
+    );
+    let pair = Pair::start(&more).await;
+    assert_eq!(pair.round().await, (2, 0));
+    assert_eq!(pair.seen("ends_soon").await.len(), 2);
+    assert_eq!(pair.days(4).await, (2, 2));
+    assert_eq!(pair.state("ending").await, "retired");
+    let retired = pair.seen("retired").await;
+    assert_eq!(retired.len(), 2, "{retired:?}");
+    assert!(retired.iter().all(|one| one["reason"] == "ended"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_an_operator_retires_only_an_admin_takes_back() {
+    let pair = Pair::start("").await;
+    let token = pair.one.issue().await["access_token"].clone();
+    let request =
+        json!({ "selector": { "agent": "deployer" }, "reason": "replaced", "retire": true });
+    let answer = pair.one.admin("POST", "/revocations", Some(request)).await;
+    assert_eq!(answer.status, 200, "{}", answer.body);
+    assert_eq!(pair.state("deployer").await, "retired");
+    assert!(!pair.one.is_active(token.as_str().unwrap()).await);
+    refused_everywhere(&pair).await;
+    // A suspension on top takes nothing from it.
+    pair.one.revoke(json!({ "agent": "deployer" })).await;
+    assert_eq!(pair.state("deployer").await, "retired");
+    let lift = json!({ "selector": { "agent": "deployer" }, "reason": "a mistake" });
+    let lifted = pair.one.admin("POST", "/lifts", Some(lift)).await;
+    assert_eq!(lifted.status, 200, "{}", lifted.body);
+    assert_eq!(pair.state("deployer").await, "active");
+    pair.one.issue().await;
+    // What has no stage is not retired.
+    for (selector, kill_only) in [
+        (json!({ "task": "t" }), false),
+        (json!({ "agent": "deployer" }), true),
+    ] {
+        let request =
+            json!({ "selector": selector, "reason": "x", "retire": true, "kill_only": kill_only });
+        let answer = pair.one.admin("POST", "/revocations", Some(request)).await;
+        assert_eq!(answer.status, 400, "{}", answer.body);
+    }
+}
