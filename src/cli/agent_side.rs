@@ -1,12 +1,14 @@
 //! `token` and `exec`: what an agent or a pipeline calls.
 
+use super::login::{PERSON, state_file};
 use super::output::{Failure, Output};
 use crate::authority::AuthorizationDetail;
-use crate::client::Client;
 use crate::client::endpoint::Endpoint;
 use crate::client::exec::{ExecError, Run};
 use crate::client::proof::{Prover, Source};
 use crate::client::request::{Wanted, ask};
+use crate::client::sign_in::SignIn;
+use crate::client::{Client, ClientError};
 use crate::clock::{Clock, SystemClock};
 use crate::config::secret_reference;
 use crate::jose::SigningKey;
@@ -17,6 +19,7 @@ use serde_json::{Map, Value};
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use time::OffsetDateTime;
 
 /// Who asks, at which broker, for what.
 #[derive(Debug, Args)]
@@ -63,8 +66,17 @@ pub struct AskArgs {
     #[arg(long, requires = "actions")]
     ttl: Option<u32>,
     /// The agent's name, as the configuration knows it.
-    #[arg(long, env = "DAYFLY_AGENT")]
-    agent: String,
+    #[arg(long, env = "DAYFLY_AGENT", required_unless_present = "in_person")]
+    agent: Option<String>,
+    /// Run this agent in person: the proof is the sign-in of `dayfly login --person`. For missions with
+    /// `in_person = true`.
+    #[arg(
+        long = "as",
+        id = "in_person",
+        value_name = "AGENT",
+        conflicts_with_all = ["key", "platform_signed", "subject_token_file", "identity_url", "identity"]
+    )]
+    in_person: Option<String>,
     /// The agent's private key: a JWK file.
     #[arg(long, env = "DAYFLY_KEY_FILE")]
     key: Option<PathBuf>,
@@ -149,11 +161,12 @@ pub async fn release(args: ReleaseArgs) -> Result<u8, Failure> {
 /// `dayfly token`: the answer of the token endpoint, or the bearer string alone.
 pub async fn token(args: TokenArgs, output: &Output) -> Result<u8, Failure> {
     let clock = SystemClock::new();
-    let (client, prover, wanted) = prepare(args.ask)?;
+    let (client, prover, wanted) = prepare(args.ask, clock.now())?;
     let [wanted] = wanted.as_slice() else {
         return Err(Failure::usage("`token` takes one --target"));
     };
-    let response = ask(&client, &prover, wanted, clock.now()).await?;
+    let response = ask(&client, &prover, wanted, clock.now()).await;
+    let response = response.map_err(|error| advised(prover.is_person(), error))?;
     output.show(&response, |response| match &response.credential {
         Some(credential) => credential.to_string(),
         None => response.access_token.clone(),
@@ -163,31 +176,86 @@ pub async fn token(args: TokenArgs, output: &Output) -> Result<u8, Failure> {
 
 /// `dayfly exec -- command`.
 pub async fn exec(args: ExecArgs, output: &Output) -> Result<u8, Failure> {
-    let (client, prover, wanted) = prepare(args.ask).map_err(|failure| own(120, failure))?;
+    let clock = Arc::new(SystemClock::new());
+    let prepared = prepare(args.ask, clock.now());
+    let (client, prover, wanted) = prepared.map_err(|failure| own(120, failure))?;
+    let person = prover.is_person();
     let run = Run {
         client,
         prover,
         wanted,
         command: args.command,
         environment: args.env,
-        clock: Arc::new(SystemClock::new()),
+        clock,
     };
     let notice = |text: &str| output.notice(text);
-    run.run(&notice).await.map_err(|error: ExecError| Failure {
-        code: error.exit_code(),
-        message: error.to_string(),
-        reason: None,
+    run.run(&notice).await.map_err(|error: ExecError| {
+        let code = error.exit_code();
+        match error {
+            ExecError::Credential { target, error } => {
+                let failure = advised(person, error);
+                let message = format!("{target}: {}", failure.message);
+                Failure {
+                    code,
+                    message,
+                    ..failure
+                }
+            }
+            error => Failure {
+                code,
+                ..Failure::failed(error.to_string())
+            },
+        }
     })
+}
+
+/// What a person who runs an agent can do about it.
+fn advised(person: bool, error: ClientError) -> Failure {
+    let advice = match &error {
+        ClientError::Refused { body, .. } if person => match body.dayfly_reason.as_deref() {
+            Some("subject_not_accepted") => {
+                "this mission is not given to you in person: it says `in_person = true` and names, in \
+                 `on_behalf_of`, a group that your sign-in is of"
+            }
+            Some("actor_not_accepted") => "your sign-in says, in `may_act`, that another may act",
+            Some("tether_missing") => {
+                "this mission hangs on a sign-in that can be ended, and yours has no `sid`"
+            }
+            Some("held") => "it was ended or is held; if you signed out, sign in again",
+            Some(_) => "",
+            None => {
+                "the broker does not take this sign-in, or knows no such agent: run `dayfly login \
+                 --person` again; its issuer must be one with `people = true`, for this client"
+            }
+        },
+        _ => "",
+    };
+    let failure = Failure::from(error);
+    if advice.is_empty() {
+        return failure;
+    }
+    let message = format!("{}\n{advice}", failure.message);
+    Failure { message, ..failure }
 }
 
 fn own(code: u8, failure: Failure) -> Failure {
     Failure { code, ..failure }
 }
 
-fn prepare(args: AskArgs) -> Result<(Client, Prover, Vec<Wanted>), Failure> {
+fn prepare(args: AskArgs, now: OffsetDateTime) -> Result<(Client, Prover, Vec<Wanted>), Failure> {
     let client = Client::new(&args.url, None)?;
-    let key = args.key.as_ref().map(read_key).transpose()?;
-    let source = source(&args)?;
+    let agent = args.in_person.clone().or_else(|| args.agent.clone());
+    // One of the two is required.
+    let agent = agent.ok_or_else(|| Failure::usage("--agent or --as"))?;
+    let (source, key) = if args.in_person.is_some() {
+        let file = state_file(PERSON)?;
+        let key = SignIn::current(&file, now)?.key;
+        let agent = agent.clone();
+        (Source::Person { file, agent }, Some(key))
+    } else {
+        let key = args.key.as_ref().map(read_key).transpose()?;
+        (source(&args, &agent)?, key)
+    };
     let prover = Prover::new(source, key)?;
     let context = match &args.context {
         Some(path) => read_object(path)?,
@@ -203,7 +271,7 @@ fn prepare(args: AskArgs) -> Result<(Client, Prover, Vec<Wanted>), Failure> {
             goal: args.goal.clone(),
             task: args.task.clone(),
             instance: args.instance.clone(),
-            agent: args.agent.clone(),
+            agent: agent.clone(),
             context: context.clone(),
             evidence: args.evidence.clone(),
             platform_signed: args.platform_signed,
@@ -230,7 +298,7 @@ fn details(args: &AskArgs, target: &str) -> Vec<AuthorizationDetail> {
     clippy::disallowed_methods,
     reason = "platforms hand their tokens over in the environment"
 )]
-fn source(args: &AskArgs) -> Result<Source, Failure> {
+fn source(args: &AskArgs, agent: &str) -> Result<Source, Failure> {
     if let Some(Ambient::Aws) = args.identity {
         return Ok(Source::Aws {
             endpoint: args.sts_endpoint.clone(),
@@ -261,13 +329,14 @@ fn source(args: &AskArgs) -> Result<Source, Failure> {
     }
     if args.key.is_some() {
         return Ok(Source::Key {
-            agent: args.agent.clone(),
+            agent: agent.to_owned(),
         });
     }
     Err(Failure::usage(
         "no proof of identity: give --subject-token-file, --identity-url or --key, set DAYFLY_ID_TOKEN \
          (GitLab `id_tokens`), run where GitHub Actions grants `id-token: write`, or say \
-         `--identity aws` where there are AWS credentials",
+         `--identity aws` where there are AWS credentials; a person says `--as AGENT` after `dayfly login \
+         --person`",
     ))
 }
 

@@ -1,9 +1,10 @@
 //! `dayfly login`: the operator signs in at the organisation's identity provider (OpenID Connect,
 //! authorization code with PKCE, RFC 8252 loopback redirect); the ID token is what operators' doors
-//! ask for.
+//! ask for. A person who runs agents signs in in the same way, with a key that the ID token is bound to.
 
 use super::output::{Failure, Output};
 use crate::client::deliver::write_atomically;
+use crate::client::sign_in::SignIn;
 use crate::client::{http_client, is_loopback};
 use crate::secret::Secret;
 use axum::extract::{Query, State};
@@ -26,9 +27,13 @@ use tokio::sync::mpsc;
 /// How long the person has.
 const PATIENCE: Duration = Duration::from_secs(300);
 
-#[derive(Debug, Args)]
+#[derive(Debug, Clone, Args)]
 pub struct LoginArgs {
-    /// The identity provider, as `[operators]` names it.
+    /// Sign in as somebody who runs agents (`token --as`, `exec --as`), not as an operator. The ID token is
+    /// bound to a key that never leaves this machine.
+    #[arg(long)]
+    person: bool,
+    /// The identity provider, as `[operators]` names it or, with --person, `[issuer.NAME]`.
     #[arg(long, env = "DAYFLY_OPERATOR_ISSUER")]
     issuer: String,
     /// This program's client id there. A public client: it has no secret.
@@ -37,6 +42,17 @@ pub struct LoginArgs {
     /// The loopback port that the provider knows; 0 takes any (RFC 8252 section 7.3).
     #[arg(long, default_value_t = 0)]
     port: u16,
+    /// What else to ask the provider for, beside `openid` and `email`; such as `groups`, where it tells of
+    /// those only who asks.
+    #[arg(long = "scope")]
+    scopes: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+pub struct LogoutArgs {
+    /// The sign-in of `dayfly login --person`, with its key.
+    #[arg(long)]
+    person: bool,
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -71,6 +87,52 @@ struct Redirected {
 }
 
 pub async fn login(args: LoginArgs, output: &Output) -> Result<u8, Failure> {
+    let names = (args.issuer.clone(), args.client_id.clone());
+    let names = (names.0.as_str(), names.1.as_str());
+    if !args.person {
+        let token = sign_in(args.clone(), None, output).await?;
+        let path = prepared(OPERATOR)?;
+        write_atomically(&path, &token)?;
+        output.notice(&format!("signed in; the token is in {}", path.display()));
+        return Ok(0);
+    }
+    let path = prepared(PERSON)?;
+    // The same key again, so that commands that run under it go on. `logout` is its end.
+    let known = SignIn::load(&path).ok().flatten();
+    let known = known.filter(|known| (known.issuer.as_str(), known.client_id.as_str()) == names);
+    let key = match known {
+        Some(known) => known.key,
+        None => SignIn::new_key()?,
+    };
+    let token = sign_in(args.clone(), Some(SignIn::nonce(&key)), output).await?;
+    let signed_in = SignIn::new(token, key, names)?;
+    signed_in.save(&path)?;
+    let (who, until, path) = (&signed_in.subject, signed_in.until(), path.display());
+    output.notice(&format!(
+        "signed in as {who}, until {until}; it is in {path}"
+    ));
+    Ok(0)
+}
+
+/// What this machine knows of the sign-in is gone. What was issued with it is not ended by that.
+pub fn logout(args: &LogoutArgs, output: &Output) -> Result<u8, Failure> {
+    let path = state_file(if args.person { PERSON } else { OPERATOR })?;
+    match std::fs::remove_file(&path) {
+        Ok(()) => output.notice("signed out on this machine"),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            output.notice("nobody was signed in");
+        }
+        Err(error) => return Err(Failure::failed(format!("{}: {error}", path.display()))),
+    }
+    Ok(0)
+}
+
+/// The ID token. `nonce`: what the provider is to sign into it.
+async fn sign_in(
+    args: LoginArgs,
+    nonce: Option<String>,
+    output: &Output,
+) -> Result<Secret<String>, Failure> {
     let http = http_client()?;
     let discovery = discover(&http, &args.issuer).await?;
     let listener = tokio::net::TcpListener::bind(("127.0.0.1", args.port))
@@ -87,12 +149,16 @@ pub async fn login(args: LoginArgs, output: &Output) -> Result<u8, Failure> {
         .set_token_uri(TokenUrl::new(discovery.token_endpoint).map_err(bad)?)
         .set_redirect_uri(redirect);
     let (challenge, verifier) = PkceCodeChallenge::new_random_sha256();
-    let (url, state) = provider
+    let mut asked = provider
         .authorize_url(CsrfToken::new_random)
         .add_scope(Scope::new("openid".to_owned()))
         .add_scope(Scope::new("email".to_owned()))
-        .set_pkce_challenge(challenge)
-        .url();
+        .add_scopes(args.scopes.into_iter().map(Scope::new))
+        .set_pkce_challenge(challenge);
+    if let Some(nonce) = nonce {
+        asked = asked.add_extra_param("nonce", nonce);
+    }
+    let (url, state) = asked.url();
     output.notice(&format!("open this in a browser to sign in:\n\n  {url}\n"));
 
     let code = wait_for_code(listener, state).await?;
@@ -111,9 +177,7 @@ pub async fn login(args: LoginArgs, output: &Output) -> Result<u8, Failure> {
             "the provider gave no ID token: is this client registered for OpenID Connect?",
         )
     })?;
-    let path = store(&Secret::new(token))?;
-    output.notice(&format!("signed in; the token is in {}", path.display()));
-    Ok(0)
+    Ok(Secret::new(token))
 }
 
 async fn discover(http: &reqwest::Client, issuer: &str) -> Result<Discovery, Failure> {
@@ -205,10 +269,13 @@ async fn carry(
     Ok(response)
 }
 
-fn store(token: &Secret<String>) -> Result<PathBuf, Failure> {
-    let path = token_path().ok_or_else(|| {
-        Failure::failed("neither XDG_STATE_HOME nor HOME is set: where to keep the token?")
-    })?;
+/// Below XDG_STATE_HOME, by what it holds.
+const OPERATOR: &str = "operator-token";
+pub const PERSON: &str = "person";
+
+/// Where to keep it, in a folder of its owner's alone.
+fn prepared(name: &str) -> Result<PathBuf, Failure> {
+    let path = state_file(name)?;
     if let Some(folder) = path.parent() {
         std::fs::DirBuilder::new()
             .recursive(true)
@@ -216,28 +283,26 @@ fn store(token: &Secret<String>) -> Result<PathBuf, Failure> {
             .create(folder)
             .map_err(|error| Failure::failed(format!("{}: {error}", folder.display())))?;
     }
-    write_atomically(&path, token)?;
     Ok(path)
 }
 
 /// What `dayfly login` stored, if it did.
 pub fn stored_token() -> Option<PathBuf> {
-    token_path().filter(|path| path.exists())
+    state_file(OPERATOR).ok().filter(|path| path.exists())
 }
 
 #[expect(
     clippy::disallowed_methods,
     reason = "the XDG base directories are environment variables"
 )]
-fn token_path() -> Option<PathBuf> {
-    let state = std::env::var("XDG_STATE_HOME")
-        .ok()
-        .filter(|folder| !folder.is_empty())
-        .map(PathBuf::from)
-        .or_else(|| {
-            std::env::var("HOME")
-                .ok()
-                .map(|home| PathBuf::from(home).join(".local/state"))
-        })?;
-    Some(state.join("dayfly").join("operator-token"))
+pub fn state_file(name: &str) -> Result<PathBuf, Failure> {
+    let set = |name: &str| {
+        let folder = std::env::var(name).ok().filter(|folder| !folder.is_empty());
+        folder.map(PathBuf::from)
+    };
+    let state = set("XDG_STATE_HOME").or_else(|| Some(set("HOME")?.join(".local/state")));
+    let state = state.ok_or_else(|| {
+        Failure::failed("neither XDG_STATE_HOME nor HOME is set: where is a sign-in kept?")
+    })?;
+    Ok(state.join("dayfly").join(name))
 }

@@ -128,7 +128,7 @@ enum Command {
     ///
     /// The proof is the first that is there: --subject-token-file, --identity-url, GitHub Actions' token, the variable
     /// DAYFLY_ID_TOKEN (GitLab), the key alone. Without --key a key is made for this one request and
-    /// bound to the platform's token.
+    /// bound to the platform's token. A person runs an agent with --as, after `dayfly login --person`.
     #[command(
         after_help = "Example:\n  dayfly token --agent reporter --key reporter.key.json --mission weekly-report \\\n    --target orders --goal 'The report of week 47'"
     )]
@@ -155,14 +155,20 @@ enum Command {
     /// Write a first mission, the workflow that uses it and the trust policy it needs.
     #[command(subcommand)]
     Init(init::InitCommand),
-    /// Sign in as an operator.
+    /// Sign in as an operator, or as a person who runs agents.
     ///
     /// At the organisation's identity provider, in a browser (OpenID Connect, PKCE). The token is kept
     /// below XDG_STATE_HOME, readable by its owner alone.
     #[command(
-        after_help = "Example:\n  dayfly login --issuer https://login.acme.example --client-id dayfly-cli"
+        after_help = "Example:\n  dayfly login --issuer https://login.acme.example --client-id dayfly-cli\n  dayfly login --person --issuer https://login.acme.example --client-id dayfly-people"
     )]
     Login(login::LoginArgs),
+    /// Forget a sign-in on this machine.
+    ///
+    /// What was issued with it is not ended by that: `exec` releases what it got, and `dayfly release`
+    /// what `dayfly token` got.
+    #[command(after_help = "Example:\n  dayfly logout --person")]
+    Logout(login::LogoutArgs),
     /// Whose is this? From a credential, a lease id, a session name, an AWS key id.
     ///
     /// Answers with the lease: agent, owner, mission, alive or not.
@@ -287,6 +293,7 @@ async fn run(command: Command, output: &Output) -> Result<u8, Failure> {
         Command::Demo(args) => demo::demo(args, output).await,
         Command::Init(command) => init::init(&command, output),
         Command::Login(args) => login::login(args, output).await,
+        Command::Logout(args) => login::logout(&args, output),
         Command::Find(args) => operator_side::find(args, output).await,
         Command::Lease(command) => operator_side::lease(command, output).await,
         Command::Revoke(args) => operator_side::revoke(args, output).await,

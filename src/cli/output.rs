@@ -66,6 +66,7 @@ impl From<ClientError> for Failure {
                     .unwrap_or_else(|| body.error.clone());
                 (code, Some(reason))
             }
+            ClientError::NotSignedIn(_) => (4, None),
             ClientError::Foreign { .. } | ClientError::Local(_) => (1, None),
         };
         Self {

@@ -52,7 +52,7 @@ impl ExecError {
                 ..
             } if *status < 429 => 121,
             Self::Credential {
-                error: ClientError::Local(_),
+                error: ClientError::Local(_) | ClientError::NotSignedIn(_),
                 ..
             } => 122,
             Self::Credential { .. } => 123,

@@ -7,6 +7,7 @@ pub mod enrol;
 pub mod exec;
 pub mod proof;
 pub mod request;
+pub mod sign_in;
 
 use crate::secret::Secret;
 use crate::wire::{ErrorBody, TokenResponse};
@@ -37,6 +38,9 @@ pub enum ClientError {
     Foreign { status: u16, hint: String },
     #[error("{0}")]
     Local(String),
+    /// The person's sign-in on this machine is no good, or there is none.
+    #[error("{0}")]
+    NotSignedIn(String),
 }
 
 impl ClientError {
@@ -47,7 +51,7 @@ impl ClientError {
             Self::Refused { status, .. } | Self::Foreign { status, .. } => {
                 *status == 429 || *status >= 500
             }
-            Self::Local(_) => false,
+            Self::Local(_) | Self::NotSignedIn(_) => false,
         }
     }
 }

@@ -1,14 +1,18 @@
 //! Where an agent's proof of identity comes from: its own key, a file that the platform refreshes,
-//! an endpoint that makes one, an environment variable that the platform sets, or AWS credentials.
+//! an endpoint that makes one, an environment variable that the platform sets, AWS credentials, or,
+//! where a person runs it, the person's sign-in.
 
 use super::ClientError;
 use super::endpoint::Endpoint;
+use super::sign_in::SignIn;
 use crate::jose::{Algorithm, SigningKey};
 use crate::secret::Secret;
 use crate::wire::ASSERTION_JWT_BEARER;
 use serde_json::json;
 use std::path::PathBuf;
 use time::OffsetDateTime;
+
+const ID_TOKEN: &str = "urn:ietf:params:oauth:token-type:id_token";
 
 /// What this process can show.
 #[derive(Debug)]
@@ -23,6 +27,8 @@ pub enum Source {
     Endpoint(Endpoint),
     /// AWS credentials of this environment: a request signed with them, for an endpoint of STS.
     Aws { endpoint: Option<String> },
+    /// The sign-in of the person who runs this agent, read anew each time: it may be renewed.
+    Person { file: PathBuf, agent: String },
 }
 
 /// A proof, with the key that signs intents.
@@ -47,6 +53,11 @@ impl Prover {
             key,
             http: super::http_client()?,
         })
+    }
+
+    /// Whether a person runs the agent.
+    pub fn is_person(&self) -> bool {
+        matches!(self.source, Source::Person { .. })
     }
 
     pub fn key(&self) -> &SigningKey {
@@ -80,6 +91,19 @@ impl Prover {
                 kind = crate::identity::aws::TOKEN_TYPE;
                 let server = format!("{broker}#jkt={}", self.key.thumbprint());
                 super::aws::signed_request(endpoint.as_deref(), &server, now).await?
+            }
+            Source::Person { file, agent } => {
+                let signed_in = SignIn::current(file, now)?;
+                if signed_in.key.thumbprint() != self.key.thumbprint() {
+                    let why = "somebody signed in anew, with another key: start this again";
+                    return Err(ClientError::NotSignedIn(why.to_owned()));
+                }
+                let fields = vec![
+                    ("client_id", agent.clone()),
+                    ("subject_token", signed_in.token.expose().clone()),
+                    ("subject_token_type", ID_TOKEN.to_owned()),
+                ];
+                return Ok((fields, Some(signed_in.token)));
             }
         };
         let fields = vec![
