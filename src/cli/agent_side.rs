@@ -77,6 +77,15 @@ pub struct AskArgs {
         conflicts_with_all = ["key", "platform_signed", "subject_token_file", "identity_url", "identity"]
     )]
     in_person: Option<String>,
+    /// A file with the token of the person that the agent acts for, or with the credential that
+    /// another agent handed to it; read anew for each request.
+    #[arg(
+        long,
+        env = "DAYFLY_ON_BEHALF_OF_FILE",
+        value_name = "FILE",
+        conflicts_with_all = ["in_person", "platform_signed"]
+    )]
+    on_behalf_of: Option<PathBuf>,
     /// The agent's private key: a JWK file.
     #[arg(long, env = "DAYFLY_KEY_FILE")]
     key: Option<PathBuf>,
@@ -275,6 +284,7 @@ fn prepare(args: AskArgs, now: OffsetDateTime) -> Result<(Client, Prover, Vec<Wa
             context: context.clone(),
             evidence: args.evidence.clone(),
             platform_signed: args.platform_signed,
+            on_behalf_of: args.on_behalf_of.clone(),
         })
         .collect();
     Ok((client, prover, wanted))

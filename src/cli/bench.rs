@@ -279,6 +279,7 @@ impl Stage {
             context: serde_json::Map::new(),
             evidence: Vec::new(),
             platform_signed: false,
+            on_behalf_of: None,
             agent: AGENT.to_owned(),
         };
         let form = form(URL, &self.prover, &wanted, self.clock.now()).await?;

@@ -131,7 +131,7 @@ impl Prover {
     }
 }
 
-async fn read_token(path: &PathBuf) -> Result<Secret<String>, ClientError> {
+pub(super) async fn read_token(path: &PathBuf) -> Result<Secret<String>, ClientError> {
     let text = tokio::fs::read_to_string(path).await.map_err(|error| {
         ClientError::Local(format!(
             "the token file {} cannot be read: {error}",

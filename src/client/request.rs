@@ -1,6 +1,6 @@
 //! One exchange, from the agent's side: prove, sign the intent, ask.
 
-use super::proof::Prover;
+use super::proof::{Prover, read_token};
 use super::{Client, ClientError};
 use crate::authority::AuthorizationDetail;
 use crate::secret::Secret;
@@ -14,6 +14,8 @@ use time::OffsetDateTime;
 
 /// How long a signed intent may be used.
 const INTENT_LIFETIME_SECONDS: i64 = 120;
+
+const ACCESS_TOKEN: &str = "urn:ietf:params:oauth:token-type:access_token";
 
 /// What the agent wants, and why.
 #[derive(Debug, Clone)]
@@ -33,6 +35,8 @@ pub struct Wanted {
     pub evidence: Vec<PathBuf>,
     /// The platform's token serves as the intent: for missions with `signer = "platform"`.
     pub platform_signed: bool,
+    /// A file with the token of whom the agent acts for, or with the credential that was handed to it.
+    pub on_behalf_of: Option<PathBuf>,
 }
 
 /// The claims of an intent (`intent+jwt`), ready to be signed.
@@ -74,13 +78,27 @@ pub fn intent_claims(
         tell("tctx", json!(wanted.context));
     }
     if let Some(token) = subject_token {
-        let hash = digest(&SHA256, token.expose().as_bytes());
-        tell(
-            "subject_token_hash",
-            json!(URL_SAFE_NO_PAD.encode(hash.as_ref())),
-        );
+        tell("subject_token_hash", json!(hash(token)));
     }
     claims
+}
+
+fn hash(token: &Secret<String>) -> String {
+    URL_SAFE_NO_PAD.encode(digest(&SHA256, token.expose().as_bytes()))
+}
+
+/// RFC 8693 section 2.1: whom it is for becomes the subject, and the agent's own token the actor.
+fn serve(form: &mut Vec<(&'static str, String)>, subject: &Secret<String>) {
+    for (name, _) in form.iter_mut() {
+        match *name {
+            "subject_token" => *name = "actor_token",
+            "subject_token_type" => *name = "actor_token_type",
+            _ => {}
+        }
+    }
+    // The broker goes by what a token is, whatever it is called.
+    form.push(("subject_token", subject.expose().clone()));
+    form.push(("subject_token_type", ACCESS_TOKEN.to_owned()));
 }
 
 /// Asks once. A refused request burns nothing, so asking again with a new intent is safe.
@@ -101,9 +119,16 @@ pub async fn form(
     wanted: &Wanted,
     now: OffsetDateTime,
 ) -> Result<Vec<(&'static str, String)>, ClientError> {
-    let (mut form, subject_token) = prover.fields(broker, now).await?;
+    let (mut form, own_token) = prover.fields(broker, now).await?;
+    let served = match &wanted.on_behalf_of {
+        Some(path) => Some(read_token(path).await?),
+        None => None,
+    };
+    if let Some(token) = &served {
+        serve(&mut form, token);
+    }
     form.push(("audience", wanted.target.clone()));
-    let grant = if subject_token.is_some() {
+    let grant = if served.is_some() || own_token.is_some() {
         TOKEN_EXCHANGE
     } else {
         CLIENT_CREDENTIALS
@@ -118,7 +143,11 @@ pub async fn form(
         return Ok(form);
     }
     let thumbprint = prover.key().thumbprint().to_owned();
-    let mut claims = intent_claims(wanted, broker, &thumbprint, subject_token.as_ref(), now);
+    let subject_token = served.as_ref().or(own_token.as_ref());
+    let mut claims = intent_claims(wanted, broker, &thumbprint, subject_token, now);
+    if let (Some(_), Some(own), Value::Object(members)) = (&served, &own_token, &mut claims) {
+        members.insert("actor_token_hash".to_owned(), json!(hash(own)));
+    }
     carry(&wanted.evidence, &mut claims).await?;
     let intent = prover
         .key()

@@ -92,13 +92,13 @@ ceiling = {{ actions = ["s3:*"], locations = ["*"] }}
 }
 
 /// A session that STS has issued, whoever has heard of it.
-struct Session {
-    name: String,
+pub struct Session {
+    pub name: String,
     keys: AwsKeys,
 }
 
 impl Session {
-    fn of(passed: &Passed) -> Self {
+    pub fn of(passed: &Passed) -> Self {
         let element = |name: &str| {
             let (_, rest) = passed.response.split_once(&format!("<{name}>")).unwrap();
             rest.split_once("</").unwrap().0.to_owned()

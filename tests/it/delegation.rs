@@ -4,6 +4,7 @@ mod agents;
 mod cascade;
 mod in_person;
 mod people;
+mod processes;
 
 use crate::support::broker::{Setup, TestBroker, b64, form, sha256, unique};
 use crate::support::issuer::Issuer;

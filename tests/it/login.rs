@@ -1,6 +1,8 @@
 //! `dayfly login` at an OpenID provider that checks everything, with the test in the browser's place;
 //! then what the token that it stored may do.
 
+mod person;
+
 use crate::cli::{Done, dayfly};
 use crate::support::broker::{Setup, TestBroker, b64, sha256, unique};
 use crate::support::process::now;
@@ -14,6 +16,7 @@ use serde_json::{Value, json};
 use std::collections::HashMap;
 use std::os::unix::fs::PermissionsExt as _;
 use std::process::Stdio;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, BufReader};
 use tokio::process::Command;
@@ -30,6 +33,7 @@ struct Provider {
     key: SigningKey,
     group: &'static str,
     denies: bool,
+    drops_nonces: AtomicBool,
     codes: Mutex<HashMap<String, Fields>>,
 }
 
@@ -46,6 +50,7 @@ impl Provider {
                 .named_by_thumbprint(),
             group,
             denies,
+            drops_nonces: AtomicBool::new(false),
             codes: Mutex::default(),
         });
         let router = Router::new()
@@ -82,8 +87,18 @@ roles = [
 
     /// Signs in. `browser` is given where the provider sends it, and says where it goes instead.
     async fn login(&self, state: &str, browser: impl Fn(String) -> String) -> Done {
+        self.login_as(&[], state, browser).await
+    }
+
+    async fn login_as(
+        &self,
+        more: &[&str],
+        state: &str,
+        browser: impl Fn(String) -> String,
+    ) -> Done {
         let mut child = Command::new(env!("CARGO_BIN_EXE_dayfly"))
             .args(["login", "--issuer", &self.url, "--client-id", CLIENT])
+            .args(more)
             .env_clear()
             .env("XDG_STATE_HOME", state)
             .stdin(Stdio::null())
@@ -163,7 +178,7 @@ async fn token(
     let field = |name: &str| given.get(name).cloned().unwrap_or_default();
     // Taken out: a code is good once.
     let asked = provider.codes.lock().unwrap().remove(&field("code"));
-    let fine = asked.is_some_and(|asked| {
+    let fine = asked.as_ref().is_some_and(|asked| {
         field("grant_type") == "authorization_code"
             && field("redirect_uri") == asked["redirect_uri"]
             && field("client_id") == CLIENT
@@ -173,10 +188,16 @@ async fn token(
         let body = json!({ "error": "invalid_grant" });
         return (StatusCode::BAD_REQUEST, Json(body));
     }
-    let claims = json!({
-        "iss": provider.url, "sub": "olga", "aud": CLIENT, "jti": unique(),
+    let mut claims = json!({
+        "iss": provider.url, "sub": "olga", "aud": CLIENT, "jti": unique(), "sid": "session-1",
         "iat": now(), "exp": now() + 300, "groups": [provider.group],
     });
+    // OpenID Connect Core section 2: unchanged.
+    if let Some(nonce) = asked.and_then(|asked| asked.get("nonce").cloned())
+        && !provider.drops_nonces.load(Ordering::SeqCst)
+    {
+        claims["nonce"] = json!(nonce);
+    }
     let key = &provider.key;
     let id = key
         .sign("JWT", key.verifying().kid(), &claims, false)

@@ -281,6 +281,7 @@ impl Stage<'_> {
             context: serde_json::Map::new(),
             evidence: Vec::new(),
             platform_signed: false,
+            on_behalf_of: None,
         };
         Ok(form(url, &prover, &wanted, now).await?)
     }
