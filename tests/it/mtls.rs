@@ -47,6 +47,12 @@ fn configuration(robot: &SigningKey, plain: &SigningKey) -> String {
             "certificate_bound = true",
         ),
         (
+            "both",
+            r#"[{ issuer = "ci", subject = "both" }, { certificate = { ca = "file:clients.pem", san_dns = "both.acme.test" } }]"#
+                .to_owned(),
+            "",
+        ),
+        (
             "plain",
             format!("{{ client = {{ keys = {} }} }}", inline_keys(plain)),
             "",
@@ -60,7 +66,7 @@ bundle = "file:acme.json"
 bundle = "file:other.json"
 
 [mission.work]
-agents = ["checkout", "named", "pinned", "bound", "plain"]
+agents = ["checkout", "named", "pinned", "bound", "both", "plain"]
 owner = "sre@acme.example"
 purpose = "Deploy from the shop"
 delegates_to = ["checkout", "named", "pinned", "bound", "plain"]
@@ -665,6 +671,10 @@ async fn an_operators_bound_token_needs_its_certificate_too() {
         let request = house.http(shown).get(url).bearer_auth(&token);
         let answer = Answer::of(request.send().await.unwrap()).await;
         assert_eq!(answer.status, expected, "{}", answer.body);
+        if expected == 401 {
+            // No header would help: the connection has to show it.
+            assert_eq!(answer.error(), "invalid_token", "{}", answer.body);
+        }
     }
 }
 

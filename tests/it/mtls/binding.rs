@@ -1,6 +1,7 @@
 //! What is bound to a certificate, and what cannot be.
 
 use super::*;
+use crate::support::world::{EXCHANGE, JWT};
 
 const AWS: &str = "arn:aws:ecs:eu-west-1:111122223333:service/prod/checkout";
 
@@ -65,4 +66,50 @@ async fn an_intent_that_names_a_key_goes_with_no_certificate() {
     let form = with(form, "intent", &house.broker.sign_intent(&claims));
     let answer = house.ask(Some(&svid), &form).await;
     assert_refused(&answer, Reason::InvalidIntent, "a key");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_certificate_beside_a_platforms_token_counts_where_client_id_says_so() {
+    let house = House::start().await;
+    let ask = async |shown: &Issued, client_id: Option<&str>| {
+        let claims = spoiled(&house.broker.platform_claims(), "sub", json!("both"));
+        let token = house.broker.issuer.sign(&claims);
+        let mut claims = house.broker.intent_claims(&token);
+        for name in ["iss", "sub", "client_id"] {
+            claims[name] = json!("both");
+        }
+        claims["mission"]["id"] = json!("work");
+        let form = form(&[
+            ("grant_type", EXCHANGE),
+            ("subject_token", &token),
+            ("subject_token_type", JWT),
+            ("intent", &house.broker.sign_intent(&claims)),
+        ]);
+        let form = match client_id {
+            Some(id) => with(form, "client_id", id),
+            None => form,
+        };
+        house.ask(Some(shown), &form).await
+    };
+    let own = house.clients.issue(vec![dns("both.acme.test")], AS_IT_IS);
+    let answer = ask(&own, Some("both")).await;
+    house.granted_to(&own, &answer, "as its client").await;
+    let answer = ask(&own, None).await;
+    assert_eq!(answer.status, 200, "{}", answer.body);
+    let token = answer.body["access_token"].as_str().unwrap();
+    assert_eq!(claims(token).get("cnf"), None, "as a mesh shows one");
+    let answer = ask(&house.pinned, Some("both")).await;
+    assert_refused(&answer, Reason::InvalidClient, "another certificate");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_agent_that_must_be_bound_to_its_certificate_is_not_bound_to_a_key_instead() {
+    let house = House::start().await;
+    let shown = self_signed(vec![], AS_IT_IS);
+    let http = house.http(Some(&shown));
+    let proof = house.broker.proof(&key()).await;
+    let request = http.post(format!("{}/token", house.broker.at));
+    let request = request.header("DPoP", proof).form(&house.asserted());
+    let answer = Answer::of(request.send().await.unwrap()).await;
+    assert_refused(&answer, Reason::InvalidClient, "a key and a certificate");
 }
