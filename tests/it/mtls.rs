@@ -672,8 +672,8 @@ async fn an_operators_bound_token_needs_its_certificate_too() {
         let answer = Answer::of(request.send().await.unwrap()).await;
         assert_eq!(answer.status, expected, "{}", answer.body);
         if expected == 401 {
-            // No header would help: the connection has to show it.
-            assert_eq!(answer.error(), "invalid_token", "{}", answer.body);
+            // No proof in a header would help: the connection has to show it.
+            assert_eq!(answer.error(), "invalid_client", "{}", answer.body);
         }
     }
 }
