@@ -36,6 +36,8 @@ pub mod metric {
     pub const OBSERVED: &str = "dayfly_observed_refusals_total";
     /// Refusals of known agents past their quota of audit entries.
     pub const UNAUDITED_REFUSALS: &str = "dayfly_unaudited_refusals_total";
+    /// What `[[response]]` did; label `outcome` (`done`, `failed`, `dropped`).
+    pub const RESPONSES: &str = "dayfly_responses_total";
     /// What somebody must look at now; label `kind` (`join_token_reused`, `drift`).
     pub const ALARMS: &str = "dayfly_alarms_total";
     /// What somebody was told before it happens; label `kind` (`ends_soon`, `review_due`, ...).

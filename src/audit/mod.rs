@@ -8,6 +8,7 @@
 mod chain;
 mod files;
 mod ocsf;
+mod reader;
 mod recent;
 mod sealing;
 mod state;
@@ -15,6 +16,7 @@ mod verify;
 
 pub use chain::Sign;
 pub use files::FileSink;
+pub use reader::{Cursor, Read};
 pub use recent::recent;
 pub use sealing::{Sealing, check};
 pub use verify::{Finding, Report, SegmentBreak, verify};

@@ -8,7 +8,7 @@ use super::chain::{Chain, Run, Sign};
 use super::files::FileSink;
 use super::state::{State, holder, reconcile};
 use super::verify::own;
-use super::{AuditError, log};
+use super::{AuditError, log, reader};
 use crate::clock::Clock;
 use crate::ids::ShardId;
 use crate::store::{
@@ -405,9 +405,11 @@ impl Work {
 
     /// Lets the store forget what is on the disk, a good piece at a time.
     async fn trim(&mut self, chain: &Chain) -> Result<(), AuditError> {
+        let read = reader::kept_for(self.store.as_ref(), self.clock.now()).await?;
         for shard in ShardId::all().chain([ShardId::INSTALLATION]) {
             let number = shard.number();
-            let sealed = chain.head(number).position.sequence;
+            // What is not read yet stays as well.
+            let sealed = read(shard, chain.head(number).position.sequence);
             let trimmed = self.trimmed.entry(number).or_insert(0);
             if sealed < trimmed.saturating_add(2 * KEPT) {
                 continue;

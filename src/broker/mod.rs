@@ -15,6 +15,7 @@ mod possession;
 mod record;
 pub mod refusal;
 pub mod release;
+pub mod respond;
 mod restrict;
 mod review;
 pub mod revoke;
@@ -54,6 +55,7 @@ pub struct Bundle {
     pub resource_servers: release::ResourceServers,
     pub operators: operators::Operators,
     pub sources: Vec<SourceSettings>,
+    pub responses: respond::Responses,
     /// Of the configuration files: it is in every decision and lease.
     pub hash: String,
 }

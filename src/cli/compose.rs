@@ -5,12 +5,15 @@ use crate::agents::Registry;
 use crate::audit::{self, Sealing};
 use crate::broker::operators::Operators;
 use crate::broker::release::ResourceServers;
+use crate::broker::respond::{self, Notify, Responses, Way};
 use crate::broker::{
     Broker, Bundle, GOVERNED_EVERY, OperatorSettings, Parts, ResourceServerSettings, Role,
     RoleRule, SourceKind, SourceSettings,
 };
 use crate::clock::Clock;
-use crate::config::{ResourceServerProof, Settings, StoreSettings, sealing_key, secret_reference};
+use crate::config::{
+    NotifyWay, ResourceServerProof, Settings, StoreSettings, sealing_key, secret_reference,
+};
 use crate::connectors::{Connectors, Setup};
 use crate::fences::Fences;
 use crate::identity::{
@@ -140,6 +143,7 @@ impl Composed {
         };
         let broker = Arc::new(Broker::new(parts, bundle));
         keep_governed(&broker);
+        respond::start(&broker, clock.clone());
         Ok(Self {
             broker,
             store,
@@ -324,6 +328,7 @@ fn bundle(
         resource_servers: ResourceServers::new(identity(servers_known)?, servers),
         operators: Operators::new(operators, operator_settings(settings, development_tokens)?),
         sources: sources(settings)?,
+        responses: responses(settings, &http)?,
         hash: settings.hash.clone(),
     })
 }
@@ -421,6 +426,31 @@ fn sources(settings: &Settings) -> Result<Vec<SourceSettings>, Failure> {
         });
     }
     Ok(sources)
+}
+
+fn responses(settings: &Settings, http: &KeyClient) -> Result<Responses, Failure> {
+    let failed = |error: &dyn std::fmt::Display| Failure::failed(error.to_string());
+    let mut notify = Vec::new();
+    for table in &settings.notify {
+        let way = match &table.way {
+            NotifyWay::Webhook { url, secret } => Way::Webhook {
+                // The operator named it: it may be inside the organisation.
+                client: http.to_service(None).map_err(|error| failed(&error))?,
+                url: url.clone(),
+                secret: secret_reference(secret).map_err(|error| failed(&error))?,
+            },
+            NotifyWay::Command { words, to } => Way::Command {
+                words: words.clone(),
+                to: to.clone(),
+            },
+        };
+        let name = table.name.clone();
+        notify.push(Notify { name, way });
+    }
+    Ok(Responses {
+        responses: settings.responses.clone(),
+        notify,
+    })
 }
 
 /// Signs what the audit's sealer writes down every second.

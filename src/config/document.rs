@@ -24,7 +24,7 @@ pub(in crate::config) const NAMED: &[&str] = &[
     "source",
 ];
 /// Tables that stand in a list: `[[case]]`.
-pub(in crate::config) const LISTED: &[&str] = &["case"];
+pub(in crate::config) const LISTED: &[&str] = &["case", "notify", "response"];
 
 /// The files of a configuration, read and sorted by table; their values are not looked at yet.
 #[derive(Debug)]

@@ -22,6 +22,7 @@ mod questions;
 mod reach;
 mod reader;
 mod resolve;
+mod responses;
 mod schema;
 mod secrets;
 mod settings;
@@ -45,8 +46,8 @@ pub use problem::{Code, Problem, Problems, Severity};
 pub use schema::schema;
 pub use secrets::{SecretError, sealing_key, secret_reference};
 pub use settings::{
-    BrokerSettings, Case, Expectation, MtlsSettings, OperatorsTable, ResourceServerProof,
-    ResourceServerTable, RoleTable, Settings, SourceTable, StoreSettings,
+    BrokerSettings, Case, Expectation, MtlsSettings, NotifyTable, NotifyWay, OperatorsTable,
+    ResourceServerProof, ResourceServerTable, RoleTable, Settings, SourceTable, StoreSettings,
 };
 pub use values::duration;
 

@@ -11,7 +11,7 @@ use super::settings::{BrokerSettings, OperatorsTable, Settings};
 use super::source::Place;
 use super::trust_domains::TrustDomains;
 use super::whole::Whole;
-use super::{missions, signers, tables, targets};
+use super::{missions, responses, signers, tables, targets};
 use crate::agents::Registry;
 use crate::identity::IssuerSettings;
 use crate::intent;
@@ -77,6 +77,7 @@ impl Document {
         let sources = self.each("source", |e| {
             tables::source(&decoder, e, &mut issuers, &witnesses, &url)
         });
+        let (notify, responses) = responses::decode_all(&decoder, &targets);
         let cases = self
             .of("case")
             .enumerate()
@@ -116,6 +117,8 @@ impl Document {
             resource_servers,
             operators,
             sources,
+            notify,
+            responses,
             cases,
             hash,
             warnings: Problems::default(),

@@ -4,6 +4,7 @@ use super::problem::Problems;
 use crate::agents::Agent;
 use crate::authority::AuthorizationDetail;
 use crate::broker::CertificateDoors;
+use crate::broker::respond::ResponseSettings;
 use crate::connectors::ConnectorSettings;
 use crate::http::{DoorSettings, ListenSettings};
 use crate::identity::{
@@ -39,6 +40,8 @@ pub struct Settings {
     pub resource_servers: Vec<ResourceServerTable>,
     pub operators: Option<OperatorsTable>,
     pub sources: Vec<SourceTable>,
+    pub notify: Vec<NotifyTable>,
+    pub responses: Vec<ResponseSettings>,
     pub cases: Vec<Case>,
     /// SHA-256, in hex, of the names and bytes of every file and of every key set they refer to.
     pub hash: String,
@@ -193,6 +196,26 @@ pub struct SourceTable {
     pub issuer_url: String,
     /// Repository or project ids whose runs it may end; for `generic`, kinds of context.
     pub may_end: Vec<String>,
+}
+
+/// `[[notify]]`: how somebody is told.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NotifyTable {
+    pub name: String,
+    pub way: NotifyWay,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum NotifyWay {
+    Webhook {
+        url: String,
+        /// Reference to the secret that its messages are signed with.
+        secret: String,
+    },
+    Command {
+        words: Vec<String>,
+        to: Vec<String>,
+    },
 }
 
 /// `[[case]]`: a request, and what should come of it.

@@ -132,7 +132,7 @@ fn role(reader: &Reader<'_>) -> Option<RoleTable> {
     })
 }
 
-fn unknown_keys(reader: &Reader<'_>, known: &[&str]) {
+pub(in crate::config) fn unknown_keys(reader: &Reader<'_>, known: &[&str]) {
     let (rest, places) = reader.rest();
     for name in rest.keys() {
         let at = places.get(name).copied().unwrap_or(reader.at);

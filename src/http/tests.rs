@@ -62,6 +62,7 @@ async fn broker(url: &str) -> Arc<Broker> {
         resource_servers: ResourceServers::new(identity(), vec![]),
         operators: Operators::new(None, OperatorSettings::default()),
         sources: vec![],
+        responses: crate::broker::respond::Responses::default(),
         hash: "none".to_owned(),
     };
     let export = tempfile::tempdir().unwrap().keep().join("audit.jsonl");

@@ -50,6 +50,7 @@ mod openapi;
 mod mtls;
 mod platforms;
 mod postgres;
+mod responses;
 mod restrictions;
 mod revocations;
 mod serve;

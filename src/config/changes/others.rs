@@ -50,12 +50,22 @@ pub(super) fn compare(ledger: &mut Ledger, before: &Settings, after: &Settings) 
             let place = "broker.limits.client_cert_header".to_owned();
             all.insert(place, format!("{:?}", doors.trusted_proxies));
         }
+        for notify in &settings.notify {
+            all.insert(format!("notify {}", notify.name), format!("{notify:?}"));
+        }
         if let Some(operators) = &settings.operators {
             all.insert("operators".to_owned(), format!("{operators:?}"));
         }
         all
     };
     named(ledger, (&others(before), &others(after)), false);
+    // What stops something by itself is like a forbid: one less is wider.
+    let responses = |settings: &Settings| {
+        let all = settings.responses.iter();
+        all.map(|one| (format!("response {}", one.name), format!("{one:?}")))
+            .collect()
+    };
+    named(ledger, (&responses(before), &responses(after)), true);
 }
 
 /// By name, with what it says: only whether that differs is told. A forbid more is narrower.

@@ -230,9 +230,9 @@ fn a_key_of_the_schema_is_unknown_to_no_decoder() {
             .filter(|part| part.parse::<usize>().is_err())
             .collect();
         // `[agent.NAME]` is `agent`; `[broker]` has no name.
-        let is_single = own
-            .first()
-            .is_some_and(|kind| ["broker", "operators", "case"].contains(&kind.as_str()));
+        let is_single = own.first().is_some_and(|kind| {
+            ["broker", "operators", "case", "notify", "response"].contains(&kind.as_str())
+        });
         let names = own.iter().enumerate();
         let names: Vec<_> = names
             .filter(|(at, _)| is_single || *at != 1)

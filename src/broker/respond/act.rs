@@ -1,0 +1,146 @@
+//! What a response does by itself: the same fences that an operator raises, once.
+
+use super::queue::Item;
+use super::{Action, Message, Responses};
+use crate::broker::{Broker, Operator, Reason, Refusal, Role};
+use crate::fences::{Dimension, DimensionKind, FenceKind, LONGEST_LIFETIME, NewFence};
+use crate::ids::{AgentId, MissionId};
+use crate::wire::{RestrictionRequest, Selector};
+use time::OffsetDateTime;
+
+impl Broker {
+    /// Doing it again does nothing: what is held is held.
+    pub(super) async fn act(
+        &self,
+        responses: &Responses,
+        item: &Item,
+        now: OffsetDateTime,
+    ) -> Result<(), Refusal> {
+        let message = &item.message;
+        let response = responses
+            .responses
+            .iter()
+            .find(|one| one.name == message.response);
+        let action = response.and_then(|one| {
+            one.actions
+                .iter()
+                .find(|action| action.word() == item.action)
+        });
+        // The configuration does not want it any more.
+        let Some(action) = action else { return Ok(()) };
+        let author = format!("response {}", message.response);
+        let what = message.reason.as_deref().unwrap_or(&message.event);
+        let reason = match message.count {
+            0 | 1 => what.to_owned(),
+            count => format!("{count} times {what}"),
+        };
+        let agent = message
+            .agent
+            .as_deref()
+            .and_then(|name| name.parse::<AgentId>().ok());
+        match (action, agent) {
+            (Action::Notify, _) => Ok(()),
+            (Action::Restrict(request), _) => self.restrict_once(request, &author, reason).await,
+            (Action::HoldMission, agent) => {
+                let Some(mission) = self.own_mission(message, agent) else {
+                    return Ok(());
+                };
+                let on = Dimension::new(DimensionKind::Mission, mission.as_str());
+                self.raise_once(
+                    (FenceKind::Hold, on),
+                    Selector::Mission(mission),
+                    (author, reason),
+                    now,
+                )
+                .await
+            }
+            // What is about no agent suspends nobody.
+            (Action::Suspend | Action::EndLeases, None) => Ok(()),
+            (Action::Suspend, Some(agent)) => {
+                let on = Dimension::new(DimensionKind::Agent, agent.as_str());
+                self.raise_once(
+                    (FenceKind::Hold, on),
+                    Selector::Agent(agent),
+                    (author, reason),
+                    now,
+                )
+                .await
+            }
+            (Action::EndLeases, Some(agent)) => {
+                let on = Dimension::new(DimensionKind::Agent, agent.as_str());
+                self.raise_once(
+                    (FenceKind::Kill, on),
+                    Selector::Agent(agent),
+                    (author, reason),
+                    now,
+                )
+                .await
+            }
+        }
+    }
+
+    /// SECURITY: a refused request may name any mission. Only one that lists its agent is held, or one agent
+    /// could stop the work of others.
+    fn own_mission(&self, message: &Message, agent: Option<AgentId>) -> Option<MissionId> {
+        let mission = message.mission.as_deref()?.parse::<MissionId>().ok()?;
+        let bundle = self.bundle.load();
+        let known = bundle.policy.mission(&mission)?;
+        agent
+            .is_none_or(|agent| known.agents.contains(&agent))
+            .then_some(mission)
+    }
+
+    async fn raise_once(
+        &self,
+        (kind, dimension): (FenceKind, Dimension),
+        selector: Selector,
+        (author, reason): (String, String),
+        now: OffsetDateTime,
+    ) -> Result<(), Refusal> {
+        if kind == FenceKind::Hold && self.view()?.held(&[dimension.hash()]).is_some() {
+            return Ok(());
+        }
+        let fence = NewFence {
+            kind,
+            dimension,
+            reason,
+            author,
+            until: (kind == FenceKind::Kill).then_some(now + LONGEST_LIFETIME),
+            restriction: None,
+        };
+        self.fence(fence, selector, now).await.map(drop)
+    }
+
+    async fn restrict_once(
+        &self,
+        request: &RestrictionRequest,
+        author: &str,
+        reason: String,
+    ) -> Result<(), Refusal> {
+        let view = self.view()?;
+        let stands = view
+            .denied_on(request.target.as_str())
+            .any(|(fence, denied)| {
+                let permission = denied.0.first();
+                fence.author == author
+                    && permission.is_some_and(|one| one.actions == request.actions)
+            });
+        if stands {
+            return Ok(());
+        }
+        let by = Operator {
+            name: author.to_owned(),
+            role: Role::Operator,
+            break_glass: false,
+        };
+        let request = RestrictionRequest {
+            reason,
+            ..request.clone()
+        };
+        match self.restrict(&by, request, false).await {
+            // Its target is gone, or it was never one: trying again would not help.
+            Err(refusal) if refusal.reason == Reason::NotFound => Ok(()),
+            done => done.map(drop),
+        }
+    }
+}

@@ -1,0 +1,155 @@
+//! Telling somebody: a signed webhook, or a command that is given a mail on its standard input.
+
+use super::Message;
+use crate::jose::KeyClient;
+use crate::secret::Secret;
+use std::process::Stdio;
+use std::time::Duration;
+use time::OffsetDateTime;
+use tokio::io::AsyncWriteExt as _;
+
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// `[[notify]]`.
+#[derive(Debug, Clone)]
+pub struct Notify {
+    pub name: String,
+    pub way: Way,
+}
+
+#[derive(Debug, Clone)]
+pub enum Way {
+    Webhook {
+        client: KeyClient,
+        url: String,
+        secret: Secret<String>,
+    },
+    /// SECURITY: its words are the configuration's own; what happened comes on standard input, so that
+    /// nothing an agent chose is ever an argument.
+    Command { words: Vec<String>, to: Vec<String> },
+}
+
+impl Notify {
+    /// `Err`: it was not taken, and why.
+    pub(super) async fn deliver(
+        &self,
+        message: &Message,
+        now: OffsetDateTime,
+    ) -> Result<(), String> {
+        let told = match &self.way {
+            Way::Webhook {
+                client,
+                url,
+                secret,
+            } => tokio::time::timeout(PATIENCE, post(client, url, secret, message, now)).await,
+            Way::Command { words, to } => {
+                tokio::time::timeout(PATIENCE, run(words, mail(message, to))).await
+            }
+        };
+        told.unwrap_or_else(|_| Err("no answer within 10 seconds".to_owned()))
+    }
+}
+
+async fn post(
+    client: &KeyClient,
+    url: &str,
+    secret: &Secret<String>,
+    message: &Message,
+    now: OffsetDateTime,
+) -> Result<(), String> {
+    let body = serde_json::to_string(message).map_err(|error| error.to_string())?;
+    let sent = now.unix_timestamp().to_string();
+    let key = ring::hmac::Key::new(ring::hmac::HMAC_SHA256, secret.expose().as_bytes());
+    let tag = ring::hmac::sign(&key, format!("{sent}.{body}").as_bytes());
+    let hex: String = tag
+        .as_ref()
+        .iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect();
+    let signature = format!("sha256={hex}");
+    let headers = [
+        ("content-type", "application/json"),
+        ("x-dayfly-timestamp", sent.as_str()),
+        ("x-dayfly-signature", signature.as_str()),
+    ];
+    let posted = client.post(url, &headers, body).await;
+    match posted.map_err(|error| error.to_string())? {
+        (200..=299, _) => Ok(()),
+        (status, _) => Err(format!("answered with status {status}")),
+    }
+}
+
+async fn run(words: &[String], text: String) -> Result<(), String> {
+    let (program, arguments) = words.split_first().ok_or("there is no command")?;
+    let mut child = tokio::process::Command::new(program)
+        .args(arguments)
+        .env_clear()
+        .env(
+            "PATH",
+            "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+        )
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .kill_on_drop(true)
+        .spawn()
+        .map_err(|error| format!("{program}: {error}"))?;
+    if let Some(mut stdin) = child.stdin.take() {
+        let written = stdin.write_all(text.as_bytes()).await;
+        written.map_err(|error| format!("{program}: {error}"))?;
+    }
+    let ended = child.wait().await;
+    match ended.map_err(|error| format!("{program}: {error}"))? {
+        status if status.success() => Ok(()),
+        status => Err(format!("{program}: {status}")),
+    }
+}
+
+/// RFC 5322, as `sendmail -t` takes it.
+pub(super) fn mail(message: &Message, to: &[String]) -> String {
+    let what = message.reason.as_deref().unwrap_or(&message.event);
+    let who = message.agent.as_deref().or(message.operator.as_deref());
+    let mut text = String::new();
+    if !to.is_empty() {
+        text.push_str(&format!("To: {}\n", line(&to.join(", "))));
+    }
+    let subject = match who {
+        Some(who) => format!("dayfly: {what}: {who}"),
+        None => format!("dayfly: {what}"),
+    };
+    text.push_str(&format!("Subject: {}\n", line(&subject)));
+    text.push_str("Auto-Submitted: auto-generated\nContent-Type: text/plain; charset=utf-8\n\n");
+    let count = message.count.to_string();
+    let actions = message.actions.join(", ");
+    let at = message.at.to_string();
+    let entry = message.entry.to_string();
+    let rows = [
+        ("event", Some(&message.event)),
+        ("reason", message.reason.as_ref()),
+        ("why", message.why.as_ref()),
+        ("agent", message.agent.as_ref()),
+        ("owner", message.owner.as_ref()),
+        ("mission", message.mission.as_ref()),
+        ("target", message.target.as_ref()),
+        ("lease", message.lease.as_ref()),
+        ("by", message.operator.as_ref()),
+        ("at", Some(&at)),
+        ("count", Some(&count)),
+        ("done", Some(&actions).filter(|actions| !actions.is_empty())),
+        ("response", Some(&message.response)),
+        ("audit entry", Some(&entry)),
+        ("message", Some(&message.id)),
+    ];
+    for (name, value) in rows {
+        if let Some(value) = value {
+            text.push_str(&format!("{name:<12} {}\n", line(value)));
+        }
+    }
+    text
+}
+
+/// SECURITY: on one line, or a reason could add a header or a recipient.
+fn line(text: &str) -> String {
+    let plain = |c: char| if c.is_control() { ' ' } else { c };
+    text.chars().map(plain).take(500).collect()
+}

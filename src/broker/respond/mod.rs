@@ -1,0 +1,214 @@
+//! What happens reaches a person, or stops something by itself: `[[response]]` and `[[notify]]`.
+//!
+//! One replica at a time reads the audit behind the corridor, never in it. What an entry asks for is
+//! queued in the commit that moves the reader on, and done from the queue until it is done: a crash
+//! repeats, it never forgets. Whoever is told knows a repetition by its id.
+
+mod act;
+mod deliver;
+mod queue;
+
+#[cfg(test)]
+mod tests;
+
+pub use deliver::{Notify, Way};
+
+use super::{Broker, Reason};
+use crate::audit::{Entry, Event};
+use crate::clock::Clock;
+use crate::ids::{self, AgentId, MissionId};
+use crate::policy::Recorded;
+use crate::wire::RestrictionRequest;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+use time::OffsetDateTime;
+
+const EVERY: Duration = Duration::from_secs(1);
+/// Moments that are counted for one agent and one response.
+pub const MOST_COUNTED: usize = 100;
+
+/// `[[response]]`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ResponseSettings {
+    pub name: String,
+    pub on: On,
+    pub agent: Option<AgentId>,
+    pub mission: Option<MissionId>,
+    /// So many, of one agent, within that time; then it is counted anew.
+    pub count: usize,
+    pub within: Duration,
+    pub actions: Vec<Action>,
+    /// Whom `notify` tells; empty: everybody.
+    pub notify: Vec<String>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum On {
+    Event(Event),
+    /// A refusal with this reason.
+    Refusal(Reason),
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Action {
+    Notify,
+    /// A hold on the agent.
+    Suspend,
+    HoldMission,
+    /// What the agent has is ended; it may go on asking.
+    EndLeases,
+    Restrict(RestrictionRequest),
+}
+
+impl Action {
+    pub fn word(&self) -> &'static str {
+        match self {
+            Self::Notify => "notify",
+            Self::Suspend => "suspend",
+            Self::HoldMission => "hold_mission",
+            Self::EndLeases => "end_leases",
+            Self::Restrict(_) => "restrict",
+        }
+    }
+}
+
+/// Both tables of one configuration.
+#[derive(Debug, Default)]
+pub struct Responses {
+    pub responses: Vec<ResponseSettings>,
+    pub notify: Vec<Notify>,
+}
+
+/// What somebody is told, and what an action is done for. Names and reasons; never a token.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(in crate::broker) struct Message {
+    /// The same each time that it is delivered.
+    pub id: String,
+    pub response: String,
+    pub event: String,
+    #[serde(with = "time::serde::rfc3339")]
+    pub at: OffsetDateTime,
+    /// The entry of the audit that it was the last of.
+    pub entry: uuid::Uuid,
+    pub reason: Option<String>,
+    pub agent: Option<String>,
+    pub owner: Option<String>,
+    pub mission: Option<String>,
+    pub target: Option<String>,
+    pub lease: Option<String>,
+    pub operator: Option<String>,
+    /// The condition, for operators and owners.
+    pub why: Option<String>,
+    pub count: usize,
+    /// What was done about it beside telling.
+    pub actions: Vec<String>,
+}
+
+/// When each response saw each agent, in milliseconds.
+type Seen = BTreeMap<String, Vec<i64>>;
+
+impl ResponseSettings {
+    fn is_about(&self, entry: &Entry) -> bool {
+        let is = match self.on {
+            On::Event(event) => entry.event == event,
+            On::Refusal(reason) => {
+                entry.event == Event::Refused && entry.reason.as_deref() == Some(reason.code())
+            }
+        };
+        let agent = self.agent.as_ref().map(AgentId::as_str);
+        let mission = self.mission.as_ref().map(MissionId::as_str);
+        is && (agent.is_none() || agent == entry.agent.as_deref())
+            && (mission.is_none() || mission == mission_of(entry).as_deref())
+    }
+
+    /// Whether this entry is the last that it takes.
+    fn counts(&self, entry: &Entry, seen: &mut Seen) -> bool {
+        if !self.is_about(entry) {
+            return false;
+        }
+        if self.count <= 1 {
+            return true;
+        }
+        let at = milliseconds(entry.at);
+        let within = i64::try_from(self.within.as_millis()).unwrap_or(i64::MAX);
+        let key = format!("{}/{}", self.name, entry.agent.as_deref().unwrap_or(""));
+        let moments = seen.entry(key.clone()).or_default();
+        moments.retain(|moment| at.saturating_sub(*moment) < within);
+        moments.push(at);
+        let full = moments.len() >= self.count;
+        if full {
+            seen.remove(&key);
+        }
+        full
+    }
+}
+
+/// The mission of an entry, or the one that a refused request named.
+fn mission_of(entry: &Entry) -> Option<String> {
+    let named = || {
+        let recorded = Recorded::from_detail(&Value::Object(entry.detail.clone()))?;
+        let mission = recorded.mission.or(recorded.beside.mission)?;
+        Some(mission.to_string())
+    };
+    entry.mission.clone().or_else(named)
+}
+
+impl Message {
+    fn of(entry: &Entry, response: &ResponseSettings, owner: Option<String>) -> Self {
+        let told = |name: &str| entry.detail.get(name)?.as_str().map(str::to_owned);
+        let fence = || {
+            Some(format!(
+                "{} {} {}",
+                told("kind")?,
+                told("dimension")?,
+                told("value")?
+            ))
+        };
+        Self {
+            id: format!("{}/{}", entry.id, response.name),
+            response: response.name.clone(),
+            event: entry.event.name().to_owned(),
+            at: entry.at,
+            entry: entry.id,
+            reason: entry.reason.clone(),
+            agent: entry.agent.clone(),
+            owner,
+            mission: mission_of(entry),
+            target: entry.target.clone(),
+            lease: entry.lease.clone(),
+            operator: entry.operator.clone(),
+            why: told("why").or_else(fence),
+            count: response.count,
+            actions: response
+                .actions
+                .iter()
+                .map(|action| action.word().to_owned())
+                .filter(|word| word != "notify")
+                .collect(),
+        }
+    }
+}
+
+fn milliseconds(moment: OffsetDateTime) -> i64 {
+    i64::try_from(moment.unix_timestamp_nanos() / 1_000_000).unwrap_or(i64::MAX)
+}
+
+/// Reads and acts in the background for as long as the broker is held.
+pub fn start(broker: &Arc<Broker>, clock: Arc<dyn Clock>) {
+    let broker = Arc::downgrade(broker);
+    let me: [u8; 16] = ids::random();
+    tokio::spawn(async move {
+        loop {
+            tokio::time::sleep(EVERY).await;
+            let Some(broker) = broker.upgrade() else {
+                return;
+            };
+            if let Err(error) = broker.respond(me, clock.now()).await {
+                tracing::warn!(%error, "responses wait: the audit or their queue cannot be read; tried again");
+            }
+        }
+    });
+}

@@ -1,0 +1,269 @@
+//! What happens reaches a person, or stops something by itself.
+
+use crate::support::broker::{Answer, Setup, TestBroker, unique, with};
+use axum::extract::State;
+use axum::http::{HeaderMap, StatusCode};
+use dayfly::store::Store;
+use dayfly::store::embedded::Embedded;
+use serde_json::{Value, json};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+/// Whoever is told, strict about who tells.
+#[derive(Clone, Default)]
+struct Pager {
+    taken: Arc<Mutex<Vec<Value>>>,
+    /// Deliveries to answer with 503 before one is taken.
+    refuse: Arc<AtomicU64>,
+    asked: Arc<AtomicU64>,
+}
+
+impl Pager {
+    async fn start() -> (Self, String) {
+        let pager = Self::default();
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}/hook", listener.local_addr().unwrap());
+        let app = axum::Router::new()
+            .route("/hook", axum::routing::post(Self::take))
+            .with_state(pager.clone());
+        tokio::spawn(async move { axum::serve(listener, app).await.unwrap() });
+        (pager, url)
+    }
+
+    async fn take(State(pager): State<Self>, headers: HeaderMap, body: String) -> StatusCode {
+        pager.asked.fetch_add(1, Ordering::SeqCst);
+        let header = |name: &str| headers[name].to_str().unwrap().to_owned();
+        let sent = header("x-dayfly-timestamp");
+        let key = ring::hmac::Key::new(ring::hmac::HMAC_SHA256, b"hook-secret");
+        let tag = ring::hmac::sign(&key, format!("{sent}.{body}").as_bytes());
+        let hex: String = tag
+            .as_ref()
+            .iter()
+            .map(|byte| format!("{byte:02x}"))
+            .collect();
+        assert_eq!(header("x-dayfly-signature"), format!("sha256={hex}"));
+        if pager
+            .refuse
+            .fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| {
+                left.checked_sub(1)
+            })
+            .is_ok()
+        {
+            return StatusCode::SERVICE_UNAVAILABLE;
+        }
+        let message = serde_json::from_str(&body).unwrap();
+        pager.taken.lock().unwrap().push(message);
+        StatusCode::NO_CONTENT
+    }
+
+    fn taken(&self) -> Vec<Value> {
+        self.taken.lock().unwrap().clone()
+    }
+
+    async fn has(&self, number: usize) -> Vec<Value> {
+        until(|| self.taken().len() >= number).await;
+        self.taken()
+    }
+}
+
+async fn until(met: impl Fn() -> bool) {
+    for _ in 0..300 {
+        if met() {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    panic!("it did not come");
+}
+
+fn notify(url: &str) -> String {
+    format!(
+        "[[notify]]\nname = \"pager\"\nwebhook = {{ url = \"{url}\", secret = \"file:hook.secret\" }}\n"
+    )
+}
+
+async fn start(more: String) -> TestBroker {
+    let broker = TestBroker::with(Setup {
+        more,
+        ..Setup::default()
+    })
+    .await;
+    // Only what comes after the first look is answered.
+    tokio::time::sleep(Duration::from_millis(1500)).await;
+    broker
+}
+
+/// Asks for more than the mission allows.
+async fn wander(broker: &TestBroker) -> Answer {
+    let token = broker.platform_token();
+    let mut claims = broker.intent_claims(&token);
+    claims["authorization_details"][0]["actions"] = json!(["deploy:destroy"]);
+    let form = with(broker.good_form(), "subject_token", &token);
+    let form = with(form, "intent", &broker.sign_intent(&claims));
+    broker.exchange(&form).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_agent_that_wanders_is_suspended_and_somebody_is_told_until_it_is_heard() {
+    let (pager, url) = Pager::start().await;
+    pager.refuse.store(2, Ordering::SeqCst);
+    let response = "[[response]]\nname = \"wanders\"\non = \"exceeds_mission\"\ncount = 2\n\
+                    within = \"10m\"\ndo = [\"suspend\", \"notify\"]\n";
+    let broker = start(notify(&url) + response).await;
+    let token = broker.issue().await["access_token"].clone();
+    assert_eq!(wander(&broker).await.reason(), "exceeds_mission");
+    tokio::time::sleep(Duration::from_millis(1500)).await;
+    assert!(
+        broker.is_active(token.as_str().unwrap()).await,
+        "once is allowed"
+    );
+    wander(&broker).await;
+    let told = pager.has(1).await;
+    assert_eq!(
+        pager.asked.load(Ordering::SeqCst),
+        3,
+        "twice it was not taken"
+    );
+    assert_eq!(told[0]["agent"], "deployer");
+    assert_eq!(told[0]["owner"], "payments@acme.example");
+    assert_eq!(told[0]["reason"], "exceeds_mission");
+    assert_eq!(told[0]["actions"], json!(["suspend"]));
+    assert_eq!(told[0]["count"], 2);
+    assert!(!broker.is_active(token.as_str().unwrap()).await);
+    let agent = broker.admin("GET", "/agents/deployer", None).await.body;
+    assert_eq!(agent["state"], "suspended", "{agent}");
+    let audit = broker.admin("GET", "/audit", None).await.body;
+    let entries = audit["items"].as_array().unwrap().iter();
+    let raised: Vec<_> = entries
+        .filter(|entry| entry["event"] == "fence_raised")
+        .collect();
+    assert_eq!(raised.len(), 1);
+    assert_eq!(raised[0]["operator"], "response wanders");
+    assert_eq!(raised[0]["reason"], "2 times exceeds_mission");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_restriction_by_itself_stands_once() {
+    let (pager, url) = Pager::start().await;
+    let response = "[[response]]\nname = \"shrink\"\non = \"exceeds_mission\"\ndo = [\"restrict\", \"notify\"]\n\
+                    restrict = { target = \"deploy-api\", deny = [\"deploy:write\"], for = \"1h\" }\n";
+    let broker = start(notify(&url) + response).await;
+    wander(&broker).await;
+    wander(&broker).await;
+    pager.has(2).await;
+    let listed = broker.admin("GET", "/restrictions", None).await.body;
+    let items = listed["items"].as_array().unwrap();
+    assert_eq!(items.len(), 1, "{listed}");
+    assert_eq!(items[0]["by"], "response shrink");
+    let refused = broker.exchange(&broker.good_form()).await;
+    assert_eq!(refused.reason(), "restricted");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nobody_has_the_mission_of_others_held() {
+    let response = "[[response]]\non = \"refused\"\ndo = [\"hold_mission\", \"notify\"]\n";
+    let other = r#"
+[agent.other]
+owner = "other@acme.example"
+purpose = "Does something else"
+ends = 2099-01-01
+identity = { issuer = "ci", subject = "repo:acme/other" }
+[mission.other-work]
+agents = ["other"]
+owner = "other@acme.example"
+purpose = "Something else"
+allow = [{ target = "deploy-api", actions = ["deploy:read"], locations = ["https://deploy.example/other"] }]
+"#;
+    let (pager, url) = Pager::start().await;
+    let broker = start(notify(&url) + response + other).await;
+    let token = broker.platform_token();
+    let mut claims = broker.intent_claims(&token);
+    claims["mission"]["id"] = json!("other-work");
+    let stolen = with(broker.good_form(), "subject_token", &token);
+    let stolen = with(stolen, "intent", &broker.sign_intent(&claims));
+    assert_eq!(broker.exchange(&stolen).await.status, 400);
+    pager.has(1).await;
+    assert_eq!(broker.exchange(&broker.good_form()).await.status, 200);
+    let audit = broker.admin("GET", "/audit", None).await.body.to_string();
+    assert!(!audit.contains("fence_raised"), "{audit}");
+    // Its own mission is held.
+    wander(&broker).await;
+    pager.has(2).await;
+    let held = broker.exchange(&broker.good_form()).await;
+    assert_eq!(held.reason(), "held", "{}", held.body);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_mail_comes_on_standard_input_and_nothing_of_it_in_an_argument() {
+    let folder = tempfile::tempdir().unwrap();
+    let (mail, words) = (folder.path().join("mail"), folder.path().join("words"));
+    let script = folder.path().join("sendmail");
+    let text = format!(
+        "#!/bin/sh\necho \"$#:$*\" > {}\nenv | cut -d= -f1 | sort | tr '\\n' ' ' >> {}\ncat > {}.part && mv {}.part {}\n",
+        words.display(),
+        words.display(),
+        mail.display(),
+        mail.display(),
+        mail.display()
+    );
+    std::fs::write(&script, text).unwrap();
+    use std::os::unix::fs::PermissionsExt as _;
+    std::fs::set_permissions(&script, std::fs::Permissions::from_mode(0o755)).unwrap();
+    let more = format!(
+        "[[notify]]\nname = \"mail\"\ncommand = [\"{}\", \"-t\"]\nto = [\"security@acme.example\"]\n\
+         [[response]]\non = \"fence_raised\"\ndo = [\"notify\"]\n",
+        script.display()
+    );
+    let broker = start(more).await;
+    broker.revoke(json!({ "task": "nightly-77" })).await;
+    until(|| mail.exists()).await;
+    let mail = std::fs::read_to_string(mail).unwrap();
+    assert!(
+        mail.starts_with("To: security@acme.example\nSubject: dayfly: a test says so: "),
+        "{mail}"
+    );
+    assert!(mail.contains("hold task nightly-77"), "{mail}");
+    let words = std::fs::read_to_string(words).unwrap();
+    let (arguments, environment) = words.split_once('\n').unwrap();
+    assert_eq!(arguments, "1:-t");
+    let known = ["PATH", "PWD", "OLDPWD", "SHLVL", "_"];
+    assert!(
+        environment
+            .split_whitespace()
+            .all(|name| known.contains(&name)),
+        "{environment}"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_two_replicas_one_acts() {
+    let (pager, url) = Pager::start().await;
+    let more = notify(&url) + "[[response]]\non = \"fence_raised\"\ndo = [\"notify\"]\n";
+    let store: Arc<dyn Store> = Arc::new(Embedded::in_memory().unwrap());
+    let setup = |issuer, public_url| Setup {
+        store: Some(store.clone()),
+        issuer,
+        public_url,
+        more: more.clone(),
+        ..Setup::default()
+    };
+    let one = TestBroker::with(setup(None, None)).await;
+    let two = setup(Some(one.issuer.clone()), Some(one.url.clone()));
+    let two = TestBroker::with(two).await;
+    tokio::time::sleep(Duration::from_millis(1500)).await;
+    for number in 0..5 {
+        let task = json!({ "task": format!("{number}-{}", unique()) });
+        two.revoke(task).await;
+    }
+    pager.has(5).await;
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    let mut ids: Vec<_> = pager
+        .taken()
+        .iter()
+        .map(|told| told["id"].clone())
+        .collect();
+    assert_eq!(ids.len(), 5, "each was told once");
+    ids.dedup();
+    assert_eq!(ids.len(), 5);
+}
