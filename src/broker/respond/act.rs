@@ -3,7 +3,7 @@
 use super::queue::Item;
 use super::{Action, Message, Responses};
 use crate::broker::{Broker, Operator, Reason, Refusal, Role};
-use crate::fences::{Dimension, DimensionKind, FenceKind, LONGEST_LIFETIME, NewFence};
+use crate::fences::{Dimension, DimensionKind, FenceKind, LONGEST_LIFETIME, NewFence, Weight};
 use crate::ids::{AgentId, MissionId};
 use crate::wire::{RestrictionRequest, Selector};
 use time::OffsetDateTime;
@@ -107,6 +107,7 @@ impl Broker {
             author,
             until: (kind == FenceKind::Kill).then_some(now + LONGEST_LIFETIME),
             restriction: None,
+            weight: Weight::default(),
         };
         self.fence(fence, selector, now).await.map(drop)
     }

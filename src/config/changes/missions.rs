@@ -35,6 +35,10 @@ fn both(table: &mut Table<'_>, was: &Mission, is: &Mission) {
     table.same("owner", (&was.owner, &is.owner), text);
     let agents = |mission: &Mission| mission.agents.iter().cloned().collect();
     table.grown("agents", &agents(was), &agents(is));
+    people(table, was, is);
+    table.ordered("in_person", (was.in_person, is.in_person), text);
+    let handed = |mission: &Mission| mission.delegates_to.iter().cloned().collect();
+    table.grown("delegates_to", &handed(was), &handed(is));
     let last = |ends: Option<Date>| ends.unwrap_or(Date::MAX);
     let day = |day: &Date| match *day {
         Date::MAX => "no end".to_owned(),
@@ -64,6 +68,25 @@ fn both(table: &mut Table<'_>, was: &Mission, is: &Mission) {
     mode(table, was.mode, is.mode);
     signer(table, was.signer, is.signer);
     table.labels(&was.labels, &is.labels);
+}
+
+/// For people instead of for itself is neither wider nor narrower: it is for somebody else.
+fn people(table: &mut Table<'_>, was: &Mission, is: &Mission) {
+    let names = |mission: &Mission| -> BTreeSet<String> {
+        let groups = mission.on_behalf_of.iter();
+        groups.map(|group| group.name.clone()).collect()
+    };
+    let (old, new) = (names(was), names(is));
+    if old.is_empty() == new.is_empty() {
+        table.grown("on_behalf_of", &old, &new);
+    } else {
+        let words = |names: &BTreeSet<String>| match names.is_empty() {
+            true => "itself".to_owned(),
+            false => names.iter().cloned().collect::<Vec<_>>().join(", "),
+        };
+        let what = format!("{} -> {}", words(&old), words(&new));
+        table.note(Direction::Changes, "on_behalf_of", what);
+    }
 }
 
 /// What hangs on less is ended by less.

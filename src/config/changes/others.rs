@@ -50,6 +50,9 @@ pub(super) fn compare(ledger: &mut Ledger, before: &Settings, after: &Settings) 
             let place = "broker.limits.client_cert_header".to_owned();
             all.insert(place, format!("{:?}", doors.trusted_proxies));
         }
+        for group in settings.missions.iter().flat_map(|one| &one.on_behalf_of) {
+            all.insert(format!("people.{}", group.name), format!("{group:?}"));
+        }
         for notify in &settings.notify {
             all.insert(format!("notify {}", notify.name), format!("{notify:?}"));
         }

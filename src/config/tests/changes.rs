@@ -217,3 +217,75 @@ fn another_certificate_or_an_unbound_credential_is_wider() {
         &[&format!("whoever reviews the file of {place}")],
     );
 }
+
+#[test]
+fn whom_a_mission_serves_and_hands_on_to_is_told() {
+    let with = |more: &str| {
+        let people = r#"
+[issuer.corp]
+url = "https://login.acme.example"
+audience = "dayfly-people"
+people = true
+
+[people.oncall]
+issuer = "corp"
+claims = { groups = "oncall" }
+ceiling = [{ target = "api", actions = ["*"], locations = ["*"] }]
+
+[mission.assist]
+agents = ["deployer"]
+owner = "sre@acme.example"
+purpose = "Help whoever is on call"
+allow = [{ target = "api", actions = ["@write"], locations = ["https://api.acme.example/shop"] }]
+"#;
+        spoiled("[target.api]", &format!("{people}{more}\n\n[target.api]"))
+    };
+    let none = with("");
+    let (told, _) = compared(&none, &with("on_behalf_of = [\"oncall\"]"));
+    assert!(
+        told.contains(&"! mission.assist.on_behalf_of".to_owned()),
+        "{told:?}"
+    );
+    assert!(told.contains(&"+ people.oncall".to_owned()), "{told:?}");
+    let handed = with("delegates_to = [\"deployer\"]");
+    widens(&none, &handed, &["mission.assist.delegates_to"], &[SRE]);
+    let served = with("on_behalf_of = [\"oncall\"]");
+    let person = with("on_behalf_of = [\"oncall\"]\nin_person = true");
+    widens(&served, &person, &["mission.assist.in_person"], &[SRE]);
+}
+
+#[test]
+fn a_response_less_is_wider_and_somebody_told_otherwise_is_told() {
+    let more = |text: &str| spoiled("[target.api]", &format!("{text}\n[target.api]"));
+    let told = "[[notify]]\nname = \"a\"\ncommand = [\"/bin/mail\"]\n";
+    let response = "[[response]]\nname = \"r\"\non = \"held\"\ndo = [\"suspend\"]\n";
+    let reviewer = "whoever reviews the file of response r";
+    widens(&more(response), GOOD, &["response r"], &[reviewer]);
+    let other = told.replace("/bin/mail", "/bin/other");
+    let (changed, _) = compared(&more(told), &more(&other));
+    assert_eq!(changed, ["! notify a"]);
+}
+
+#[test]
+fn a_response_that_could_do_nothing_is_an_error() {
+    let report = |text: &str| checked(&spoiled("[target.api]", &format!("{text}\n[target.api]")));
+    let good = "[[notify]]\nname = \"a\"\ncommand = [\"/bin/mail\"]\n[[response]]\non = \"held\"\ncount = 2\nwithin = \"1m\"\ndo = [\"notify\", \"restrict\"]\nnotify = [\"a\"]\nrestrict = { target = \"api\", deny = [\"releases:write\"] }\n";
+    assert!(report(good).ok, "{}", report(good));
+    for (from, to, code) in [
+        ("\"held\"", "\"hold\"", "bad_value"),
+        ("\nwithin = \"1m\"", "", "missing_key"),
+        ("count = 2", "count = 101", "bad_value"),
+        ("\"notify\", ", "\"shorten\", ", "bad_value"),
+        ("notify = [\"a\"]", "notify = [\"b\"]", "bad_value"),
+        ("\nrestrict = {", "\n# {", "bad_value"),
+        ("target = \"api\"", "target = \"apis\"", "unknown_target"),
+        ("releases:write\"]", "releases write\"]", "undecidable"),
+        ("/bin/mail", "mail", "bad_value"),
+        ("command = [\"/bin/mail\"]", "to = \"me\"", "missing_key"),
+    ] {
+        assert!(good.contains(from), "{from}");
+        let report = report(&good.replacen(from, to, 1));
+        let errors: Vec<_> = report.problems.0.iter().map(|p| p.code.as_str()).collect();
+        assert!(errors.contains(&code), "{to}: {errors:?}");
+    }
+}
