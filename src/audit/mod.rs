@@ -220,7 +220,7 @@ pub struct Entry {
     /// SHA-256 of the bootstrap token, hexadecimal.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub token_hash: Option<String>,
-    /// SHA-256 of the intent, hexadecimal; the intent itself is kept apart, so it can be erased.
+    /// SHA-256 of the intent, hexadecimal. The intent itself is not kept: whoever signed it can show it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub intent_hash: Option<String>,
     #[serde(default, skip_serializing_if = "Map::is_empty")]

@@ -5,7 +5,7 @@
 //! Generic: HMAC-SHA-256 over `timestamp.body`.
 
 use super::{Broker, Reason, Refusal};
-use crate::fences::{Dimension, FenceKind, LONGEST_LIFETIME, NewFence};
+use crate::fences::{By, Dimension, FenceKind, LONGEST_LIFETIME, NewFence};
 use crate::policy::contexts;
 use crate::secret::Secret;
 use crate::wire::{EndContextRequest, RevocationReceipt, Selector};
@@ -46,12 +46,21 @@ impl Broker {
         by: &str,
         request: EndContextRequest,
     ) -> Result<RevocationReceipt, Refusal> {
+        self.context_ended((by, By::Operator), request).await
+    }
+
+    async fn context_ended(
+        &self,
+        (author, by): (&str, By),
+        request: EndContextRequest,
+    ) -> Result<RevocationReceipt, Refusal> {
         let now = self.clock.now();
         let dimension = Dimension::context(&request.issuer, &request.kind, &request.id);
         let why = request.reason;
         let why = why.unwrap_or_else(|| format!("{} ended", request.kind));
-        let fence =
-            NewFence::new(FenceKind::Hold, dimension, by, &why).until(now + LONGEST_LIFETIME);
+        let fence = NewFence::new(FenceKind::Hold, dimension, author, &why)
+            .by(by)
+            .until(now + LONGEST_LIFETIME);
         let selector = selector(&request.issuer, &request.kind, &request.id);
         self.fence(fence, selector, now).await
     }
@@ -87,7 +96,7 @@ impl Broker {
                 id,
                 reason: None,
             };
-            self.end_context(&format!("source {source}"), request)
+            self.context_ended((&format!("source {source}"), By::Source), request)
                 .await?;
         }
         Ok(())

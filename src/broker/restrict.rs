@@ -34,6 +34,7 @@ impl Broker {
             .for_seconds
             .map(|seconds| Duration::seconds(seconds.into()));
         let new = NewFence {
+            by: crate::fences::By::default(),
             kind: FenceKind::Restrict,
             dimension: target,
             reason: request.reason,
@@ -99,6 +100,7 @@ impl Broker {
         let standing = standing.ok_or_else(unknown)?;
         let restriction = standing.restriction.as_ref().ok_or_else(unknown)?;
         let lift = NewFence {
+            by: crate::fences::By::default(),
             kind: FenceKind::Lift,
             dimension: Dimension::new(DimensionKind::Restriction, id.to_string()),
             reason,

@@ -1,6 +1,6 @@
 //! Follows the fence log, says how fresh the view is, and raises fences.
 
-use super::{Fence, FenceError, FenceKind, NewFence, View, fork, log, snapshot};
+use super::{By, Fence, FenceError, FenceKind, NewFence, View, fork, log, snapshot};
 use crate::audit::{Entry, Event};
 use crate::clock::Clock;
 use crate::ids::{self, ShardId};
@@ -172,6 +172,7 @@ impl Fences {
         writes: Vec<Write>,
         now: OffsetDateTime,
     ) -> Result<Option<Raised>, FenceError> {
+        let by = new.by;
         let fence = Fence {
             id: ids::draw_uuid(),
             kind: new.kind,
@@ -191,7 +192,7 @@ impl Fences {
                 log: log(),
                 value: value.clone(),
             })
-            .write(audited(&fence).append(ShardId::INSTALLATION));
+            .write(audited(&fence, by).append(ShardId::INSTALLATION));
         transaction.guards = guards;
         transaction.writes.extend(writes);
         let (appended, replicated) = match settle(self.store.as_ref(), transaction).await? {
@@ -383,7 +384,7 @@ fn keep_snapshot(fences: Arc<Fences>) {
     }
 }
 
-fn audited(fence: &Fence) -> Entry {
+fn audited(fence: &Fence, by: By) -> Entry {
     let event = match fence.kind {
         FenceKind::Kill | FenceKind::Hold | FenceKind::Restrict => Event::FenceRaised,
         FenceKind::Lift => Event::FenceLifted,
@@ -391,11 +392,16 @@ fn audited(fence: &Fence) -> Entry {
     let mut entry = Entry::new(event, fence.at)
         .reason(fence.reason.as_str())
         .with("fence", fence.id.to_string())
-        .operator(fence.author.as_str())
         .with("kind", fence.kind.as_str())
         .with("dimension", fence.dimension.kind.as_str())
         .with("value", fence.dimension.value.as_str())
         .with("weight", fence.weight.as_str());
+    let author = fence.author.as_str();
+    entry = match by {
+        By::Operator => entry.operator(author),
+        By::Holder => entry.agent(author).with("by", "holder"),
+        By::Source => entry.with("by", author),
+    };
     if let Some(restriction) = &fence.restriction {
         let denied = serde_json::to_value(&restriction.denied).unwrap_or_default();
         entry = entry

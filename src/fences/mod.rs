@@ -208,6 +208,17 @@ pub struct Fence {
     pub restriction: Option<Restriction>,
 }
 
+/// What its author is. The audit tells it; nothing is decided by it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum By {
+    #[default]
+    Operator,
+    /// Whoever held the credential: the author is the agent that it was given to.
+    Holder,
+    /// A webhook.
+    Source,
+}
+
 /// What a caller of [`Fences::raise`] decides; the id and the time are the room's own.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NewFence {
@@ -215,6 +226,7 @@ pub struct NewFence {
     pub dimension: Dimension,
     pub reason: String,
     pub author: String,
+    pub by: By,
     /// For a kill, the last expiry of what it can cover (absent: [`LONGEST_LIFETIME`] from now).
     /// For a hold, when it ends by itself (absent: it stands until lifted).
     pub until: Option<OffsetDateTime>,
@@ -230,10 +242,17 @@ impl NewFence {
             dimension,
             reason: reason.to_owned(),
             author: author.to_owned(),
+            by: By::Operator,
             until: None,
             restriction: None,
             weight: Weight::default(),
         }
+    }
+
+    #[must_use]
+    pub fn by(mut self, by: By) -> Self {
+        self.by = by;
+        self
     }
 
     #[must_use]

@@ -4,7 +4,7 @@ use super::record::{Closing, Lease, Record};
 use super::state::{Event, State, Why};
 use super::{DEADLINE, KEPT, LeaseError, Leases, TOLERANCE, keys, notes};
 use crate::connectors::{Handle, RevocationClass};
-use crate::fences::{Dimension, DimensionKind, EndedBy, FenceKind, Fences, NewFence, Raised};
+use crate::fences::{By, Dimension, DimensionKind, EndedBy, FenceKind, Fences, NewFence, Raised};
 use crate::ids::LeaseId;
 use crate::store::{Guard, Outcome, Transaction, Write, settle};
 use time::OffsetDateTime;
@@ -153,7 +153,13 @@ impl Leases {
             return Ok(None);
         }
         let dimension = Dimension::new(DimensionKind::Lease, lease.id.to_string());
+        let by = if closing.why == Why::Released {
+            By::Holder
+        } else {
+            By::Operator
+        };
         let fence = NewFence::new(FenceKind::Kill, dimension, &closing.by, &closing.reason)
+            .by(by)
             .until(lease.expires_at.max(lease.lives_until));
         let raised = fences.raise(fence, now).await?;
         // It is dead now. If the record cannot follow, the sweep finds the fence.

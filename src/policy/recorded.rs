@@ -15,8 +15,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use time::OffsetDateTime;
 
-/// In the `detail` of each entry about a decision. Claims, facts and names; never a token, and no
-/// prose: what was said of the purpose is the intent's, and can be erased with it.
+/// In the `detail` of each entry about a decision. Claims, facts and names; never a token. What
+/// was said of the purpose (`goal`) stands beside it in the entry.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Recorded {
     /// That the request named.

@@ -124,11 +124,24 @@ async fn a_github_run_that_completes_ends_its_leases_and_only_its_own() {
     assert_eq!((late.status, late.reason()), (400, "held"));
     let audit = broker.admin("GET", "/audit", None).await.body;
     let entries = audit["items"].as_array().unwrap();
-    let fences = entries
+    let fences: Vec<_> = entries
         .iter()
-        .filter(|entry| entry["event"] == "fence_raised");
+        .filter(|entry| entry["event"] == "fence_raised")
+        .collect();
+    let by = |fence: &Value| {
+        fence["detail"]["by"]
+            .as_str()
+            .unwrap()
+            .starts_with("source ")
+    };
+    assert!(
+        fences
+            .iter()
+            .all(|fence| by(fence) && fence["operator"].is_null()),
+        "{fences:?}"
+    );
     assert_eq!(
-        fences.count(),
+        fences.len(),
         2,
         "one for each attempt, however often it is said"
     );

@@ -43,6 +43,7 @@ pub(crate) fn fence(kind: FenceKind, dimension: Dimension) -> Fence {
 
 pub(crate) fn new(kind: FenceKind, dimension: Dimension) -> NewFence {
     NewFence {
+        by: crate::fences::By::default(),
         kind,
         dimension,
         reason: "a test".to_owned(),

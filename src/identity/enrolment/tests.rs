@@ -299,6 +299,7 @@ async fn a_key_that_is_held_proves_nothing_even_where_an_old_record_is_put_back(
     desk.enrol(&token, &key).await.unwrap();
     let old = desk.read(&keys_key(&agent())).await;
     let fence = NewFence {
+        by: crate::fences::By::default(),
         kind: FenceKind::Hold,
         dimension: Dimension::new(DimensionKind::IssuerKey, key.thumbprint()),
         reason: "stolen".to_owned(),

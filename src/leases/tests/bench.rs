@@ -239,6 +239,7 @@ impl Bench {
 
     pub(super) async fn raise(&self, kind: FenceKind, dimension: Dimension) {
         let fence = NewFence {
+            by: crate::fences::By::default(),
             kind,
             dimension,
             reason: "a test".to_owned(),

@@ -20,6 +20,7 @@ async fn live_a_life(bench: &Bench, ending: bool) -> Result<(), LeaseError> {
     } else {
         let agent = crate::fences::Dimension::new(DimensionKind::Agent, "deployer");
         let fence = crate::fences::NewFence {
+            by: crate::fences::By::default(),
             kind: crate::fences::FenceKind::Kill,
             dimension: agent,
             reason: "a test".to_owned(),

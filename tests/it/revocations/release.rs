@@ -34,6 +34,17 @@ async fn the_holder_ends_its_credential_and_may_say_so_twice() {
         shown["why_ended"].as_str().unwrap().contains("released"),
         "{shown}"
     );
+    // The audit says who it was: no operator.
+    let audit = broker.admin("GET", "/audit", None).await.body;
+    let mut entries = audit["items"].as_array().unwrap().iter();
+    let fence = entries
+        .find(|entry| entry["event"] == "fence_raised")
+        .unwrap();
+    assert_eq!(fence["operator"], json!(null), "{fence}");
+    assert_eq!(
+        (&fence["agent"], &fence["detail"]["by"]),
+        (&json!("deployer"), &json!("holder"))
+    );
     // It is a release, not a hold.
     assert_eq!(broker.exchange(&broker.good_form()).await.status, 200);
 }
