@@ -101,6 +101,7 @@ impl Broker {
             return Ok(());
         }
         let fence = NewFence {
+            by: crate::fences::By::default(),
             kind,
             dimension,
             reason,
