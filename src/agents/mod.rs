@@ -17,7 +17,7 @@ use crate::authority::Authority;
 use crate::fences::{Dimension, DimensionKind, HeldBy, View};
 use crate::identity::{Caller, Proof};
 use crate::ids::{AgentId, IssuerId, TargetId};
-use crate::intent::Intent;
+use crate::intent::{Intent, Vouched};
 use governor::clock::{Clock as _, DefaultClock};
 use serde_json::Value;
 use std::collections::BTreeMap;
@@ -186,10 +186,16 @@ impl Registry {
         found.into_iter().next()
     }
 
-    /// Whether a key (by its RFC 7638 thumbprint) is registered for signing this caller's intents.
-    pub fn signs_with(&self, caller: &Caller, thumbprint: &str) -> bool {
-        self.find(caller)
-            .is_some_and(|agent| agent.intent_keys.iter().any(|key| key == thumbprint))
+    /// Who vouches for a key (by its RFC 7638 thumbprint) that signs this caller's intents.
+    pub fn vouches(&self, caller: &Caller, thumbprint: &str) -> Vouched {
+        match self.find(caller) {
+            // SECURITY: an agent with keys of its own signs with those and with no other.
+            Some(agent) if agent.intent_keys.is_empty() => Vouched::OnFirstUse,
+            Some(agent) if agent.intent_keys.iter().any(|key| key == thumbprint) => {
+                Vouched::Registered
+            }
+            _ => Vouched::Not,
+        }
     }
 
     /// Whether whatever this caller gets is bound to its certificate.

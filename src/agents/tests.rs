@@ -375,7 +375,7 @@ mod verified {
                 ..Asked::default()
             };
             let intent = intents
-                .verify(asked, &caller, Behalf::Nobody, &|_| false, at(0))
+                .verify(asked, &caller, Behalf::Nobody, &|_| Vouched::Not, at(0))
                 .await
                 .unwrap();
             let result = registry.admit(caller.clone(), &intent, &View::origin(), at(0));
@@ -390,9 +390,11 @@ mod verified {
 #[test]
 fn a_registered_key_signs_for_its_own_agent_only() {
     let registry = Registry::new(vec![checkout()]).unwrap();
-    assert!(registry.signs_with(&caller(), "registered"));
-    assert!(!registry.signs_with(&caller(), "another"));
-    assert!(!registry.signs_with(&caller_with("gitlab", |_| {}), "registered"));
+    let vouched = |caller: &Caller, key| registry.vouches(caller, key);
+    assert_eq!(vouched(&caller(), "registered"), Vouched::Registered);
+    assert_eq!(vouched(&caller(), "another"), Vouched::Not);
+    let stranger = caller_with("gitlab", |_| {});
+    assert_eq!(vouched(&stranger, "registered"), Vouched::Not);
 }
 
 proptest! {

@@ -118,6 +118,10 @@ pub enum Event {
     KeyEnrolled,
     /// An alarm: a spent join token came again, with another key.
     JoinTokenReused,
+    /// The first key that a pod or a job signed with is its key from now on.
+    KeyPinned,
+    /// An alarm: a pod or a job signed with another key than its first.
+    OtherKeyPinned,
     ConfigLoaded,
     /// An agent or a mission is about to end, or has ended and is retired next.
     EndsSoon,
@@ -165,6 +169,8 @@ impl Event {
             Self::KeyRotated => "key_rotated",
             Self::KeyEnrolled => "key_enrolled",
             Self::JoinTokenReused => "join_token_reused",
+            Self::KeyPinned => "key_pinned",
+            Self::OtherKeyPinned => "other_key_pinned",
             Self::ConfigLoaded => "config_loaded",
             Self::EndsSoon => "ends_soon",
             Self::ReviewDue => "review_due",

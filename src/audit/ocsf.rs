@@ -61,7 +61,8 @@ pub(super) fn class(event: Event) -> Class {
         | Event::OwnerLeft => class(ENTITY_MANAGEMENT, 3, 1, 3),
         Event::Sighted => class(ENTITY_MANAGEMENT, 99, 2, 3),
         Event::Drift | Event::BreakGlassUsed => class(ENTITY_MANAGEMENT, 99, 2, 4),
-        Event::JoinTokenReused => class(ENTITY_MANAGEMENT, 99, 2, 4),
+        Event::KeyPinned => class(ENTITY_MANAGEMENT, 1, 1, 1),
+        Event::JoinTokenReused | Event::OtherKeyPinned => class(ENTITY_MANAGEMENT, 99, 2, 4),
         Event::ConfigLoaded => class(ENTITY_MANAGEMENT, 3, 1, 1),
         Event::StoreSegmentBreak => class(ENTITY_MANAGEMENT, 99, 99, 4),
     }

@@ -1,10 +1,13 @@
 //! Machines that no platform vouches for: an operator invites, the machine enrols its key. Whether an
-//! agent may have such keys is in the configuration; the keys themselves are in the store.
+//! agent may have such keys is in the configuration; the keys themselves are in the store, as are those
+//! that pods and jobs are held to.
 
 use super::{Broker, Operator, Reason, Refusal};
+use crate::agents::AdmittedAgent;
 use crate::identity::EnrolError;
 use crate::identity::enrolment::{Listed, NewInvitation, proof};
 use crate::ids::AgentId;
+use crate::intent::Intent;
 use crate::secret::Secret;
 use crate::telemetry::metric;
 use crate::wire::{EnrolAnswer, EnrolledKeyView, InvitationAnswer, InvitationRequest, Page};
@@ -97,17 +100,40 @@ impl Broker {
         })
     }
 
+    /// A pod or a job whose token names no key signs with one key for as long as it lives. Before the
+    /// decision: a second key is an alarm, whatever it asks for.
+    pub(in crate::broker) async fn pin(
+        &self,
+        agent: &AdmittedAgent,
+        intent: &Intent,
+        now: OffsetDateTime,
+    ) -> Result<(), Refusal> {
+        let Some(key) = intent.to_pin() else {
+            return Ok(());
+        };
+        let id = &agent.agent().id;
+        let pinned = self.enrolment.pin(id, agent.caller(), key, now).await;
+        if let Err(error) = &pinned {
+            self.watch(error, id, now).await;
+        }
+        Ok(pinned?)
+    }
+
     /// Two hold one token: one of them stole it, and which one is for a person to find out.
     async fn watch(&self, error: &EnrolError, agent: &AgentId, now: OffsetDateTime) {
-        let EnrolError::Reused { first, second, .. } = error else {
+        let Some(alarm) = error.alarm() else {
             return;
         };
+        let (first, second) = (alarm.first, alarm.second);
+        let what = match alarm.instance {
+            None => "a spent join token came again with another key",
+            Some(_) => "a pod or a job signs with another key than its first",
+        };
         tracing::error!(
-            %agent, first, second,
-            "ALARM: a spent join token came again with another key; if the first key is not yours, \
-             revoke it: dayfly revoke --issuer-key"
+            %agent, instance = alarm.instance, first, second,
+            "ALARM: {what}; if the first key is not yours, revoke it: dayfly revoke --issuer-key"
         );
-        metrics::counter!(metric::ALARMS, "kind" => "join_token_reused").increment(1);
+        metrics::counter!(metric::ALARMS, "kind" => alarm.event.name()).increment(1);
         if !self.record.within_quota(agent) {
             return;
         }

@@ -60,7 +60,7 @@ impl Broker {
         let sorted = self.sort(bundle, request.presented, view, now).await?;
         let Sorted { own, behalf, view } = sorted;
         let caller = Arc::new(verify(bundle, &own, &behalf, now).await?);
-        let keys = |thumbprint: &str| bundle.agents.signs_with(&caller, thumbprint);
+        let keys = |thumbprint: &str| bundle.agents.vouches(&caller, thumbprint);
         let intent = bundle
             .intents
             .verify(asked, &caller, behalf, &keys, now)
@@ -98,6 +98,7 @@ impl Broker {
         view: &View,
         now: OffsetDateTime,
     ) -> Result<TokenResponse, Refusal> {
+        self.pin(agent, intent, now).await?;
         let grant = bundle.policy.decide(agent, intent, view, now)?;
         // INVARIANT: before there is a child, its parent says that there may be one.
         if let Some(parent) = grant.parent()

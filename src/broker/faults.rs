@@ -49,6 +49,10 @@ impl From<EnrolError> for Refusal {
             | EnrolError::UnknownToken
             | EnrolError::Expired(_)
             | EnrolError::Reused { .. } => Self::new(Reason::InvalidClient, detail),
+            // The caller is a known agent's, and has to know why its own key does not do.
+            EnrolError::OtherKey { .. } => Self::new(Reason::OtherKeyPinned, detail)
+                .exact()
+                .at(Some("intent".to_owned())),
             EnrolError::TooMany(_) => Self::new(Reason::NotPermitted, detail),
             EnrolError::Store(error) => error.into(),
             EnrolError::Stale(error) => error.into(),

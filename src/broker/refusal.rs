@@ -74,6 +74,8 @@ reasons! {
     // What for.
     /// The intent was not accepted: malformed, bad signature, wrong audience, expired, or not bound to this request.
     InvalidIntent = "invalid_intent", Refresh;
+    /// This pod or job has signed with another key before, and that one is its key for as long as it lives.
+    OtherKeyPinned = "other_key_pinned", Never;
     /// The intent was used before: sign a new one.
     IntentSpent = "intent_spent", Refresh;
 

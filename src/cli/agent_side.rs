@@ -5,6 +5,7 @@ use super::output::{Failure, Output};
 use crate::authority::AuthorizationDetail;
 use crate::client::endpoint::Endpoint;
 use crate::client::exec::{ExecError, Run};
+use crate::client::instance;
 use crate::client::proof::{Prover, Source};
 use crate::client::request::{Wanted, ask};
 use crate::client::sign_in::SignIn;
@@ -89,6 +90,10 @@ pub struct AskArgs {
     /// The agent's private key: a JWK file.
     #[arg(long, env = "DAYFLY_KEY_FILE")]
     key: Option<PathBuf>,
+    /// Where the key of this pod or job is kept, where its platform's tokens cannot name a key
+    /// (Kubernetes, GitLab): a folder of this user's alone. Absent: one among temporary files.
+    #[arg(long, env = "DAYFLY_KEY_FOLDER", value_name = "DIR")]
+    key_folder: Option<PathBuf>,
     /// Sign no intent: the platform's token serves as one. For missions with `signer = "platform"`,
     /// where a platform fixes the token's audience beforehand and the agent has no key of its own.
     #[arg(long, env = "DAYFLY_PLATFORM_SIGNED")]
@@ -262,8 +267,13 @@ fn prepare(args: AskArgs, now: OffsetDateTime) -> Result<(Client, Prover, Vec<Wa
         let agent = agent.clone();
         (Source::Person { file, agent }, Some(key))
     } else {
-        let key = args.key.as_ref().map(read_key).transpose()?;
-        (source(&args, &agent)?, key)
+        let source = source(&args, &agent)?;
+        let key = match args.key.as_ref().map(read_key).transpose()? {
+            None if args.platform_signed => None,
+            None => of_instance(&source, args.key_folder.as_deref())?,
+            key => key,
+        };
+        (source, key)
     };
     let prover = Prover::new(source, key)?;
     let context = match &args.context {
@@ -288,6 +298,23 @@ fn prepare(args: AskArgs, now: OffsetDateTime) -> Result<(Client, Prover, Vec<Wa
         })
         .collect();
     Ok((client, prover, wanted))
+}
+
+/// The key that every command of this pod or job signs with. A token that is not there yet, or does not say
+/// which instance it is of, is no matter here: whoever asks with it hears what is wrong.
+fn of_instance(source: &Source, folder: Option<&Path>) -> Result<Option<SigningKey>, Failure> {
+    let token = match source {
+        Source::File(path) => read_text(path).ok().map(Secret::new),
+        Source::Fixed(token) => Some(token.clone()),
+        Source::Key { .. } | Source::Endpoint(_) | Source::Aws { .. } | Source::Person { .. } => {
+            None
+        }
+    };
+    let instance = token.and_then(|token| instance::of_token(&token));
+    Ok(match instance {
+        Some(instance) => Some(instance::key(folder, &instance)?),
+        None => None,
+    })
 }
 
 fn details(args: &AskArgs, target: &str) -> Vec<AuthorizationDetail> {

@@ -128,7 +128,9 @@ enum Command {
     ///
     /// The proof is the first that is there: --subject-token-file, --identity-url, GitHub Actions' token, the variable
     /// DAYFLY_ID_TOKEN (GitLab), the key alone. Without --key a key is made for this one request and
-    /// bound to the platform's token. A person runs an agent with --as, after `dayfly login --person`.
+    /// bound to the platform's token; where such a token cannot name a key (Kubernetes, GitLab), for this
+    /// pod or job, and kept in --key-folder. A person runs an
+    /// agent with --as, after `dayfly login --person`.
     #[command(
         after_help = "Example:\n  dayfly token --agent reporter --key reporter.key.json --mission weekly-report \\\n    --target orders --goal 'The report of week 47'"
     )]

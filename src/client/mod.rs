@@ -5,6 +5,7 @@ pub mod deliver;
 pub mod endpoint;
 pub mod enrol;
 pub mod exec;
+pub mod instance;
 pub mod proof;
 pub mod request;
 pub mod sign_in;

@@ -344,6 +344,7 @@ fn issuer(decoder: &Decoder<'_>, entry: &Entry, broker_url: &str) -> Option<Know
         settings.single_use = single_use;
     }
     settings.people = people::of_issuer(&reader, &settings, broker_url);
+    questions::pin(&reader, &mut settings);
     if let Some(longest) = reader.duration("max_lifetime", Duration::from_secs(1)..=LONGEST_TOKEN) {
         settings.max_lifetime = longest.value;
     }

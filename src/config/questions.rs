@@ -8,8 +8,9 @@ use super::secrets::secret_reference;
 use super::source::At;
 use super::tree::Raw;
 use crate::identity::presets::Preset;
-use crate::identity::{IssuerSettings, KeySource, ReviewSettings};
+use crate::identity::{IssuerSettings, KeySource, PinSettings, ReviewSettings};
 use crate::secret::Renewed;
+use std::time::Duration;
 use url::Url;
 
 /// `private_network = true`, `ca = "file:issuer-ca.pem"`: an issuer inside of an organisation.
@@ -34,6 +35,42 @@ pub(in crate::config) fn further(
         reader.bad(reader.at, "no keys are fetched for this issuer", help);
     }
     settings.ca = ca.and_then(|ca| decoder.certificates(ca));
+}
+
+const PIN_KEPT: std::ops::RangeInclusive<Duration> =
+    Duration::from_secs(3600)..=Duration::from_secs(400 * 24 * 3600);
+
+/// `pin`, `instance`, `pin_kept`: whether a pod or a job is held to the first key that it signs with.
+pub(in crate::config) fn pin(reader: &Reader<'_>, settings: &mut IssuerSettings) {
+    let wanted = reader.boolean("pin");
+    let instance = reader.text("instance");
+    let kept = reader.duration("pin_kept", PIN_KEPT);
+    let known = settings.pin.take();
+    if wanted == Some(false) {
+        return;
+    }
+    let claim = instance.map(|claim| claim.value);
+    let claim = claim.or_else(|| known.as_ref().map(|pin| pin.claim.clone()));
+    let Some(claim) = claim.filter(|claim| !claim.is_empty()) else {
+        if wanted.is_some() || kept.is_some() {
+            let message = "nothing says which instance of a workload a token is of";
+            let help = "add `instance = \"CLAIM\"`: what one pod or job has and no other ever will";
+            reader.bad(reader.at, message, help);
+        }
+        return;
+    };
+    let usual = known.map_or(*PIN_KEPT.start() * 24, |pin| pin.kept);
+    let kept = kept.map_or(usual, |kept| kept.value);
+    if settings.people || !settings.sts.is_empty() {
+        let help = "remove `pin`, `instance` and `pin_kept`";
+        reader.bad(
+            reader.at,
+            "keys are pinned to workloads by their tokens",
+            help,
+        );
+        return;
+    }
+    settings.pin = Some(PinSettings { claim, kept });
 }
 
 /// `{ url = "https://kubernetes.default.svc", ca = "...", token = "file:..." }`.

@@ -87,6 +87,7 @@ fn code(reason: Reason) -> (StatusCode, &'static str, Shown) {
 
         Reason::InvalidIntent | Reason::IntentSpent => (bad, REQUEST, Always),
 
+        Reason::OtherKeyPinned => (bad, REQUEST, WhenExact),
         Reason::UnknownMission => (bad, REQUEST, Never),
         Reason::AmbiguousMission
         | Reason::MissionEnded
@@ -170,6 +171,7 @@ fn description(reason: Reason) -> &'static str {
             GENERIC.description
         }
         Reason::InvalidIntent => "The intent was not accepted.",
+        Reason::OtherKeyPinned => "This instance of the agent has signed with another key before.",
         Reason::IntentSpent => "The intent was used before: sign a new one.",
         Reason::AmbiguousMission => {
             "Several missions fit: name one in the intent or with scope mission:NAME."

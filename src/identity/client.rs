@@ -166,6 +166,7 @@ impl Identity {
                 keys,
             }),
             beside: None,
+            instance: None,
             named_client: None,
             replay: vec![mark],
         })

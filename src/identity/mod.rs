@@ -33,15 +33,15 @@ pub use audience::{is_thumbprint, sole as sole_audience};
 pub use cache::VERIFIED_KEPT;
 pub use certificate::{CertificateFault, ClientCertificate};
 pub use dpop::{DpopFault, DpopProof, Nonces};
-pub use enrolment::{EnrolError, EnrolledKey, Enrolment};
+pub use enrolment::{EnrolError, EnrolledKey, Enrolment, Instance};
 pub use fault::{AssertionFault, ClientFault, IdentityError, TokenFault};
 pub use keys::IssuerKeys;
 pub use person::Person;
 pub use possession::{Confirmation, NotShown, shown};
 pub use settings::{
     BundleSource, CertificateName, CertificateRule, CertificateSettings, ClientSettings,
-    IssuerSettings, KeySource, Recognised, ReviewSettings, SettingsError, TrustDomainSettings,
-    is_brokers_own,
+    IssuerSettings, KeySource, PinSettings, Recognised, ReviewSettings, SettingsError,
+    TrustDomainSettings, is_brokers_own,
 };
 pub use spiffe::{FACTS as SPIFFE_FACTS, SpiffeId, is_trust_domain};
 
@@ -173,6 +173,7 @@ pub struct Caller {
     pub(in crate::identity) expires_at: OffsetDateTime,
     pub(in crate::identity) client: Option<AuthenticatedClient>,
     pub(in crate::identity) beside: Option<Box<Caller>>,
+    pub(in crate::identity) instance: Option<Instance>,
     pub(in crate::identity) named_client: Option<String>,
     pub(in crate::identity) replay: Vec<ReplayMark>,
 }
@@ -247,6 +248,10 @@ impl Caller {
     /// agent's.
     pub fn beside(&self) -> Option<&Caller> {
         self.beside.as_deref()
+    }
+    /// Which pod or job it is, where that one is held to the first key that it signs with.
+    pub fn instance(&self) -> Option<&Instance> {
+        self.instance.as_ref()
     }
     /// The `client_id` parameter, where it was sent without a client assertion. A statement, not a
     /// proof: it can only turn a request down.

@@ -258,6 +258,7 @@ impl Identity {
                 agent,
             }),
             beside: None,
+            instance: None,
             named_client: None,
             replay: Vec::new(),
         })

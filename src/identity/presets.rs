@@ -4,7 +4,7 @@
 
 mod platforms;
 
-use super::settings::{IssuerSettings, KeySource};
+use super::settings::{IssuerSettings, KeySource, PinSettings};
 use crate::ids::IssuerId;
 use crate::jose::Algorithm;
 use serde_json::Value;
@@ -22,6 +22,9 @@ pub struct Preset {
     pub algorithms: &'static [Algorithm],
     pub single_use: bool,
     pub max_lifetime: Duration,
+    /// The claim that tells its instances apart, and how long a key is held to one, where its tokens'
+    /// audience is fixed before there is a key that they could name.
+    pub pin: Option<(&'static str, Duration)>,
     /// Fact name, claim path.
     pub facts: &'static [(&'static str, &'static str)],
     /// Claim path, value that is refused unless an agent's identity names it.
@@ -102,6 +105,10 @@ impl Preset {
                 .into_iter()
                 .collect(),
             single_use: self.single_use,
+            pin: self.pin.map(|(claim, kept)| PinSettings {
+                claim: claim.to_owned(),
+                kept,
+            }),
             people: false,
             max_lifetime: self.max_lifetime,
             facts: self

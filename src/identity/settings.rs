@@ -34,6 +34,8 @@ pub struct IssuerSettings {
     pub sts: Vec<String>,
     /// Each token once only. Off for platforms that re-send theirs (Kubernetes, GitLab, SPIRE).
     pub single_use: bool,
+    /// What tells its workloads' instances apart, where each is held to the first key that it signs with.
+    pub pin: Option<PinSettings>,
     /// Its tokens are people's, whom agents may serve, and never an agent's.
     pub people: bool,
     /// Longest accepted exp - iat.
@@ -46,6 +48,15 @@ pub struct IssuerSettings {
     /// Claim values that are refused unless an agent's identity names them, e.g. GitHub's
     /// `event_name = pull_request_target`.
     pub refused: BTreeMap<String, Vec<Value>>,
+}
+
+/// `instance`, `pin_kept`: for platforms whose tokens cannot name a key.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PinSettings {
+    /// The claim that one instance has and no other ever will: a pod's uid, a job's id.
+    pub claim: String,
+    /// How long a key is held to its instance after it was last seen; never less than its token lives.
+    pub kept: Duration,
 }
 
 /// Where an issuer's keys come from.
@@ -282,6 +293,10 @@ fn check_issuer(issuer: &IssuerSettings, broker_url: &str) -> Result<(), String>
     // A person's token serves several agents, and what is spent is known to one of them alone.
     if issuer.people && issuer.single_use {
         return Err("`single_use` does not go with `people`".to_owned());
+    }
+    // A person's key is the one of the sign-in, and a signed request names its own.
+    if issuer.pin.is_some() && (issuer.people || !issuer.sts.is_empty()) {
+        return Err("`pin` is for workloads' tokens".to_owned());
     }
     if issuer.id == IssuerId::client() {
         return Err("the name `client` belongs to agents with keys of their own".to_owned());

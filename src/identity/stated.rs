@@ -35,6 +35,7 @@ impl Caller {
             expires_at: now.saturating_add(Duration::minutes(5)),
             client: None,
             beside: None,
+            instance: None,
             named_client: None,
             replay: Vec::new(),
         }

@@ -6,8 +6,8 @@
 use super::review::{self, Reviewer};
 use super::settings::{IssuerSettings, KeySource, SettingsError};
 use super::{
-    Caller, Facts, Identity, IdentityError, IssuerKeys, PresentedToken, Proof, TokenFault,
-    TokenType, audience, cache, claims, person,
+    Caller, Facts, Identity, IdentityError, Instance, IssuerKeys, PresentedToken, Proof,
+    TokenFault, TokenType, audience, cache, claims, person,
 };
 use crate::jose::claims::times;
 use crate::jose::{Compact, JoseError, KeyClient, KeySet, TypRule, Verified};
@@ -218,6 +218,9 @@ impl Issuer {
         if settings.people && bound_key.is_none() {
             bound_key = person::key_of_nonce(claims)?;
         }
+        // A token that names a key is held to that one.
+        let pin = settings.pin.as_ref().filter(|_| bound_key.is_none());
+        let instance = pin.and_then(|pin| Instance::of(claims, pin));
         let subject = bounded(claims, "sub", 1024)
             .map_err(|()| TokenFault::Subject)?
             .ok_or(TokenFault::Subject)?;
@@ -251,6 +254,7 @@ impl Issuer {
             expires_at: times.expires_at,
             client: None,
             beside: None,
+            instance,
             named_client: None,
             replay: replay.into_iter().collect(),
         })

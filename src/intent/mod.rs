@@ -60,6 +60,16 @@ impl SignerClass {
     }
 }
 
+/// Who vouches for a key that an agent signs with, beside its proof.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Vouched {
+    /// The registry.
+    Registered,
+    /// Nobody, and nobody needs to: it is the only key of a caller's instance, or becomes it.
+    OnFirstUse,
+    Not,
+}
+
 /// What the door read beside the proof: may only narrow the intent.
 #[derive(Debug, Clone, Default)]
 pub struct Asked {
@@ -105,6 +115,7 @@ pub struct Intent {
     pub(in crate::intent) proved: Proved,
     pub(in crate::intent) dimensions: Vec<Dimension>,
     pub(in crate::intent) signing_key: Option<String>,
+    pub(in crate::intent) pins: bool,
     pub(in crate::intent) confirmed_key: Option<Confirmation>,
     pub(in crate::intent) sha256: [u8; 32],
     pub(in crate::intent) expires_at: OffsetDateTime,
@@ -174,6 +185,11 @@ impl Intent {
     /// RFC 7638 thumbprint of the key that signed it; `None` for [`SignerClass::Platform`].
     pub fn signing_key(&self) -> Option<&str> {
         self.signing_key.as_deref()
+    }
+    /// The key that signed it, where nothing vouches for it but that the caller's instance signs with
+    /// no other: whether that holds, the store must say before anything is granted.
+    pub fn to_pin(&self) -> Option<&str> {
+        self.signing_key().filter(|_| self.pins)
     }
     /// `cnf`: what the request showed possession of, since the signer asked for it.
     pub fn confirmed_key(&self) -> Option<&Confirmation> {
@@ -286,14 +302,14 @@ impl Intents {
         })
     }
 
-    /// `registered` answers whether a key (by its RFC 7638 thumbprint) is registered for the agent
-    /// that the caller is: `|jkt| registry.signs_with(&caller, jkt)`.
+    /// `vouched` answers who vouches for a key (by its RFC 7638 thumbprint) of the agent that the
+    /// caller is: `|jkt| registry.vouches(&caller, jkt)`.
     pub async fn verify(
         &self,
         asked: Asked,
         caller: &Caller,
         behalf: Behalf,
-        registered: &(dyn Fn(&str) -> bool + Sync),
+        vouched: &(dyn Fn(&str) -> Vouched + Sync),
         now: OffsetDateTime,
     ) -> Result<Intent, IntentError> {
         let Some(text) = asked.unverified_intent.clone() else {
@@ -303,7 +319,7 @@ impl Intents {
             return platform(asked, caller);
         };
         let (signer, verified) = self
-            .signed(signer::parse(&text)?, caller, registered, now)
+            .signed(signer::parse(&text)?, caller, vouched, now)
             .await?;
         let signed = claims::Signed::read(verified.claims(), &self.broker_url, now)?;
         let class = signer.map_or(SignerClass::Agent, signer::Known::class);
@@ -313,7 +329,8 @@ impl Intents {
             None => {}
         }
         let key = verified.key().thumbprint();
-        signer::check_possession(class, key, signed.confirmed_key.as_ref(), caller)?;
+        let pins = signer.is_none() && signer::is_first_use(key, caller, vouched);
+        signer::check_possession((class, pins), key, signed.confirmed_key.as_ref(), caller)?;
         signer::check_behalf(&signed, &behalf)?;
         signer::check_token_hashes(class, &signed, caller, &behalf)?;
         let mission = same_mission(signed.mission, asked.mission.as_ref())?;
@@ -355,6 +372,7 @@ impl Intents {
             proved,
             dimensions,
             signing_key: Some(key.to_owned()),
+            pins,
             confirmed_key: signed.confirmed_key,
             sha256: sha256(&text),
             expires_at: signed.expires_at,
@@ -365,7 +383,7 @@ impl Intents {
 
 /// The platform's own token in the place of an intent: it names no goal, no task and no authority.
 fn platform(asked: Asked, caller: &Caller) -> Result<Intent, IntentError> {
-    signer::check_possession(SignerClass::Platform, "", None, caller)?;
+    signer::check_possession((SignerClass::Platform, false), "", None, caller)?;
     let proved = Proved::default().with_caller(caller)?;
     Ok(Intent {
         signer: SignerClass::Platform,
@@ -382,6 +400,7 @@ fn platform(asked: Asked, caller: &Caller) -> Result<Intent, IntentError> {
         proved,
         dimensions: Vec::new(),
         signing_key: None,
+        pins: false,
         confirmed_key: None,
         sha256: *caller.token_sha256(),
         expires_at: caller.expires_at(),

@@ -6,7 +6,7 @@
 use super::behalf::Behalf;
 use super::claims::{ClaimFault, Signed};
 use super::settings::IntentIssuer;
-use super::{IntentError, Intents, IntentsError, SignerClass, TYP};
+use super::{IntentError, Intents, IntentsError, SignerClass, TYP, Vouched};
 use crate::identity::{Caller, Confirmation, IssuerKeys, KeySource, Proof};
 use crate::jose::{Algorithm, Compact, JoseError, KeyClient, TypRule, Verified};
 use base64::Engine as _;
@@ -73,7 +73,7 @@ impl Intents {
         &self,
         compact: Compact,
         caller: &Caller,
-        registered: &(dyn Fn(&str) -> bool + Sync),
+        vouched: &(dyn Fn(&str) -> Vouched + Sync),
         now: OffsetDateTime,
     ) -> Result<(Option<&Known>, Verified), IntentError> {
         let issuer = compact
@@ -101,7 +101,7 @@ impl Intents {
         }
         let embedded = compact.embedded_key().cloned();
         let keys = match &embedded {
-            Some(key) if is_agents_own(key.thumbprint(), caller, registered) => vec![key],
+            Some(key) if is_agents_own(key.thumbprint(), caller, vouched) => vec![key],
             Some(_) => Vec::new(),
             None => caller
                 .client_keys()
@@ -129,13 +129,29 @@ pub(super) fn parse(text: &str) -> Result<Compact, JoseError> {
 fn is_agents_own(
     thumbprint: &str,
     caller: &Caller,
-    registered: &(dyn Fn(&str) -> bool + Sync),
+    vouched: &(dyn Fn(&str) -> Vouched + Sync),
 ) -> bool {
     caller.bound_key().and_then(Confirmation::jkt) == Some(thumbprint)
-        || registered(thumbprint)
+        || vouched(thumbprint) == Vouched::Registered
+        || is_first_use(thumbprint, caller, vouched)
         || caller
             .client_keys()
             .is_some_and(|keys| keys.keys().iter().any(|key| key.thumbprint() == thumbprint))
+}
+
+/// Whether nothing vouches for the key but that the caller's instance signs with no other.
+///
+/// SECURITY: never beside keys that something does vouch for: whoever steals a token would choose the
+/// weaker way.
+pub(super) fn is_first_use(
+    thumbprint: &str,
+    caller: &Caller,
+    vouched: &(dyn Fn(&str) -> Vouched + Sync),
+) -> bool {
+    caller.instance().is_some()
+        && caller.bound_key().is_none()
+        && caller.client_keys().is_none()
+        && vouched(thumbprint) == Vouched::OnFirstUse
 }
 
 /// Where a token or an intent names a key, the request must show possession of exactly that key:
@@ -143,7 +159,7 @@ fn is_agents_own(
 /// credential is the key that the intent confirms; else the key of the token; else, where nothing names
 /// one, whichever the request proves.
 pub(super) fn check_possession(
-    signer: SignerClass,
+    (signer, pins): (SignerClass, bool),
     signing_key: &str,
     confirmed_key: Option<&Confirmation>,
     caller: &Caller,
@@ -152,7 +168,9 @@ pub(super) fn check_possession(
         (signer == SignerClass::Agent).then(|| Confirmation::Jkt(signing_key.to_owned()));
     let signed_with = signed_with.as_ref();
     let proved = caller.proved_key();
-    if let Some(bound) = caller.bound_key()
+    // A pinned key is the token's as much as one that the token names.
+    let bound_key = caller.bound_key().or(signed_with.filter(|_| pins));
+    if let Some(bound) = bound_key
         && signed_with != Some(bound)
         && proved != Some(bound)
     {
@@ -162,7 +180,7 @@ pub(super) fn check_possession(
         Some(key) if proved.or(signed_with) != Some(key) => Err(IntentError::OtherKey),
         // SECURITY: or whoever stole a bound token with its intent could bind the credential to a key
         // of their own.
-        None if contradicts(caller.bound_key(), proved) => Err(IntentError::KeyNotProved),
+        None if contradicts(bound_key, proved) => Err(IntentError::KeyNotProved),
         _ => Ok(()),
     }
 }

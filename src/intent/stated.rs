@@ -74,6 +74,7 @@ impl Intent {
     // corridor never calls it: what it leads to is an explanation, never a credential.
     pub(crate) fn restated(stated: Stated, now: OffsetDateTime) -> Self {
         Self {
+            pins: false,
             signer: stated.signer,
             mission: stated.mission,
             authorization_details: stated.authorization_details,

@@ -95,7 +95,7 @@ impl Desk {
 
     /// Where every key is fixed, nothing is waited for.
     fn verify(&self, asked: Asked, caller: &Caller) -> Result<Intent, IntentError> {
-        self.verify_with(asked, caller, &|_| false)
+        self.verify_with(asked, caller, &|_| Vouched::Not)
     }
 
     fn for_other(
@@ -105,24 +105,27 @@ impl Desk {
         behalf: Behalf,
     ) -> Result<Intent, IntentError> {
         self.intents
-            .verify(asked, caller, behalf, &|_| false, at(0))
+            .verify(asked, caller, behalf, &|_| Vouched::Not, at(0))
             .now_or_never()
             .expect("every key is fixed")
     }
 
     fn verify_registered(&self, asked: Asked, caller: &Caller) -> Result<Intent, IntentError> {
         let own = self.key.thumbprint();
-        self.verify_with(asked, caller, &|key| key == own)
+        self.verify_with(asked, caller, &|key| match key == own {
+            true => Vouched::Registered,
+            false => Vouched::Not,
+        })
     }
 
     fn verify_with(
         &self,
         asked: Asked,
         caller: &Caller,
-        registered: &(dyn Fn(&str) -> bool + Sync),
+        vouched: &(dyn Fn(&str) -> Vouched + Sync),
     ) -> Result<Intent, IntentError> {
         self.intents
-            .verify(asked, caller, Behalf::Nobody, registered, at(0))
+            .verify(asked, caller, Behalf::Nobody, vouched, at(0))
             .now_or_never()
             .expect("every key is fixed")
     }

@@ -32,6 +32,7 @@ fn shown(reason: Reason) -> Shown {
         | Reason::RequirementUnmet
         | Reason::TetherMissing => In("exchange/faces.rs"),
         Reason::InvalidIntent => In("exchange/intents.rs"),
+        Reason::OtherKeyPinned => In("pinned.rs"),
         Reason::InvalidDpopProof | Reason::UseDpopNonce => In("dpop/proofs.rs"),
         Reason::DpopProofSpent | Reason::CredentialNotBindable => In("dpop.rs"),
         Reason::InvalidScope | Reason::InvalidAuthorizationDetails | Reason::ExceedsIntent => {

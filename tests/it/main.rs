@@ -48,6 +48,7 @@ mod keys;
 mod login;
 mod openapi;
 mod mtls;
+mod pinned;
 mod platforms;
 mod postgres;
 mod responses;

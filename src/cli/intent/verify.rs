@@ -7,7 +7,7 @@ use crate::cli::output::{Failure, Output};
 use crate::clock::{Clock, SystemClock};
 use crate::config::{self, Settings};
 use crate::identity::{Caller, Confirmation, KeySource};
-use crate::intent::{Asked, Behalf, Intent, IntentError, Intents, SignerClass, Step};
+use crate::intent::{Asked, Behalf, Intent, IntentError, Intents, SignerClass, Step, Vouched};
 use crate::jose::{KeyClient, KeySet, Reach};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -195,10 +195,13 @@ impl Sender {
             unverified_intent: Some(text),
             ..Asked::default()
         };
-        let registered = |key: &str| self.registered.iter().any(|one| one == key);
+        let vouched = |key: &str| match self.registered.iter().any(|one| one == key) {
+            true => Vouched::Registered,
+            false => Vouched::Not,
+        };
         // Whom an agent acts for, the request's tokens say, and they are not here.
         Ok(intents
-            .verify(asked, &self.caller, Behalf::Nobody, &registered, now)
+            .verify(asked, &self.caller, Behalf::Nobody, &vouched, now)
             .await)
     }
 }

@@ -648,6 +648,18 @@ fn of_what_a_platform_is_asked() {
             vec!["bad_value"],
         ),
         (sts("private_network = true"), vec!["bad_value"]),
+        (inside("pin_kept = \"2d\""), vec![]),
+        (inside("pin_kept = \"1m\""), vec!["bad_value"]),
+        (inside("pin = 1"), vec!["wrong_type"]),
+        (sts("pin = true\ninstance = \"session\""), vec!["bad_value"]),
+        (
+            "[issuer.github]\npin = true\n".to_owned(),
+            vec!["bad_value"],
+        ),
+        (
+            "[issuer.github]\npin = true\ninstance = \"run_id\"\n".to_owned(),
+            vec![],
+        ),
         (
             "[issuer.github]\nendpoints = [\"https://sts.amazonaws.com\"]\n".to_owned(),
             vec!["bad_value"],

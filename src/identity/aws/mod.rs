@@ -144,6 +144,7 @@ impl Sts {
             expires_at,
             client: None,
             beside: None,
+            instance: None,
             named_client: None,
             replay: vec![mark],
         })

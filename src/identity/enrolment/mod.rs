@@ -7,10 +7,14 @@
 //! like any other (`private_key_jwt`). Whether an agent may have such keys at all is the
 //! configuration's to say. Every look at a key is a look at the store, and a hold on a key is
 //! looked for each time: nothing is cached, so every replica knows a key, and its end, at once.
+//!
+//! Beside them the keys of pods and jobs whose tokens cannot name one: [`pin`].
 
+mod pin;
 pub mod proof;
 mod record;
 
+pub use pin::Instance;
 pub use proof::{Applicant, ProofFault};
 pub use record::EnrolledKey;
 
@@ -51,6 +55,17 @@ pub enum EnrolError {
         first: String,
         second: String,
     },
+    /// Two hold one instance's token: one of them stole it.
+    #[error(
+        "{instance} of agent `{agent}` has signed with key `{first}` and now signs with `{second}`: \
+         the first is its key for as long as it lives"
+    )]
+    OtherKey {
+        agent: AgentId,
+        instance: String,
+        first: String,
+        second: String,
+    },
     #[error("agent `{0}` has {MAX_KEYS} enrolled keys: revoke one that is not needed")]
     TooMany(AgentId),
     #[error(
@@ -65,6 +80,48 @@ pub enum EnrolError {
     Seal(#[from] SealError),
     #[error("the store is busy, slow or not replicated: nothing is certain; try again")]
     Unsettled,
+}
+
+/// Two keys where there can be one: a person has to find out which of them is whose.
+#[derive(Debug)]
+pub struct Alarm<'a> {
+    pub event: Event,
+    pub agent: &'a AgentId,
+    pub instance: Option<&'a str>,
+    pub first: &'a str,
+    pub second: &'a str,
+}
+
+impl EnrolError {
+    pub fn alarm(&self) -> Option<Alarm<'_>> {
+        let (event, agent, instance, first, second) = match self {
+            Self::Reused {
+                agent,
+                first,
+                second,
+            } => (Event::JoinTokenReused, agent, None, first, second),
+            Self::OtherKey {
+                agent,
+                instance,
+                first,
+                second,
+            } => (
+                Event::OtherKeyPinned,
+                agent,
+                Some(instance.as_str()),
+                first,
+                second,
+            ),
+            _ => return None,
+        };
+        Some(Alarm {
+            event,
+            agent,
+            instance,
+            first,
+            second,
+        })
+    }
 }
 
 /// What is asked of an invitation.
@@ -263,20 +320,16 @@ impl Enrolment {
 
     /// Written once for each time it is seen; the caller bounds how often that is.
     pub async fn alarm(&self, error: &EnrolError, now: OffsetDateTime) -> Result<(), StoreError> {
-        let EnrolError::Reused {
-            agent,
-            first,
-            second,
-        } = error
-        else {
+        let Some(alarm) = error.alarm() else {
             return Ok(());
         };
-        let shard = ShardId::of(agent, None);
-        let entry = Entry::new(Event::JoinTokenReused, now)
-            .agent(agent.as_str())
-            .reason("join_token_reused")
-            .with("first_key", first.as_str())
-            .with("second_key", second.as_str());
+        let shard = ShardId::of(alarm.agent, None);
+        let entry = Entry::new(alarm.event, now)
+            .agent(alarm.agent.as_str())
+            .reason(alarm.event.name())
+            .with("instance", alarm.instance)
+            .with("first_key", alarm.first)
+            .with("second_key", alarm.second);
         let transaction = Transaction::new(shard, now + DEADLINE)
             .local()
             .write(entry.append(shard));

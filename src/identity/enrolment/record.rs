@@ -169,7 +169,11 @@ impl Keys {
     }
 }
 
-fn write(sealer: &Sealer, purpose: &str, value: &impl Serialize) -> Result<Vec<u8>, EnrolError> {
+pub(super) fn write(
+    sealer: &Sealer,
+    purpose: &str,
+    value: &impl Serialize,
+) -> Result<Vec<u8>, EnrolError> {
     // These types always serialise.
     let body = serde_json::to_vec(value).map_err(|_| EnrolError::Unsettled)?;
     let mut bytes = sealer.mac(purpose, &body)?.to_vec();
@@ -177,7 +181,7 @@ fn write(sealer: &Sealer, purpose: &str, value: &impl Serialize) -> Result<Vec<u
     Ok(bytes)
 }
 
-fn read<T: DeserializeOwned>(sealer: &Sealer, purpose: &str, bytes: &[u8]) -> Option<T> {
+pub(super) fn read<T: DeserializeOwned>(sealer: &Sealer, purpose: &str, bytes: &[u8]) -> Option<T> {
     let (mac, body) = bytes.split_at_checked(MAC_LENGTH)?;
     if !sealer.mac_holds(purpose, body, mac) {
         return None;

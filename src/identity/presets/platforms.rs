@@ -6,6 +6,7 @@ use std::time::Duration;
 
 const HOUR: Duration = Duration::from_secs(3600);
 const DAY: Duration = Duration::from_secs(24 * 3600);
+const MONTH: Duration = Duration::from_secs(30 * 24 * 3600);
 
 /// Tokens live five minutes and are issued on request with an audience of the job's choice.
 /// `sub` has two forms (with and without ids in it), so nothing is matched on it.
@@ -15,6 +16,7 @@ pub(super) const GITHUB: Preset = Preset {
     algorithms: &[Algorithm::Rs256],
     single_use: false,
     max_lifetime: HOUR,
+    pin: None,
     facts: &[
         ("pipeline.provider", "=github"),
         ("pipeline.run_id", "run_id"),
@@ -67,6 +69,8 @@ const GITLAB: Preset = Preset {
     algorithms: &[Algorithm::Rs256],
     single_use: false,
     max_lifetime: DAY,
+    // A job that is tried again is another job, and its token lives no longer than a day.
+    pin: Some(("job_id", DAY)),
     facts: &[
         ("pipeline.provider", "=gitlab"),
         ("pipeline.run_id", "pipeline_id"),
@@ -117,6 +121,8 @@ const KUBERNETES: Preset = Preset {
     algorithms: &[Algorithm::Rs256, Algorithm::Es256],
     single_use: false,
     max_lifetime: DAY,
+    // A pod that is asleep for a month and then asks is held to nothing.
+    pin: Some(("kubernetes.io.pod.uid", MONTH)),
     facts: &[
         ("kubernetes.namespace", "kubernetes.io.namespace"),
         (
@@ -154,6 +160,7 @@ const GCP: Preset = Preset {
     algorithms: &[Algorithm::Rs256],
     single_use: false,
     max_lifetime: HOUR,
+    pin: None,
     facts: &[
         ("gcp.service_account", "email"),
         ("gcp.service_account_id", "sub"),
@@ -185,6 +192,7 @@ const BUILDKITE: Preset = Preset {
     algorithms: &[Algorithm::Rs256],
     single_use: false,
     max_lifetime: HOUR,
+    pin: None,
     facts: &[
         ("pipeline.provider", "=buildkite"),
         ("pipeline.run_id", "build_id"),
@@ -224,6 +232,7 @@ const CIRCLECI: Preset = Preset {
     algorithms: &[Algorithm::Rs256],
     single_use: false,
     max_lifetime: HOUR,
+    pin: None,
     facts: &[
         ("pipeline.provider", "=circleci"),
         ("pipeline.run_id", "oidc.circleci.com/pipeline-id"),
@@ -262,6 +271,7 @@ const AWS: Preset = Preset {
     algorithms: &[Algorithm::Es384, Algorithm::Rs256],
     single_use: false,
     max_lifetime: HOUR,
+    pin: None,
     facts: &[
         ("aws.principal", "sub"),
         ("aws.account", "https://sts.amazonaws.com/.aws_account"),
@@ -315,6 +325,7 @@ pub(super) const AWS_STS: Preset = Preset {
     algorithms: &[],
     single_use: true,
     max_lifetime: Duration::from_secs(300),
+    pin: None,
     facts: &[
         ("aws.principal", "sub"),
         ("aws.account", "account"),
@@ -351,6 +362,7 @@ const GENERIC: Preset = Preset {
     ],
     single_use: false,
     max_lifetime: HOUR,
+    pin: None,
     facts: &[],
     refused: &[],
     tenant: &[],

@@ -205,6 +205,7 @@ impl TrustDomain {
             expires_at: times.expires_at,
             client: None,
             beside: None,
+            instance: None,
             named_client: None,
             replay: replay.into_iter().collect(),
         })

@@ -69,6 +69,7 @@ impl TrustDomain {
             expires_at: leaf.not_after,
             client: None,
             beside: None,
+            instance: None,
             named_client: None,
             replay: Vec::new(),
         })

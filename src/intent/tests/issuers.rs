@@ -133,7 +133,13 @@ async fn keys_that_cannot_be_fetched_refuse_for_now() {
     let text = desk.orchestrator.sign(&json!({"typ": TYP}), &claims);
     let caller = desk.unbound().await;
     let result = intents
-        .verify(sent(text), &caller, Behalf::Nobody, &|_| false, at(0))
+        .verify(
+            sent(text),
+            &caller,
+            Behalf::Nobody,
+            &|_| Vouched::Not,
+            at(0),
+        )
         .await;
     let error = result.unwrap_err();
     assert!(matches!(error, IntentError::Unavailable { .. }), "{error}");
