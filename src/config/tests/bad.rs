@@ -588,9 +588,6 @@ fn of_what_a_platform_is_asked() {
             "[issuer.sts]\npreset = \"aws_sts\"\ntenant = {{ account = \"111122223333\" }}\n{more}\n"
         )
     };
-    let inside = |more: &str| {
-        format!("[issuer.inside]\npreset = \"kubernetes\"\nurl = \"https://10.1.2.3\"\n{more}\n")
-    };
     for (more, codes) in [
         (review(&format!("{url}, {token}")), vec![]),
         (review(&format!("{url}, {token}, ca = \"ca.crt\"")), vec![]),
@@ -632,6 +629,34 @@ fn of_what_a_platform_is_asked() {
             vec!["bad_value"],
         ),
         (sts("").replace("tenant", "refused"), vec!["no_tenant"]),
+        (
+            "[issuer.github]\nendpoints = [\"https://sts.amazonaws.com\"]\n".to_owned(),
+            vec!["bad_value"],
+        ),
+    ] {
+        assert_codes(&more, &codes);
+    }
+}
+
+fn assert_codes(more: &str, codes: &[&str]) {
+    let report = checked(&format!("{GOOD}{more}"));
+    let found: Vec<_> = report.problems.0.iter().map(|p| p.code.as_str()).collect();
+    assert_eq!(found, codes, "{more}{report}");
+}
+
+#[test]
+fn of_an_issuer_inside_and_of_what_is_pinned() {
+    let url = "url = \"https://kubernetes.default.svc\"";
+    let token = "token = \"file:token\"";
+    let inside = |more: &str| {
+        format!("[issuer.inside]\npreset = \"kubernetes\"\nurl = \"https://10.1.2.3\"\n{more}\n")
+    };
+    let sts = |more: &str| {
+        format!(
+            "[issuer.sts]\npreset = \"aws_sts\"\ntenant = {{ account = \"111122223333\" }}\n{more}\n"
+        )
+    };
+    for (more, codes) in [
         (inside("private_network = true"), vec![]),
         (inside("private_network = \"yes\""), vec!["wrong_type"]),
         (inside("ca = \"file:nothing.pem\""), vec!["bad_keys"]),
@@ -660,13 +685,7 @@ fn of_what_a_platform_is_asked() {
             "[issuer.github]\npin = true\ninstance = \"run_id\"\n".to_owned(),
             vec![],
         ),
-        (
-            "[issuer.github]\nendpoints = [\"https://sts.amazonaws.com\"]\n".to_owned(),
-            vec!["bad_value"],
-        ),
     ] {
-        let report = checked(&format!("{GOOD}{more}"));
-        let found: Vec<_> = report.problems.0.iter().map(|p| p.code.as_str()).collect();
-        assert_eq!(found, codes, "{more}{report}");
+        assert_codes(&more, &codes);
     }
 }
