@@ -111,6 +111,26 @@ async fn a_body_over_the_bound_is_refused_announced_or_not() {
     assert_eq!(refusal.reason, Reason::RequestTooLarge);
 }
 
+/// A client that is still writing when its connection closes may never read the refusal.
+#[tokio::test]
+async fn what_is_little_over_the_bound_is_heard_out_and_what_is_far_over_is_not() {
+    async fn heard(chunks: usize) -> usize {
+        let left = std::sync::Arc::new(std::sync::atomic::AtomicUsize::new(0));
+        let count = left.clone();
+        let chunk = move |_| {
+            count.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+            Ok::<_, std::io::Error>(vec![b'a'; 10])
+        };
+        let body = Body::from_stream(futures_util::stream::iter((0..chunks).map(chunk)));
+        let refusal = read_body(100, &HeaderMap::new(), body).await.unwrap_err();
+        assert_eq!(refusal.reason, Reason::RequestTooLarge);
+        left.load(std::sync::atomic::Ordering::Relaxed)
+    }
+    assert_eq!(heard(11).await, 11);
+    assert_eq!(heard(20).await, 20);
+    assert_eq!(heard(1_000).await, 21);
+}
+
 #[tokio::test]
 async fn a_body_that_never_ends_is_given_up() {
     let body = Body::from_stream(futures_util::stream::pending::<
