@@ -3,7 +3,8 @@
 mod governed;
 
 pub use governed::{
-    AgentView, Attention, LastReview, MissionView, ReachView, ReviewRequest, ReviewView, Subject,
+    AgentView, Attention, LastReview, MissionView, ReachView, ReviewRequest, ReviewView,
+    SightedAsk, SightingView, Subject,
 };
 
 use crate::authority::AuthorizationDetail;

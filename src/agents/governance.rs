@@ -55,6 +55,8 @@ pub struct Record {
     /// From when on the clock counts: first seen, or resumed.
     #[serde(with = "time::serde::timestamp::milliseconds")]
     pub since: OffsetDateTime,
+    #[serde(default, with = "time::serde::timestamp::milliseconds::option")]
+    pub resumed: Option<OffsetDateTime>,
     #[serde(default)]
     pub reviewed: Option<Reviewed>,
     #[serde(default, with = "time::serde::timestamp::milliseconds::option")]
@@ -139,6 +141,7 @@ impl Record {
     pub fn new(now: OffsetDateTime) -> Self {
         Self {
             since: now,
+            resumed: None,
             reviewed: None,
             used: None,
             told: BTreeMap::new(),
@@ -183,6 +186,7 @@ impl Record {
     /// Somebody lets it ask again: the clock counts from here.
     pub fn resume(&mut self, now: OffsetDateTime) {
         self.since = now;
+        self.resumed = Some(now);
         self.told.clear();
     }
 

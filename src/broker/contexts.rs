@@ -4,7 +4,7 @@
 //! GitHub: "Validating webhook deliveries" (`X-Hub-Signature-256`). GitLab: `X-Gitlab-Token`.
 //! Generic: HMAC-SHA-256 over `timestamp.body`.
 
-use super::{Broker, Reason, Refusal};
+use super::{Broker, Reason, Refusal, leavers};
 use crate::fences::{By, Dimension, FenceKind, LONGEST_LIFETIME, NewFence};
 use crate::policy::contexts;
 use crate::secret::Secret;
@@ -36,6 +36,8 @@ pub enum SourceKind {
     Github,
     Gitlab,
     Generic,
+    /// A SCIM user who is not active any more: an owner has left.
+    Scim,
 }
 
 impl Broker {
@@ -81,6 +83,9 @@ impl Broker {
         }
         let body: Value = serde_json::from_slice(body)
             .map_err(|error| Refusal::new(Reason::MalformedRequest, error.to_string()).exact())?;
+        if known.kind == SourceKind::Scim {
+            return self.owner_left(&bundle, known, &body).await;
+        }
         for (kind, id) in ended(known, headers, &body)? {
             // A message that comes again says nothing new, and the log is not for repeating.
             let context = Dimension::context(&known.issuer_url, &kind, &id);
@@ -130,6 +135,7 @@ fn is_authentic(
                 .ct_eq(source.secret.expose().as_bytes())
                 .into()
         }),
+        SourceKind::Scim => leavers::is_authentic(source, headers),
         SourceKind::Generic => {
             let Some(timestamp) = header("x-dayfly-timestamp") else {
                 return false;
@@ -190,6 +196,8 @@ fn ended(
             });
             (project, "pipeline", facts)
         }
+        // Handled before: it ends no context.
+        SourceKind::Scim => return Ok(Vec::new()),
         SourceKind::Generic => {
             let kind = text("/kind");
             let id = text("/id");

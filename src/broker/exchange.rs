@@ -1,7 +1,7 @@
 //! The main job: a proof and a signed intent in, a narrow credential with a lease out.
 
 use super::delegation::Sorted;
-use super::{Broker, Bundle, Reason, Refusal};
+use super::{Broker, Bundle, Reason, Refusal, sightings};
 use crate::agents::AdmittedAgent;
 use crate::connectors::{Connector, Minted, handle};
 use crate::fences::View;
@@ -60,11 +60,14 @@ impl Broker {
         let sorted = self.sort(bundle, request.presented, view, now).await?;
         let Sorted { own, behalf, view } = sorted;
         let caller = Arc::new(verify(bundle, &own, &behalf, now).await?);
+        let nobody = sightings::stranger(bundle, &caller, &asked, now);
         let keys = |thumbprint: &str| bundle.agents.vouches(&caller, thumbprint);
-        let intent = bundle
-            .intents
-            .verify(asked, &caller, behalf, &keys, now)
-            .await?;
+        let verified = bundle.intents.verify(asked, &caller, behalf, &keys, now);
+        let verified = verified.await;
+        if let Some(nobody) = nobody {
+            self.sighted(nobody, now);
+        }
+        let intent = verified?;
         let agent = match bundle.agents.admit(caller.clone(), &intent, &view, now) {
             Ok(agent) => agent,
             Err(error) => {
@@ -85,6 +88,7 @@ impl Broker {
             self.record
                 .refused(id, &caller, &intent, refusal, (bundle, now))
                 .await;
+            self.watch_drift(bundle, id, refusal, now).await;
         }
         granted
     }

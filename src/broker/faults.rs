@@ -144,7 +144,8 @@ impl From<Denied> for Refusal {
             Denial::Held => Reason::Held,
         };
         let exact = denied.mission.is_some() || denied.reason == Denial::AmbiguousMission;
-        let refusal = Self::new(reason, denied.detail).at(denied.at);
+        let mut refusal = Self::new(reason, denied.detail).at(denied.at);
+        refusal.mission = denied.mission;
         if exact { refusal.exact() } else { refusal }
     }
 }

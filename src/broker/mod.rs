@@ -3,6 +3,7 @@
 
 mod cards;
 pub mod contexts;
+mod drift;
 mod delegation;
 pub mod enrol;
 pub mod exchange;
@@ -10,6 +11,7 @@ mod faults;
 mod govern;
 pub mod introspect;
 pub mod keys;
+mod leavers;
 pub mod operators;
 mod possession;
 mod record;
@@ -20,6 +22,7 @@ mod restrict;
 mod review;
 pub mod revoke;
 pub mod show;
+mod sightings;
 mod standing;
 mod usage;
 
@@ -76,6 +79,7 @@ pub struct Broker {
     sealing: Arc<Sealing>,
     pub(in crate::broker) record: record::Recorder,
     pub(in crate::broker) usage: usage::Usage,
+    pub(in crate::broker) sightings: sightings::Sightings,
     pub(in crate::broker) bundle: ArcSwap<Bundle>,
 }
 
@@ -115,6 +119,7 @@ impl Broker {
             clock: parts.clock,
             record: record::Recorder::new(parts.store.clone()),
             usage: usage::Usage::new(parts.store.clone()),
+            sightings: sightings::Sightings::new(parts.store.clone()),
             store: parts.store,
             fences: parts.fences,
             leases: parts.leases,

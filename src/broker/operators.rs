@@ -1,13 +1,16 @@
 //! Operators are callers too: an OIDC token whose claims give a role, or the break-glass token.
 
 use super::{Broker, Reason, Refusal, possession};
+use crate::audit::{Entry, Event};
 use crate::identity::{
     Caller, ClientCertificate, DpopProof, Identity, Presented, PresentedToken, TokenType,
 };
 use crate::ids::ShardId;
+use crate::policy::Administration;
 use crate::replay::{self, ReplayMark};
 use crate::secret::Secret;
 use crate::store::Key;
+use crate::telemetry::metric;
 use ring::digest::{SHA256, digest};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -21,12 +24,24 @@ use time::OffsetDateTime;
 pub enum Role {
     /// Reads agents, leases, audit.
     Viewer,
-    /// Also explains refusals.
+    /// Also explains refusals, and keeps or narrows what is reviewed.
     Reviewer,
-    /// Also revokes, holds and lifts.
+    /// Also revokes, holds, lifts and retires.
     Operator,
-    /// Also rotates keys.
+    /// Also rotates keys, and takes a retirement back.
     Admin,
+}
+
+impl Role {
+    /// As it is written everywhere.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Viewer => "viewer",
+            Self::Reviewer => "reviewer",
+            Self::Operator => "operator",
+            Self::Admin => "admin",
+        }
+    }
 }
 
 /// An operator who has shown who it is.
@@ -132,9 +147,20 @@ impl Broker {
         &self,
         token: &str,
         possession: Possession,
-        needed: Role,
+        (needed, action): (Role, &str),
     ) -> Result<Operator, Refusal> {
         let operator = self.recognise(token, possession).await?;
+        let now = self.clock.now();
+        if operator.break_glass {
+            // Loud, and first: what cannot be written down is not done.
+            let entry = Entry::new(Event::BreakGlassUsed, now)
+                .operator(operator.name.as_str())
+                .with("action", action);
+            self.record
+                .append(entry, ShardId::INSTALLATION, now)
+                .await?;
+            metrics::counter!(metric::ALARMS, "kind" => "break_glass_used").increment(1);
+        }
         if operator.role < needed {
             return Err(Refusal::new(
                 Reason::NotPermitted,
@@ -144,6 +170,18 @@ impl Broker {
                 ),
             ));
         }
+        let asked = Administration {
+            name: &operator.name,
+            role: operator.role.as_str(),
+            break_glass: operator.break_glass,
+            action,
+            now,
+        };
+        let bundle = self.bundle.load();
+        bundle
+            .policy
+            .administer(&asked)
+            .map_err(|why| Refusal::new(Reason::NotPermitted, why))?;
         Ok(operator)
     }
 

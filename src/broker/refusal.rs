@@ -187,6 +187,8 @@ pub struct Refusal {
     pub exact: bool,
     /// Which part of the request.
     pub at: Option<String>,
+    /// One of the caller's own, where it is known.
+    pub mission: Option<crate::ids::MissionId>,
     /// The condition that failed, for the audit and `explain`. Never on the wire.
     pub detail: String,
     /// Seconds, where waiting helps.
@@ -200,6 +202,7 @@ impl Refusal {
             reason,
             exact: false,
             at: None,
+            mission: None,
             detail: detail.into(),
             retry_after: None,
         }

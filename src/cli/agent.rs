@@ -5,6 +5,8 @@ use super::enrol::{self, EnrolArgs, InviteArgs, KeysArgs};
 use super::keygen::{self, KeygenArgs};
 use super::operator_side::{get, pairs, post_revocation};
 use super::output::{Failure, Output, columns};
+use super::review::{cards, seen};
+use super::sightings::{self, AdoptArgs};
 use crate::ids::{AgentId, MissionId};
 use crate::wire::{AgentView, LiftRequest, Page, RevocationRequest, Selector};
 use clap::Subcommand;
@@ -48,6 +50,22 @@ pub enum AgentCommand {
         #[command(flatten)]
         operator: OperatorArgs,
     },
+    /// Who knocks with a valid proof of its platform and is no agent.
+    ///
+    /// A thousand at most, for 30 days after the last time. They are refused as anybody whom nobody knows.
+    #[command(after_help = "Example:\n  dayfly agent sightings")]
+    Sightings {
+        #[command(flatten)]
+        operator: OperatorArgs,
+    },
+    /// Write the agent that one of them would be, for a pull request.
+    ///
+    /// Who it is stands in it as its platform proved it. Who answers for it, what it is for and which mission
+    /// admits it, a person has to say. What it asked for is told as a comment: nobody vouched for that.
+    #[command(
+        after_help = "Example:\n  dayfly agent adopt 4be1ac7b1d1f1c9e --name books-closer --owner finance@acme.example --purpose 'Closes the books' --out books.toml"
+    )]
+    Adopt(AdoptArgs),
     /// Kill everything it holds and refuse it until resumed.
     ///
     /// One write, whatever the number of its leases. The same as `revoke --agent`.
@@ -102,6 +120,8 @@ pub async fn agent(command: AgentCommand, output: &Output) -> Result<u8, Failure
         AgentCommand::Invite(args) => return enrol::invite(args, output).await,
         AgentCommand::Enrol(args) => return enrol::enrol(args, output).await,
         AgentCommand::Keys(args) => return enrol::keys(args, output).await,
+        AgentCommand::Sightings { operator } => return sightings::list(&operator, output).await,
+        AgentCommand::Adopt(args) => return sightings::adopt(args, output).await,
         AgentCommand::List { operator } => {
             let page: Page<AgentView> = get(&operator, "/agents").await?;
             output.show(&page, |page| {
@@ -154,22 +174,23 @@ pub async fn agent(command: AgentCommand, output: &Output) -> Result<u8, Failure
     Ok(0)
 }
 
-fn described(agent: &AgentView) -> String {
+pub(super) fn described(agent: &AgentView) -> String {
     let missions: Vec<_> = agent.missions.iter().map(MissionId::as_str).collect();
-    let why = agent
-        .why
-        .as_ref()
-        .map(|why| format!(" ({why})"))
-        .unwrap_or_default();
-    pairs(&[
+    let why = cards::why(agent.why.as_deref(), agent.by.as_deref());
+    let mut lines = vec![
         ("agent", agent.id.to_string()),
         ("state", format!("{}{why}", agent.state)),
         ("owner", agent.owner.clone()),
         ("purpose", agent.purpose.clone()),
         ("ends", agent.ends.clone()),
         ("missions", missions.join(", ")),
+        ("labels", cards::labels(&agent.labels)),
         ("live leases", agent.live_leases.to_string()),
-    ])
+    ];
+    lines.extend(seen(&agent.attention));
+    let mut text = pairs(&lines);
+    text.push_str(&cards::reach(&agent.reach));
+    text
 }
 
 fn agent_row(agent: &AgentView) -> Vec<String> {

@@ -414,6 +414,7 @@ fn sources(settings: &Settings) -> Result<Vec<SourceSettings>, Failure> {
             "github" => SourceKind::Github,
             "gitlab" => SourceKind::Gitlab,
             "generic" => SourceKind::Generic,
+            "scim" => SourceKind::Scim,
             other => return Err(Failure::failed(format!("`{other}` is no kind of source"))),
         };
         sources.push(SourceSettings {

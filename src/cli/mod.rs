@@ -24,8 +24,10 @@ mod output;
 mod recorded;
 mod recover;
 mod restrict;
+mod review;
 mod selector;
 mod serve;
+mod sightings;
 mod simulate;
 
 pub use output::{Failure, Output};
@@ -178,6 +180,14 @@ enum Command {
         after_help = "Example:\n  dayfly find ASIAIOSFODNN7EXAMPLE\n  dayfly find - < credential.txt"
     )]
     Find(operator_side::FindArgs),
+    /// Review what is due: keep, narrow or retire each agent and each mission.
+    ///
+    /// Shows who answers for it, what it can reach and what of that it ever asked for, and asks. A review moves
+    /// the next one and lifts the hold of one that was overdue. Nothing is asked with --list, --decide or `-o json`.
+    #[command(
+        after_help = "Example:\n  dayfly review\n  dayfly review --decide mission/deploy-checkout=keep --decide agent/old-bot=retire --note 'Q4 review'"
+    )]
+    Review(review::ReviewArgs),
     /// Leases: list, show, narrowed.
     #[command(subcommand)]
     Lease(operator_side::LeaseCommand),
@@ -296,6 +306,7 @@ async fn run(command: Command, output: &Output) -> Result<u8, Failure> {
         Command::Init(command) => init::init(&command, output),
         Command::Login(args) => login::login(args, output).await,
         Command::Logout(args) => login::logout(&args, output),
+        Command::Review(args) => review::review(args, output).await,
         Command::Find(args) => operator_side::find(args, output).await,
         Command::Lease(command) => operator_side::lease(command, output).await,
         Command::Revoke(args) => operator_side::revoke(args, output).await,

@@ -142,7 +142,7 @@ pub(in crate::config) fn unknown_keys(reader: &Reader<'_>, known: &[&str]) {
     }
 }
 
-const SOURCES: [&str; 3] = ["github", "gitlab", "generic"];
+const SOURCES: [&str; 4] = ["github", "gitlab", "generic", "scim"];
 
 pub(in crate::config) fn source(
     decoder: &Decoder<'_>,
@@ -165,6 +165,23 @@ pub(in crate::config) fn source(
         let help = format!("write one of {}", SOURCES.join(", "));
         decoder.desk.report(kind.at, Code::BadValue, message, &help);
         return None;
+    }
+    if kind.value == "scim" {
+        // It speaks of people, by their addresses, and of nobody's facts.
+        if let Some(issuer) = issuer {
+            let message = "a source of leavers has no issuer";
+            decoder
+                .desk
+                .report(issuer.at, Code::BadValue, message.to_owned(), "remove it");
+            return None;
+        }
+        return Some(SourceTable {
+            name: entry.name.clone(),
+            issuer_url: String::new(),
+            kind: kind.value,
+            secret: secret?.value,
+            may_end: ends?.into_iter().map(|one| one.value).collect(),
+        });
     }
     let issuer = match issuer {
         Some(issuer) => issuer,

@@ -135,6 +135,14 @@ pub(super) async fn enrolled_keys(State(doors): State<Doors>, Path(id): Path<Str
     Ok(shown(&doors.broker.enrolled_keys(&id).await?))
 }
 
+pub(super) async fn sightings(State(doors): State<Doors>) -> Answer {
+    Ok(shown(&doors.broker.sightings().await?))
+}
+
+pub(super) async fn sighting(State(doors): State<Doors>, Path(id): Path<String>) -> Answer {
+    Ok(shown(&doors.broker.sighting(&id).await?))
+}
+
 pub(super) async fn reviews(State(doors): State<Doors>, RawQuery(query): RawQuery) -> Answer {
     let query = closed(query, &["all"])?;
     let everything = flag(&query, "all")?.unwrap_or(false);

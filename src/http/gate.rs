@@ -104,7 +104,11 @@ impl Gate {
         let challenged = |refusal| came.scheme.challenged(refusal);
         let broker = &self.doors.broker;
         broker
-            .operator(came.token.expose(), came.possession, needed)
+            .operator(
+                came.token.expose(),
+                came.possession,
+                (needed, self.route.about.id),
+            )
             .await
             .map_err(challenged)
     }

@@ -52,6 +52,13 @@ pub struct Route {
     door: fn(MethodFilter) -> MethodRouter<Doors>,
 }
 
+impl Route {
+    /// `operationId` of the document, and the action that policies may forbid operators.
+    pub fn id(&self) -> &'static str {
+        self.about.id
+    }
+}
+
 /// One line per door: method, path, who, audited, listener, handler, description.
 macro_rules! table {
     ($($method:ident $path:literal, $who:expr, $audited:literal, $listener:ident, $door:path, $about:path;)+) => {
@@ -98,6 +105,8 @@ table! {
     POST "/admin/v1/agents/{id}/invitations", Who::Operator(Admin), true, Public, admin::invite, about::INVITE;
     GET "/admin/v1/agents/{id}/keys", Who::Operator(Viewer), false, Public, admin::enrolled_keys, about::ENROLLED_KEYS;
     GET "/admin/v1/agents/{id}", Who::Operator(Viewer), false, Public, admin::agent, about::AN_AGENT;
+    GET "/admin/v1/sightings", Who::Operator(Viewer), false, Public, admin::sightings, about::SIGHTINGS;
+    GET "/admin/v1/sightings/{id}", Who::Operator(Viewer), false, Public, admin::sighting, about::SIGHTING_BY_ID;
     GET "/admin/v1/reviews", Who::Operator(Viewer), false, Public, admin::reviews, about::REVIEWS;
     POST "/admin/v1/reviews", Who::Operator(Reviewer), true, Public, admin::review, about::REVIEW;
     POST "/admin/v1/explain", Who::Operator(Reviewer), false, Public, admin::explain, about::EXPLAIN;

@@ -14,6 +14,7 @@ mod grant;
 mod mission;
 mod nearest;
 mod observe;
+mod operators;
 mod recorded;
 mod request;
 mod requirement;
@@ -33,6 +34,7 @@ pub use grant::Grant;
 pub use grant::GrantBuilder;
 pub use mission::{Binding, Drift, LONGEST_OBSERVATION, Mission, Mode, Target};
 pub use nearest::Nearest;
+pub use operators::{Administration, OPERATORS_SCHEMA};
 pub use recorded::{Beside, Recorded, RecordedBehalf, RecordedParent, observed};
 pub use request::words;
 pub use requirement::{is_label, labels_meet};
@@ -223,6 +225,11 @@ impl Policy {
 
     pub fn mission(&self, id: &MissionId) -> Option<&Mission> {
         self.missions.get(id)
+    }
+
+    /// Whether the organisation's policies let an operator do this.
+    pub fn administer(&self, asked: &Administration<'_>) -> Result<(), String> {
+        self.rules.administer(asked)
     }
 
     /// The missions that list the agent.

@@ -7,6 +7,7 @@ use super::compile::{
     conjuncts, fact_names, opening, parse_forbids, permit, place_of, problem, validate,
 };
 use super::mission::{Mission, Target};
+use super::operators::{Administration, Forbids, Operators, is_about_operators};
 use super::schema::Known;
 use super::{Denial, PolicyError};
 use crate::agents::Agent;
@@ -31,6 +32,7 @@ pub(super) struct Rules {
     missions: BTreeMap<MissionId, Compiled>,
     /// `@reason` of each forbid that has one.
     reasons: BTreeMap<String, String>,
+    operators: Operators,
 }
 
 /// Parsed once.
@@ -94,6 +96,13 @@ impl Rules {
         let files = forbids;
         let (forbids, unfit) = parse_forbids(files);
         problems.extend(unfit);
+        let (of_operators, forbids): (Vec<_>, Vec<_>) =
+            forbids.into_iter().partition(is_about_operators);
+        let file_of = |place: &str| {
+            let file = files.iter().find(|(name, _)| name == place);
+            file.map(|(_, text)| (text.as_str(), 0))
+        };
+        let operators = Operators::new(&of_operators, file_of);
         let mut permits = Vec::new();
         for mission in missions.values() {
             match permit(mission) {
@@ -103,18 +112,21 @@ impl Rules {
         }
         let all = permits.iter().map(|(_, rule)| rule).chain(&forbids);
         let text_of = |place: &str| {
-            let file = files.iter().find(|(name, _)| name == place);
-            let forbid = file.map(|(_, text)| (text.as_str(), 0));
-            forbid.or_else(|| {
+            file_of(place).or_else(|| {
                 let own = |m: &&Mission| format!("mission.{}.when", m.id) == place;
                 let mission = missions.values().find(own)?;
                 Some((mission.when.as_deref()?, opening(mission).len()))
             })
         };
         problems.extend(validate(schema.clone(), all, text_of));
-        if !problems.is_empty() {
-            return Err(problems);
-        }
+        let operators = match operators {
+            Ok(operators) if problems.is_empty() => operators,
+            Ok(_) => return Err(problems),
+            Err(more) => {
+                problems.extend(more);
+                return Err(problems);
+            }
+        };
         let mut compiled = BTreeMap::new();
         for (mission, rule) in permits {
             let parts = Compiled::new(mission, &rule, &forbids, &names)
@@ -123,6 +135,7 @@ impl Rules {
         }
         let reasons = forbids
             .iter()
+            .chain(&of_operators)
             .filter_map(|rule| Some((rule.id().to_string(), rule.annotation("reason")?.to_owned())))
             .collect();
         Ok(Self {
@@ -131,7 +144,21 @@ impl Rules {
             schema,
             missions: compiled,
             reasons,
+            operators,
         })
+    }
+
+    /// What forbids it, with its reason.
+    pub fn administer(&self, asked: &Administration<'_>) -> Result<(), String> {
+        self.operators
+            .allow(asked)
+            .map_err(|forbids| match forbids {
+                Forbids::By(ids) => {
+                    let told: Vec<String> = ids.iter().map(|id| self.with_reason(id)).collect();
+                    format!("forbidden by {}", told.join(", "))
+                }
+                Forbids::Untold(why) => why,
+            })
     }
 
     pub fn schema(&self) -> String {
@@ -247,19 +274,9 @@ impl Rules {
 
     fn context(&self, ask: &Ask<'_>, mission: EntityUid) -> Result<Context, String> {
         let text = |text: &str| RestrictedExpression::new_string(text.to_owned());
-        let now = ask.now.to_offset(time::UtcOffset::UTC);
-        let at = format!(
-            "{:04}-{:02}-{:02}T{:02}:{:02}:{:02}Z",
-            now.year(),
-            u8::from(now.month()),
-            now.day(),
-            now.hour(),
-            now.minute(),
-            now.second()
-        );
+        let (at, weekday) = moment(ask.now);
         let ttl = i64::try_from(ask.ttl.as_secs()).map_err(|error| error.to_string())?;
         let delivery = if ask.bound { "bound" } else { "bearer" };
-        let weekday = now.weekday().to_string().to_ascii_lowercase();
         let mut pairs = vec![
             ("mission", RestrictedExpression::new_entity_uid(mission)),
             ("verified", self.known.context(ask.facts)?),
@@ -376,6 +393,21 @@ impl Compiled {
         let failing = self.conjuncts.iter().find(|(_, rule)| !holds(rule));
         failing.map(|(text, _)| text.as_str())
     }
+}
+
+/// `now` and `weekday`, as policies see them.
+pub(super) fn moment(now: OffsetDateTime) -> (String, String) {
+    let now = now.to_offset(time::UtcOffset::UTC);
+    let at = format!(
+        "{:04}-{:02}-{:02}T{:02}:{:02}:{:02}Z",
+        now.year(),
+        u8::from(now.month()),
+        now.day(),
+        now.hour(),
+        now.minute(),
+        now.second()
+    );
+    (at, now.weekday().to_string().to_ascii_lowercase())
 }
 
 /// Scopes only: a policy whose scope is false can neither match nor fail.

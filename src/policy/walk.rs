@@ -418,6 +418,8 @@ fn dimensions(
         Dimension::new(DimensionKind::Mission, mission.id.as_str()),
         Dimension::new(DimensionKind::Target, target.id.as_str()),
         Dimension::new(DimensionKind::Owner, agent.owner.as_str()),
+        // Whoever answers for the mission: nobody, if they have left.
+        Dimension::new(DimensionKind::Owner, mission.owner.as_str()),
         Dimension::all(),
     ];
     // An issuer and what it vouches for go by its name and by its URL: either one ends them.

@@ -2,10 +2,10 @@
 
 use crate::agents::governance::Decision;
 use crate::authority::AuthorizationDetail;
-use crate::ids::{AgentId, MissionId, TargetId};
+use crate::ids::{AgentId, IssuerId, MissionId, TargetId};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
+use serde_json::{Map, Value};
 use std::collections::BTreeMap;
 use std::fmt;
 use time::OffsetDateTime;
@@ -168,4 +168,40 @@ pub struct ReviewRequest {
     pub decision: Decision,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub note: Option<String>,
+}
+
+/// Somebody with a valid proof whom no agent is.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct SightingView {
+    pub id: String,
+    /// By its name in the configuration.
+    pub issuer: IssuerId,
+    pub issuer_url: String,
+    pub subject: String,
+    /// Of the proof, verified.
+    pub claims: Map<String, Value>,
+    /// Beside the intent, signed by nobody that counts.
+    pub asked: Vec<SightedAsk>,
+    #[serde(with = "time::serde::rfc3339")]
+    #[schemars(with = "String", extend("format" = "date-time"))]
+    pub first_seen: OffsetDateTime,
+    #[serde(with = "time::serde::rfc3339")]
+    #[schemars(with = "String", extend("format" = "date-time"))]
+    pub last_seen: OffsetDateTime,
+    /// At most once a minute is counted.
+    pub count: u64,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct SightedAsk {
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub targets: Vec<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mission: Option<MissionId>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub actions: Vec<String>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub locations: Vec<String>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub scope: Vec<String>,
 }

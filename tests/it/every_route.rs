@@ -142,6 +142,20 @@ async fn good(house: &House, route: &Route) -> (String, Option<Value>) {
             let body = json!({ "issuer": "ci", "kind": "pipeline", "id": unique() });
             (path, Some(body))
         }
+        "/admin/v1/sightings" => (path, None),
+        "/admin/v1/sightings/{id}" => {
+            let broker = &house.world.broker;
+            let mut claims = broker.platform_claims();
+            claims["sub"] = json!("nobody");
+            let form = with(
+                broker.good_form(),
+                "subject_token",
+                &broker.issuer.sign(&claims),
+            );
+            assert_eq!(broker.exchange(&form).await.status, 400);
+            let id = crate::agents::sighted(broker, "nobody").await["id"].clone();
+            (path.replace("{id}", id.as_str().unwrap()), None)
+        }
         "/admin/v1/reviews" if route.method == "POST" => {
             let body = json!({ "subject": { "agent": "machine" }, "decision": "keep" });
             (path, Some(body))

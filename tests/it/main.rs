@@ -15,6 +15,7 @@
 )]
 
 mod actions;
+mod agents;
 mod attack;
 mod audit;
 mod audit_door;

@@ -192,7 +192,70 @@ async fn break_glass_revokes_while_the_identity_provider_is_down_and_never_lifts
     assert_eq!((rotate.status, rotate.error()), (403, "access_denied"));
     let audit = broker.admin("GET", "/audit", None).await.body.to_string();
     assert!(audit.contains("safe-in-room-7") && !audit.contains(token));
+    // Every use is an alarm of its own, whatever it did.
+    let page = broker.admin("GET", "/audit", None).await.body;
+    let all = page["items"].as_array().unwrap().iter();
+    let loud: Vec<_> = all
+        .filter(|one| one["event"] == "break_glass_used")
+        .map(|one| one["detail"]["action"].as_str().unwrap())
+        .collect();
+    assert!(
+        loud.starts_with(&["revoke"]) && loud.contains(&"lift"),
+        "{loud:?}"
+    );
     let other = ask(&broker, "dayflyop_another", "GET", "/leases", None).await;
     assert_eq!(other.status, 401);
     assert_ne!(sha256(token.as_bytes()), sha256(b"dayflyop_another"));
+}
+
+/// An organisation may forbid its operators what their role allows.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_policy_forbids_an_operator_what_its_role_allows() {
+    let forbids = r#"
+@id("no-lifts-alone")
+@reason("lifting takes an admin here")
+forbid (principal, action == Dayfly::Action::"lift", resource) unless { principal.role == "admin" };
+@id("reviewers-are-named")
+forbid (principal, action in Dayfly::Action::"write", resource) when { principal.name == "mallory@acme.example" };
+"#;
+    let issuer = Arc::new(Issuer::start().await);
+    let more = format!(
+        "[operators]\nissuer = \"{}\"\naudience = \"dayfly-operators\"\nalgorithms = [\"RS256\"]\n\
+         roles = [{{ role = \"operator\", claims = {{ groups = \"sre\" }} }}, {{ role = \"admin\", claims = {{ amr = \"hwk\" }} }}]\n",
+        issuer.url
+    );
+    let broker = TestBroker::with(Setup {
+        issuer: Some(issuer),
+        more,
+        policies: vec![("policies/operators.cedar".to_owned(), forbids.to_owned())],
+        ..Setup::default()
+    })
+    .await;
+    let bearer = |more: Value| broker.issuer.sign(&claims(&broker, &more));
+    let sre = bearer(json!({ "groups": "sre" }));
+    let admin = bearer(json!({ "amr": "hwk" }));
+    let mallory = bearer(json!({ "groups": "sre", "email": "mallory@acme.example" }));
+    let held = ask(&broker, &sre, "POST", "/revocations", revocation()).await;
+    assert_eq!(held.status, 200, "{}", held.body);
+    for (who, status) in [(&sre, 403), (&admin, 200)] {
+        let lifted = ask(&broker, who, "POST", "/lifts", revocation()).await;
+        assert_eq!(lifted.status, status, "{}", lifted.body);
+    }
+    let written = ask(&broker, &mallory, "POST", "/revocations", revocation()).await;
+    assert_eq!(written.status, 403, "{}", written.body);
+    let read = ask(&broker, &mallory, "GET", "/leases", None).await;
+    assert_eq!(read.status, 200, "{}", read.body);
+    // What is about operators stops no agent.
+    broker.issue().await;
+}
+
+/// The schema names each door, so that a misspelt one is an error of the configuration.
+#[test]
+fn the_operators_schema_names_every_door() {
+    use dayfly::http::routes::{TABLE, Who};
+    for route in TABLE {
+        let named = dayfly::policy::OPERATORS_SCHEMA.contains(&format!("\"{}\"", route.id()));
+        let is_admin = matches!(route.who, Who::Operator(_));
+        assert_eq!(named, is_admin, "{}", route.id());
+    }
 }

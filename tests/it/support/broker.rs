@@ -42,8 +42,12 @@ pub struct Setup {
     pub public_url: Option<String>,
     /// Added to the table `[broker]`.
     pub broker: String,
+    /// Added to the table of the deployer's mission.
+    pub mission: String,
     /// Added to the configuration.
     pub more: String,
+    /// `policies/*.cedar`: name and text.
+    pub policies: Vec<(String, String)>,
     /// Added to the configuration's folder: name and text.
     pub files: Vec<(String, String)>,
     pub sealing_key: [u8; 32],
@@ -64,7 +68,9 @@ impl Default for Setup {
             clock: Arc::new(SystemClock::new()),
             public_url: None,
             broker: String::new(),
+            mission: String::new(),
             more: String::new(),
+            policies: Vec::new(),
             files: Vec::new(),
             sealing_key: [7; 32],
             access_tokens: "ES256",
@@ -119,7 +125,12 @@ impl TestBroker {
                 setup.broker
             ),
         ) + &setup.more;
-        let files = vec![("test.toml".to_owned(), text)];
+        let text = text.replace(
+            "[mission.deploy-checkout]\n",
+            &format!("[mission.deploy-checkout]\n{}\n", setup.mission),
+        );
+        let mut files = vec![("test.toml".to_owned(), text)];
+        files.extend(setup.policies);
         let settings = config::load_with(files, folder.path().to_owned())
             .and_then(|document| document.resolve())
             .unwrap_or_else(|problems| panic!("{problems}"));

@@ -206,6 +206,32 @@ pub const AN_AGENT: About = About {
     ..READ
 };
 
+const SIGHTING: &str = r#"{"id":"0123456789abcdef","issuer":"github","issuer_url":"https://token.actions.githubusercontent.com","subject":"repo:acme/books:ref:refs/heads/main","claims":{"repository":"acme/books","repository_id":"99"},"asked":[{"targets":["deploy-api"]}],"first_seen":"2026-11-21T12:00:00Z","last_seen":"2026-11-21T12:00:00Z","count":1}"#;
+
+pub const SIGHTINGS: About = About {
+    id: "sightings",
+    summary: "Who knocks and is no agent",
+    text: "With a valid proof of a configured issuer. The latest first.",
+    gives: &[ok(
+        "All of them, in one page.",
+        body::<wire::Page<wire::SightingView>>(r#"{"items":[]}"#),
+    )],
+    ..READ
+};
+
+pub const SIGHTING_BY_ID: About = About {
+    id: "sighting",
+    summary: "One of them",
+    text: "By its id.",
+    params: &[path("id", TEXT, "From the list.")],
+    gives: &[ok(
+        "What is known of it.",
+        body::<wire::SightingView>(SIGHTING),
+    )],
+    refuses: Refuses::These(&[Reason::NotFound]),
+    ..READ
+};
+
 const REVIEW_EXAMPLE: &str = r#"{"when":"later","agent":{"id":"checkout-deployer","owner":"payments@acme.example","purpose":"Deploys the checkout service","ends":"2027-03-01","state":"active","missions":["deploy-checkout"],"live_leases":2,"next_review":"2027-02-19T12:00:00Z","refused_from":"2027-03-05T12:00:00Z"}}"#;
 
 pub const REVIEWS: About = About {

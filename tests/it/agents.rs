@@ -1,0 +1,368 @@
+//! Agents that drift, owners who leave, strangers who knock, operators whom a policy stops; and the
+//! commands that show and review them.
+
+use crate::cli::{Done, dayfly};
+use crate::support::broker::{Answer, OPERATOR_TOKEN, Setup, TestBroker, with};
+use crate::support::time::Manual;
+use serde_json::{Value, json};
+use std::sync::Arc;
+use std::time::Duration;
+
+async fn seen(broker: &TestBroker, event: &str) -> Vec<Value> {
+    let page = broker.admin("GET", "/audit?limit=1000", None).await.body;
+    let all = page["items"].as_array().unwrap().clone();
+    all.into_iter()
+        .filter(|one| one["event"] == event)
+        .collect()
+}
+
+async fn state(broker: &TestBroker, agent: &str) -> Value {
+    let path = format!("/agents/{agent}");
+    broker.admin("GET", &path, None).await.body["state"].clone()
+}
+
+/// What the deployer's mission never allows.
+async fn beyond(broker: &TestBroker) -> Answer {
+    let token = broker.platform_token();
+    let mut claims = broker.intent_claims(&token);
+    claims["authorization_details"][0]["actions"] = json!(["deploy:delete"]);
+    let form = with(broker.good_form(), "subject_token", &token);
+    broker
+        .exchange(&with(form, "intent", &broker.sign_intent(&claims)))
+        .await
+}
+
+/// Waits for what is written beside the answer.
+pub async fn sighted(broker: &TestBroker, subject: &str) -> Value {
+    for _ in 0..300 {
+        let page = broker.admin("GET", "/sightings", None).await.body;
+        let items = page["items"].as_array().unwrap();
+        if let Some(found) = items.iter().find(|one| one["subject"] == subject) {
+            return found.clone();
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    panic!("{subject} was never sighted");
+}
+
+async fn run(broker: &TestBroker, arguments: &[&str], stdin: &str) -> Done {
+    let token = broker.folder.path().join("operator.token");
+    std::fs::write(&token, OPERATOR_TOKEN).unwrap();
+    let environment = [
+        ("DAYFLY_URL", broker.url.as_str()),
+        ("DAYFLY_OPERATOR_TOKEN_FILE", token.to_str().unwrap()),
+    ];
+    dayfly(arguments, &environment, stdin).await
+}
+
+async fn drifting(drift: &str) -> (TestBroker, Arc<Manual>) {
+    let clock = Manual::start();
+    let broker = TestBroker::with(Setup {
+        clock: clock.clone(),
+        mission: drift.to_owned(),
+        ..Setup::default()
+    })
+    .await;
+    (broker, clock)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_asks_too_often_beyond_its_mission_is_suspended_where_the_mission_says_so() {
+    let (broker, clock) =
+        drifting("drift = { count = 3, within = \"10m\", do = \"suspend\" }").await;
+    for _ in 0..2 {
+        assert_eq!(beyond(&broker).await.reason(), "exceeds_mission");
+    }
+    // Those are forgotten by the time that the next ones come.
+    clock.advance(Duration::from_secs(601));
+    for _ in 0..2 {
+        assert_eq!(beyond(&broker).await.reason(), "exceeds_mission");
+    }
+    assert_eq!(state(&broker, "deployer").await, "active");
+    beyond(&broker).await;
+    assert_eq!(state(&broker, "deployer").await, "suspended");
+    let done = seen(&broker, "suspended").await;
+    assert_eq!((done.len(), &done[0]["reason"]), (1, &json!("drift")));
+    let refused = broker.exchange(&broker.good_form()).await;
+    assert_eq!((refused.status, refused.reason()), (400, ""));
+    // Resumed, it begins to count anew.
+    let lift = json!({ "selector": { "agent": "deployer" }, "reason": "talked to its owner" });
+    assert_eq!(broker.admin("POST", "/lifts", Some(lift)).await.status, 200);
+    clock.advance(Duration::from_secs(1));
+    for _ in 0..2 {
+        beyond(&broker).await;
+    }
+    assert_eq!(state(&broker, "deployer").await, "active");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn drift_is_an_alarm_once_in_its_time_where_nothing_is_said() {
+    let (broker, clock) = drifting("drift = { count = 2, within = \"10m\" }").await;
+    for _ in 0..5 {
+        beyond(&broker).await;
+    }
+    let alarms = seen(&broker, "drift").await;
+    assert_eq!(alarms.len(), 1, "{alarms:?}");
+    let of = (&alarms[0]["agent"], &alarms[0]["mission"]);
+    assert_eq!(of, (&json!("deployer"), &json!("deploy-checkout")));
+    clock.advance(Duration::from_secs(601));
+    for _ in 0..2 {
+        beyond(&broker).await;
+    }
+    assert_eq!(seen(&broker, "drift").await.len(), 2);
+    broker.issue().await;
+}
+
+async fn scim(broker: &TestBroker, bearer: Option<&str>, body: &Value) -> u16 {
+    let request = broker.http.post(format!("{}/hooks/people", broker.url));
+    let request = match bearer {
+        Some(bearer) => request.header("authorization", bearer),
+        None => request,
+    };
+    let answer = request.body(body.to_string()).send().await.unwrap();
+    answer.status().as_u16()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_leaver_owned_is_suspended_agents_and_missions() {
+    let broker = TestBroker::with(Setup {
+        more: "[source.people]\nkind = \"scim\"\nsecret = \"file:hook.secret\"\nends = [\"acme.example\"]\n"
+            .to_owned(),
+        ..Setup::default()
+    })
+    .await;
+    let token = broker.issue().await["access_token"].clone();
+    let secret = Some("Bearer hook-secret");
+    let user = |name: &str, active: Value| {
+        json!({
+            "schemas": ["urn:ietf:params:scim:schemas:core:2.0:User"], "userName": name, "active": active,
+        })
+    };
+    let left = |name: &str| user(name, json!(false));
+    // Each is wrong in one thing, and ends nothing.
+    for (bearer, body, status) in [
+        (None, left("sre@acme.example"), 401),
+        (Some("Bearer another"), left("sre@acme.example"), 401),
+        (Some("Basic hook-secret"), left("sre@acme.example"), 401),
+        (secret, left("sre@other.example"), 403),
+        (secret, left("sre@notacme.example"), 403),
+        (secret, json!({ "active": false }), 400),
+        (secret, json!({ "userName": "sre@acme.example" }), 400),
+        (secret, user("sre@acme.example", json!(true)), 204),
+        (secret, left("nobody-here@acme.example"), 204),
+    ] {
+        assert_eq!(scim(&broker, bearer, &body).await, status, "{body}");
+    }
+    assert!(seen(&broker, "owner_left").await.is_empty());
+    assert!(broker.is_active(token.as_str().unwrap()).await);
+    // The mission's owner: the lease dies with the mission, and there is no other.
+    let body = user("SRE@acme.example", json!("False"));
+    for _ in 0..2 {
+        assert_eq!(scim(&broker, secret, &body).await, 204);
+    }
+    assert_eq!(seen(&broker, "owner_left").await.len(), 1);
+    assert!(!broker.is_active(token.as_str().unwrap()).await);
+    assert_eq!(broker.exchange(&broker.good_form()).await.reason(), "held");
+    assert_eq!(state(&broker, "deployer").await, "active");
+    // The agent's owner, by one of several addresses.
+    let mut body = left("p@acme.example");
+    body["emails"] = json!([{ "value": "payments@acme.example" }]);
+    assert_eq!(scim(&broker, secret, &body).await, 204);
+    assert_eq!(state(&broker, "deployer").await, "suspended");
+    let refused = broker.exchange(&broker.good_form()).await;
+    assert_eq!((refused.status, refused.reason()), (400, ""));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stranger_is_remembered_and_learns_nothing_of_it() {
+    let broker = TestBroker::start().await;
+    let mut claims = broker.platform_claims();
+    claims["sub"] = json!("stranger");
+    let form = || {
+        with(
+            broker.good_form(),
+            "subject_token",
+            &broker.issuer.sign(&claims),
+        )
+    };
+    let first = broker.exchange(&form()).await;
+    let found = sighted(&broker, "stranger").await;
+    let again = broker.exchange(&form()).await;
+    let face = |answer: &Answer| {
+        let mut body = answer.body.clone();
+        body.as_object_mut().unwrap().remove("refusal_id");
+        (answer.status, body)
+    };
+    assert_eq!(face(&first), face(&again));
+    assert_eq!(first.status, 400, "{}", first.body);
+    assert_eq!(found["issuer"], "ci");
+    assert_eq!(found["claims"]["repository_id"], "1234");
+    assert!(found["claims"].get("jti").is_none() && found["claims"].get("exp").is_none());
+    let asked = &found["asked"][0];
+    assert_eq!(asked["targets"], json!(["deploy-api"]));
+    assert_eq!(asked["mission"], "deploy-checkout");
+    assert_eq!(asked["actions"], json!(["deploy:write"]));
+    // Once within its minute, however often it comes.
+    assert_eq!(found["count"], 1);
+    let sightings = seen(&broker, "sighted").await;
+    assert_eq!(sightings.len(), 1);
+    assert_eq!(sightings[0]["caller"]["subject"], "stranger");
+    // Whom the broker knows, and whose proof is none, is no stranger.
+    let forged = with(
+        broker.good_form(),
+        "subject_token",
+        "eyJhbGciOiJSUzI1NiJ9.e30.AA",
+    );
+    assert_eq!(broker.exchange(&forged).await.status, 400);
+    let page = broker.admin("GET", "/sightings", None).await.body;
+    assert_eq!(page["items"].as_array().unwrap().len(), 1);
+    assert_eq!(
+        broker.admin("GET", "/sightings/none", None).await.status,
+        404
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stranger_is_forgotten_a_month_after_it_came() {
+    let clock = Manual::start();
+    let broker = TestBroker::with(Setup {
+        clock: clock.clone(),
+        ..Setup::default()
+    })
+    .await;
+    let knock = async |subject: &str| {
+        let mut claims = broker.platform_claims();
+        claims["sub"] = json!(subject);
+        let token = broker.issuer.sign(&claims);
+        broker
+            .exchange(&with(broker.good_form(), "subject_token", &token))
+            .await;
+        sighted(&broker, subject).await
+    };
+    let old = knock("old").await;
+    clock.advance(Duration::from_secs(20 * 24 * 3600));
+    knock("young").await;
+    clock.advance(Duration::from_secs(11 * 24 * 3600));
+    let page = broker.admin("GET", "/sightings", None).await.body;
+    let left: Vec<_> = page["items"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|one| &one["subject"])
+        .collect();
+    assert_eq!(left, ["young"]);
+    let path = format!("/sightings/{}", old["id"].as_str().unwrap());
+    assert_eq!(broker.admin("GET", &path, None).await.status, 404);
+}
+
+/// A subject that would be more than one in a careless file.
+const EVIL: &str = "evil\" }\\ # [agent.root]";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn adopt_writes_the_agent_that_the_stranger_would_be() {
+    let broker = TestBroker::start().await;
+    let mut claims = broker.platform_claims();
+    claims["sub"] = json!(EVIL);
+    let token = broker.issuer.sign(&claims);
+    broker
+        .exchange(&with(broker.good_form(), "subject_token", &token))
+        .await;
+    let found = sighted(&broker, EVIL).await;
+    let id = found["id"].as_str().unwrap();
+    let listed = run(&broker, &["agent", "sightings"], "").await;
+    assert!(listed.is(0).out.contains(id), "{listed:?}");
+    let adopted = [
+        "agent",
+        "adopt",
+        id,
+        "--name",
+        "newcomer",
+        "--owner",
+        "x@acme.example",
+        "--purpose",
+        "Was a \"stranger\"",
+        "--ends",
+        "2099-01-01",
+    ];
+    let text = run(&broker, &adopted, "").await.is(0).out.clone();
+    let table: toml::Table = text
+        .parse()
+        .unwrap_or_else(|error| panic!("{error}: {text}"));
+    let agent = &table["agent"]["newcomer"];
+    assert_eq!(table["agent"].as_table().unwrap().len(), 1, "{text}");
+    assert_eq!(agent["identity"]["issuer"].as_str(), Some("ci"));
+    assert_eq!(agent["identity"]["subject"].as_str(), Some(EVIL));
+    assert_eq!(agent["purpose"].as_str(), Some("Was a \"stranger\""));
+    // To a file, and never over one.
+    let path = broker.folder.path().join("newcomer.toml");
+    let path = path.to_str().unwrap();
+    let to_file: Vec<_> = adopted.iter().copied().chain(["--out", path]).collect();
+    run(&broker, &to_file, "").await.is(0);
+    assert_eq!(std::fs::read_to_string(path).unwrap().trim(), text.trim());
+    run(&broker, &to_file, "").await.is(1);
+    run(&broker, &["agent", "adopt", "../agents", "--name", "x"], "")
+        .await
+        .is(2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_campaign_in_the_terminal_keeps_narrows_and_retires() {
+    let clock = Manual::start();
+    let more = "[mission.second]\nagents = [\"deployer\"]\nowner = \"sre@acme.example\"\npurpose = \"Reads\"\n\
+                allow = [{ target = \"deploy-api\", actions = [\"deploy:read\"], locations = [\"https://deploy.example/checkout\"] }]\n\
+                [agent.idle]\nowner = \"x@acme.example\"\npurpose = \"Waits\"\nends = 2099-01-01\n\
+                identity = { issuer = \"ci\", subject = \"idle\" }\nlabels = { team = \"payments\" }\nreview_every = \"400d\"\n";
+    let broker = TestBroker::with(Setup {
+        clock: clock.clone(),
+        more: more.to_owned(),
+        ..Setup::default()
+    })
+    .await;
+    broker.composed.broker.govern().await.unwrap();
+    clock.advance(Duration::from_secs(80 * 24 * 3600));
+    broker.composed.broker.govern().await.unwrap();
+    let listed = run(&broker, &["review", "--list"], "").await;
+    assert!(listed.is(0).out.contains("3 to review"), "{listed:?}");
+    assert!(listed.out.contains("never asked for"), "{listed:?}");
+    // A word that is none is asked again; the end of the input leaves the rest as it is.
+    let told = run(&broker, &["review", "--note", "Q4"], "maybe\nkeep\nn\n").await;
+    assert!(told.is(0).out.contains("2 of 3 reviewed"), "{told:?}");
+    let left = run(&broker, &["review", "-o", "json"], "").await.json();
+    let left = left["items"].as_array().unwrap();
+    // What was narrowed is due again within two weeks.
+    assert_eq!(left.len(), 2, "{left:?}");
+    let notes: Vec<_> = seen(&broker, "reviewed")
+        .await
+        .iter()
+        .map(|one| (one["reason"].clone(), one["detail"]["why"].clone()))
+        .collect();
+    assert_eq!(
+        notes,
+        [(json!("keep"), json!("Q4")), (json!("narrow"), json!("Q4"))]
+    );
+    let decide = [
+        "review",
+        "--decide",
+        "agent/idle=retire",
+        "--decide",
+        "mission/second=keep",
+        "-o",
+        "json",
+    ];
+    let done = run(&broker, &decide, "").await.json();
+    assert_eq!(done["items"][0]["agent"]["state"], "retired", "{done}");
+    assert_eq!(done["items"][0]["agent"]["labels"]["team"], "payments");
+    assert_eq!(
+        done["items"][1]["mission"]["last_review"]["decision"],
+        "keep"
+    );
+    run(&broker, &["review", "--decide", "agent/idle=perhaps"], "")
+        .await
+        .is(2);
+    let shown = run(&broker, &["agent", "show", "idle"], "").await;
+    assert!(shown.is(0).out.contains("retired"), "{shown:?}");
+    assert!(
+        shown.out.contains("team=payments") && shown.out.contains("next review"),
+        "{shown:?}"
+    );
+}
