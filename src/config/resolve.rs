@@ -7,7 +7,7 @@ use super::document::{Document, Entry};
 use super::issuers::Issuers;
 use super::people::People;
 use super::problem::{Code, Desk, Problems};
-use super::settings::{BrokerSettings, OperatorsTable, Settings};
+use super::settings::{BrokerSettings, Case, OperatorsTable, Settings};
 use super::source::Place;
 use super::trust_domains::TrustDomains;
 use super::whole::Whole;
@@ -16,6 +16,7 @@ use crate::agents::Registry;
 use crate::identity::IssuerSettings;
 use crate::intent;
 use crate::policy::Mission;
+use std::time::Duration;
 use time::{Date, OffsetDateTime};
 
 impl Document {
@@ -54,10 +55,7 @@ impl Document {
         let age = age.unwrap_or(FENCE_VIEW_MAX_AGE);
         let mut issuers = Issuers::decode(&decoder, &url);
         let trust_domains = TrustDomains::decode(&decoder, &url);
-        let targets: Targets = self
-            .of("target")
-            .map(|entry| (entry.name.clone(), targets::decode(&decoder, entry, age)))
-            .collect();
+        let targets = self.targets(&decoder, age);
         let vouchers = Vouchers {
             issuers: &mut issuers,
             trust_domains: &trust_domains,
@@ -78,11 +76,7 @@ impl Document {
             tables::source(&decoder, e, &mut issuers, &witnesses, &url)
         });
         let (notify, responses) = responses::decode_all(&decoder, &targets);
-        let cases = self
-            .of("case")
-            .enumerate()
-            .filter_map(|(number, entry)| tables::case(&decoder, entry, number + 1, &targets))
-            .collect();
+        let cases = self.cases(&decoder, &targets);
         let issuers = issuers.finish(&decoder);
         let whole = Whole {
             desk,
@@ -125,6 +119,24 @@ impl Document {
         };
         self.compile(desk, &settings, &missions);
         Some(settings)
+    }
+
+    fn targets(&self, decoder: &Decoder<'_>, fence_view_max_age: Duration) -> Targets {
+        self.of("target")
+            .map(|entry| {
+                (
+                    entry.name.clone(),
+                    targets::decode(decoder, entry, fence_view_max_age),
+                )
+            })
+            .collect()
+    }
+
+    fn cases(&self, decoder: &Decoder<'_>, targets: &Targets) -> Vec<Case> {
+        self.of("case")
+            .enumerate()
+            .filter_map(|(number, entry)| tables::case(decoder, entry, number + 1, targets))
+            .collect()
     }
 
     fn each<T>(&self, kind: &'static str, decode: impl FnMut(&Entry) -> Option<T>) -> Vec<T> {

@@ -26,39 +26,8 @@ const ID: &str = "spiffe://acme.test/ns/shop/sa/checkout";
 const ASKING: &str = r#"mtls = { url = "https://mtls.acme.test/" }"#;
 const PROXIED: &str = r#"limits = { trusted_proxies = ["127.0.0.1"], client_cert_header = true }"#;
 
-fn configuration(robot: &SigningKey, plain: &SigningKey) -> String {
-    let robot = inline_keys(robot);
-    let agents = [
-        ("checkout", format!("{{ spiffe = \"{ID}\" }}"), ""),
-        (
-            "named",
-            r#"{ certificate = { ca = "file:clients.pem", san_dns = "robot.acme.test" } }"#
-                .to_owned(),
-            "",
-        ),
-        (
-            "pinned",
-            r#"{ certificate = { self_signed = "file:pinned.pem" } }"#.to_owned(),
-            "",
-        ),
-        (
-            "bound",
-            format!("{{ client = {{ keys = {robot} }} }}"),
-            "certificate_bound = true",
-        ),
-        (
-            "both",
-            r#"[{ issuer = "ci", subject = "both" }, { certificate = { ca = "file:clients.pem", san_dns = "both.acme.test" } }]"#
-                .to_owned(),
-            "",
-        ),
-        (
-            "plain",
-            format!("{{ client = {{ keys = {} }} }}", inline_keys(plain)),
-            "",
-        ),
-    ];
-    let mut text = r#"
+/// Everything but the agents.
+const AROUND: &str = r#"
 [trust_domain."acme.test"]
 bundle = "file:acme.json"
 
@@ -117,8 +86,41 @@ audience = "dayfly"
 algorithms = ["ES256"]
 keys = ROBOT
 roles = [{ role = "viewer", claims = { groups = "sre" } }]
-"#
-    .replace("ROBOT", &robot);
+"#;
+
+fn configuration(robot: &SigningKey, plain: &SigningKey) -> String {
+    let robot = inline_keys(robot);
+    let agents = [
+        ("checkout", format!("{{ spiffe = \"{ID}\" }}"), ""),
+        (
+            "named",
+            r#"{ certificate = { ca = "file:clients.pem", san_dns = "robot.acme.test" } }"#
+                .to_owned(),
+            "",
+        ),
+        (
+            "pinned",
+            r#"{ certificate = { self_signed = "file:pinned.pem" } }"#.to_owned(),
+            "",
+        ),
+        (
+            "bound",
+            format!("{{ client = {{ keys = {robot} }} }}"),
+            "certificate_bound = true",
+        ),
+        (
+            "both",
+            r#"[{ issuer = "ci", subject = "both" }, { certificate = { ca = "file:clients.pem", san_dns = "both.acme.test" } }]"#
+                .to_owned(),
+            "",
+        ),
+        (
+            "plain",
+            format!("{{ client = {{ keys = {} }} }}", inline_keys(plain)),
+            "",
+        ),
+    ];
+    let mut text = AROUND.replace("ROBOT", &robot);
     for (name, identity, more) in agents {
         text += &format!(
             "

@@ -38,7 +38,7 @@ fn of_a_key() {
         (
             "ttl     = \"10m\"",
             "approval = \"two\"",
-            "review_every",
+            "approval",
             "unknown_key",
         ),
         ("2027-03-01", "\"2027-03-01\"", "ends", "wrong_type"),

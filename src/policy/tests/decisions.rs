@@ -509,6 +509,7 @@ fn an_explanation_tells_every_check_in_order() {
             "within_mission",
             "within_agent_ceiling",
             "within_target_ceiling",
+            "restrictions",
             "lifetime",
             "require",
             "policies"
