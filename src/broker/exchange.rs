@@ -18,6 +18,9 @@ use time::{Duration, OffsetDateTime};
 /// How long a credential that must be dead may be alive downstream before its target stops minting.
 const OVERDUE: Duration = Duration::minutes(2);
 
+/// Of places in a status list for one token. A list half full has one left in 256 cases.
+const MOST_DRAWS: u32 = 8;
+
 /// A token request, parsed and bounded by the door, nothing in it verified.
 #[derive(Debug)]
 pub struct ExchangeRequest {
@@ -143,13 +146,10 @@ impl Broker {
             let problem = format!("a credential that must be dead is not, since {since}");
             return Err(Refusal::new(Reason::TargetUnavailable, problem).after(30));
         }
-        let draft = self.leases.draft(grant, &promises, now);
         if promises.local {
-            let mut minted = connector.mint(grant, draft.context(now)).await?;
-            let bearer = bearer(&mut minted, draft.id());
-            let issued = self.leases.issue(draft, grant, minted, now).await?;
-            return Ok((issued, bearer));
+            return self.mint_here(grant, connector, now).await;
         }
+        let draft = self.leases.draft(grant, &promises, now);
         let reserved = self.leases.reserve(draft, grant, now).await?;
         let mut minted = match connector
             .mint(grant, reserved.context(self.clock.now()))
@@ -175,6 +175,27 @@ impl Broker {
                 Err(Refusal::new(Reason::RevokedMeanwhile, lease.id.to_string()))
             }
             Err(error) => Err(error.into()),
+        }
+    }
+
+    async fn mint_here(
+        &self,
+        grant: &Grant,
+        connector: &dyn Connector,
+        now: OffsetDateTime,
+    ) -> Result<(Issued, Secret<String>), Refusal> {
+        let promises = connector.promises();
+        let mut draws = 1;
+        loop {
+            let draft = self.leases.draft(grant, &promises, now);
+            let mut minted = connector.mint(grant, draft.context(now)).await?;
+            let bearer = bearer(&mut minted, draft.id());
+            match self.leases.issue(draft, grant, minted, now).await {
+                Ok(issued) => return Ok((issued, bearer)),
+                // Nothing was written: another place in the status list, so another token.
+                Err(LeaseError::IndexTaken) if draws < MOST_DRAWS => draws += 1,
+                Err(error) => return Err(error.into()),
+            }
         }
     }
 

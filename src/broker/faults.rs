@@ -185,6 +185,7 @@ impl From<LeaseError> for Refusal {
                 Self::new(Reason::RevokedMeanwhile, detail).exact()
             }
             LeaseError::DecideAgain
+            | LeaseError::IndexTaken
             | LeaseError::Unreplicated
             | LeaseError::TooLate
             | LeaseError::Contended(_) => Self::new(Reason::StoreUnavailable, detail).after(1),

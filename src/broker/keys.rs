@@ -38,6 +38,8 @@ impl Broker {
             "jwks_uri": format!("{url}/jwks"),
             "introspection_endpoint": format!("{url}/introspect"),
             "revocation_endpoint": format!("{url}/revoke"),
+            // draft-ietf-oauth-status-list-21 section 9.
+            "status_list_aggregation_endpoint": format!("{url}/status"),
             "grant_types_supported": [TOKEN_EXCHANGE, CLIENT_CREDENTIALS, JWT_BEARER],
             "response_types_supported": [],
             "subject_types_supported": ["public"],
@@ -67,13 +69,14 @@ impl Broker {
         metadata
     }
 
-    /// Public keys: access tokens, signed introspection answers, audit checkpoints.
+    /// Public keys: access tokens, signed introspection answers, audit checkpoints, status lists.
     pub fn jwks(&self) -> Value {
         let mut keys = Vec::new();
         for purpose in [
             Purpose::AccessToken,
             Purpose::Introspection,
             Purpose::Checkpoint,
+            Purpose::StatusList,
         ] {
             if let Some(Value::Array(more)) = self.keyring.jwks(&purpose).get_mut("keys") {
                 keys.append(more);

@@ -24,6 +24,7 @@ pub mod revoke;
 pub mod show;
 mod sightings;
 mod standing;
+pub mod status;
 mod usage;
 
 pub use contexts::{SourceKind, SourceSettings};
@@ -77,6 +78,7 @@ pub struct Broker {
     pub(in crate::broker) enrolment: Arc<Enrolment>,
     connectors: Arc<ArcSwap<Connectors>>,
     sealing: Arc<Sealing>,
+    pub(in crate::broker) status_lists: status::StatusLists,
     pub(in crate::broker) record: record::Recorder,
     pub(in crate::broker) usage: usage::Usage,
     pub(in crate::broker) sightings: sightings::Sightings,
@@ -128,6 +130,7 @@ impl Broker {
             enrolment: parts.enrolment,
             connectors: parts.connectors,
             sealing: parts.sealing,
+            status_lists: status::StatusLists::default(),
             bundle: ArcSwap::from_pointee(bundle),
         }
     }

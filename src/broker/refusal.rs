@@ -46,6 +46,8 @@ reasons! {
     UnsupportedGrantType = "unsupported_grant_type", Never;
     /// There is no flow that begins in a browser: ask for tokens at `POST /token`.
     UnsupportedResponseType = "unsupported_response_type", Never;
+    /// Status lists tell of the present alone: ask without `time`.
+    HistoryNotKept = "history_not_kept", Never;
     /// The request body is larger than 64 KiB.
     RequestTooLarge = "request_too_large", Never;
 

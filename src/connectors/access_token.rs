@@ -8,7 +8,7 @@ use super::{ACCESS_TOKEN_TYPE, Connector, ConnectorError, Ended, Handle, MintCon
 use super::{Promises, sha256};
 use crate::authority::{Authority, AuthorizationDetail};
 use crate::identity::Confirmation;
-use crate::ids::{AgentId, LeaseId, MissionId};
+use crate::ids::{AgentId, LeaseId, MissionId, ShardId};
 use crate::intent::behalf;
 use crate::jose::{Keyring, Purpose};
 use crate::policy::Grant;
@@ -50,6 +50,25 @@ struct Claims<'a> {
     txn: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     cnf: Option<&'a Confirmation>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    status: Option<Status>,
+}
+
+/// draft-ietf-oauth-status-list-21 section 6.1.
+#[derive(Serialize)]
+struct Status {
+    status_list: Reference,
+}
+
+#[derive(Serialize)]
+struct Reference {
+    idx: u32,
+    uri: String,
+}
+
+/// Where the status list of a shard is read. The list says so of itself, byte for byte (its `sub`).
+pub fn status_list_uri(broker_url: &str, shard: ShardId) -> String {
+    format!("{broker_url}/status/{}", shard.number())
 }
 
 #[derive(Serialize)]
@@ -88,6 +107,12 @@ impl Connector for AccessToken {
             },
             txn: grant.task(),
             cnf: grant.bound_key(),
+            status: context.status.map(|idx| Status {
+                status_list: Reference {
+                    idx,
+                    uri: status_list_uri(&self.issuer, context.lease.shard()),
+                },
+            }),
         };
         let (token, signing_key) = self
             .keyring

@@ -36,6 +36,7 @@ pub(super) fn context(lease: &LeaseId, life: Duration) -> MintContext<'_> {
         expires_at: now + life,
         mint_by: now + Duration::from_secs(30),
         now,
+        status: None,
     }
 }
 

@@ -17,6 +17,7 @@ mod opaque;
 mod postgres;
 mod registry;
 
+pub use access_token::status_list_uri;
 pub use registry::{Connectors, ConnectorsError, Setup};
 
 use crate::authority::Vocabulary;
@@ -78,6 +79,8 @@ pub struct Promises {
     pub named_by_lease: bool,
     /// Past its expiry nothing is left of it. Not so where a session outlives its login.
     pub expires_by_itself: bool,
+    /// What it mints points to its place in a status list.
+    pub status_list: bool,
     /// `authorization_details[].type`.
     pub detail_type: &'static str,
 }
@@ -142,6 +145,8 @@ pub struct MintContext<'a> {
     /// No mint is sent after this.
     pub mint_by: OffsetDateTime,
     pub now: OffsetDateTime,
+    /// Its index in the status list of the lease's shard, where the connector promises one.
+    pub status: Option<u32>,
 }
 
 /// The connection part of `[target.NAME]`, by `kind`.
@@ -149,7 +154,11 @@ pub struct MintContext<'a> {
 #[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
 pub enum ConnectorSettings {
     /// RFC 9068 JWT signed by the broker.
-    AccessToken {},
+    AccessToken {
+        /// Whether tokens carry a place in a status list, for APIs that do not introspect.
+        #[serde(default)]
+        status_list: bool,
+    },
     /// Opaque key with a checksum, stored hashed.
     ApiKey {},
     Aws(AwsSettings),
@@ -168,7 +177,7 @@ impl ConnectorSettings {
     /// What is wrong, as far as it shows without asking the downstream. Empty: nothing.
     pub fn problems(&self) -> Vec<SettingProblem> {
         match self {
-            Self::AccessToken {} | Self::ApiKey {} => Vec::new(),
+            Self::AccessToken { .. } | Self::ApiKey {} => Vec::new(),
             Self::Aws(aws) => aws.problems(),
             Self::Postgres(postgres) => postgres.problems(),
         }
@@ -177,7 +186,7 @@ impl ConnectorSettings {
     /// What authority on this target is written in.
     pub fn vocabulary(&self) -> Vocabulary {
         match self {
-            Self::AccessToken {} | Self::ApiKey {} => Vocabulary::Scopes,
+            Self::AccessToken { .. } | Self::ApiKey {} => Vocabulary::Scopes,
             Self::Aws(_) => Vocabulary::Aws,
             Self::Postgres(_) => Vocabulary::Sql,
         }
@@ -187,7 +196,7 @@ impl ConnectorSettings {
     pub fn binding(&self) -> Binding {
         match self {
             // The key of an opaque one is told where everything about it is told: at introspection.
-            Self::AccessToken {} | Self::ApiKey {} => Binding::Bound,
+            Self::AccessToken { .. } | Self::ApiKey {} => Binding::Bound,
             Self::Aws(_) | Self::Postgres(_) => Binding::Fields,
         }
     }
@@ -201,7 +210,10 @@ impl ConnectorSettings {
     /// know of a target. `fence_view_max_age` is the installation's bound on a broker-side death.
     pub fn promises(&self, fence_view_max_age: Duration) -> Promises {
         match self {
-            Self::AccessToken {} => broker_side(fence_view_max_age, "access_token"),
+            Self::AccessToken { status_list } => Promises {
+                status_list: *status_list,
+                ..broker_side(fence_view_max_age, "access_token")
+            },
             Self::ApiKey {} => broker_side(fence_view_max_age, "api_key"),
             Self::Aws(_) => Promises {
                 // INVARIANT: below the 900 s that STS issues at least. The session policy ends the
@@ -213,6 +225,7 @@ impl ConnectorSettings {
                 local: false,
                 named_by_lease: true,
                 expires_by_itself: true,
+                status_list: false,
                 detail_type: "aws_session",
             },
             Self::Postgres(_) => Promises {
@@ -224,6 +237,7 @@ impl ConnectorSettings {
                 named_by_lease: true,
                 // `VALID UNTIL` stops logins; an open session goes on.
                 expires_by_itself: false,
+                status_list: false,
                 detail_type: "postgres_login",
             },
         }
@@ -242,6 +256,7 @@ fn broker_side(fence_view_max_age: Duration, detail_type: &'static str) -> Promi
         local: true,
         named_by_lease: true,
         expires_by_itself: true,
+        status_list: false,
         detail_type,
     }
 }

@@ -150,7 +150,7 @@ fn connector(
 ) -> Result<Box<dyn Connector>, Vec<String>> {
     let promises = settings.promises(setup.fence_view_max_age);
     Ok(match settings {
-        ConnectorSettings::AccessToken {} => Box::new(AccessToken {
+        ConnectorSettings::AccessToken { .. } => Box::new(AccessToken {
             keyring: setup.keyring.clone(),
             issuer: setup.broker_url.to_owned(),
             promises,

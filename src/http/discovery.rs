@@ -62,7 +62,7 @@ fn nothing() -> Refusal {
     Refusal::new(Reason::NotFound, "no such federation target").exact()
 }
 
-fn published(value: &Value, content_type: &'static str) -> Response {
+pub(super) fn published(value: &Value, content_type: &'static str) -> Response {
     let mut response = Json(value).into_response();
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));

@@ -74,6 +74,7 @@ fn code(reason: Reason) -> (StatusCode, &'static str, Shown) {
         Reason::RequestTimeout => (StatusCode::REQUEST_TIMEOUT, LATER, Always),
         Reason::UnsupportedGrantType => (bad, "unsupported_grant_type", Always),
         Reason::UnsupportedResponseType => (bad, "unsupported_response_type", Always),
+        Reason::HistoryNotKept => (StatusCode::NOT_IMPLEMENTED, REQUEST, Always),
         Reason::RequestTooLarge => (StatusCode::PAYLOAD_TOO_LARGE, REQUEST, Always),
 
         Reason::NoProof | Reason::InvalidClient => (StatusCode::UNAUTHORIZED, CLIENT, Always),
@@ -156,6 +157,7 @@ fn description(reason: Reason) -> &'static str {
         Reason::UnsupportedResponseType => {
             "No flow begins in a browser here: ask for tokens at the token endpoint."
         }
+        Reason::HistoryNotKept => "Lists of the past are not kept: ask without time.",
         Reason::RequestTooLarge => "The request body is larger than 64 KiB.",
         Reason::NoProof => {
             "No proof of identity came with the request: send a subject_token or a client_assertion."

@@ -22,6 +22,7 @@ mod peer;
 mod restrictions;
 mod revoke;
 pub mod routes;
+mod status;
 mod tls;
 pub(crate) mod token;
 mod webhook;

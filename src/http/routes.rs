@@ -11,6 +11,7 @@ use super::openapi;
 use super::openapi::about::{self, About};
 use super::restrictions;
 use super::revoke;
+use super::status;
 use super::token;
 use super::webhook;
 use crate::broker::Role;
@@ -87,6 +88,8 @@ table! {
     GET "/authorize", Anyone, false, Public, discovery::authorize, about::AUTHORIZE;
     GET "/openapi.json", Anyone, false, Public, openapi::serve, about::OPENAPI;
     GET "/jwks", Anyone, false, Public, discovery::jwks, about::KEY_SET;
+    GET "/status", Anyone, false, Public, status::all, about::STATUS_LISTS;
+    GET "/status/{list}", Anyone, false, Public, status::list, about::STATUS_LIST;
     GET "/.well-known/oauth-authorization-server", Anyone, false, Public, discovery::metadata, about::OAUTH_METADATA;
     GET "/.well-known/openid-configuration", Anyone, false, Public, discovery::metadata, about::OPENID_METADATA;
     GET "/federation/{target}/.well-known/openid-configuration", Anyone, false, Public, discovery::federation_metadata, about::FEDERATION_METADATA;

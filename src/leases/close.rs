@@ -2,7 +2,7 @@
 
 use super::record::{Closing, Lease, Record};
 use super::state::{Event, State, Why};
-use super::{DEADLINE, KEPT, LeaseError, Leases, TOLERANCE, keys, notes};
+use super::{DEADLINE, KEPT, LeaseError, Leases, TOLERANCE, keys, notes, status};
 use crate::connectors::{Handle, RevocationClass};
 use crate::fences::{By, Dimension, DimensionKind, EndedBy, FenceKind, Fences, NewFence, Raised};
 use crate::ids::LeaseId;
@@ -233,7 +233,13 @@ impl Leases {
             return Ok(Some(Vec::new()));
         };
         let (shard, now) = (first.id.shard(), self.clock.now());
-        let mut transaction = Transaction::new(shard, now + DEADLINE).local().revoking();
+        let mut transaction = Transaction::new(shard, now + DEADLINE).revoking();
+        // INVARIANT: what a status list is made of is replicated: a fence on one lease is followed
+        // once, and a failover that lost what was written then would bring its token back.
+        let listed = changes.iter().any(|(_, record)| record.status.is_some());
+        if !listed {
+            transaction = transaction.local();
+        }
         for (lease, record) in &changes {
             transaction =
                 transaction.guard(Guard::Unchanged(keys::lease(&lease.id), lease.version()));
@@ -244,6 +250,8 @@ impl Leases {
         }
         let version = transaction.id;
         match settle(self.store.as_ref(), transaction).await? {
+            // Written, and tried again: the next round finds whether it still is.
+            Outcome::Unreplicated { .. } if listed => Err(LeaseError::Unreplicated),
             Outcome::Applied { .. } | Outcome::Unreplicated { .. } => Ok(Some(
                 changes
                     .into_iter()
@@ -275,6 +283,7 @@ impl Leases {
         let child = record
             .parent
             .map(|_| (keys::children(shard), member.clone(), open));
+        let over = status::over(record).map(|rank| (rank.index, rank.member, Some(rank.rank)));
         let ranks = [
             (keys::open(shard), member.clone(), open),
             (
@@ -311,7 +320,7 @@ impl Leases {
             // INVARIANT: a lease that is open is never reclaimed.
             expires_at: closed.filter(|_| !record.uncollected).map(|at| at + KEPT),
         });
-        for (index, member, rank) in ranks.into_iter().chain(child) {
+        for (index, member, rank) in ranks.into_iter().chain(child).chain(over) {
             let write = match rank {
                 Some(rank) => Write::Rank {
                     index,

@@ -40,6 +40,11 @@ pub(super) fn claim(shard: ShardId) -> Key {
     key(shard, b"lease-claim", b"")
 }
 
+/// An index of the shard's status list that a credential points to.
+pub(super) fn status(shard: ShardId, index: u32) -> Key {
+    key(shard, b"lease-status/", &index.to_be_bytes())
+}
+
 fn key(shard: ShardId, prefix: &[u8], name: &[u8]) -> Key {
     Key {
         shard,
@@ -72,6 +77,11 @@ pub(super) fn closed(shard: ShardId) -> Index {
     index(shard, "lease-closed")
 }
 
+/// Indices of the status list whose leases were ended before their time, by when that no longer matters.
+pub(super) fn status_ended(shard: ShardId) -> Index {
+    index(shard, "lease-status-ended")
+}
+
 /// An agent's live leases by expiry.
 pub(super) fn quota(agent: &AgentId) -> Index {
     Index {
@@ -89,6 +99,11 @@ fn index(shard: ShardId, name: &'static str) -> Index {
 
 pub(super) fn member(id: &LeaseId) -> Vec<u8> {
     id.as_bytes().to_vec()
+}
+
+/// The lease is in it so that an index used again is another member.
+pub(super) fn status_member(index: u32, id: &LeaseId) -> Vec<u8> {
+    [index.to_be_bytes().as_slice(), id.as_bytes()].concat()
 }
 
 pub(super) fn ending_member(id: &LeaseId, target: &TargetId) -> Vec<u8> {

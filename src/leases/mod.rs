@@ -12,6 +12,7 @@ mod notes;
 mod open;
 mod record;
 mod state;
+mod status;
 mod sweep;
 
 #[cfg(test)]
@@ -21,6 +22,7 @@ pub use look::{Blast, Cursor, Filter, Page};
 pub use open::{Draft, Issued, Reserved};
 pub use record::{Closing, Lease, Record};
 pub use state::{Event, State, Why};
+pub use status::{Bits, SIZE as STATUS_LIST_SIZE};
 pub use sweep::{Connectors, Sweeper, Swept};
 
 use crate::clock::Clock;
@@ -77,6 +79,8 @@ pub enum LeaseError {
     TooMany(u64),
     #[error("the decision was made on a view that is older than what was swept: decide again")]
     DecideAgain,
+    #[error("the place drawn in the status list is taken: draw again")]
+    IndexTaken,
     #[error("not replicated in time: nothing was issued")]
     Unreplicated,
     #[error("the store would not take the commit in time: nothing was issued")]

@@ -3,7 +3,7 @@
 
 use super::record::{Closing, Lease, Record};
 use super::state::{Event, State, Why};
-use super::{DEADLINE, KEPT, LeaseError, Leases, MINT_WITHIN, keys, notes};
+use super::{DEADLINE, KEPT, LeaseError, Leases, MINT_WITHIN, keys, notes, status};
 use crate::connectors::{ConnectorError, MintContext, Minted, Promises};
 use crate::fences::{Dimension, DimensionKind, LONGEST_LIFETIME, View};
 use crate::ids::{AgentId, LeaseId, ShardId};
@@ -25,6 +25,7 @@ pub struct Draft {
     mint_by: OffsetDateTime,
     expires_at: OffsetDateTime,
     promises: Promises,
+    pub(in crate::leases) status: Option<u32>,
 }
 
 /// A lease that is written and has no credential yet. Minting downstream takes one.
@@ -56,6 +57,7 @@ impl Draft {
             expires_at: self.expires_at,
             mint_by: self.mint_by,
             now,
+            status: self.status,
         }
     }
 }
@@ -71,6 +73,7 @@ impl Reserved {
             expires_at: self.lease.expires_at,
             mint_by: self.lease.mint_by,
             now,
+            status: self.lease.status,
         }
     }
 }
@@ -86,6 +89,7 @@ impl Leases {
             mint_by: now + MINT_WITHIN,
             expires_at: whole_milliseconds(now + ttl),
             promises: *promises,
+            status: promises.status_list.then(status::draw),
         }
     }
 
@@ -166,6 +170,7 @@ impl Leases {
                 than: grant.max_active(),
             });
         transaction = spend_all(transaction, shard, grant.replay());
+        transaction = status::take(transaction, &record);
         let transaction = put_names(self.put(transaction, &record, now)?, &record)
             .write(notes::issued(&record, grant, now).append(shard));
         let version = transaction.id;
@@ -174,8 +179,12 @@ impl Leases {
             Outcome::Conflict { guard: 1 } => Err(LeaseError::DecideAgain),
             Outcome::Conflict { guard: 2 } => Err(LeaseError::TooMany(grant.max_active())),
             Outcome::Conflict { guard } => {
-                // The marks' guards come after the three above, in their order.
-                let spent = guard.checked_sub(3).and_then(|at| grant.replay().get(at));
+                // The marks' guards come after the three above, in their order, and then the index.
+                let at = guard.saturating_sub(3);
+                if at == grant.replay().len() {
+                    return Err(LeaseError::IndexTaken);
+                }
+                let spent = grant.replay().get(at);
                 let kind = spent.map(|mark| mark.kind.clone());
                 Err(LeaseError::Replayed(kind.unwrap_or_default()))
             }
@@ -382,6 +391,7 @@ fn new_record(draft: &Draft, grant: &Grant) -> Record {
         attempts: 0,
         claimed_until: None,
         uncollected: false,
+        status: draft.status,
     }
 }
 

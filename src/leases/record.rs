@@ -93,6 +93,9 @@ pub struct Record {
     pub(in crate::leases) claimed_until: Option<OffsetDateTime>,
     /// No access left, but rubbish remains downstream.
     pub uncollected: bool,
+    /// Its place in the status list of its shard.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub status: Option<u32>,
 }
 
 /// Why a lease ends or ended, and how far that is.

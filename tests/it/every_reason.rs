@@ -25,6 +25,7 @@ fn shown(reason: Reason) -> Shown {
         Reason::InvalidClient => In("exchange/assertions.rs"),
         Reason::InvalidAssertion => In("exchange/grants.rs"),
         Reason::UnsupportedResponseType => In("discovery.rs"),
+        Reason::HistoryNotKept => In("status_lists.rs"),
         Reason::InvalidToken => In("exchange/subject_tokens.rs"),
         Reason::TokenSpent | Reason::IntentSpent => In("exchange/replays.rs"),
         Reason::UnknownAgent

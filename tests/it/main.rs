@@ -58,5 +58,6 @@ mod revocations;
 mod serve;
 mod spiffe;
 mod simulate;
+mod status_lists;
 mod store_faults;
 mod support;

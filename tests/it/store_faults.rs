@@ -79,9 +79,17 @@ async fn without_its_store_it_says_later_and_with_it_it_goes_on() {
     }
     assert_eq!(health(&installation, &process, "/livez").await, 200);
     assert_eq!(health(&installation, &process, "/readyz").await, 503);
+    // Nor does it tell for long what was true before.
+    let list = || async {
+        let answer = installation.http.get(format!("{}/status/0", process.url));
+        Answer::of(answer.send().await.unwrap()).await
+    };
+    until("no status list", || async { list().await.status != 200 }).await;
+    assert_later(&list().await);
 
     redis.run().unwrap();
     until_ready(&installation, &process).await;
+    until("a status list", || async { list().await.status == 200 }).await;
     assert!(installation.is_active(&process, token(&before)).await);
     assert!(!installation.is_active(&process, token(&dead)).await);
     // The very form that was refused: nothing was minted for it and nothing was spent.

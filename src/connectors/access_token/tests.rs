@@ -37,7 +37,7 @@ async fn claims_of(grant: &Grant, context: MintContext<'_>) -> Value {
     let connector = built(
         &keyring,
         "orders",
-        ConnectorSettings::AccessToken {},
+        ConnectorSettings::AccessToken { status_list: false },
         TIMEOUT,
     )
     .await;
@@ -53,7 +53,7 @@ async fn an_access_token_keeps_what_connectors_promise() {
     let connector = built(
         &keyring,
         "orders",
-        ConnectorSettings::AccessToken {},
+        ConnectorSettings::AccessToken { status_list: false },
         TIMEOUT,
     )
     .await;
@@ -141,11 +141,31 @@ async fn the_claims_are_those_of_the_grant() {
 }
 
 #[tokio::test]
+async fn a_token_says_where_its_status_is() {
+    let lease = draw();
+    let mut asked = context(&lease, Duration::from_secs(60));
+    asked.status = Some(77);
+    let claims = claims_of(&grant("orders", "access_token").build(), asked).await;
+    assert_eq!(
+        claims["status"],
+        json!({ "status_list": { "idx": 77, "uri": "https://broker.example/status/0" } })
+    );
+}
+
+#[test]
+fn only_a_target_that_is_switched_on_promises_a_place_in_a_list() {
+    for status_list in [false, true] {
+        let promises = ConnectorSettings::AccessToken { status_list }.promises(TIMEOUT);
+        assert_eq!(promises.status_list, status_list);
+    }
+}
+
+#[tokio::test]
 async fn what_the_grant_does_not_say_is_absent() {
     let lease = draw();
     let grant = grant("orders", "access_token").build();
     let claims = claims_of(&grant, context(&lease, Duration::from_secs(60))).await;
-    for name in ["cnf", "txn", "act"] {
+    for name in ["cnf", "txn", "act", "status"] {
         assert!(claims.get(name).is_none(), "{name}");
     }
 }
@@ -173,7 +193,7 @@ async fn a_token_never_outlives_its_lease_by_a_fraction() {
     let connector = built(
         &keyring,
         "orders",
-        ConnectorSettings::AccessToken {},
+        ConnectorSettings::AccessToken { status_list: false },
         TIMEOUT,
     )
     .await;
@@ -195,7 +215,7 @@ async fn the_header_says_what_kind_of_token_it_is() {
     let connector = built(
         &keyring,
         "orders",
-        ConnectorSettings::AccessToken {},
+        ConnectorSettings::AccessToken { status_list: false },
         TIMEOUT,
     )
     .await;

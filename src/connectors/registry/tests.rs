@@ -35,6 +35,7 @@ impl Connector for Arc<Scripted> {
             local: false,
             named_by_lease: true,
             expires_by_itself: true,
+            status_list: false,
             detail_type: "aws_session",
         }
     }

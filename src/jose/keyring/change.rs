@@ -286,7 +286,7 @@ impl Keyring {
             Purpose::AccessToken => self.settings.access_tokens,
             // What every cloud's federation accepts.
             Purpose::Federation(_) => Algorithm::Rs256,
-            Purpose::Checkpoint | Purpose::Introspection => Algorithm::Es256,
+            Purpose::Checkpoint | Purpose::Introspection | Purpose::StatusList => Algorithm::Es256,
         }
     }
 }

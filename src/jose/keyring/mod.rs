@@ -32,11 +32,17 @@ pub enum Purpose {
     Federation(String),
     Checkpoint,
     Introspection,
+    StatusList,
 }
 
 impl Purpose {
     /// Made at birth; federation keys are made when [`Keyring::ensure`] first asks for them.
-    const AT_BIRTH: [Self; 3] = [Self::AccessToken, Self::Checkpoint, Self::Introspection];
+    const AT_BIRTH: [Self; 4] = [
+        Self::AccessToken,
+        Self::Checkpoint,
+        Self::Introspection,
+        Self::StatusList,
+    ];
 }
 
 impl fmt::Display for Purpose {
@@ -46,12 +52,15 @@ impl fmt::Display for Purpose {
             Self::Federation(target) => write!(f, "federation/{target}"),
             Self::Checkpoint => f.write_str("checkpoint"),
             Self::Introspection => f.write_str("introspection"),
+            Self::StatusList => f.write_str("status_list"),
         }
     }
 }
 
 #[derive(Debug, Clone, Copy, thiserror::Error, PartialEq, Eq)]
-#[error("a purpose is `access_token`, `checkpoint`, `introspection` or `federation/TARGET`")]
+#[error(
+    "a purpose is `access_token`, `checkpoint`, `introspection`, `status_list` or `federation/TARGET`"
+)]
 pub struct UnknownPurpose;
 
 impl FromStr for Purpose {
@@ -61,6 +70,7 @@ impl FromStr for Purpose {
             "access_token" => Ok(Self::AccessToken),
             "checkpoint" => Ok(Self::Checkpoint),
             "introspection" => Ok(Self::Introspection),
+            "status_list" => Ok(Self::StatusList),
             _ => match text.strip_prefix("federation/") {
                 Some(target) if !target.is_empty() => Ok(Self::Federation(target.to_owned())),
                 _ => Err(UnknownPurpose),

@@ -17,8 +17,8 @@ use crate::leases::{Closing, DEADLINE, Lease, LeaseError, keys};
 use crate::store::{CommitId, Guard, Index, Link, Outcome, Position, Transaction, Write, settle};
 use serde::{Deserialize, Serialize};
 use serde_bytes::ByteArray;
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 use time::OffsetDateTime;
 
@@ -57,6 +57,7 @@ impl Claim {
 impl Sweeper {
     /// How many leases were found dead.
     pub(super) async fn match_fences(&self, now: OffsetDateTime) -> Result<u64, LeaseError> {
+        let began = self.leases.clock.since_boot();
         let view = self.fences.fresh()?;
         let (mut matched, handed_on) = self.follow_single(&view, now).await?;
         let shards: Vec<ShardId> = ShardId::all().collect();
@@ -85,7 +86,11 @@ impl Sweeper {
         for (shard, found) in found {
             let behind = is_behind(&view, &found.claim);
             let children = found.claim.sequence < handed_on;
-            if !(behind || children) || is_taken(&found.claim, self.me, now) {
+            if !(behind || children) {
+                self.is_matched(shard, began);
+                continue;
+            }
+            if is_taken(&found.claim, self.me, now) {
                 continue;
             }
             // INVARIANT: where only fences on single leases were missed, only children can be hit.
@@ -95,7 +100,12 @@ impl Sweeper {
                 keys::children(shard)
             };
             match self.match_shard(shard, &index, &view, found, now).await {
-                Ok(hits) => matched += hits,
+                Ok(Some(hits)) => {
+                    matched += hits;
+                    self.is_matched(shard, began);
+                }
+                // Another replica is at it.
+                Ok(None) => {}
                 Err(error) => failed = Some(error),
             }
         }
@@ -109,7 +119,9 @@ impl Sweeper {
         view: &View,
         now: OffsetDateTime,
     ) -> Result<(u64, u64), LeaseError> {
-        let seen = self.seen.load(Ordering::Relaxed);
+        let seen = *self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        // On another history than the one that was followed: all of it again.
+        let seen = if view.knows(seen) { seen.sequence } else { 0 };
         let (mut hits, mut handed_on) = (0, self.handed_on.load(Ordering::Relaxed));
         // What a snapshot swallowed is found by matching whole shards: `is_behind`.
         let kept = view.kept_since(seen);
@@ -144,7 +156,7 @@ impl Sweeper {
             }
         }
         self.handed_on.store(handed_on, Ordering::Relaxed);
-        self.seen.store(view.position().sequence, Ordering::Relaxed);
+        *self.seen.lock().unwrap_or_else(PoisonError::into_inner) = view.position();
         Ok((hits, handed_on))
     }
 
@@ -155,7 +167,7 @@ impl Sweeper {
         view: &View,
         found: Found,
         now: OffsetDateTime,
-    ) -> Result<u64, LeaseError> {
+    ) -> Result<Option<u64>, LeaseError> {
         let position = view.position();
         let mut claim = Claim {
             by: ByteArray::new(self.me),
@@ -168,14 +180,14 @@ impl Sweeper {
             .write_claim(shard, &claim, found.version, Some(position.sequence))
             .await?
         else {
-            return Ok(0);
+            return Ok(None);
         };
         let hits = self.match_open(index, view, now).await?;
         claim.sequence = position.sequence;
         claim.link = ByteArray::new(position.link.0);
         claim.until = 0;
         self.write_claim(shard, &claim, Some(version), None).await?;
-        Ok(hits)
+        Ok(Some(hits))
     }
 
     async fn write_claim(

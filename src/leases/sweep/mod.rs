@@ -13,7 +13,7 @@ use crate::clock::Clock;
 use crate::connectors::{Connector, RevocationClass};
 use crate::fences::Fences;
 use crate::ids::{self, LeaseId, SHARDS, ShardId, TargetId};
-use crate::store::{MAX_RANK, Transaction, Write};
+use crate::store::{Index, MAX_RANK, Position, Transaction, Write};
 use arc_swap::ArcSwap;
 use futures_util::StreamExt;
 use std::collections::{BTreeMap, HashMap};
@@ -36,13 +36,15 @@ const PATIENCE: Duration = Duration::from_secs(10);
 const ROUND: Duration = Duration::from_secs(1);
 
 pub struct Sweeper {
-    leases: Arc<Leases>,
+    pub(in crate::leases) leases: Arc<Leases>,
     fences: Arc<Fences>,
     connectors: Connectors,
     /// Tells this replica's claims from others'.
     me: [u8; 16],
     /// How far fences on single leases were followed here.
-    seen: AtomicU64,
+    seen: Mutex<Position>,
+    /// For each shard, when the view was taken that all its leases are matched against.
+    pub(in crate::leases) matched: Vec<Mutex<Option<Duration>>>,
     /// The last fence on a lease that was handed on, on the log.
     handed_on: AtomicU64,
     /// How long a downstream may take to end a credential.
@@ -85,7 +87,8 @@ impl Sweeper {
             fences,
             connectors,
             me: ids::random(),
-            seen: AtomicU64::new(0),
+            seen: Mutex::new(Position::ORIGIN),
+            matched: ShardId::all().map(|_| Mutex::default()).collect(),
             handed_on: AtomicU64::new(0),
             patience: PATIENCE,
             marked: Notify::new(),
@@ -159,10 +162,16 @@ impl Sweeper {
             }
         }
         let round = self.rounds.fetch_add(1, Ordering::Relaxed);
-        if let Some(shard) = ShardId::all().nth(round % usize::from(SHARDS))
-            && let Err(error) = self.forget_closed(shard, now).await
-        {
-            failed = Some(error);
+        if let Some(shard) = ShardId::all().nth(round % usize::from(SHARDS)) {
+            let old = [
+                (keys::closed(shard), now - KEPT),
+                (keys::status_ended(shard), now),
+            ];
+            for (index, until) in old {
+                if let Err(error) = self.forget(shard, index, until).await {
+                    failed = Some(error);
+                }
+            }
         }
         match failed {
             // INVARIANT: half a picture must not close a breaker; the last whole one stands.
@@ -316,19 +325,22 @@ impl Sweeper {
         Ok(changed.is_some())
     }
 
-    async fn forget_closed(&self, shard: ShardId, now: OffsetDateTime) -> Result<(), LeaseError> {
-        let index = keys::closed(shard);
+    async fn forget(
+        &self,
+        shard: ShardId,
+        index: Index,
+        until: OffsetDateTime,
+    ) -> Result<(), LeaseError> {
         let old = self
             .leases
             .store
-            .range(&index, -MAX_RANK..=keys::rank(now - KEPT), BATCH)
+            .range(&index, -MAX_RANK..=keys::rank(until), BATCH)
             .await?;
         if old.is_empty() {
             return Ok(());
         }
-        let mut transaction = Transaction::new(shard, now + super::DEADLINE)
-            .local()
-            .revoking();
+        let deadline = self.leases.clock.now() + super::DEADLINE;
+        let mut transaction = Transaction::new(shard, deadline).local().revoking();
         for ranked in old {
             transaction = transaction.write(Write::Unrank {
                 index: index.clone(),

@@ -43,6 +43,7 @@ impl Downstream {
                 local: class == RevocationClass::Broker,
                 named_by_lease: named,
                 expires_by_itself: true,
+                status_list: class == RevocationClass::Broker,
                 detail_type: "access_token",
             },
             live: Mutex::default(),

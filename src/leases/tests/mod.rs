@@ -6,6 +6,7 @@ mod crash;
 mod handing_on;
 mod looking;
 mod opening;
+mod status;
 mod sweeping;
 
 use super::state::{Event, STATES, State, Why};

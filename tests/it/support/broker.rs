@@ -443,6 +443,7 @@ allow = [
 
 [target.deploy-api]
 kind = "access_token"
+status_list = true
 resources = ["https://deploy.example"]
 ceiling = {{ actions = ["deploy:*"], locations = ["https://deploy.example/*"] }}
 

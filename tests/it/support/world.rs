@@ -138,6 +138,7 @@ fn wire(reason: Reason) -> (u16, &'static str, &'static str) {
     match reason {
         Reason::MalformedRequest => (400, "invalid_request", "never"),
         Reason::UnsupportedMediaType => (415, "invalid_request", "never"),
+        Reason::HistoryNotKept => (501, "invalid_request", "never"),
         Reason::RequestTooLarge => (413, "invalid_request", "never"),
         Reason::MethodNotAllowed => (405, "invalid_request", "never"),
         Reason::UnsupportedGrantType => (400, "unsupported_grant_type", "never"),

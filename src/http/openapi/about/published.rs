@@ -2,7 +2,7 @@
 
 use super::{
     About, Content, Gives, NO_MORE, OBJECT, PROBES, PUBLIC, Param, Refuses, TARGET, TEXT, Takes,
-    path, typed,
+    header, path, query, typed,
 };
 use crate::broker::Reason;
 
@@ -22,12 +22,61 @@ pub const AUTHORIZE: About = About {
 pub const KEY_SET: About = About {
     id: "jwks",
     tag: PUBLIC,
-    summary: "Public keys of tokens, signed introspection answers and audit checkpoints",
+    summary: "Public keys of tokens, signed introspection answers, status lists and audit checkpoints",
     text: "RFC 7517. A new key stands here before it signs.",
     params: &[],
     takes: Takes::Nothing,
     gives: &[typed("The keys.", &[("application/jwk-set+json", KEYS)])],
     refuses: NO_MORE,
+};
+
+pub const STATUS_LISTS: About = About {
+    id: "statusLists",
+    tag: PUBLIC,
+    summary: "Where every token status list is",
+    text: "The aggregation of draft-ietf-oauth-status-list-21 section 9.3.",
+    params: &[],
+    takes: Takes::Nothing,
+    gives: &[typed(
+        "The lists.",
+        &[(
+            "application/json",
+            r#"{"type":"object","required":["status_lists"],"properties":{"status_lists":{"type":"array","items":{"type":"string","format":"uri"}}}}"#,
+        )],
+    )],
+    refuses: NO_MORE,
+};
+
+pub const STATUS_LIST: About = About {
+    id: "statusList",
+    tag: PUBLIC,
+    summary: "Which tokens were ended before their time, for those who only verify signatures",
+    text: "A token status list (draft-ietf-oauth-status-list-21), signed: one bit for each token that points to it, 1 once the token \
+is over. True, or refused with 503.",
+    params: &[
+        path(
+            "list",
+            r#"{"type":"integer","minimum":0,"maximum":63}"#,
+            "As in the `uri` of a token's `status.status_list`.",
+        ),
+        query(
+            "time",
+            r#"{"type":"integer"}"#,
+            "Refused: the past is not kept.",
+        ),
+        header("If-None-Match", "The `ETag` of the list that is known."),
+        header("Accept-Encoding", "`gzip`, or the list is sent as it is."),
+    ],
+    takes: Takes::Nothing,
+    gives: &[
+        typed("The list.", &[("application/statuslist+jwt", TEXT)]),
+        Gives {
+            status: 304,
+            text: "It is the one that is known.",
+            content: Content::Empty,
+        },
+    ],
+    refuses: Refuses::These(&[Reason::NotFound, Reason::HistoryNotKept, Reason::StaleView]),
 };
 
 const METADATA: About = About {
