@@ -446,7 +446,7 @@ pub struct ExplainedCheck {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct RotateRequest {
-    /// `access_token`, `checkpoint`, `introspection`, or `federation/TARGET`.
+    /// `access_token`, `checkpoint`, `introspection`, `status_list`, or `federation/TARGET`.
     pub purpose: String,
     /// Removes the old key at once and ends every lease it signed.
     #[serde(default)]

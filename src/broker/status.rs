@@ -61,6 +61,8 @@ struct Slot {
 struct Made {
     list: Arc<StatusList>,
     bits: Bits,
+    /// [`crate::jose::Keyring::counter`] then: a key may be gone since.
+    keys: u64,
     signed: Duration,
     /// What was ended before then is in it.
     as_of: Duration,
@@ -124,9 +126,10 @@ impl Broker {
         let Some((bits, as_of)) = self.sweeper.status(shard, self.clock.now()).await? else {
             return Ok(());
         };
-        let now = self.clock.since_boot();
+        let (now, keys) = (self.clock.since_boot(), self.keyring.counter());
         if let Some(made) = &mut slot.made
             && made.bits == bits
+            && made.keys == keys
             && now.saturating_sub(made.signed) < SIGNED_ANEW
         {
             made.as_of = as_of;
@@ -139,6 +142,7 @@ impl Broker {
         slot.made = Some(Made {
             list,
             bits,
+            keys,
             signed: now,
             as_of,
         });

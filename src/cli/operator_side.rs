@@ -86,7 +86,7 @@ pub enum KeyCommand {
     /// they are due; this is for when one may be known to somebody.
     #[command(after_help = "Example:\n  dayfly key rotate --purpose access_token --compromised")]
     Rotate {
-        /// `access_token`, `introspection`, `checkpoint` or `federation/TARGET`.
+        /// `access_token`, `introspection`, `checkpoint`, `status_list` or `federation/TARGET`.
         #[arg(long, default_value = "access_token")]
         purpose: String,
         /// Remove the old key at once and end every lease it signed.

@@ -106,7 +106,11 @@ async fn the_key_set_has_every_signing_key_and_no_private_half() {
     let answer = get(&broker, "/jwks").await;
     assert_eq!(answer.headers["content-type"], "application/jwk-set+json");
     let keys = kids(&answer.body);
-    assert_eq!(keys.len(), 3, "access tokens, introspection, checkpoints");
+    assert_eq!(
+        keys.len(),
+        4,
+        "access tokens, introspection, checkpoints, status lists"
+    );
     let status = broker
         .composed
         .keyring

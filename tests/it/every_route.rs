@@ -6,6 +6,7 @@ use crate::support::broker::{
     Answer, OPERATOR_TOKEN, SERVER_SECRET, Setup, b64, form, sha256, unique, with,
 };
 use crate::support::issuer::Issuer;
+use crate::support::process::until;
 use crate::support::world::{World, assert_refused};
 use dayfly::broker::Reason;
 use dayfly::broker::Role;
@@ -315,6 +316,11 @@ async fn resource_servers_door(house: &House, route: &Route) {
 async fn anyones_door(house: &House, route: &Route) {
     let path = route.path.replace("{target}", "aws-prod");
     let path = path.replace("{list}", "0");
+    if path == "/status/0" {
+        // Nothing is told before the first sweep.
+        let ask = || async { send(house.request(route, &path), None).await.status == 200 };
+        until("a status list", ask).await;
+    }
     let answer = send(house.request(route, &path), None).await;
     if route.path == "/authorize" {
         assert_refused(&answer, Reason::UnsupportedResponseType, "anyone");

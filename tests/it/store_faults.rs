@@ -81,7 +81,7 @@ async fn without_its_store_it_says_later_and_with_it_it_goes_on() {
     assert_eq!(health(&installation, &process, "/readyz").await, 503);
     // Nor does it tell for long what was true before.
     let list = || async {
-        let answer = installation.http.get(format!("{}/status/0", process.url));
+        let answer = installation.http.get(format!("{}/status/0", process.base));
         Answer::of(answer.send().await.unwrap()).await
     };
     until("no status list", || async { list().await.status != 200 }).await;

@@ -78,7 +78,7 @@ async fn a_new_keyring_signs_at_once_with_a_key_per_purpose() {
     }
     kids.sort();
     kids.dedup();
-    assert_eq!(kids.len(), 3);
+    assert_eq!(kids.len(), 4);
     let (token, _) = sign(&keyring, &ACCESS);
     assert!(!holds(&keyring, &Purpose::Introspection, &token));
 }
@@ -361,7 +361,7 @@ async fn what_is_due_is_named_once() {
         states.iter().filter(|s| **s == KeyState::Upcoming).count(),
         1
     );
-    assert_eq!(states.iter().filter(|s| **s == KeyState::Active).count(), 3);
+    assert_eq!(states.iter().filter(|s| **s == KeyState::Active).count(), 4);
 }
 
 #[tokio::test]

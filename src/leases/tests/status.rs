@@ -2,8 +2,8 @@ use super::bench::{Bench, Downstream, store};
 use crate::connectors::{Connector, RevocationClass};
 use crate::fences::DimensionKind;
 use crate::fences::tests::fixture::Advanced;
-use crate::leases::{Issued, Lease, LeaseError, keys};
-use crate::store::{MAX_RANK, Store};
+use crate::leases::{Issued, Lease, LeaseError, keys, status};
+use crate::store::{Guard, MAX_RANK, Store, Transaction, Write};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -142,23 +142,45 @@ async fn an_index_belongs_to_one_lease_at_a_time() {
 }
 
 #[tokio::test]
-async fn an_index_is_not_free_when_its_lease_is_ended_but_long_after_its_token_is() {
+async fn an_index_is_not_free_when_its_lease_is_ended() {
     let bench = bench().await;
     let first = issue_at(&bench, 7).await.unwrap().lease;
     bench
         .kill(DimensionKind::Lease, &first.id.to_string())
         .await;
     bench.sweep().await;
-    let life = (first.expires_at - first.created).unsigned_abs().as_secs();
-    bench.later(life + 299);
     assert!(matches!(
         issue_at(&bench, 7).await,
         Err(LeaseError::IndexTaken)
     ));
-    bench.later(2);
-    let again = issue_at(&bench, 7).await.unwrap().lease;
-    // What stood there before says nothing about whoever has the index now.
-    assert_eq!(ended(&bench, &again).await, Vec::<u32>::new());
+}
+
+#[tokio::test]
+async fn an_index_is_taken_for_five_minutes_past_its_tokens_end() {
+    let bench = bench().await;
+    let lease = issue_at(&bench, 7).await.unwrap().lease;
+    let (shard, key) = (lease.id.shard(), keys::status(lease.id.shard(), 7));
+    let taken = status::take(Transaction::new(shard, bench.now()), lease.record());
+    assert_eq!(taken.guards, [Guard::Absent(key.clone())]);
+    assert_eq!(
+        taken.writes,
+        [Write::Put {
+            key,
+            value: Vec::new(),
+            expires_at: Some(lease.expires_at + Duration::from_secs(300)),
+        }]
+    );
+}
+
+/// Clearing what the former holder of an index left must not clear what its next one leaves.
+#[tokio::test]
+async fn two_holders_of_one_index_are_two_members() {
+    let bench = bench().await;
+    let ids = [bench.issued().await.id, bench.issued().await.id];
+    assert_ne!(
+        keys::status_member(7, &ids[0]),
+        keys::status_member(7, &ids[1])
+    );
 }
 
 #[tokio::test]
