@@ -7,6 +7,7 @@ mod drift;
 mod delegation;
 pub mod enrol;
 pub mod exchange;
+pub mod facts;
 mod faults;
 mod govern;
 pub mod introspect;

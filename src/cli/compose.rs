@@ -3,6 +3,7 @@
 use super::output::Failure;
 use crate::agents::Registry;
 use crate::audit::{self, Sealing};
+use crate::broker::facts;
 use crate::broker::operators::Operators;
 use crate::broker::release::ResourceServers;
 use crate::broker::respond::{self, Notify, Responses, Way};
@@ -19,7 +20,7 @@ use crate::fences::Fences;
 use crate::identity::{
     CertificateSettings, ClientSettings, Enrolment, Identity, Nonces, Recognised,
 };
-use crate::intent::Intents;
+use crate::intent::{Board, Intents};
 use crate::jose::{KeyClient, Keyring, KeyringSettings, Purpose, Reach};
 use crate::leases::{Leases, Sweeper};
 use crate::secret::Sealer;
@@ -45,6 +46,7 @@ pub struct Composed {
     pub keyring: Arc<Keyring>,
     pub clock: Arc<dyn Clock>,
     enrolment: Arc<Enrolment>,
+    board: Arc<Board>,
     _sweeper: Arc<Sweeper>,
     sealing: Arc<Sealing>,
     /// SHA-256 of the tokens that the development broker made for itself.
@@ -97,6 +99,7 @@ impl Composed {
         );
         keep_fresh(&keyring, &fences, clock.clone());
         let leases = Arc::new(Leases::new(store.clone(), sealer.clone(), clock.clone()));
+        let board = Arc::new(Board::new(clock.clone()));
         let enrolment = Arc::new(Enrolment::new(
             store.clone(),
             sealer.clone(),
@@ -105,7 +108,7 @@ impl Composed {
         let bundle = bundle(
             settings,
             &keyring,
-            (&enrolment, &sealer),
+            (&enrolment, &sealer, &board),
             &clock,
             &development_tokens,
         )?;
@@ -144,11 +147,13 @@ impl Composed {
         let broker = Arc::new(Broker::new(parts, bundle));
         keep_governed(&broker);
         respond::start(&broker, clock.clone());
+        facts::start(&broker);
         Ok(Self {
             broker,
             store,
             keyring,
             enrolment,
+            board,
             clock,
             _sweeper: sweeper,
             sealing,
@@ -167,7 +172,7 @@ impl Composed {
         let bundle = bundle(
             settings,
             &self.keyring,
-            (&self.enrolment, &self.sealer),
+            (&self.enrolment, &self.sealer, &self.board),
             &self.clock,
             &self.development_tokens,
         )?;
@@ -270,7 +275,7 @@ pub fn sealer(settings: &Settings) -> Result<Sealer, Failure> {
 fn bundle(
     settings: &Settings,
     keyring: &Arc<Keyring>,
-    (enrolment, sealer): (&Arc<Enrolment>, &Sealer),
+    (enrolment, sealer, board): (&Arc<Enrolment>, &Sealer, &Arc<Board>),
     clock: &Arc<dyn Clock>,
     development_tokens: &[[u8; 32]],
 ) -> Result<Bundle, Failure> {
@@ -320,6 +325,7 @@ fn bundle(
             settings.witnesses.clone(),
             &http,
         )
+        .map(|intents| intents.on(board.clone()))
         .map_err(|error| Failure::failed(error.to_string()))?,
         agents: Registry::new(settings.agents.clone())
             .map_err(|error| Failure::failed(error.to_string()))?,

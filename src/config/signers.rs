@@ -9,9 +9,11 @@ use super::reader::Reader;
 use super::source::At;
 use super::tables::named;
 use crate::identity::{IssuerSettings, KeySource, SPIFFE_FACTS};
-use crate::intent::{IntentIssuer, SignerClass, Witness, group};
+use crate::intent::{IntentIssuer, Poll, SignerClass, Witness, group};
 use crate::jose::Algorithm;
+use std::collections::BTreeMap;
 use std::str::FromStr;
+use std::time::Duration;
 
 pub(in crate::config) fn decode_all(decoder: &Decoder<'_>) -> (Vec<IntentIssuer>, Vec<Witness>) {
     let issuers = decoder.doc.of("intent_issuer");
@@ -74,6 +76,9 @@ fn intent_issuer(decoder: &Decoder<'_>, entry: &Entry) -> Option<IntentIssuer> {
 /// `[facts.NAME]`: an authority that proves facts by signed evidence.
 fn witness(decoder: &Decoder<'_>, entry: &Entry) -> Option<Witness> {
     let reader = entry.reader(decoder.desk);
+    if reader.node("poll").is_some() {
+        return polled(decoder, entry, reader);
+    }
     let example = "{ issuer = \"https://changes.example\" }";
     let evidence = reader.required("evidence", reader.table("evidence"), example);
     let proves = reader.required("proves", reader.texts("proves"), "[\"change.state\"]");
@@ -100,6 +105,69 @@ fn witness(decoder: &Decoder<'_>, entry: &Entry) -> Option<Witness> {
         algorithms: signer.algorithms,
         proves: proves?.into_iter().map(|fact| fact.value).collect(),
         agents,
+        poll: None,
+    })
+}
+
+const SECOND: Duration = Duration::from_secs(1);
+
+/// `poll`: it is asked, and signs nothing.
+fn polled(decoder: &Decoder<'_>, entry: &Entry, reader: Reader<'_>) -> Option<Witness> {
+    let poll = reader.table("poll");
+    reader.finish();
+    let poll = poll?;
+    let url = poll.required_text("url", "\"https://ops.example/freeze.json\"");
+    let example = "{ \"freeze.state\" = \"/state\" }";
+    let pointers = poll.required("pointers", poll.text_map("pointers"), example);
+    let every = poll.duration("every", SECOND..=300 * SECOND);
+    let every = every.map_or(5 * SECOND, |every| every.value);
+    let max_age = poll.duration("max_age", SECOND..=3600 * SECOND);
+    let max_age_at = max_age.as_ref().map_or(poll.at, |max_age| max_age.at);
+    let max_age = max_age.map_or(3 * every, |max_age| max_age.value);
+    let private = poll.boolean("private_network").unwrap_or(false);
+    if max_age < every {
+        let help = "write a longer `max_age`, or ask more often";
+        poll.bad(
+            max_age_at,
+            "an answer would be too old before the next one is asked for",
+            help,
+        );
+    }
+    let pointers = pointers?;
+    for (fact, pointer) in &pointers {
+        if !fact.contains('.') || !pointer.value.starts_with('/') {
+            let message = format!("`{fact} = {}` is no fact and its place", pointer.value);
+            let help = format!("write {example}: a name with a dot, and a JSON pointer (RFC 6901)");
+            poll.bad(pointer.at, message, &help);
+        }
+    }
+    poll.finish();
+    let url = decoder.url(url?)?.value;
+    let pointers: BTreeMap<_, _> = pointers
+        .into_iter()
+        .map(|(fact, pointer)| (fact, pointer.value))
+        .collect();
+    if decoder.doc.find("issuer", &entry.name).is_some() {
+        let message = format!("`facts.{0}` and `issuer.{0}` have one name", entry.name);
+        let help = "rename one of them: a context is ended by the name of its prover";
+        decoder
+            .desk
+            .report(entry.at, Code::Duplicate, message, help);
+    }
+    Some(Witness {
+        name: entry.name.parse().ok()?,
+        issuer: url.clone(),
+        keys: KeySource::Discovery,
+        algorithms: Vec::new(),
+        proves: pointers.keys().cloned().collect(),
+        agents: None,
+        poll: Some(Poll {
+            url,
+            pointers,
+            every,
+            max_age,
+            private,
+        }),
     })
 }
 

@@ -9,6 +9,7 @@
 pub mod behalf;
 pub mod claims;
 pub mod evidence;
+mod polled;
 mod settings;
 mod signer;
 mod stated;
@@ -17,7 +18,8 @@ mod steps;
 pub use behalf::{Behalf, Parent, Principal};
 pub use claims::{ClaimFault, DetailFault};
 pub use evidence::EvidenceFault;
-pub use settings::{IntentIssuer, IntentsError, Witness, check, group};
+pub use polled::{Board, Polled};
+pub use settings::{IntentIssuer, IntentsError, Poll, Witness, check, group};
 pub(crate) use stated::Stated;
 pub use steps::Step;
 
@@ -33,6 +35,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
 use time::OffsetDateTime;
 
 /// Whose signature stands under the intent. It proves who asked for what, never that it is allowed.
@@ -279,6 +282,8 @@ pub struct Intents {
     broker_url: String,
     issuers: HashMap<String, signer::Known>,
     witnesses: evidence::Witnesses,
+    polled: Vec<Polled>,
+    board: Option<Arc<Board>>,
 }
 
 impl Intents {
@@ -295,11 +300,40 @@ impl Intents {
             let url = issuer.issuer.clone();
             known.insert(url, signer::Known::new(issuer, fetcher)?);
         }
+        let asked = witnesses.iter().filter_map(|witness| {
+            let poll = witness.poll.clone()?;
+            Some(Polled::new(witness.clone(), poll, fetcher))
+        });
         Ok(Self {
             broker_url,
             issuers: known,
+            polled: asked.collect::<Result<_, _>>()?,
             witnesses: evidence::Witnesses::new(witnesses, fetcher)?,
+            board: None,
         })
+    }
+
+    /// Where what is asked for is posted.
+    #[must_use]
+    pub fn on(self, board: Arc<Board>) -> Self {
+        let board = Some(board);
+        Self { board, ..self }
+    }
+
+    /// Those who are asked.
+    pub fn polled(&self) -> &[Polled] {
+        &self.polled
+    }
+
+    pub fn board(&self) -> Option<&Arc<Board>> {
+        self.board.as_ref()
+    }
+
+    fn posted(&self, proved: Proved) -> Result<Proved, IntentError> {
+        match &self.board {
+            Some(board) => board.add(&self.polled, proved),
+            None => Ok(proved),
+        }
     }
 
     /// `vouched` answers who vouches for a key (by its RFC 7638 thumbprint) of the agent that the
@@ -316,7 +350,7 @@ impl Intents {
             if !behalf.is_nobody() {
                 return Err(IntentError::NotSigned);
             }
-            return platform(asked, caller);
+            return platform(asked, caller, self.posted(Proved::default())?);
         };
         let (signer, verified) = self
             .signed(signer::parse(&text)?, caller, vouched, now)
@@ -342,8 +376,8 @@ impl Intents {
         let proved = self
             .witnesses
             .verify(&signed.evidence, about, (&self.broker_url, now))
-            .await?
-            .with_caller(caller)?;
+            .await?;
+        let proved = self.posted(proved)?.with_caller(caller)?;
         proved.check_declared(&signed.declared)?;
         let replay = replay::mark(
             TYP,
@@ -382,9 +416,9 @@ impl Intents {
 }
 
 /// The platform's own token in the place of an intent: it names no goal, no task and no authority.
-fn platform(asked: Asked, caller: &Caller) -> Result<Intent, IntentError> {
+fn platform(asked: Asked, caller: &Caller, proved: Proved) -> Result<Intent, IntentError> {
     signer::check_possession((SignerClass::Platform, false), "", None, caller)?;
-    let proved = Proved::default().with_caller(caller)?;
+    let proved = proved.with_caller(caller)?;
     Ok(Intent {
         signer: SignerClass::Platform,
         mission: asked.mission.clone(),

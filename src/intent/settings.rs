@@ -6,6 +6,7 @@ use crate::identity::KeySource;
 use crate::ids::{AgentId, IssuerId, MissionId};
 use crate::jose::Algorithm;
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 /// Someone other than agents who may sign intents: `[intent_issuer.NAME]`.
 #[derive(Debug, Clone)]
@@ -35,6 +36,21 @@ pub struct Witness {
     pub proves: BTreeSet<String>,
     /// The agents it may vouch for. Absent: every agent.
     pub agents: Option<Vec<AgentId>>,
+    /// It signs nothing: it is asked. Then `issuer` is where.
+    pub poll: Option<Poll>,
+}
+
+/// Facts that are asked for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Poll {
+    pub url: String,
+    /// Fact -> JSON pointer (RFC 6901).
+    pub pointers: BTreeMap<String, String>,
+    pub every: Duration,
+    /// An older answer proves nothing.
+    pub max_age: Duration,
+    /// It may be on a private network.
+    pub private: bool,
 }
 
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
@@ -86,7 +102,9 @@ pub fn check(issuers: &[IntentIssuer], witnesses: &[Witness]) -> Result<(), Inte
     let mut groups: BTreeMap<&str, &IssuerId> = BTreeMap::new();
     for witness in witnesses {
         let name = &witness.name;
-        check_keys(name.as_str(), &witness.keys, &witness.algorithms)?;
+        if witness.poll.is_none() {
+            check_keys(name.as_str(), &witness.keys, &witness.algorithms)?;
+        }
         if witness.proves.is_empty() {
             return Err(IntentsError::ProvesNothing(name.clone()));
         }

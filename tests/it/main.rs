@@ -38,6 +38,7 @@ mod every_route;
 mod exchange;
 mod exec;
 mod explain;
+mod facts;
 mod failover;
 mod forgeries;
 mod governance;

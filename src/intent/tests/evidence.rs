@@ -15,6 +15,7 @@ pub(super) fn authority(signer: &Signer) -> Witness {
             .map(str::to_owned)
             .into(),
         agents: None,
+        poll: None,
     }
 }
 

@@ -132,7 +132,7 @@ impl KeyClient {
     }
 
     /// The body of a 200 answer, never longer than 256 KiB.
-    pub(super) async fn get(&self, address: &str) -> Result<Vec<u8>, RemoteKeysError> {
+    pub async fn get(&self, address: &str) -> Result<Vec<u8>, RemoteKeysError> {
         let url = self.check(address)?;
         let mut request = self.http.get(url).header("accept", "application/json");
         if let Some(bearer) = &self.bearer {
