@@ -79,9 +79,20 @@ fn witness(decoder: &Decoder<'_>, entry: &Entry) -> Option<Witness> {
     if reader.node("poll").is_some() {
         return polled(decoder, entry, reader);
     }
-    let example = "{ issuer = \"https://changes.example\" }";
-    let evidence = reader.required("evidence", reader.table("evidence"), example);
-    let proves = reader.required("proves", reader.texts("proves"), "[\"change.state\"]");
+    let missing = |key: &str, example: &str| {
+        let message = format!("`{}` has no `{key}`", reader.name);
+        let help = format!("add `{key} = {example}`, or `poll` alone");
+        let desk = decoder.desk;
+        desk.report(reader.at, Code::MissingKey, message, &help);
+    };
+    if reader.node("evidence").is_none() {
+        missing("evidence", "{ issuer = \"https://changes.example\" }");
+    }
+    if reader.node("proves").is_none() {
+        missing("proves", "[\"change.state\"]");
+    }
+    let evidence = reader.table("evidence");
+    let proves = reader.texts("proves");
     let has_agents = reader.node("agents").is_some();
     let agents = names(decoder, "agent", reader.texts("agents"));
     let at = reader.at;
@@ -114,6 +125,16 @@ const SECOND: Duration = Duration::from_secs(1);
 /// `poll`: it is asked, and signs nothing.
 fn polled(decoder: &Decoder<'_>, entry: &Entry, reader: Reader<'_>) -> Option<Witness> {
     let poll = reader.table("poll");
+    for key in ["evidence", "proves", "agents"] {
+        if let Some(node) = reader.node(key) {
+            let help = "keep `poll` alone, or take it away";
+            reader.bad(
+                node.at,
+                format!("it is asked, and `{key}` is of who signs"),
+                help,
+            );
+        }
+    }
     reader.finish();
     let poll = poll?;
     let url = poll.required_text("url", "\"https://ops.example/freeze.json\"");
