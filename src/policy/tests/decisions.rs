@@ -466,6 +466,7 @@ fn a_lease_is_covered_by_all_that_it_comes_from() {
         Dimension::new(DimensionKind::Mission, "deploy-checkout"),
         Dimension::new(DimensionKind::Target, "orders-api"),
         Dimension::new(DimensionKind::Owner, "payments@acme.example"),
+        Dimension::new(DimensionKind::Owner, "sre@acme.example"),
         Dimension::new(DimensionKind::Issuer, "github"),
         Dimension::new(DimensionKind::Issuer, "https://issuer.example"),
         Dimension::new(DimensionKind::IssuerKey, "key-1"),
