@@ -2,7 +2,7 @@
 
 use super::{
     About, Content, Gives, NO_MORE, OBJECT, PROBES, PUBLIC, Param, Refuses, TARGET, TEXT, Takes,
-    header, path, query, typed,
+    header, path, typed,
 };
 use crate::broker::Reason;
 
@@ -52,17 +52,12 @@ pub const STATUS_LIST: About = About {
     tag: PUBLIC,
     summary: "Which tokens were ended before their time, for those who only verify signatures",
     text: "A token status list (draft-ietf-oauth-status-list-21), signed: one bit for each token that points to it, 1 once the token \
-is over. True, or refused with 503.",
+is over. True, or refused with 503. Of the past nothing is kept: with `time` the answer is 501.",
     params: &[
         path(
             "list",
             r#"{"type":"integer","minimum":0,"maximum":63}"#,
             "As in the `uri` of a token's `status.status_list`.",
-        ),
-        query(
-            "time",
-            r#"{"type":"integer"}"#,
-            "Refused: the past is not kept.",
         ),
         header("If-None-Match", "The `ETag` of the list that is known."),
         header("Accept-Encoding", "`gzip`, or the list is sent as it is."),
