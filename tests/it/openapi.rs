@@ -1,6 +1,6 @@
 //! The document says what the doors do: an independent tool reads it and tries them.
 
-use crate::support::broker::{Answer, SERVER_SECRET, Setup, TestBroker, b64, sha256, unique};
+use crate::support::broker::{Answer, SERVER_SECRET, Setup, TestBroker, b64, sha256, unique, with};
 use crate::support::issuer::Issuer;
 use crate::support::tools;
 use crate::support::world::{EXCHANGE, JWT, World};
@@ -117,6 +117,15 @@ async fn things(world: &World) -> Value {
     let restricted = broker.admin("POST", "/restrictions", Some(restriction));
     let restricted = restricted.await.body;
     let lease = issued["lease_id"].clone();
+    let mut stranger = broker.platform_claims();
+    stranger["sub"] = json!("stranger");
+    let knock = with(
+        broker.good_form(),
+        "subject_token",
+        &broker.issuer.sign(&stranger),
+    );
+    assert_eq!(broker.exchange(&knock).await.status, 400);
+    let sighting = crate::agents::sighted(broker, "stranger").await;
     json!({
         "hook": "hook-secret",
         "paths": {
@@ -124,9 +133,11 @@ async fn things(world: &World) -> Value {
             "/admin/v1/revocations/{id}": receipt.body["id"],
             "/admin/v1/restrictions/{id}/lift": restricted["id"],
             "/admin/v1/agents/{id}": "deployer",
+            "/admin/v1/sightings/{id}": sighting["id"],
             "/federation/{target}/.well-known/openid-configuration": "aws-prod",
             "/federation/{target}/jwks": "aws-prod",
             "/hooks/{source}": "gitlab",
+            "/status/{list}": 0,
         },
         "bodies": {
             "/token": {
