@@ -259,3 +259,28 @@ fn the_operators_schema_names_every_door() {
         assert_eq!(named, is_admin, "{}", route.id());
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_retirement_is_an_operators_word_and_its_end_an_admins() {
+    let broker = start().await;
+    let bearer = |more: Value| broker.issuer.sign(&claims(&broker, &more));
+    let sre = bearer(json!({ "groups": "sre" }));
+    let admin = bearer(json!({ "groups": "sre", "amr": "hwk" }));
+    let reviewer = bearer(json!({ "groups": "reviewers" }));
+    let review =
+        |decision: &str| Some(json!({ "subject": { "agent": "deployer" }, "decision": decision }));
+    let narrowed = ask(&broker, &reviewer, "POST", "/reviews", review("narrow")).await;
+    assert_eq!(narrowed.status, 200, "{}", narrowed.body);
+    // A reviewer ends nothing.
+    let retired = ask(&broker, &reviewer, "POST", "/reviews", review("retire")).await;
+    assert_eq!(retired.status, 403, "{}", retired.body);
+    broker.issue().await;
+    let retired = ask(&broker, &sre, "POST", "/reviews", review("retire")).await;
+    assert_eq!(retired.status, 200, "{}", retired.body);
+    let lift = || Some(json!({ "selector": { "agent": "deployer" }, "reason": "a mistake" }));
+    for (who, status) in [(&sre, 403), (&admin, 200)] {
+        let lifted = ask(&broker, who, "POST", "/lifts", lift()).await;
+        assert_eq!(lifted.status, status, "{}", lifted.body);
+    }
+    broker.issue().await;
+}
