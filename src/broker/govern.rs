@@ -7,6 +7,7 @@ use crate::agents::governance::{Due, Notice};
 use crate::agents::{Terms, Turn};
 use crate::audit::Event;
 use crate::fences::View;
+use crate::store::StoreError;
 use crate::telemetry::metric;
 use crate::wire::Subject;
 use time::{Date, OffsetDateTime};
@@ -54,15 +55,42 @@ impl Broker {
         });
         let charges: Vec<_> = agents.chain(missions).collect();
         let mut done = Governed::default();
+        let mut unread = None;
         for page in charges.chunks(PAGE) {
-            let subjects: Vec<_> = page.iter().map(|charge| charge.subject.clone()).collect();
-            let records = remembered(self.store.as_ref(), &subjects, now).await?;
-            for (charge, found) in page.iter().zip(records) {
-                self.look_after(charge, found, &view, (now, &mut done))
-                    .await?;
+            for (charge, found) in page.iter().zip(self.found(page, now).await?) {
+                match found {
+                    Ok(found) => {
+                        self.look_after(charge, found, &view, (now, &mut done))
+                            .await?;
+                    }
+                    Err(refusal) => {
+                        let why = &refusal.detail;
+                        tracing::error!(subject = %charge.subject, why, "governance: unreadable");
+                        unread = Some(refusal);
+                    }
+                }
             }
         }
-        Ok(done)
+        unread.map_or(Ok(done), Err)
+    }
+
+    /// One record that cannot be read keeps nobody else from being looked after.
+    async fn found(
+        &self,
+        page: &[Charge],
+        now: OffsetDateTime,
+    ) -> Result<Vec<Result<Found, Refusal>>, Refusal> {
+        let subjects: Vec<_> = page.iter().map(|charge| charge.subject.clone()).collect();
+        match remembered(self.store.as_ref(), &subjects, now).await {
+            Ok(found) => return Ok(found.into_iter().map(Ok).collect()),
+            Err(StoreError::Corrupt(_)) => {}
+            Err(error) => return Err(error.into()),
+        }
+        let mut each = Vec::with_capacity(subjects.len());
+        for subject in &subjects {
+            each.push(self.remember(subject, now).await);
+        }
+        Ok(each)
     }
 
     async fn look_after(

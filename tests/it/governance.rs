@@ -1,15 +1,16 @@
 //! Governance by the clock, over the wire: two replicas on one store, one clock that the test sets
 //! forward, and exactly one of them acts.
 
-use crate::support::broker::{Setup, TestBroker};
+use crate::support::broker::{Setup, TestBroker, with};
 use crate::support::issuer::Issuer;
 use crate::support::redis::RedisServer;
 use crate::support::time::Manual;
+use dayfly::ids::ShardId;
 use dayfly::jose::{Algorithm, SigningKey};
 use dayfly::secret::Secret;
-use dayfly::store::Store;
 use dayfly::store::embedded::Embedded;
 use dayfly::store::redis::{Redis, RedisSettings};
+use dayfly::store::{Key, Outcome, Store, Transaction, Write};
 use serde_json::{Value, json};
 use std::sync::Arc;
 use std::time::Duration;
@@ -224,8 +225,8 @@ async fn an_overdue_review_refuses_what_is_new_and_leaves_what_is_alive() {
         claims["mission"]["id"] = json!("short");
         claims["authorization_details"][0]["actions"] = json!(["deploy:read"]);
         let intent = pair.one.sign_intent(&claims);
-        let form = crate::support::broker::with(pair.one.good_form(), "subject_token", &token);
-        crate::support::broker::with(form, "intent", &intent)
+        let form = with(pair.one.good_form(), "subject_token", &token);
+        with(form, "intent", &intent)
     };
     // Warned of, it still gets what it asks for.
     let issued = pair.one.exchange(&ask()).await;
@@ -245,6 +246,69 @@ async fn an_overdue_review_refuses_what_is_new_and_leaves_what_is_alive() {
     let lift = json!({ "selector": { "mission": "short" }, "reason": "in a hurry" });
     let lifted = pair.one.admin("POST", "/lifts", Some(lift)).await;
     assert_eq!(lifted.status, 403, "{}", lifted.body);
+}
+
+const WAITING: &str = "[agent.other]\nowner = \"x@acme.example\"\npurpose = \"Waits\"\nends = 2099-01-01\n\
+    identity = { issuer = \"ci\", subject = \"other\" }\nintent_keys = \"file:deployer.jwks.json\"\n\
+    review_every = \"10d\"\noverdue = \"warn 5d, then refuse\"\ndormant = \"3650d\"\n";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_record_that_cannot_be_read_keeps_nobody_else_from_being_looked_after() {
+    let pair = Pair::start(WAITING).await;
+    pair.round().await;
+    let key = Key {
+        shard: ShardId::INSTALLATION,
+        name: b"governed/agent/deployer".to_vec(),
+    };
+    let read = pair.store.get(std::slice::from_ref(&key)).await.unwrap();
+    assert!(read[0].is_some(), "it is the record that is meant");
+    let until = pair.one.composed.clock.now() + time::Duration::seconds(30);
+    let garbage = Transaction::new(key.shard, until).write(Write::Put {
+        key,
+        value: b"nothing that was written".to_vec(),
+        expires_at: None,
+    });
+    let outcome = pair.store.commit(garbage).await.unwrap();
+    assert!(matches!(outcome, Outcome::Applied { .. }), "{outcome:?}");
+    for days in [11, 5] {
+        pair.clock.advance(Duration::from_secs(days * DAY));
+        for _ in 0..4 {
+            let fault = pair.one.composed.broker.govern().await.unwrap_err();
+            assert!(fault.detail.contains("a governed record"), "{fault:?}");
+        }
+    }
+    assert_eq!(pair.state("other").await, "under_review");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_response_suspends_what_an_overdue_review_only_keeps_from_anything_new() {
+    let response =
+        "[[response]]\nname = \"knocks\"\non = \"agent_not_in_standing\"\ndo = [\"suspend\"]\n";
+    let pair = Pair::start(&format!("{WAITING}{response}")).await;
+    pair.round().await;
+    pair.days(11).await;
+    pair.days(5).await;
+    assert_eq!(pair.state("other").await, "under_review");
+    // Only what comes after the first look is answered.
+    tokio::time::sleep(Duration::from_millis(1500)).await;
+    for _ in 0..100 {
+        let mut claims = pair.one.platform_claims();
+        claims["sub"] = json!("other");
+        let token = pair.issuer.sign(&claims);
+        let mut intent = pair.one.intent_claims(&token);
+        for name in ["iss", "sub", "client_id"] {
+            intent[name] = json!("other");
+        }
+        let intent = pair.one.sign_intent(&intent);
+        let form = with(pair.one.good_form(), "subject_token", &token);
+        let form = with(with(form, "intent", &intent), "client_id", "other");
+        assert_eq!(pair.one.exchange(&form).await.status, 400);
+        if pair.state("other").await == "suspended" {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    panic!("{}", pair.state("other").await);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -97,7 +97,12 @@ impl Broker {
         (author, reason): (String, String),
         now: OffsetDateTime,
     ) -> Result<(), Refusal> {
-        if kind == FenceKind::Hold && self.view()?.held(&[dimension.hash()]).is_some() {
+        // SECURITY: only what stops as much, and as long. A review that is overdue refuses what is new, and
+        // what is alive lives on.
+        let held = self.view()?.held(&[dimension.hash()]);
+        let stands =
+            held.is_some_and(|hold| hold.weight >= Weight::Suspension && hold.until.is_none());
+        if kind == FenceKind::Hold && stands {
             return Ok(());
         }
         let fence = NewFence {
