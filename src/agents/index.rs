@@ -6,7 +6,7 @@
 use super::{Agent, IdentityMatch};
 use crate::identity::{Caller, claims};
 use crate::ids::{AgentId, IssuerId};
-use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
+use governor::{DefaultDirectRateLimiter, DefaultKeyedRateLimiter, Quota, RateLimiter};
 use serde_json::Value;
 use std::collections::{BTreeMap, HashMap};
 use std::num::NonZeroU32;
@@ -35,6 +35,8 @@ pub enum RegistryError {
 pub(super) struct Entry {
     pub(super) agent: Arc<Agent>,
     pub(super) requests: DefaultDirectRateLimiter,
+    /// Of each person who runs it.
+    pub(super) in_person: DefaultKeyedRateLimiter<(IssuerId, String)>,
 }
 
 impl Entry {
@@ -44,6 +46,7 @@ impl Entry {
         Ok(Self {
             agent,
             requests: RateLimiter::direct(Quota::per_minute(per_minute)),
+            in_person: RateLimiter::keyed(Quota::per_minute(per_minute)),
         })
     }
 }

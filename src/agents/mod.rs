@@ -167,7 +167,7 @@ impl Registry {
                 return caller.client().and_then(|client| self.get(client));
             }
             // SECURITY: a person is no agent, and says which one to run. Whether that may be run by
-            // a person at all, its mission decides.
+            // this person, policy says before anything else is done about it.
             Proof::Person => {
                 let named = caller.named_client()?.parse::<AgentId>().ok()?;
                 return self.get(&named);
@@ -227,7 +227,7 @@ impl Registry {
             });
         }
         check_standing(&agent, view, now)?;
-        self.count(&agent)?;
+        self.count(&agent, &caller)?;
         Ok(AdmittedAgent { agent, caller })
     }
 
@@ -242,18 +242,23 @@ impl Registry {
         }
     }
 
-    /// Last, so that only an agent in standing uses up its own allowance.
-    fn count(&self, agent: &Agent) -> Result<(), AgentError> {
+    /// Last, so that only an agent in standing uses up its own allowance. A person who runs it uses up
+    /// neither the agent's nor another person's.
+    fn count(&self, agent: &Agent, caller: &Caller) -> Result<(), AgentError> {
         let Some(entry) = self.entries.get(&agent.id) else {
             return Err(AgentError::Unknown);
         };
-        entry
-            .requests
-            .check()
-            .map_err(|not_until| AgentError::TooMany {
-                agent: agent.id.clone(),
-                retry_after: not_until.wait_time_from(DefaultClock::default().now()),
-            })
+        let counted = match caller.proof() {
+            Proof::Person => {
+                let person = (caller.issuer().clone(), caller.subject().to_owned());
+                entry.in_person.check_key(&person)
+            }
+            _ => entry.requests.check(),
+        };
+        counted.map_err(|not_until| AgentError::TooMany {
+            agent: agent.id.clone(),
+            retry_after: not_until.wait_time_from(DefaultClock::default().now()),
+        })
     }
 }
 

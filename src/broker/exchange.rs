@@ -2,10 +2,10 @@
 
 use super::delegation::Sorted;
 use super::{Broker, Bundle, Reason, Refusal, sightings};
-use crate::agents::AdmittedAgent;
+use crate::agents::{AdmittedAgent, AgentError};
 use crate::connectors::{Connector, Minted, handle};
 use crate::fences::View;
-use crate::identity::{Caller, Confirmation, Presented};
+use crate::identity::{Caller, Confirmation, Person, Presented};
 use crate::ids::LeaseId;
 use crate::intent::{Asked, Behalf, Intent};
 use crate::leases::{Issued, LeaseError};
@@ -260,16 +260,30 @@ async fn verify(
 ) -> Result<Caller, Refusal> {
     let certificate = own.certificate.as_ref();
     let mut caller = match behalf {
-        Behalf::InPerson(person) => bundle.identity.in_person(person, own, now)?,
+        Behalf::InPerson(person) => {
+            let caller = bundle.identity.in_person(person, own, now)?;
+            may_run(bundle, person, &caller)?;
+            caller
+        }
         _ => bundle.identity.verify(own, now).await?,
     };
-    if let Some(parent) = behalf.parent() {
-        caller.show(parent.bound_key(), certificate);
+    if let Behalf::Person(person) = behalf {
+        person.on_behalf()?;
     }
+    caller.show(behalf.bound_key(), certificate);
     if bundle.agents.binds_certificates(&caller) {
         caller.bind_certificate(certificate)?;
     }
     Ok(caller)
+}
+
+/// SECURITY: before anything is asked, counted or written about the agent that a person names. Whoever
+/// may not run it learns no more than of an agent that there is not.
+fn may_run(bundle: &Bundle, person: &Person, caller: &Caller) -> Result<(), Refusal> {
+    match bundle.agents.find(caller) {
+        Some(agent) if bundle.policy.runs_in_person(&agent.id, person) => Ok(()),
+        _ => Err(AgentError::Unknown.into()),
+    }
 }
 
 /// A spent proof, where the proof was the grant itself: `invalid_grant` (RFC 7523 section 3.1).

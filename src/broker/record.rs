@@ -4,8 +4,8 @@
 use super::{Bundle, Reason, Refusal};
 use crate::audit::{Entry, Event};
 use crate::fences::Fence;
-use crate::identity::Caller;
-use crate::ids::{AgentId, ShardId};
+use crate::identity::{Caller, Proof};
+use crate::ids::{AgentId, IssuerId, ShardId};
 use crate::intent::Intent;
 use crate::leases::Lease;
 use crate::policy::{Grant, Recorded};
@@ -17,13 +17,17 @@ use std::num::NonZeroU32;
 use std::sync::Arc;
 use time::{Duration, OffsetDateTime};
 
-/// Refusals of one agent that are audited one by one, per minute; more are counted.
+/// Refusals of one agent, or of one person who runs it, that are audited one by one, per minute; more
+/// are counted.
 const AUDITED_PER_MINUTE: NonZeroU32 = NonZeroU32::new(60).unwrap();
+
+/// Issuer and subject of a person who runs an agent.
+type Runner = (IssuerId, String);
 
 #[derive(Debug)]
 pub(in crate::broker) struct Recorder {
     store: Arc<dyn Store>,
-    quota: DefaultKeyedRateLimiter<AgentId>,
+    quota: DefaultKeyedRateLimiter<(AgentId, Option<Runner>)>,
 }
 
 impl Recorder {
@@ -34,7 +38,7 @@ impl Recorder {
 
     /// Whether one more entry about this agent may be written now.
     pub(in crate::broker) fn within_quota(&self, agent: &AgentId) -> bool {
-        self.quota.check_key(agent).is_ok()
+        self.quota.check_key(&(agent.clone(), None)).is_ok()
     }
 
     pub(in crate::broker) fn released(&self, lease: &Lease) {
@@ -72,7 +76,9 @@ impl Recorder {
             refusal.reason,
             Reason::Internal | Reason::StoreUnavailable | Reason::StaleView
         );
-        if unwritable || self.quota.check_key(agent).is_err() {
+        let person = caller.proof() == Proof::Person;
+        let runner = person.then(|| (caller.issuer().clone(), caller.subject().to_owned()));
+        if unwritable || self.quota.check_key(&(agent.clone(), runner)).is_err() {
             metrics::counter!(metric::UNAUDITED_REFUSALS).increment(1);
             return;
         }

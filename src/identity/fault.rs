@@ -101,7 +101,9 @@ pub enum TokenFault {
     #[error("it names a workload, not a person")]
     NoPerson,
     #[error(
-        "it is bound to no key: to run an agent in person, sign in with `nonce` = `dayfly-jkt:THUMBPRINT`"
+        "it is no sign-in that is bound to a key: to run an agent in person, send the ID token of one with `nonce` = `dayfly-jkt:THUMBPRINT`"
     )]
     PersonUnbound,
+    #[error("it is a sign-in for the person's own machine: no agent acts on behalf of it")]
+    SignIn,
 }

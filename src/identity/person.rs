@@ -4,6 +4,7 @@
 use super::claims::{self, text};
 use super::{
     Caller, Confirmation, Identity, IdentityError, Presented, PresentedToken, Proof, TokenFault,
+    TokenType, audience,
 };
 use crate::ids::IssuerId;
 use crate::jose::unverified_issuer;
@@ -20,6 +21,8 @@ pub const NONCE_PREFIX: &str = "dayfly-jkt:";
 pub struct Person {
     pub(super) token: Caller,
     pub(super) agents_issuer: String,
+    /// It is the ID token of a sign-in that is bound to a key of the person's own machine.
+    pub(super) sign_in: bool,
 }
 
 impl Person {
@@ -39,6 +42,10 @@ impl Person {
     pub fn token_sha256(&self) -> &[u8; 32] {
         &self.token.token_sha256
     }
+    /// What the token is bound to: whoever presents it proves that.
+    pub fn bound_key(&self) -> Option<&Confirmation> {
+        self.token.bound_key.as_ref()
+    }
     /// Whose the names of agents are: the broker's own URL.
     pub fn agents_issuer(&self) -> &str {
         &self.agents_issuer
@@ -55,6 +62,17 @@ impl Person {
     pub fn session(&self) -> Option<&str> {
         let session = self.token.claims.get("sid").and_then(Value::as_str);
         session.filter(|session| !session.is_empty() && session.len() <= 256)
+    }
+
+    /// Whether an agent that proved itself may act on behalf of the person.
+    ///
+    /// SECURITY: a sign-in that is bound to the person's own key is for that machine alone. Elsewhere
+    /// it would be a bearer token that lies on a laptop.
+    pub fn on_behalf(&self) -> Result<(), IdentityError> {
+        match key_of_nonce(self.claims()) {
+            Ok(None) => Ok(()),
+            _ => Err(IdentityError::InvalidToken(TokenFault::SignIn)),
+        }
     }
 
     /// Whether the token has every one of these claims, alone or as a member of a list.
@@ -83,8 +101,9 @@ impl Identity {
     /// agent's own. A DPoP proof, or a certificate, beside it counts as
     /// beside any other proof.
     ///
-    /// SECURITY: only with a token that is bound to a key. An ID token travels to every API of its
-    /// audience, and any of them could send it here.
+    /// SECURITY: only with a sign-in that is bound to a key. An ID token travels to every API of its
+    /// audience, and any of them could send it here. `cnf` does not do: in a person's access token it
+    /// names the key of the OAuth client, which may be any service that people use.
     pub fn in_person(
         &self,
         person: &Person,
@@ -92,7 +111,7 @@ impl Identity {
         now: OffsetDateTime,
     ) -> Result<Caller, IdentityError> {
         let proved = self.proved(presented, now)?;
-        if person.token.bound_key.is_none() {
+        if !person.sign_in {
             return Err(IdentityError::InvalidToken(TokenFault::PersonUnbound));
         }
         let caller = Caller {
@@ -116,15 +135,33 @@ impl Identity {
         token: &PresentedToken,
         now: OffsetDateTime,
     ) -> Result<Person, IdentityError> {
+        // RFC 9068 section 2.1: an access token may call itself one, and then it is sent as one.
+        let as_access_token = token.token_type == TokenType::AccessToken;
         let token = self.workload(token, now).await?;
-        if token.proof != Proof::Person {
+        let issuer = self.issuers.get(&token.issuer_url);
+        let (Proof::Person, Some(issuer)) = (token.proof, issuer) else {
             return Err(IdentityError::InvalidToken(TokenFault::NoPerson));
-        }
+        };
+        let is_bound = matches!(key_of_nonce(&token.claims), Ok(Some(_)));
         Ok(Person {
+            sign_in: is_bound
+                && !as_access_token
+                && asked_for_us(&token.claims, issuer.audiences()),
             token,
             agents_issuer: self.broker_url.clone(),
         })
     }
+}
+
+/// Whether those whom an ID token is for asked for it themselves (OpenID Connect Core section
+/// 3.1.3.7).
+///
+/// SECURITY: another client could have a person sign in with a `nonce` of its own choice.
+fn asked_for_us(claims: &Map<String, Value>, accepted: &[String]) -> bool {
+    let ours = |client: &Value| accepted.iter().any(|one| client == one);
+    let (azp, client) = (claims.get("azp"), claims.get("client_id"));
+    let known = azp.is_some() || audience::sole(claims).is_some();
+    known && azp.into_iter().chain(client).all(ours)
 }
 
 /// The key in a `nonce` that `dayfly login` chose.

@@ -108,6 +108,7 @@ impl Person {
         Self {
             token: Caller::stated(issuer, url, subject, claims, Facts::new(), now),
             agents_issuer: String::new(),
+            sign_in: false,
         }
     }
 }

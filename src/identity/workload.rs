@@ -152,6 +152,10 @@ impl Issuer {
         })
     }
 
+    pub(super) fn audiences(&self) -> &[String] {
+        &self.settings.audiences
+    }
+
     pub(super) fn is_of_people(&self) -> bool {
         self.settings.people
     }
@@ -215,8 +219,11 @@ impl Issuer {
             return Err(TokenFault::Delegated);
         }
         let mut bound_key = audience::bound_key(claims, audiences)?;
-        if settings.people && bound_key.is_none() {
-            bound_key = person::key_of_nonce(claims)?;
+        if settings.people
+            && let Some(key) = person::key_of_nonce(claims)?
+            && *bound_key.get_or_insert_with(|| key.clone()) != key
+        {
+            return Err(TokenFault::BoundKey);
         }
         // A token that names a key is held to that one.
         let pin = settings.pin.as_ref().filter(|_| bound_key.is_none());

@@ -181,6 +181,15 @@ impl Behalf {
         }
     }
 
+    /// What the subject token is bound to, where it is not the agent's own proof.
+    pub fn bound_key(&self) -> Option<&Confirmation> {
+        match self {
+            Self::Nobody | Self::InPerson(_) => None,
+            Self::Person(person) => person.bound_key(),
+            Self::Parent(parent) => parent.bound_key(),
+        }
+    }
+
     /// The `sub` that an intent may name beside the agent's own name.
     pub(super) fn served(&self) -> Option<String> {
         match self {

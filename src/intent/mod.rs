@@ -365,6 +365,7 @@ impl Intents {
         let key = verified.key().thumbprint();
         let pins = signer.is_none() && signer::is_first_use(key, caller, vouched);
         signer::check_possession((class, pins), key, signed.confirmed_key.as_ref(), caller)?;
+        signer::check_persons_key(class, key, caller, &behalf)?;
         signer::check_behalf(&signed, &behalf)?;
         signer::check_token_hashes(class, &signed, caller, &behalf)?;
         let mission = same_mission(signed.mission, asked.mission.as_ref())?;

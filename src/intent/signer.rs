@@ -7,7 +7,7 @@ use super::behalf::Behalf;
 use super::claims::{ClaimFault, Signed};
 use super::settings::IntentIssuer;
 use super::{IntentError, Intents, IntentsError, SignerClass, TYP, Vouched};
-use crate::identity::{Caller, Confirmation, IssuerKeys, KeySource, Proof};
+use crate::identity::{Caller, Confirmation, IssuerKeys, KeySource, Proof, shown};
 use crate::jose::{Algorithm, Compact, JoseError, KeyClient, TypRule, Verified};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -182,6 +182,26 @@ pub(super) fn check_possession(
         // of their own.
         None if contradicts(bound_key, proved) => Err(IntentError::KeyNotProved),
         _ => Ok(()),
+    }
+}
+
+/// A person's token that is bound to a key is presented by whoever has that key: the agent that signs
+/// with it, or a proof of its own. Of a lease that is handed on, policy says the same.
+pub(super) fn check_persons_key(
+    signer: SignerClass,
+    signing_key: &str,
+    caller: &Caller,
+    behalf: &Behalf,
+) -> Result<(), IntentError> {
+    let Behalf::Person(person) = behalf else {
+        return Ok(());
+    };
+    let by_signature = signer == SignerClass::Agent
+        && person.bound_key().and_then(Confirmation::jkt) == Some(signing_key);
+    if by_signature || shown(person.bound_key(), caller.proved_key()).is_ok() {
+        Ok(())
+    } else {
+        Err(IntentError::KeyNotProved)
     }
 }
 

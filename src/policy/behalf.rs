@@ -5,7 +5,7 @@
 //! own mission names, and what comes of it lies within it.
 
 use super::walk::Question;
-use super::{Denial, Denied, Mission};
+use super::{Denial, Denied, Mission, Policy};
 use crate::agents::Agent;
 use crate::authority::Authority;
 use crate::fences::{Dimension, DimensionKind};
@@ -96,17 +96,29 @@ pub(super) fn served(
     }
 }
 
+impl Policy {
+    /// Whether any mission of the agent lets this person run it. Which one is asked for, and how far
+    /// it reaches, a decision says.
+    pub fn runs_in_person(&self, agent: &AgentId, person: &Person) -> bool {
+        let own = self.own.get(agent).into_iter().flatten();
+        own.filter_map(|id| self.missions.get(id))
+            .any(|mission| mission.in_person && groups_of(person, mission).next().is_some())
+    }
+}
+
+/// The mission's groups that the person belongs to.
+fn groups_of<'a>(person: &Person, mission: &'a Mission) -> impl Iterator<Item = &'a People> {
+    let is_in = |group: &&People| group.issuer == *person.issuer() && person.has(&group.claims);
+    mission.on_behalf_of.iter().filter(is_in)
+}
+
 fn of_person(
     question: &Question<'_>,
     person: &Person,
     in_person: bool,
     mission: &Mission,
 ) -> Result<Served, Denied> {
-    let groups: Vec<&People> = mission
-        .on_behalf_of
-        .iter()
-        .filter(|group| group.issuer == *person.issuer() && person.has(&group.claims))
-        .collect();
+    let groups: Vec<&People> = groups_of(person, mission).collect();
     if groups.is_empty() {
         let (name, mission) = (person.subject(), &mission.id);
         let why = format!("{mission} is not given on behalf of {name}");

@@ -5,6 +5,7 @@ mod cascade;
 mod in_person;
 mod people;
 mod processes;
+mod sign_ins;
 
 use crate::support::broker::{Setup, TestBroker, b64, form, sha256, unique};
 use crate::support::issuer::Issuer;

@@ -31,12 +31,20 @@ impl House {
     }
 
     fn person(&self, bound_to: Option<&SigningKey>) -> String {
+        self.person_with(bound_to, None)
+    }
+
+    /// The same, with a token that is bound to a certificate, too.
+    fn person_with(&self, bound_to: Option<&SigningKey>, shown: Option<&Issued>) -> String {
         let now = self.broker.now();
         let nonce = bound_to.map(|key| format!("dayfly-jkt:{}", key.thumbprint()));
-        let claims = json!({
+        let mut claims = json!({
             "iss": "https://people.example", "sub": "00u1", "aud": "dayfly-people",
             "iat": now, "exp": now + 300, "groups": ["oncall"], "nonce": nonce.unwrap_or_default(),
         });
+        if let Some(shown) = shown {
+            claims["cnf"] = json!({ "x5t#S256": shown.thumbprint() });
+        }
         sign(&self.robot, &json!({ "alg": "ES256" }), &claims)
     }
 
@@ -113,12 +121,33 @@ async fn a_bad_certificate_makes_no_person_of_its_agent() {
     assert_refused(&answer, Reason::InvalidClient, "not its certificate");
     let svid = house.svid();
     let answer = house.ask(Some(&svid), &in_person("plain")).await;
-    assert_refused(&answer, Reason::InvalidIntent, "another workload's");
+    assert_refused(&answer, Reason::InvalidToken, "for a workload");
     // Who must be bound is, in person, too.
     let answer = house.ask(None, &in_person("bound")).await;
     assert_refused(&answer, Reason::InvalidClient, "no certificate to bind to");
     let answer = house.ask(Some(&mesh), &in_person("bound")).await;
     house.granted_to(&mesh, &answer, "bound in person").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_persons_token_that_is_bound_to_a_certificate_goes_with_it_and_runs_nothing() {
+    let house = House::start().await;
+    let ask = async |shown: &Issued, person: &str, agent: &str| {
+        let form = house.form_for(person, agent, "assist", Some(agent));
+        house.ask(Some(shown), &form).await
+    };
+    let mesh = self_signed(vec![], AS_IT_IS);
+    let person = house.person_with(None, Some(&house.pinned));
+    let answer = ask(&house.pinned, &person, "pinned").await;
+    house.granted_to(&house.pinned, &answer, "its own").await;
+    let other = house.person_with(None, Some(&mesh));
+    let answer = ask(&house.pinned, &other, "pinned").await;
+    assert_refused(&answer, Reason::InvalidIntent, "another certificate's");
+    let answer = ask(&mesh, &other, "plain").await;
+    assert_refused(&answer, Reason::InvalidToken, "in person");
+    let both = house.person_with(Some(&house.broker.key), Some(&mesh));
+    let answer = ask(&mesh, &both, "plain").await;
+    assert_refused(&answer, Reason::InvalidToken, "a certificate and a key");
 }
 
 #[tokio::test(flavor = "multi_thread")]
