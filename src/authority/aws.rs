@@ -3,7 +3,8 @@
 //! To IAM `*`, `?` and `${...}` are all patterns; only `*` is accepted here. An ARN is six fields;
 //! a ceiling's `*` stays within its field, except in the last one, which is the rest of the text.
 //! IAM itself lets `*` run across `:`, so a `*` that is asked for in the first five fields is
-//! covered only by a ceiling that leaves that field entirely open.
+//! covered only by a ceiling that leaves that field entirely open. Whether two ARNs share anything is
+//! asked as IAM would: of the whole texts.
 
 use super::compare::Terms;
 use super::glob;
@@ -20,6 +21,13 @@ pub(super) struct Arn {
     /// Partition, service, region, account.
     fields: [String; 4],
     resource: String,
+}
+
+impl Arn {
+    /// After the `arn:` that all of them have.
+    fn text(&self) -> String {
+        format!("{}:{}", self.fields.join(":"), self.resource)
+    }
 }
 
 impl Terms for Aws {
@@ -133,11 +141,8 @@ impl Terms for Aws {
     }
 
     fn locations_overlap(one: &Arn, other: &Arn) -> bool {
-        glob::overlap(&one.resource, &other.resource)
-            && one
-                .fields
-                .iter()
-                .zip(&other.fields)
-                .all(|(one, other)| glob::overlap(one, other))
+        // SECURITY: as IAM reads them, as whole texts: `*:checkout*` is also `*:*:function:checkout`.
+        // Without a `*` in the first five fields of either this is the comparison field by field.
+        glob::overlap(&one.text(), &other.text())
     }
 }

@@ -1,6 +1,7 @@
 use super::*;
 use proptest::prelude::*;
 
+mod arns;
 mod details;
 mod exact;
 mod sql;
