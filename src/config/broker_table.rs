@@ -265,18 +265,24 @@ fn limits(reader: &Reader<'_>) -> (DoorSettings, Option<usize>) {
     if let Some(timeout) = limits.duration("request_timeout", bounds) {
         doors.request_timeout = timeout.value;
     }
+    let certificates = limits.boolean("client_cert_header") == Some(true);
     for proxy in limits.texts("trusted_proxies").unwrap_or_default() {
+        let help = "name the proxies' own addresses";
         match proxy.value.parse::<Network>() {
             // SECURITY: then every peer could name the address that it is counted under.
-            Ok(_) if proxy.value.ends_with("/0") => {
-                let help = "name the proxies' own addresses";
+            Ok(network) if network.is_wider_than(1, 1) => {
                 limits.bad(proxy.at, "this trusts everybody", help);
+            }
+            // SECURITY: whoever has an address in it says who a client is.
+            Ok(network) if certificates && network.is_wider_than(24, 64) => {
+                let problem = "with `client_cert_header` a network of proxies is at most a /24, or a /64 of IPv6";
+                limits.bad(proxy.at, problem, help);
             }
             Ok(network) => doors.trusted_proxies.push(network),
             Err(error) => limits.bad(proxy.at, error.to_string(), ""),
         }
     }
-    if let Some(true) = limits.boolean("client_cert_header") {
+    if certificates {
         doors.client_cert_header = true;
         if let (true, Some(node)) = (
             doors.trusted_proxies.is_empty(),

@@ -32,6 +32,16 @@ pub struct Network {
 pub struct NetworkError(String);
 
 impl Network {
+    /// Whether it has more addresses than a network of such a prefix, one for each family.
+    pub fn is_wider_than(&self, v4: u8, v6: u8) -> bool {
+        self.prefix
+            < if self.first.to_canonical().is_ipv4() {
+                v4
+            } else {
+                v6
+            }
+    }
+
     pub fn contains(&self, address: IpAddr) -> bool {
         let (first, address) = (self.first.to_canonical(), address.to_canonical());
         match (first, address) {

@@ -104,6 +104,36 @@ fn somebody_must_ask_for_what_an_agent_is_known_by() {
     assert!(codes("", &unbound).is_empty());
 }
 
+/// Who has an address among the proxies says which certificate a client showed.
+#[test]
+fn few_have_the_address_of_a_proxy_that_tells_of_certificates() {
+    let limits = |proxy: &str, header: bool| {
+        format!(
+            "limits = {{ trusted_proxies = [\"10.0.0.7\", \"{proxy}\"], client_cert_header = {header} }}\n"
+        )
+    };
+    for (proxy, fits) in [
+        ("10.1.2.0/24", true),
+        ("10.1.2.0/23", false),
+        ("10.0.0.0/8", false),
+        ("::ffff:10.0.0.0/8", false),
+        ("2001:db8::/64", true),
+        ("2001:db8::/63", false),
+        ("2001:db8::1", true),
+    ] {
+        let expected: &[&str] = if fits { &[] } else { &["bad_value"] };
+        assert_eq!(codes(&limits(proxy, true), GITHUB), expected, "{proxy}");
+        // An address to count by is another matter.
+        assert!(codes(&limits(proxy, false), GITHUB).is_empty(), "{proxy}");
+    }
+    for everybody in ["0.0.0.0/0", "::/0", "0.0.0.0/00"] {
+        for header in [true, false] {
+            let codes = codes(&limits(everybody, header), GITHUB);
+            assert_eq!(codes, ["bad_value"], "{everybody} {header}");
+        }
+    }
+}
+
 #[test]
 fn doors_for_certificates_are_over_tls_and_headers_from_somebody() {
     let listen = "listen = \"127.0.0.1:8443\"";
