@@ -219,7 +219,7 @@ async fn wait_for_code(
     let (sender, mut receiver) = mpsc::channel::<Redirected>(1);
     let router = axum::Router::new()
         .route("/callback", axum::routing::get(callback))
-        .with_state(sender);
+        .with_state((sender, state));
     let server = tokio::spawn(async move { axum::serve(listener, router).await });
     let came = tokio::time::timeout(PATIENCE, receiver.recv()).await;
     // The page that tells the person so is still on its way.
@@ -234,21 +234,22 @@ async fn wait_for_code(
             ..Failure::failed(format!("the provider refused: {error}"))
         });
     }
-    // SECURITY: a code that comes with another state belongs to somebody else's sign-in.
-    if came.state.as_deref() != Some(state.secret().as_str()) {
-        return Err(Failure {
-            code: 4,
-            ..Failure::failed("the answer belongs to another sign-in")
-        });
-    }
     came.code
         .ok_or_else(|| Failure::failed("the provider gave no code"))
 }
 
 async fn callback(
-    State(sender): State<mpsc::Sender<Redirected>>,
+    State((sender, state)): State<(mpsc::Sender<Redirected>, CsrfToken)>,
     Query(came): Query<Redirected>,
 ) -> (StatusCode, &'static str) {
+    // SECURITY: a code or an error that comes with another state belongs to somebody else's sign-in, and
+    // any page can send a browser here: it neither counts nor ends the wait.
+    if came.state.as_deref() != Some(state.secret().as_str()) {
+        return (
+            StatusCode::BAD_REQUEST,
+            "This belongs to another sign-in. The terminal waits for its own.\n",
+        );
+    }
     // A second visit changes nothing: the first one is being handled.
     drop(sender.try_send(came));
     (

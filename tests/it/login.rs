@@ -34,6 +34,8 @@ struct Provider {
     group: &'static str,
     denies: bool,
     drops_nonces: AtomicBool,
+    /// Others come to the callback first.
+    crowded: AtomicBool,
     codes: Mutex<HashMap<String, Fields>>,
 }
 
@@ -51,6 +53,7 @@ impl Provider {
             group,
             denies,
             drops_nonces: AtomicBool::new(false),
+            crowded: AtomicBool::new(false),
             codes: Mutex::default(),
         });
         let router = Router::new()
@@ -117,6 +120,19 @@ roles = [
                 let answer = http.get(&line[at..]).send().await.unwrap();
                 assert_eq!(answer.status(), 303, "{}", answer.text().await.unwrap());
                 let to = answer.headers()["location"].to_str().unwrap().to_owned();
+                if self.crowded.load(Ordering::SeqCst) {
+                    let (place, state) = to.split_once('?').unwrap();
+                    let state = state.split_once("&state=").unwrap().1;
+                    for others in [
+                        format!("code=theirs&state=x{state}"),
+                        format!("error=access_denied&state=x{state}"),
+                        "code=theirs".to_owned(),
+                        format!("code=theirs&state={state}&state={state}"),
+                    ] {
+                        let page = http.get(format!("{place}?{others}")).send().await.unwrap();
+                        assert_eq!(page.status(), 400, "{others}");
+                    }
+                }
                 let page = http.get(browser(to)).send().await.unwrap();
                 assert_eq!(page.status(), 200);
             }
@@ -253,9 +269,6 @@ async fn a_sign_in_that_goes_wrong_stores_nothing_and_says_why() {
     let folder = tempfile::tempdir().unwrap();
     let state = folder.path().to_str().unwrap();
     let provider = Provider::start("on-call", false, None).await;
-    let foreign = |to: String| to.replace("&state=", "&state=x");
-    let done = provider.login(state, foreign).await;
-    assert!(done.is(4).err.contains("another sign-in"), "{done:?}");
     let wrong_code = |to: String| to.replace("?code=", "?code=x");
     provider.login(state, wrong_code).await.is(4);
 
@@ -267,4 +280,14 @@ async fn a_sign_in_that_goes_wrong_stores_nothing_and_says_why() {
     let done = provider.login(state, |to| to).await;
     assert!(done.is(1).err.contains("else.example"), "{done:?}");
     assert!(!folder.path().join("dayfly/operator-token").exists());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_comes_with_another_state_is_turned_away_and_the_sign_in_waits_for_its_own() {
+    let folder = tempfile::tempdir().unwrap();
+    let state = folder.path().to_str().unwrap();
+    let provider = Provider::start("on-call", false, None).await;
+    provider.crowded.store(true, Ordering::SeqCst);
+    provider.login(state, |to| to).await.is(0);
+    assert!(folder.path().join("dayfly/operator-token").exists());
 }
