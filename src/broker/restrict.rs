@@ -123,7 +123,10 @@ impl Broker {
         })
     }
 
-    fn restriction(&self, request: &RestrictionRequest) -> Result<Restriction, Refusal> {
+    pub(in crate::broker) fn restriction(
+        &self,
+        request: &RestrictionRequest,
+    ) -> Result<Restriction, Refusal> {
         let bundle = self.bundle.load();
         let malformed = |what: String, at: &str| {
             let refusal = Refusal::new(Reason::MalformedRequest, what).exact();

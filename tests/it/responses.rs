@@ -1,8 +1,10 @@
 //! What happens reaches a person, or stops something by itself.
 
-use crate::support::broker::{Answer, Setup, TestBroker, unique, with};
+use crate::support::broker::{Answer, Setup, TestBroker, configuration, unique, with};
+use crate::support::time::Manual;
 use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode};
+use dayfly::config;
 use dayfly::store::Store;
 use dayfly::store::embedded::Embedded;
 use serde_json::{Value, json};
@@ -158,6 +160,60 @@ async fn a_restriction_by_itself_stands_once() {
     assert_eq!(items[0]["by"], "response shrink");
     let refused = broker.exchange(&broker.good_form()).await;
     assert_eq!(refused.reason(), "restricted");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_restriction_that_says_more_or_soon_ends_is_not_the_one_that_is_wanted() {
+    let (pager, url) = Pager::start().await;
+    let response = |more: &str| {
+        notify(&url)
+            + "[[response]]\nname = \"shrink\"\non = \"exceeds_mission\"\ndo = [\"restrict\", \"notify\"]\n\
+               restrict = { target = \"deploy-api\", deny = [\"deploy:write\"], for = \"1h\", "
+            + more
+            + " }\n"
+    };
+    let narrow = r#"locations = ["https://deploy.example/billing"]"#;
+    let wide = r#"locations = ["https://deploy.example/*"]"#;
+    let ends = r#"locations = ["https://deploy.example/*"], end_leases = true"#;
+    let clock = Manual::start();
+    let broker = TestBroker::with(Setup {
+        more: response(narrow),
+        clock: clock.clone(),
+        ..Setup::default()
+    })
+    .await;
+    tokio::time::sleep(Duration::from_millis(1500)).await;
+    let reload = async |more: &str| {
+        let text = configuration(&broker.url, &broker.issuer, "ES256") + &response(more);
+        let files = vec![("test.toml".to_owned(), text)];
+        let settings = config::load_with(files, broker.folder.path().to_owned())
+            .and_then(|document| document.resolve())
+            .unwrap_or_else(|problems| panic!("{problems}"));
+        broker.composed.reload(&settings).await.unwrap();
+    };
+    let mut told = 0;
+    // Twice each: the second finds the first.
+    for (number, more) in [narrow, wide, ends].into_iter().enumerate() {
+        reload(more).await;
+        for _ in 0..2 {
+            wander(&broker).await;
+            told += 1;
+            pager.has(told).await;
+        }
+        let listed = broker.admin("GET", "/restrictions", None).await.body;
+        let items = listed["items"].as_array().unwrap();
+        assert_eq!(items.len(), number + 1, "{more}: {listed}");
+    }
+    assert_eq!(
+        broker.exchange(&broker.good_form()).await.reason(),
+        "restricted"
+    );
+    // All of them end within the minute.
+    clock.advance(Duration::from_secs(3600 - 50));
+    wander(&broker).await;
+    pager.has(told + 1).await;
+    let listed = broker.admin("GET", "/restrictions", None).await.body;
+    assert_eq!(listed["items"].as_array().unwrap().len(), 4, "{listed}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

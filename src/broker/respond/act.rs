@@ -6,7 +6,7 @@ use crate::broker::{Broker, Operator, Reason, Refusal, Role};
 use crate::fences::{Dimension, DimensionKind, FenceKind, LONGEST_LIFETIME, NewFence, Weight};
 use crate::ids::{AgentId, MissionId};
 use crate::wire::{RestrictionRequest, Selector};
-use time::OffsetDateTime;
+use time::{Duration, OffsetDateTime};
 
 impl Broker {
     /// Doing it again does nothing: what is held is held.
@@ -40,7 +40,9 @@ impl Broker {
             .and_then(|name| name.parse::<AgentId>().ok());
         match (action, agent) {
             (Action::Notify, _) => Ok(()),
-            (Action::Restrict(request), _) => self.restrict_once(request, &author, reason).await,
+            (Action::Restrict(request), _) => {
+                self.restrict_once(request, (author, reason), now).await
+            }
             (Action::HoldMission, agent) => {
                 let Some(mission) = self.own_mission(message, agent) else {
                     return Ok(());
@@ -121,28 +123,31 @@ impl Broker {
     async fn restrict_once(
         &self,
         request: &RestrictionRequest,
-        author: &str,
-        reason: String,
+        (author, reason): (String, String),
+        now: OffsetDateTime,
     ) -> Result<(), Refusal> {
+        let request = RestrictionRequest {
+            reason,
+            ..request.clone()
+        };
+        let wanted = match self.restriction(&request) {
+            // Its target is gone: trying again would not help.
+            Err(refusal) if refusal.reason == Reason::NotFound => return Ok(()),
+            wanted => wanted?,
+        };
         let view = self.view()?;
-        let stands = view
-            .denied_on(request.target.as_str())
-            .any(|(fence, denied)| {
-                let permission = denied.0.first();
-                fence.author == author
-                    && permission.is_some_and(|one| one.actions == request.actions)
-            });
+        let stands = view.denied_on(request.target.as_str()).any(|(fence, _)| {
+            fence.author == author
+                && fence.restriction.as_ref() == Some(&wanted)
+                && lasts(fence.until, request.for_seconds, now)
+        });
         if stands {
             return Ok(());
         }
         let by = Operator {
-            name: author.to_owned(),
+            name: author,
             role: Role::Operator,
             break_glass: false,
-        };
-        let request = RestrictionRequest {
-            reason,
-            ..request.clone()
         };
         match self.restrict(&by, request, false).await {
             // Its target is gone, or it was never one: trying again would not help.
@@ -150,4 +155,14 @@ impl Broker {
             done => done.map(drop),
         }
     }
+}
+
+/// Whether a restriction stands for long enough that another is not needed: for a minute, or for half
+/// of what another would last where that is less, so that short ones do not pile up.
+fn lasts(until: Option<OffsetDateTime>, another: Option<u32>, now: OffsetDateTime) -> bool {
+    const LEAST: Duration = Duration::MINUTE;
+    let least = another.map_or(LEAST, |seconds| {
+        LEAST.min(Duration::seconds(seconds.into()) / 2)
+    });
+    until.is_none_or(|until| until - now > least)
 }
