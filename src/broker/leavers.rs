@@ -34,9 +34,7 @@ impl Broker {
         let Some(names) = left(body)? else {
             return Ok(());
         };
-        for name in &names {
-            allowed(source, name)?;
-        }
+        let names = allowed(source, names)?;
         let now = self.clock.now();
         let view = self.view()?;
         for owner in owners(bundle, &names) {
@@ -84,18 +82,23 @@ fn left(body: &Value) -> Result<Option<BTreeSet<String>>, Refusal> {
     Ok((!active).then_some(names))
 }
 
-/// SECURITY: a source deactivates the people of its own domains, by default nobody.
-fn allowed(source: &SourceSettings, name: &str) -> Result<(), Refusal> {
-    let domain = name.rsplit_once('@').map(|(_, domain)| domain);
-    let fits = |allowed: &String| {
-        allowed.eq_ignore_ascii_case(name)
-            || domain.is_some_and(|domain| domain.eq_ignore_ascii_case(allowed))
+/// SECURITY: a source deactivates the people of its own domains, by default nobody. Providers also tell
+/// the private addresses of people: those say nothing, and do not keep the others from being heard.
+fn allowed(source: &SourceSettings, names: BTreeSet<String>) -> Result<BTreeSet<String>, Refusal> {
+    let is_own = |name: &String| {
+        let domain = name.rsplit_once('@').map(|(_, domain)| domain);
+        source.may_end.iter().any(|allowed| {
+            allowed.eq_ignore_ascii_case(name)
+                || domain.is_some_and(|domain| domain.eq_ignore_ascii_case(allowed))
+        })
     };
-    if source.may_end.iter().any(fits) {
-        return Ok(());
+    let (own, foreign): (BTreeSet<_>, BTreeSet<_>) = names.into_iter().partition(is_own);
+    if own.is_empty() {
+        let foreign = Vec::from_iter(foreign).join("`, `");
+        let problem = format!("source {} may not deactivate `{foreign}`", source.name);
+        return Err(Refusal::new(Reason::NotPermitted, problem));
     }
-    let problem = format!("source {} may not deactivate `{name}`", source.name);
-    Err(Refusal::new(Reason::NotPermitted, problem))
+    Ok(own)
 }
 
 /// As the configuration writes them.

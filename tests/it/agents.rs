@@ -139,6 +139,8 @@ async fn what_a_leaver_owned_is_suspended_agents_and_missions() {
         })
     };
     let left = |name: &str| user(name, json!(false));
+    let mut foreign = left("sre@other.example");
+    foreign["emails"] = json!([{ "value": "sre@home.example" }]);
     // Each is wrong in one thing, and ends nothing.
     for (bearer, body, status) in [
         (None, left("sre@acme.example"), 401),
@@ -146,6 +148,7 @@ async fn what_a_leaver_owned_is_suspended_agents_and_missions() {
         (Some("Basic hook-secret"), left("sre@acme.example"), 401),
         (secret, left("sre@other.example"), 403),
         (secret, left("sre@notacme.example"), 403),
+        (secret, foreign, 403),
         (secret, json!({ "active": false }), 400),
         (secret, json!({ "userName": "sre@acme.example" }), 400),
         (secret, user("sre@acme.example", json!(true)), 204),
@@ -164,9 +167,9 @@ async fn what_a_leaver_owned_is_suspended_agents_and_missions() {
     assert!(!broker.is_active(token.as_str().unwrap()).await);
     assert_eq!(broker.exchange(&broker.good_form()).await.reason(), "held");
     assert_eq!(state(&broker, "deployer").await, "active");
-    // The agent's owner, by one of several addresses.
+    // The agent's owner, by one of several addresses. A private one is not the source's to speak of.
     let mut body = left("p@acme.example");
-    body["emails"] = json!([{ "value": "payments@acme.example" }]);
+    body["emails"] = json!([{ "value": "p@home.example" }, { "value": "payments@acme.example" }]);
     assert_eq!(scim(&broker, secret, &body).await, 204);
     assert_eq!(state(&broker, "deployer").await, "suspended");
     let refused = broker.exchange(&broker.good_form()).await;
