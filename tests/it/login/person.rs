@@ -283,8 +283,16 @@ async fn an_agent_serves_a_person_whose_token_it_was_given() {
         secret_file(&path, text);
         path.to_str().unwrap().to_owned()
     };
+    // A sign-in of the command line runs agents on its laptop; whoever hands a token on has another.
     let stored = laptop.stored();
-    let person = in_folder("person.jwt", stored["id_token"].as_str().unwrap());
+    let sign_in = in_folder("sign-in.jwt", stored["id_token"].as_str().unwrap());
+    let key = &laptop.provider.key;
+    let claims = json!({
+        "iss": laptop.provider.url, "sub": "olga", "aud": CLIENT, "sid": "session-1",
+        "iat": now(), "exp": now() + 300, "groups": ["on-call"],
+    });
+    let handed_on = key.sign("JWT", key.verifying().kid(), &claims, false);
+    let person = in_folder("person.jwt", &handed_on.unwrap());
     let own = in_folder("own.jwt", &laptop.broker.platform_token());
     let key = in_folder("key.json", laptop.broker.key.to_private_jwk().expose());
     let words = [
@@ -309,6 +317,9 @@ async fn an_agent_serves_a_person_whose_token_it_was_given() {
     );
     let own = in_folder("own.jwt", &laptop.broker.platform_token());
     assert!(words.contains(&own.as_str()), "the same file");
+    let bound = [&words[..], &["--on-behalf-of", &sign_in]].concat();
+    laptop.run(&bound).await.is(3);
+    let _ = in_folder("own.jwt", &laptop.broker.platform_token());
     let served = [&words[..], &["--on-behalf-of", &person]].concat();
     let done = laptop.run(&served).await;
     let told = laptop.broker.introspect(done.is(0).out.trim()).await.body;
