@@ -38,8 +38,7 @@ pub(super) async fn revoke(
     headers: HeaderMap,
     body: Body,
 ) -> Answer {
-    let query = closed(query, &["dry_run"])?;
-    let dry_run = flag(&query, "dry_run")?.unwrap_or(false);
+    let dry_run = switch(query, "dry_run")?;
     let request = form::read_json(&headers, body).await?;
     let broker = doors.broker.clone();
     let receipt = to_its_end(async move { broker.revoke(&by, request, dry_run).await }).await?;
@@ -144,8 +143,7 @@ pub(super) async fn sighting(State(doors): State<Doors>, Path(id): Path<String>)
 }
 
 pub(super) async fn reviews(State(doors): State<Doors>, RawQuery(query): RawQuery) -> Answer {
-    let query = closed(query, &["all"])?;
-    let everything = flag(&query, "all")?.unwrap_or(false);
+    let everything = switch(query, "all")?;
     Ok(shown(&doors.broker.reviews(everything).await?))
 }
 
@@ -207,7 +205,7 @@ pub(super) fn nothing() -> Refusal {
 
 /// The query, in which nothing unknown stands, and nothing without a value: `?dry_run` is not the
 /// real thing, and `?agent=` is not everyone's.
-pub(super) fn closed(query: Option<String>, known: &[&str]) -> Result<Form, Refusal> {
+fn closed(query: Option<String>, known: &[&str]) -> Result<Form, Refusal> {
     let form = Form::parse(query.unwrap_or_default().as_bytes())?;
     if form.pairs().any(|(name, _)| !known.contains(&name)) {
         return Err(malformed("an unknown query parameter", None));
@@ -226,7 +224,13 @@ fn parsed<T: FromStr>(query: &Form, name: &'static str) -> Result<Option<T>, Ref
     query.get(name).map(parse).transpose()
 }
 
-pub(super) fn flag(query: &Form, name: &'static str) -> Result<Option<bool>, Refusal> {
+/// A query of one flag, off unless it is set.
+pub(super) fn switch(query: Option<String>, name: &'static str) -> Result<bool, Refusal> {
+    let query = closed(query, &[name])?;
+    Ok(flag(&query, name)?.unwrap_or(false))
+}
+
+fn flag(query: &Form, name: &'static str) -> Result<Option<bool>, Refusal> {
     parsed(query, name)
 }
 

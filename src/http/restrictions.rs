@@ -1,7 +1,7 @@
 //! `/admin/v1/restrictions`: shrink instead of kill.
 
 use super::Doors;
-use super::admin::{Answer, closed, flag, nothing, shown};
+use super::admin::{Answer, nothing, shown, switch};
 use super::form;
 use super::to_its_end;
 use crate::broker::Operator;
@@ -19,8 +19,7 @@ pub(super) async fn restrict(
     headers: HeaderMap,
     body: Body,
 ) -> Answer {
-    let query = closed(query, &["dry_run"])?;
-    let dry_run = flag(&query, "dry_run")?.unwrap_or(false);
+    let dry_run = switch(query, "dry_run")?;
     let request = form::read_json(&headers, body).await?;
     let broker = doors.broker.clone();
     let receipt = to_its_end(async move { broker.restrict(&by, request, dry_run).await }).await?;
