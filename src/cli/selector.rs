@@ -5,7 +5,7 @@ use crate::ids::{AgentId, LeaseId, MissionId, TargetId};
 use crate::wire::Selector;
 use clap::Args;
 
-/// Exactly one selector.
+/// Exactly one selector. What others named, and the hashes of keys, may begin with a hyphen.
 #[derive(Debug, Args)]
 #[group(required = true, multiple = false)]
 pub struct SelectorArgs {
@@ -28,29 +28,29 @@ pub struct SelectorArgs {
     #[arg(long)]
     issuer: Option<String>,
     /// Everything of one identity.
-    #[arg(long, num_args = 2, value_names = ["ISSUER", "SUBJECT"])]
+    #[arg(long, num_args = 2, value_names = ["ISSUER", "SUBJECT"], allow_hyphen_values = true)]
     subject: Option<Vec<String>>,
     /// One run of work, as the requests named it (`--task`).
-    #[arg(long)]
+    #[arg(long, allow_hyphen_values = true)]
     task: Option<String>,
     /// One of several of an agent's processes, as its requests named it (`--instance`).
-    #[arg(long, num_args = 2, value_names = ["AGENT", "INSTANCE"])]
+    #[arg(long, num_args = 2, value_names = ["AGENT", "INSTANCE"], allow_hyphen_values = true)]
     instance: Option<Vec<String>>,
     /// A whole delegation, from its root on: any lease of it.
     #[arg(long)]
     delegation: Option<LeaseId>,
     /// Everything that hangs on one context, such as a pipeline run: the issuer's URL, the kind, the id.
-    #[arg(long, num_args = 3, value_names = ["ISSUER", "KIND", "ID"])]
+    #[arg(long, num_args = 3, value_names = ["ISSUER", "KIND", "ID"], allow_hyphen_values = true)]
     context: Option<Vec<String>>,
     /// Everything with this label, `NAME=VALUE`.
     #[arg(long)]
     label: Option<String>,
     /// Everything that one signing key signed: its `kid`.
-    #[arg(long)]
+    #[arg(long, allow_hyphen_values = true)]
     signing_key: Option<String>,
     /// Everything that a key vouched for, by its thumbprint (RFC 7638): an issuer's, an enrolled
     /// machine's, an intent issuer's, an authority's.
-    #[arg(long)]
+    #[arg(long, allow_hyphen_values = true)]
     issuer_key: Option<String>,
     /// Everything.
     #[arg(long)]
@@ -105,5 +105,63 @@ impl SelectorArgs {
         Err(Failure::usage(
             "name what to revoke: see `dayfly revoke --help`",
         ))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::Parser;
+
+    #[derive(Parser)]
+    struct Revoke {
+        #[command(flatten)]
+        what: SelectorArgs,
+        #[arg(long)]
+        reason: String,
+    }
+
+    fn read(words: &[&str]) -> Selector {
+        let line = ["revoke"]
+            .iter()
+            .chain(words)
+            .chain(&["--reason", "stolen"]);
+        let revoke = Revoke::try_parse_from(line).unwrap();
+        assert_eq!(revoke.reason, "stolen");
+        revoke.what.selector().unwrap()
+    }
+
+    #[test]
+    fn what_others_named_may_begin_with_a_hyphen() {
+        // One thumbprint in 64 does.
+        let key = "-zXkJkb0zKXl2bCfUGi5TFrvM6sNnYBqGHBT3Lw_3kQ";
+        assert_eq!(
+            read(&["--issuer-key", key]),
+            Selector::IssuerKey(key.to_owned())
+        );
+        assert_eq!(
+            read(&["--signing-key", "-k"]),
+            Selector::SigningKey("-k".to_owned())
+        );
+        assert_eq!(read(&["--task", "-7"]), Selector::Task("-7".to_owned()));
+        let subject = Selector::Subject {
+            issuer: "https://id.example".to_owned(),
+            subject: "--x".to_owned(),
+        };
+        assert_eq!(read(&["--subject", "https://id.example", "--x"]), subject);
+        let instance = Selector::Instance {
+            agent: "worker".parse().unwrap(),
+            instance: "-0".to_owned(),
+        };
+        assert_eq!(read(&["--instance", "worker", "-0"]), instance);
+        let context = Selector::Context {
+            issuer: "https://ci.example".to_owned(),
+            kind: "run".to_owned(),
+            id: "-1".to_owned(),
+        };
+        assert_eq!(
+            read(&["--context", "https://ci.example", "run", "-1"]),
+            context
+        );
     }
 }
