@@ -5,12 +5,14 @@ use rcgen::{CertifiedKey, generate_simple_self_signed};
 use rustls::pki_types::ServerName;
 use std::path::Path;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::sync::oneshot;
+use tokio::sync::{Notify, oneshot};
 use tokio::task::JoinHandle;
 
 struct Running {
     address: SocketAddr,
     reload: Option<TlsReload>,
+    /// Told as often as a slow request reaches its handler.
+    entered: Arc<Notify>,
     stop: oneshot::Sender<()>,
     task: JoinHandle<()>,
 }
@@ -25,6 +27,8 @@ fn settings() -> ListenSettings {
 }
 
 async fn run(settings: ListenSettings) -> Running {
+    let entered = Arc::new(Notify::new());
+    let enters = entered.clone();
     let router = Router::new()
         .route("/", get(|| async { "here" }))
         .route(
@@ -33,7 +37,8 @@ async fn run(settings: ListenSettings) -> Running {
         )
         .route(
             "/slow",
-            get(|| async {
+            get(move || async move {
+                enters.notify_one();
                 tokio::time::sleep(Duration::from_millis(400)).await;
                 "done"
             }),
@@ -47,6 +52,7 @@ async fn run(settings: ListenSettings) -> Running {
     Running {
         address,
         reload,
+        entered,
         stop,
         task,
     }
@@ -103,7 +109,7 @@ async fn requests_under_way_are_finished_and_then_it_ends() {
     let running = run(settings()).await;
     let url = format!("http://{}/slow", running.address);
     let request = tokio::spawn(async move { text(&plain_client(), url).await });
-    tokio::time::sleep(Duration::from_millis(100)).await;
+    running.entered.notified().await;
     running.stop.send(()).unwrap();
     assert_eq!(request.await.unwrap(), "done");
     tokio::time::timeout(Duration::from_secs(1), running.task)
@@ -123,7 +129,7 @@ async fn a_drain_has_an_end() {
         .write_all(b"GET /slow HTTP/1.1\r\nHost: a\r\n\r\n")
         .await
         .unwrap();
-    tokio::time::sleep(Duration::from_millis(100)).await;
+    running.entered.notified().await;
     running.stop.send(()).unwrap();
     tokio::time::timeout(Duration::from_millis(250), running.task)
         .await
