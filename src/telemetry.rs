@@ -38,10 +38,12 @@ pub mod metric {
     pub const UNAUDITED_REFUSALS: &str = "dayfly_unaudited_refusals_total";
     /// What `[[response]]` did; label `outcome` (`done`, `failed`, `dropped`).
     pub const RESPONSES: &str = "dayfly_responses_total";
-    /// What somebody must look at now; label `kind` (`join_token_reused`, `other_key_pinned`, `drift`, `break_glass_used`).
+    /// What somebody must look at now; label `kind` (`join_token_reused`, `other_key_pinned`, `drift`, `break_glass_used`, `record_unreadable`).
     pub const ALARMS: &str = "dayfly_alarms_total";
     /// What somebody was told before it happens; label `kind` (`ends_soon`, `review_due`, ...).
     pub const NOTICES: &str = "dayfly_notices_total";
+    /// The store's clock minus this replica's, in seconds.
+    pub const CLOCK_SKEW: &str = "dayfly_clock_skew_seconds";
     /// Handlers that panicked.
     pub const PANICS: &str = "dayfly_panics_total";
 }
@@ -151,6 +153,11 @@ fn describe() {
         "From a request's head to its answer"
     );
     metrics::describe_gauge!(metric::HTTP_CONNECTIONS, "Connections open now");
+    metrics::describe_gauge!(
+        metric::CLOCK_SKEW,
+        metrics::Unit::Seconds,
+        "The store's clock minus this replica's"
+    );
     metrics::describe_counter!(metric::MINTS, "Decisions at the token endpoint");
     metrics::describe_counter!(metric::REFUSALS, "Refusals at any door");
     metrics::describe_counter!(metric::PANICS, "Handlers that panicked");

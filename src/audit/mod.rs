@@ -148,6 +148,8 @@ pub enum Event {
     Sighted,
     /// An alarm: somebody came in by the break-glass token.
     BreakGlassUsed,
+    /// An alarm: what a broker keeps in the store was changed there or is damaged; `reason` says what it is.
+    RecordUnreadable,
     /// The store lost entries that had been sealed: a failover, or somebody's hand.
     StoreSegmentBreak,
 }
@@ -185,6 +187,7 @@ impl Event {
             Self::OwnerLeft => "owner_left",
             Self::Sighted => "sighted",
             Self::BreakGlassUsed => "break_glass_used",
+            Self::RecordUnreadable => "record_unreadable",
             Self::StoreSegmentBreak => "store_segment_break",
         }
     }

@@ -554,6 +554,7 @@ fn an_entry_survives_the_trip_and_its_event_is_named_as_it_is_written() {
         Event::OperatorAction,
         Event::KeyRotated,
         Event::ConfigLoaded,
+        Event::RecordUnreadable,
         Event::StoreSegmentBreak,
     ] {
         let entry = Entry::new(event, now())

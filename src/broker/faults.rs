@@ -4,7 +4,7 @@
 use super::{Reason, Refusal};
 use crate::agents::AgentError;
 use crate::connectors::ConnectorError;
-use crate::fences::{FenceError, Stale};
+use crate::fences::{FenceError, Skewed, Stale};
 use crate::identity::{DpopFault, EnrolError, IdentityError};
 use crate::intent::IntentError;
 use crate::jose::KeyringError;
@@ -206,6 +206,12 @@ impl From<StoreError> for Refusal {
 impl From<Stale> for Refusal {
     fn from(stale: Stale) -> Self {
         Self::new(Reason::StaleView, stale.to_string()).after(1)
+    }
+}
+
+impl From<Skewed> for Refusal {
+    fn from(skewed: Skewed) -> Self {
+        Self::new(Reason::ClockSkewed, skewed.to_string()).after(5)
     }
 }
 

@@ -38,6 +38,7 @@ struct Charge {
 impl Broker {
     /// One round over all that is registered.
     pub async fn govern(&self) -> Result<Governed, Refusal> {
+        self.fences.in_time()?;
         let now = self.clock.now();
         let view = self.view()?;
         let bundle = self.bundle.load_full();

@@ -153,11 +153,14 @@ impl Broker {
         self.bundle.store(Arc::new(bundle));
     }
 
-    /// Ready = this replica would answer: a fresh view, a store fit for use. Otherwise, why not.
+    /// Ready = this replica would answer: a fresh view, a clock in time, a store fit for use. Otherwise, why not.
     pub async fn ready(&self) -> Result<(), Vec<String>> {
         let mut problems = Vec::new();
         if let Err(stale) = self.fences.fresh() {
             problems.push(stale.to_string());
+        }
+        if let Err(skewed) = self.fences.in_time() {
+            problems.push(skewed.to_string());
         }
         match self.store.check().await {
             Ok(found) => problems.extend(found),
@@ -173,6 +176,7 @@ impl Broker {
 
     /// The rest of the room for unsealed entries belongs to revocation and its audit.
     pub(in crate::broker) fn may_mint(&self) -> Result<(), Refusal> {
+        self.fences.in_time()?;
         if self.sealing.may_mint() {
             return Ok(());
         }

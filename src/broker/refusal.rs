@@ -70,7 +70,7 @@ reasons! {
     TokenSpent = "token_spent", Refresh;
     /// No registered agent matches this identity.
     UnknownAgent = "unknown_agent", Never;
-    /// The agent is suspended, retired, or past its end date.
+    /// The agent is held (suspended, retired, its review overdue, its owner has left), or past its last day.
     AgentNotInStanding = "agent_not_in_standing", Never;
 
     // What for.
@@ -160,6 +160,8 @@ reasons! {
     StoreUnavailable = "store_unavailable", After;
     /// This replica's view of revocations is too old to vouch for anything.
     StaleView = "stale_view", After;
+    /// This replica's clock and the store's differ by more than 30 s: it mints nothing until they agree.
+    ClockSkewed = "clock_skewed", After;
     /// The broker is shutting down or overloaded.
     Overloaded = "overloaded", After;
     /// A fault of the broker's own. The cause is in its log under the refusal id.

@@ -24,9 +24,9 @@ use crate::intent::{Board, Intents};
 use crate::jose::{KeyClient, Keyring, KeyringSettings, Purpose, Reach};
 use crate::leases::{Leases, Sweeper};
 use crate::secret::Sealer;
-use crate::store::Store;
 use crate::store::embedded::Embedded;
 use crate::store::redis::{Redis, RedisSettings};
+use crate::store::{InStoreTime, Store};
 use ring::digest::{SHA256, digest};
 use std::sync::Arc;
 use std::time::Duration;
@@ -84,6 +84,10 @@ impl Composed {
     ) -> Result<Self, Failure> {
         let failed = |error: &dyn std::fmt::Display| Failure::failed(error.to_string());
         let sealer = sealer(settings)?;
+        let timed = InStoreTime::over(store, clock.clone()).await;
+        let timed = Arc::new(timed.map_err(|error| failed(&error))?);
+        let (no_later, store_time) = (timed.clone().no_later(), timed.clone().there());
+        let store: Arc<dyn Store> = timed;
         let kept = KeyringSettings {
             access_tokens: settings.broker.access_token_algorithm,
             ..KeyringSettings::default()
@@ -97,7 +101,7 @@ impl Composed {
             clock.clone(),
             settings.broker.fence_view_max_age,
         );
-        keep_fresh(&keyring, &fences, clock.clone());
+        keep_fresh(&keyring, &fences, store_time);
         let leases = Arc::new(Leases::new(store.clone(), sealer.clone(), clock.clone()));
         let board = Arc::new(Board::new(clock.clone()));
         let enrolment = Arc::new(Enrolment::new(
@@ -124,7 +128,7 @@ impl Composed {
             fences.clone(),
             Arc::new(move |target| current.load().ender(target).cloned()),
         )
-        .start(clock.clone());
+        .start(no_later);
         audit::check(store.as_ref(), &settings.broker.audit_path)
             .await
             .map_err(|error| failed(&error))?;
@@ -193,7 +197,8 @@ impl Composed {
 
 /// Rotation counts on every replica looking at the keys at least once a minute. A key that another
 /// replica removed as compromised is on the fence log: after a fence the keys are looked at soon,
-/// or this replica would go on signing with it and would not know its successor.
+/// or this replica would go on signing with it and would not know its successor. By the store's clock,
+/// which all replicas share.
 fn keep_fresh(keyring: &Arc<Keyring>, fences: &Fences, clock: Arc<dyn Clock>) {
     let keyring = Arc::downgrade(keyring);
     let mut fenced = fences.moved();

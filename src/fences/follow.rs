@@ -7,6 +7,7 @@ use crate::ids::{self, ShardId};
 use crate::store::{
     Guard, LogEntry, Outcome, Position, Store, StoreError, Tail, Transaction, Write, settle,
 };
+use crate::telemetry::metric;
 use arc_swap::ArcSwap;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -48,6 +49,22 @@ pub struct Fences {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("what has been revoked is not known freshly enough; try again")]
 pub struct Stale;
+
+/// What a replica's clock and the store's may differ by.
+pub const MOST_SKEW: Duration = Duration::from_secs(30);
+
+/// The clocks differ by more than [`MOST_SKEW`]: nothing may be minted, and nothing stopped because its
+/// time has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "this replica's clock and the store's differ by {} s, more than 30 s: set the clock that is wrong (ours is {})",
+    seconds.unsigned_abs(),
+    if *seconds > 0 { "behind" } else { "ahead" }
+)]
+pub struct Skewed {
+    /// The store's clock minus ours.
+    pub seconds: i64,
+}
 
 /// A fence that is on the log and in force here.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -127,9 +144,15 @@ impl Fences {
         self.view.load_full()
     }
 
-    /// Store time minus ours at the last tail cycle, in milliseconds.
-    pub fn skew_ms(&self) -> i64 {
-        self.skew.load(Ordering::Relaxed)
+    /// SECURITY: leases, tokens and proofs end by this replica's clock, and what another replica wrote is
+    /// compared with it. One that is far off may neither mint nor govern; it may revoke.
+    pub fn in_time(&self) -> Result<(), Skewed> {
+        let skew = self.skew.load(Ordering::Relaxed);
+        if u128::from(skew.unsigned_abs()) <= MOST_SKEW.as_millis() {
+            return Ok(());
+        }
+        let seconds = skew / 1000;
+        Err(Skewed { seconds })
     }
 
     /// Tells when the view has moved on, for whoever acts on fences.
@@ -348,6 +371,7 @@ impl Fences {
         let skew = (store_now - ours).whole_milliseconds();
         self.skew
             .store(i64::try_from(skew).unwrap_or(i64::MAX), Ordering::Relaxed);
+        metrics::gauge!(metric::CLOCK_SKEW).set((store_now - ours).as_seconds_f64());
         let now = ours.min(store_now);
         let boot = self.clock.since_boot().as_secs();
         let forget = boot >= self.forgot.load(Ordering::Relaxed) + FORGET_EVERY.as_secs();

@@ -13,7 +13,7 @@ mod view;
 #[cfg(test)]
 pub(crate) mod tests;
 
-pub use follow::{Fences, Raised, Stale};
+pub use follow::{Fences, MOST_SKEW, Raised, Skewed, Stale};
 pub use restrict::{MOST_RESTRICTIONS, Restriction};
 pub use view::{EndedBy, HeldBy, Place, View};
 

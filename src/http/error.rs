@@ -129,6 +129,7 @@ fn code(reason: Reason) -> (StatusCode, &'static str, Shown) {
         | Reason::IssuerUnavailable
         | Reason::StoreUnavailable
         | Reason::StaleView
+        | Reason::ClockSkewed
         | Reason::Overloaded => (StatusCode::SERVICE_UNAVAILABLE, LATER, Always),
         Reason::Internal => (StatusCode::INTERNAL_SERVER_ERROR, "server_error", Always),
 
@@ -235,7 +236,7 @@ fn description(reason: Reason) -> &'static str {
         }
         Reason::TargetUnavailable => "The target cannot be reached; nothing was minted.",
         Reason::IssuerUnavailable => "The keys of the token's issuer cannot be had now.",
-        Reason::StoreUnavailable | Reason::StaleView | Reason::Overloaded => {
+        Reason::StoreUnavailable | Reason::StaleView | Reason::ClockSkewed | Reason::Overloaded => {
             "The broker cannot vouch for anything now; nothing was handed out."
         }
         Reason::Internal => {

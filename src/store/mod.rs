@@ -8,8 +8,10 @@ pub mod embedded;
 mod log;
 pub mod redis;
 mod settle;
+mod timed;
 
 pub use settle::settle;
+pub use timed::InStoreTime;
 
 pub use log::{Link, LogEntry, Position, Tail, link};
 

@@ -24,6 +24,7 @@ mod bootstrap;
 mod check;
 mod cli;
 mod clients;
+mod clocks;
 mod contexts;
 mod crash;
 mod delegation;

@@ -5,10 +5,11 @@ use crate::support::time::Manual;
 use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode};
 use dayfly::config;
-use dayfly::store::Store;
+use dayfly::ids::ShardId;
 use dayfly::store::embedded::Embedded;
+use dayfly::store::{Index, Key, Store, Transaction, Write};
 use serde_json::{Value, json};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -19,6 +20,8 @@ struct Pager {
     /// Deliveries to answer with 503 before one is taken.
     refuse: Arc<AtomicU64>,
     asked: Arc<AtomicU64>,
+    /// It takes a message and never says so.
+    holds: Arc<AtomicBool>,
 }
 
 impl Pager {
@@ -35,6 +38,9 @@ impl Pager {
 
     async fn take(State(pager): State<Self>, headers: HeaderMap, body: String) -> StatusCode {
         pager.asked.fetch_add(1, Ordering::SeqCst);
+        if pager.holds.load(Ordering::SeqCst) {
+            tokio::time::sleep(Duration::from_secs(60)).await;
+        }
         let header = |name: &str| headers[name].to_str().unwrap().to_owned();
         let sent = header("x-dayfly-timestamp");
         let key = ring::hmac::Key::new(ring::hmac::HMAC_SHA256, b"hook-secret");
@@ -322,4 +328,94 @@ async fn of_two_replicas_one_acts() {
     assert_eq!(ids.len(), 5, "each was told once");
     ids.dedup();
     assert_eq!(ids.len(), 5);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whoever_holds_its_answer_keeps_nothing_from_being_done_and_nobody_from_being_told() {
+    let (slow, slow_url) = Pager::start().await;
+    let (quick, quick_url) = Pager::start().await;
+    slow.holds.store(true, Ordering::SeqCst);
+    let more = notify(&slow_url)
+        + &notify(&quick_url).replace("pager", "quick")
+        + "[[response]]\non = \"fence_raised\"\ndo = [\"notify\"]\n\
+           [[response]]\non = \"exceeds_mission\"\ndo = [\"suspend\"]\n";
+    let broker = start(more).await;
+    broker.revoke(json!({ "task": "first" })).await;
+    until(|| slow.asked.load(Ordering::SeqCst) == 1).await;
+    // From here its answer is held, for longer than anybody waits for it.
+    let began = std::time::Instant::now();
+    wander(&broker).await;
+    let told = quick.taken().len();
+    loop {
+        let agent = broker.admin("GET", "/agents/deployer", None).await.body;
+        if agent["state"] == "suspended" {
+            break;
+        }
+        assert!(began.elapsed() < Duration::from_millis(3500), "{agent}");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    until(|| quick.taken().len() > told).await;
+    assert!(began.elapsed() < Duration::from_millis(4500));
+    assert_eq!(slow.asked.load(Ordering::SeqCst), 1, "still held");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_waits_and_cannot_be_read_is_moved_aside_once_and_audited() {
+    let store: Arc<dyn Store> = Arc::new(Embedded::in_memory().unwrap());
+    let broker = TestBroker::with(Setup {
+        store: Some(store.clone()),
+        more: "[[response]]\non = \"exceeds_mission\"\ndo = [\"suspend\"]\n".to_owned(),
+        ..Setup::default()
+    })
+    .await;
+    tokio::time::sleep(Duration::from_millis(1500)).await;
+    let shard = ShardId::INSTALLATION;
+    let place = |name: &str| Key {
+        shard,
+        name: [name.as_bytes(), b"0123456789abcdef"].concat(),
+    };
+    let queue = Index {
+        shard,
+        name: "respond/actions".into(),
+    };
+    let deadline = time::OffsetDateTime::now_utc() + Duration::from_secs(10);
+    let spoilt = Transaction::new(shard, deadline)
+        .write(Write::Put {
+            key: place("respond/item/"),
+            value: b"spoilt".to_vec(),
+            expires_at: None,
+        })
+        .write(Write::Rank {
+            index: queue.clone(),
+            member: b"0123456789abcdef".to_vec(),
+            rank: 1,
+        });
+    store.commit(spoilt).await.unwrap();
+    wander(&broker).await;
+    for _ in 0..100 {
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        if store
+            .range(&queue, 0..=i64::MAX, 9)
+            .await
+            .unwrap()
+            .is_empty()
+        {
+            break;
+        }
+    }
+    let left = store.range(&queue, 0..=i64::MAX, 9).await.unwrap();
+    assert!(left.is_empty(), "{left:?}");
+    let places = [place("respond/item/"), place("respond/aside/")];
+    let found = store.get(&places).await.unwrap();
+    assert!(found[0].is_none());
+    assert_eq!(found[1].as_ref().unwrap().value, b"spoilt");
+    tokio::time::sleep(Duration::from_millis(1500)).await;
+    let audit = broker.admin("GET", "/audit", None).await.body;
+    let told: Vec<_> = audit["items"].as_array().unwrap().iter().collect();
+    let told = told
+        .iter()
+        .filter(|one| one["event"] == "record_unreadable");
+    assert_eq!(told.count(), 1, "{audit}");
+    let agent = broker.admin("GET", "/agents/deployer", None).await.body;
+    assert_eq!(agent["state"], "suspended", "the others are done: {agent}");
 }

@@ -1,12 +1,13 @@
 //! What happens reaches a person, or stops something by itself: `[[response]]` and `[[notify]]`.
 //!
 //! One replica at a time reads the audit behind the corridor, never in it. What an entry asks for is
-//! queued in the commit that moves the reader on, and done from the queue until it is done: a crash
+//! queued in the commit that moves the reader on, and done from its queue until it is done: a crash
 //! repeats, it never forgets. Whoever is told knows a repetition by its id.
 
 mod act;
 mod deliver;
 mod queue;
+mod work;
 
 #[cfg(test)]
 mod tests;
@@ -196,18 +197,42 @@ fn milliseconds(moment: OffsetDateTime) -> i64 {
     i64::try_from(moment.unix_timestamp_nanos() / 1_000_000).unwrap_or(i64::MAX)
 }
 
-/// Reads and acts in the background for as long as the broker is held.
+/// Reads and acts in the background for as long as the broker is held; and, beside it, tells.
 pub fn start(broker: &Arc<Broker>, clock: Arc<dyn Clock>) {
-    let broker = Arc::downgrade(broker);
     let me: [u8; 16] = ids::random();
+    let (acting, telling) = (Arc::downgrade(broker), Arc::downgrade(broker));
+    let acts_by = clock.clone();
     tokio::spawn(async move {
         loop {
             tokio::time::sleep(EVERY).await;
-            let Some(broker) = broker.upgrade() else {
+            let Some(broker) = acting.upgrade() else {
                 return;
             };
-            if let Err(error) = broker.respond(me, clock.now()).await {
+            if let Err(error) = broker.respond(me, acts_by.now()).await {
                 tracing::warn!(%error, "responses wait: the audit or their queue cannot be read; tried again");
+            }
+        }
+    });
+    // INVARIANT: apart, and each receiver by itself: whoever holds its answer keeps nothing from being done
+    // and nobody else from being told.
+    tokio::spawn(async move {
+        let mut turns: BTreeMap<String, tokio::task::JoinHandle<()>> = BTreeMap::new();
+        loop {
+            tokio::time::sleep(EVERY).await;
+            let Some(broker) = telling.upgrade() else {
+                return;
+            };
+            turns.retain(|_, turn| !turn.is_finished());
+            let receivers = broker.receivers(me, clock.now()).await;
+            for receiver in receivers.unwrap_or_default() {
+                let broker = Arc::clone(&broker);
+                turns.entry(receiver.clone()).or_insert_with(|| {
+                    tokio::spawn(async move {
+                        if let Err(error) = broker.tell_due(&receiver).await {
+                            tracing::warn!(%error, to = receiver, "notifications wait: their queue cannot be read; tried again");
+                        }
+                    })
+                });
             }
         }
     });

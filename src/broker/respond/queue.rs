@@ -1,27 +1,22 @@
-//! The claim, the queue, and one round of both.
+//! The claim, and the queues: one for what is done, and one for each who is told.
 
+use super::work::count;
 use super::{Action, Message, Responses, Seen, milliseconds};
 use crate::audit::{AuditError, Cursor, Entry};
 use crate::broker::Broker;
 use crate::ids::ShardId;
 use crate::store::{CommitId, Guard, Index, Key, Outcome, StoreError, Transaction, Write, settle};
-use crate::telemetry::metric;
 use ring::digest::{SHA256, digest};
 use serde::{Deserialize, Serialize};
 use std::borrow::Cow;
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 use time::{Duration, OffsetDateTime};
 
-/// Deliveries that may wait. What comes then is counted and not kept; actions always are.
+/// Deliveries that may wait for one receiver. What comes then is counted and not kept; actions always are.
 const MOST_WAITING: u64 = 10_000;
-/// Taken from the queue in one round.
-const BATCH: usize = 256;
 /// How long a replica may be silent before another goes on.
 const CLAIM: Duration = Duration::seconds(30);
-const LONGEST_PAUSE: Duration = Duration::minutes(10);
-/// After that nobody waits for it.
-const GIVEN_UP: Duration = Duration::days(3);
-const DEADLINE: Duration = Duration::seconds(10);
+pub(super) const DEADLINE: Duration = Duration::seconds(10);
 
 #[derive(Debug, Default, Serialize, Deserialize)]
 struct State {
@@ -29,6 +24,9 @@ struct State {
     /// Milliseconds.
     until: i64,
     seen: Seen,
+    /// Whoever was ever told something: each has a queue of its own.
+    #[serde(default)]
+    receivers: BTreeSet<String>,
 }
 
 /// One thing to do, until it is done.
@@ -45,18 +43,31 @@ pub(super) struct Item {
     pub since: i64,
 }
 
-fn key(name: &[u8]) -> Key {
+pub(super) fn key(name: &[u8]) -> Key {
     Key {
         shard: ShardId::INSTALLATION,
         name: [b"respond/", name].concat(),
     }
 }
 
-fn due() -> Index {
+/// What is done, when it is due.
+pub(super) fn actions() -> Index {
     Index {
         shard: ShardId::INSTALLATION,
-        name: Cow::Borrowed("respond/due"),
+        name: Cow::Borrowed("respond/actions"),
     }
+}
+
+/// What one receiver is told, when it is due.
+pub(super) fn messages(receiver: &str) -> Index {
+    Index {
+        shard: ShardId::INSTALLATION,
+        name: Cow::Owned(format!("respond/messages/{receiver}")),
+    }
+}
+
+pub(super) fn item_key(id: &[u8]) -> Key {
+    key(&[b"item/".as_slice(), id].concat())
 }
 
 impl Item {
@@ -77,11 +88,15 @@ impl Item {
         }
     }
 
-    fn key(&self) -> Key {
-        key(&[b"item/".as_slice(), &self.id].concat())
+    pub fn key(&self) -> Key {
+        item_key(&self.id)
     }
 
-    fn put(&self, at: OffsetDateTime) -> Result<[Write; 2], StoreError> {
+    pub fn index(&self) -> Index {
+        self.to.as_deref().map_or_else(actions, messages)
+    }
+
+    pub fn put(&self, at: OffsetDateTime) -> Result<[Write; 2], StoreError> {
         let value = rmp_serde::to_vec_named(self);
         let value = value.map_err(|error| StoreError::Corrupt(error.to_string()))?;
         Ok([
@@ -91,7 +106,7 @@ impl Item {
                 expires_at: None,
             },
             Write::Rank {
-                index: due(),
+                index: self.index(),
                 member: self.id.to_vec(),
                 rank: milliseconds(at),
             },
@@ -136,7 +151,7 @@ impl Responses {
 }
 
 impl Broker {
-    /// One round, if no other replica is at it.
+    /// One round of reading and acting, if no other replica is at it.
     pub(super) async fn respond(
         &self,
         me: [u8; 16],
@@ -163,6 +178,7 @@ impl Broker {
                 holder: me,
                 until: milliseconds(now + CLAIM),
                 seen: state.seen,
+                receivers: state.receivers,
             };
             forget(&mut next.seen, &bundle.responses, now);
             let owner = |agent: &str| {
@@ -170,6 +186,8 @@ impl Broker {
                 Some(agent.owner.clone())
             };
             let items = bundle.responses.asked(&read.entries, owner, &mut next.seen);
+            next.receivers
+                .extend(items.iter().filter_map(|item| item.to.clone()));
             let moved = read.cursor != cursor || version.is_none();
             let renew = state.holder != me || state.until < milliseconds(now + CLAIM / 2);
             if moved || renew {
@@ -182,7 +200,22 @@ impl Broker {
                 break;
             }
         }
-        Ok(self.work_off(&bundle.responses, now).await?)
+        Ok(self.act_on_due(&bundle.responses, now).await?)
+    }
+
+    /// Whom this replica has something to tell, if it is the one that tells.
+    pub(super) async fn receivers(
+        &self,
+        me: [u8; 16],
+        now: OffsetDateTime,
+    ) -> Result<BTreeSet<String>, StoreError> {
+        let (state, _) = self.claimed().await?;
+        let ours = state.holder == me && state.until > milliseconds(now);
+        Ok(if ours {
+            state.receivers
+        } else {
+            BTreeSet::new()
+        })
     }
 
     async fn claimed(&self) -> Result<(State, Option<CommitId>), StoreError> {
@@ -219,10 +252,11 @@ impl Broker {
                 .guard(guard)
                 .write(state)
                 .write(cursor.clone());
-            let tells = items.iter().any(|item| item.action == "notify");
-            if tells {
+            let tells: BTreeSet<String> = items.iter().filter_map(|item| item.to.clone()).collect();
+            let tells = Vec::from_iter(tells);
+            for receiver in &tells {
                 transaction = transaction.guard(Guard::Fewer {
-                    index: due(),
+                    index: messages(receiver),
                     above_rank: 0,
                     than: MOST_WAITING,
                 });
@@ -234,113 +268,22 @@ impl Broker {
             }
             match settle(self.store.as_ref(), transaction).await? {
                 Outcome::Applied { .. } | Outcome::Unreplicated { .. } => return Ok(true),
-                Outcome::Conflict { guard: 1 } => {
+                Outcome::Conflict { guard } if guard > 0 => {
+                    let full = tells.get(guard - 1);
                     let before = items.len();
-                    items.retain(|item| item.action != "notify");
+                    items.retain(|item| item.to.is_none() || item.to.as_ref() != full);
                     let dropped = before - items.len();
-                    tracing::error!(dropped, "too many notifications wait: these are not sent");
+                    tracing::error!(
+                        to = full,
+                        dropped,
+                        "too many notifications wait: these are not sent"
+                    );
                     count("dropped", dropped);
                 }
                 Outcome::Conflict { .. } | Outcome::TooLate => return Ok(false),
             }
         }
     }
-
-    async fn work_off(&self, responses: &Responses, now: OffsetDateTime) -> Result<(), StoreError> {
-        let ranks = 0..=milliseconds(now);
-        let members = self.store.range(&due(), ranks, BATCH).await?;
-        let places: Vec<_> = members
-            .iter()
-            .map(|ranked| key(&[b"item/".as_slice(), &ranked.member].concat()))
-            .collect();
-        let records = self.store.get(&places).await?;
-        let mut told: BTreeMap<String, Vec<Item>> = BTreeMap::new();
-        for record in records.into_iter().flatten() {
-            let Ok(item) = rmp_serde::from_slice::<Item>(&record.value) else {
-                continue;
-            };
-            if let Some(to) = item.to.clone() {
-                told.entry(to).or_default().push(item);
-                continue;
-            }
-            let done = self.act(responses, &item, now).await;
-            self.note(item, done.map_err(|refusal| refusal.detail), now)
-                .await?;
-        }
-        // One that does not answer keeps nobody else waiting.
-        let rounds = told.into_iter().map(|(to, items)| async move {
-            let notify = responses.notify.iter().find(|notify| notify.name == to);
-            let mut failed = None;
-            for item in items {
-                let done = match (&failed, notify) {
-                    (Some(why), _) => Err(String::clone(why)),
-                    // Nobody goes by that name any more.
-                    (None, None) => Ok(()),
-                    (None, Some(notify)) => notify.deliver(&item.message, now).await,
-                };
-                failed = done.clone().err();
-                self.note(item, done, now).await?;
-            }
-            Ok(())
-        });
-        futures_util::future::try_join_all(rounds).await.map(drop)
-    }
-
-    async fn note(
-        &self,
-        mut item: Item,
-        done: Result<(), String>,
-        now: OffsetDateTime,
-    ) -> Result<(), StoreError> {
-        let mut transaction = Transaction::new(ShardId::INSTALLATION, now + DEADLINE)
-            .local()
-            .revoking();
-        let old = milliseconds(now - GIVEN_UP) > item.since;
-        match done {
-            Err(why) if !old => {
-                item.attempts = item.attempts.saturating_add(1);
-                let pause = pause(item.attempts);
-                tracing::warn!(
-                    action = item.action,
-                    to = item.to,
-                    attempts = item.attempts,
-                    why,
-                    "a response failed and is tried again"
-                );
-                count("failed", 1);
-                for write in item.put(now + pause)? {
-                    transaction = transaction.write(write);
-                }
-            }
-            outcome => {
-                if let Err(why) = outcome {
-                    tracing::error!(
-                        action = item.action,
-                        to = item.to,
-                        why,
-                        "a response failed for three days and is given up"
-                    );
-                    count("dropped", 1);
-                } else {
-                    count("done", 1);
-                }
-                transaction = transaction
-                    .write(Write::Delete(item.key()))
-                    .write(Write::Unrank {
-                        index: due(),
-                        member: item.id.to_vec(),
-                    });
-            }
-        }
-        self.store.commit(transaction).await.map(drop)
-    }
-}
-
-/// Doubles, with a little chance in it so that many do not come back together.
-fn pause(attempts: u32) -> Duration {
-    let doubled = Duration::seconds(1_i64 << attempts.min(10));
-    let [chance] = crate::ids::random::<1>();
-    doubled.min(LONGEST_PAUSE) + Duration::milliseconds(i64::from(chance) * 4)
 }
 
 /// Nobody is counted for longer than any response looks back.
@@ -352,9 +295,4 @@ fn forget(seen: &mut Seen, responses: &Responses, now: OffsetDateTime) {
         .max();
     let horizon = milliseconds(now - longest.unwrap_or_default());
     seen.retain(|_, moments| moments.last().is_some_and(|last| *last > horizon));
-}
-
-fn count(outcome: &'static str, number: usize) {
-    let number = u64::try_from(number).unwrap_or(u64::MAX);
-    metrics::counter!(metric::RESPONSES, "outcome" => outcome).increment(number);
 }

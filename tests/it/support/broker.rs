@@ -2,6 +2,7 @@
 //! real issuer beside it. Everything between is what `dayfly serve` runs.
 
 use super::issuer::Issuer;
+use super::time::InItsTime;
 use super::world::inline_keys;
 use dayfly::cli::compose::Composed;
 use dayfly::clock::{Clock, SystemClock};
@@ -38,6 +39,8 @@ pub struct Setup {
     pub issuer: Option<Arc<Issuer>>,
     pub key: Option<SigningKey>,
     pub clock: Arc<dyn Clock>,
+    /// The store goes by the machine's clock, whatever this broker's says.
+    pub own_time: bool,
     /// Where clients find it, if not where it listens.
     pub public_url: Option<String>,
     /// Added to the table `[broker]`.
@@ -66,6 +69,7 @@ impl Default for Setup {
             issuer: None,
             key: None,
             clock: Arc::new(SystemClock::new()),
+            own_time: false,
             public_url: None,
             broker: String::new(),
             mission: String::new(),
@@ -137,6 +141,10 @@ impl TestBroker {
         let store = setup
             .store
             .unwrap_or_else(|| Arc::new(Embedded::in_memory().unwrap()));
+        let store: Arc<dyn Store> = match setup.own_time {
+            true => store,
+            false => Arc::new(InItsTime::of(store, setup.clock.clone())),
+        };
         let tokens = vec![sha256(OPERATOR_TOKEN.as_bytes())];
         let composed = Composed::over(store, &settings, setup.clock, tokens)
             .await

@@ -1,8 +1,16 @@
-//! A clock that a test sets forward. Freshness stays the machine's own.
+//! A clock that a test sets forward, and a store that goes with it: in that world time goes by for
+//! both. Freshness stays the machine's own.
 
+use async_trait::async_trait;
 use dayfly::clock::{Clock, SystemClock};
+use dayfly::ids::ShardId;
+use dayfly::store::{
+    Generation, Index, Key, Log, Outcome, Position, Ranked, Record, Store, StoreError, Tail,
+    Transaction,
+};
+use std::ops::RangeInclusive;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::time::Duration;
 use time::OffsetDateTime;
 
@@ -37,5 +45,90 @@ impl Clock for Manual {
 
     fn since_boot(&self) -> Duration {
         self.machine.since_boot()
+    }
+}
+
+/// The machine's clock, wrong by as many seconds as a test says.
+#[derive(Debug, Default)]
+pub struct Wrong {
+    machine: SystemClock,
+    by: AtomicI64,
+}
+
+impl Wrong {
+    pub fn by(&self, seconds: i64) {
+        self.by.store(seconds, Ordering::SeqCst);
+    }
+}
+
+impl Clock for Wrong {
+    fn now(&self) -> OffsetDateTime {
+        self.machine.now() + time::Duration::seconds(self.by.load(Ordering::SeqCst))
+    }
+
+    fn since_boot(&self) -> Duration {
+        self.machine.since_boot()
+    }
+}
+
+/// A store whose time is that of a clock.
+#[derive(Debug)]
+pub struct InItsTime {
+    store: Arc<dyn Store>,
+    clock: Arc<dyn Clock>,
+    machine: SystemClock,
+}
+
+impl InItsTime {
+    pub fn of(store: Arc<dyn Store>, clock: Arc<dyn Clock>) -> Self {
+        let machine = SystemClock::new();
+        Self {
+            store,
+            clock,
+            machine,
+        }
+    }
+}
+
+#[async_trait]
+impl Store for InItsTime {
+    async fn get(&self, keys: &[Key]) -> Result<Vec<Option<Record>>, StoreError> {
+        self.store.get(keys).await
+    }
+
+    async fn commit(&self, mut transaction: Transaction) -> Result<Outcome, StoreError> {
+        transaction.deadline += self.machine.now() - self.clock.now();
+        self.store.commit(transaction).await
+    }
+
+    async fn range(
+        &self,
+        index: &Index,
+        ranks: RangeInclusive<i64>,
+        limit: usize,
+    ) -> Result<Vec<Ranked>, StoreError> {
+        self.store.range(index, ranks, limit).await
+    }
+
+    async fn tail(
+        &self,
+        log: &Log,
+        after: Position,
+        limit: usize,
+        wait: Duration,
+    ) -> Result<Tail, StoreError> {
+        let mut tail = self.store.tail(log, after, limit, wait).await?;
+        if let Tail::Entries { store_now, .. } = &mut tail {
+            *store_now = self.clock.now();
+        }
+        Ok(tail)
+    }
+
+    async fn generation(&self, shard: ShardId) -> Result<Option<Generation>, StoreError> {
+        self.store.generation(shard).await
+    }
+
+    async fn check(&self) -> Result<Vec<String>, StoreError> {
+        self.store.check().await
     }
 }

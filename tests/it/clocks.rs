@@ -1,0 +1,93 @@
+//! A replica whose clock differs from the store's by more than 30 s mints nothing and governs nothing;
+//! what must end is ended all the same.
+
+use crate::support::broker::{Setup, TestBroker};
+use crate::support::time::Wrong;
+use dayfly::broker::Reason;
+use dayfly::clock::Clock;
+use serde_json::json;
+use std::sync::Arc;
+use std::time::Duration;
+
+async fn started(more: &str) -> (TestBroker, Arc<Wrong>) {
+    let clock = Arc::new(Wrong::default());
+    let setup = Setup {
+        clock: clock.clone(),
+        own_time: true,
+        more: more.to_owned(),
+        ..Setup::default()
+    };
+    (TestBroker::with(setup).await, clock)
+}
+
+/// Set, and seen by the broker.
+async fn set(broker: &TestBroker, clock: &Wrong, seconds: i64) {
+    clock.by(seconds);
+    let wrong = seconds.abs() > 30;
+    for _ in 0..100 {
+        if broker.composed.broker.ready().await.is_err() == wrong {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    panic!("{:?}", broker.composed.broker.ready().await);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_clock_that_is_half_a_minute_off_mints_nothing_governs_nothing_and_revokes() {
+    for (seconds, which) in [(32, "ours is ahead"), (-32, "ours is behind")] {
+        let (broker, clock) = started("").await;
+        let before = broker.issue().await;
+        set(&broker, &clock, seconds).await;
+
+        let why = broker.composed.broker.ready().await.unwrap_err();
+        assert_eq!(why.len(), 1, "{why:?}");
+        assert!(why[0].contains(which), "{why:?}");
+        let answer = broker.exchange(&broker.good_form()).await;
+        assert_eq!(answer.status, 503, "{}", answer.body);
+        assert_eq!(answer.error(), "temporarily_unavailable");
+        assert!(answer.headers.contains_key("retry-after"));
+        let governed = broker.composed.broker.govern().await.unwrap_err();
+        assert_eq!(governed.reason, Reason::ClockSkewed);
+
+        let asked = json!({
+            "selector": { "lease": before["lease_id"] }, "reason": "the test ends it",
+        });
+        let ended = broker.admin("POST", "/revocations", Some(asked)).await;
+        assert_eq!(ended.status, 200, "{}", ended.body);
+
+        set(&broker, &clock, 0).await;
+        broker.issue().await;
+        let token = before["access_token"].as_str().unwrap();
+        assert_eq!(broker.introspect(token).await.body["active"], false);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_clock_that_is_less_than_half_a_minute_off_works() {
+    for seconds in [-28, 28] {
+        let (broker, clock) = started("").await;
+        clock.by(seconds);
+        let around = tokio::time::sleep(Duration::from_millis(600));
+        around.await;
+        broker.issue().await;
+        broker.composed.broker.govern().await.unwrap();
+        let asked = json!({ "selector": { "agent": "deployer" }, "reason": "the test ends it" });
+        let ended = broker.admin("POST", "/revocations", Some(asked)).await;
+        assert_eq!(ended.status, 200, "{seconds}: {}", ended.body);
+    }
+}
+
+/// Nothing is called over before the store's clock says so, too.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_clock_that_is_years_ahead_ends_no_lease() {
+    let (broker, clock) = started("").await;
+    let issued = broker.issue().await;
+    let year = 365 * 24 * 3600;
+    set(&broker, &clock, year).await;
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    set(&broker, &clock, 0).await;
+    let token = issued["access_token"].as_str().unwrap();
+    assert_eq!(broker.introspect(token).await.body["active"], true);
+    assert!(clock.now().year() < 2100);
+}
