@@ -88,6 +88,7 @@ impl fmt::Debug for Sealer {
 
 const BLOB_VERSION: u8 = 1;
 const KEY_ID_LENGTH: usize = 8;
+pub const MAC_LENGTH: usize = 32;
 
 impl Sealer {
     /// Key ids are derived from the keys, so that a blob says which key opens it.
@@ -162,6 +163,26 @@ impl Sealer {
     pub fn mac(&self, purpose: &str, message: &[u8]) -> Result<[u8; 32], SealError> {
         let (_, key) = self.keys.first().ok_or(SealError::NoKey)?;
         Ok(mac_with(key, purpose, message))
+    }
+
+    /// Whether the first of the sealing keys made this MAC.
+    fn mac_is_first(&self, purpose: &str, message: &[u8], mac: &[u8]) -> bool {
+        use subtle::ConstantTimeEq;
+        self.keys
+            .first()
+            .is_some_and(|(_, key)| mac_with(key, purpose, message).as_slice().ct_eq(mac).into())
+    }
+
+    /// The message behind its MAC, as it is kept at rest.
+    pub fn with_mac(&self, purpose: &str, message: &[u8]) -> Result<Vec<u8>, SealError> {
+        Ok([self.mac(purpose, message)?.as_slice(), message].concat())
+    }
+
+    /// The message, where one of the sealing keys made its MAC; `true`: the first of them.
+    pub fn without_mac<'a>(&self, purpose: &str, bytes: &'a [u8]) -> Option<(&'a [u8], bool)> {
+        let (mac, message) = bytes.split_at_checked(MAC_LENGTH)?;
+        let holds = self.mac_holds(purpose, message, mac);
+        holds.then(|| (message, self.mac_is_first(purpose, message, mac)))
     }
 
     /// Whether any of the sealing keys made this MAC.

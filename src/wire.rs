@@ -89,8 +89,6 @@ pub enum Retry {
     Refresh,
     /// The same request, after `Retry-After` seconds.
     After,
-    /// Someone has to approve it first.
-    Approve,
 }
 
 /// RFC 7662 section 2.2. Inactive: `active` and nothing else.

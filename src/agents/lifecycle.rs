@@ -32,6 +32,8 @@ pub enum Turn {
     Drifted,
     /// Its last day is over.
     Ended,
+    /// What is remembered of it was changed in the store.
+    Unreadable,
 }
 
 impl Stage {
@@ -69,7 +71,8 @@ impl Stage {
             (Retired, Turn::Reinstate) => Some(Active),
             (Retired, _) => None,
             (_, Turn::Retire | Turn::Ended) => Some(Retired),
-            (_, Turn::Suspend) | (Active | UnderReview, Turn::Dormant | Turn::Drifted) => {
+            (_, Turn::Suspend)
+            | (Active | UnderReview, Turn::Dormant | Turn::Drifted | Turn::Unreadable) => {
                 Some(Suspended)
             }
             (Active, Turn::Overdue) => Some(UnderReview),
@@ -79,7 +82,7 @@ impl Stage {
             // A review that is overdue is made, not lifted.
             (Active | UnderReview, Turn::Resume) => None,
             (UnderReview | Suspended, Turn::Overdue) => None,
-            (Suspended, Turn::Dormant | Turn::Drifted) => None,
+            (Suspended, Turn::Dormant | Turn::Drifted | Turn::Unreadable) => None,
             (Active | UnderReview | Suspended, Turn::Reinstate) => None,
         }
     }
@@ -98,6 +101,7 @@ impl Turn {
             Self::Dormant => "dormant",
             Self::Drifted => "drift",
             Self::Ended => "ended",
+            Self::Unreadable => "record_unreadable",
         }
     }
 
@@ -105,7 +109,9 @@ impl Turn {
     pub fn weight(self) -> Weight {
         match self {
             Self::Overdue | Self::Reviewed => Weight::Review,
-            Self::Suspend | Self::Resume | Self::Dormant | Self::Drifted => Weight::Suspension,
+            Self::Suspend | Self::Resume | Self::Dormant | Self::Drifted | Self::Unreadable => {
+                Weight::Suspension
+            }
             Self::Retire | Self::Reinstate | Self::Ended => Weight::Retirement,
         }
     }

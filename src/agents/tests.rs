@@ -86,6 +86,8 @@ fn view_with(kind: FenceKind, dimension: Dimension) -> View {
         until: None,
         weight: crate::fences::Weight::default(),
         restriction: None,
+        rule: None,
+        lifts: Vec::new(),
     };
     View::of([fence])
 }

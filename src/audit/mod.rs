@@ -144,6 +144,8 @@ pub enum Event {
     Drift,
     /// Whoever owned agents or missions has left.
     OwnerLeft,
+    /// They are active again, and what was held for it is not any more.
+    OwnerBack,
     /// Somebody with a valid proof knocked, and no agent is theirs.
     Sighted,
     /// An alarm: somebody came in by the break-glass token.
@@ -185,6 +187,7 @@ impl Event {
             Self::Reviewed => "reviewed",
             Self::Drift => "drift",
             Self::OwnerLeft => "owner_left",
+            Self::OwnerBack => "owner_back",
             Self::Sighted => "sighted",
             Self::BreakGlassUsed => "break_glass_used",
             Self::RecordUnreadable => "record_unreadable",

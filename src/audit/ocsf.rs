@@ -58,7 +58,8 @@ pub(super) fn class(event: Event) -> Class {
         | Event::Suspended
         | Event::Retired
         | Event::Resumed
-        | Event::OwnerLeft => class(ENTITY_MANAGEMENT, 3, 1, 3),
+        | Event::OwnerLeft
+        | Event::OwnerBack => class(ENTITY_MANAGEMENT, 3, 1, 3),
         Event::Sighted => class(ENTITY_MANAGEMENT, 99, 2, 3),
         Event::Drift | Event::BreakGlassUsed => class(ENTITY_MANAGEMENT, 99, 2, 4),
         Event::KeyPinned => class(ENTITY_MANAGEMENT, 1, 1, 1),

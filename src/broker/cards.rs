@@ -21,6 +21,7 @@ struct Standing {
     stage: Stage,
     why: Option<String>,
     by: Option<String>,
+    rule: Option<String>,
 }
 
 impl Broker {
@@ -32,7 +33,13 @@ impl Broker {
             .iter()
             .map(|agent| Subject::Agent(agent.id.clone()))
             .collect();
-        let found = remembered(self.store.as_ref(), &subjects, self.clock.now()).await?;
+        let found = remembered(
+            self.store.as_ref(),
+            &self.sealer,
+            &subjects,
+            self.clock.now(),
+        )
+        .await?;
         let mut items = Vec::new();
         for (agent, found) in agents.into_iter().zip(found) {
             items.push(self.agent_card(&bundle, agent, &found, &view).await?);
@@ -83,6 +90,7 @@ impl Broker {
             state: standing.stage.as_str().to_owned(),
             why: standing.why,
             by: standing.by,
+            rule: standing.rule,
             labels: agent.labels.clone(),
             missions: missions.map(|mission| mission.id.clone()).collect(),
             live_leases: coverage.live,
@@ -115,6 +123,7 @@ pub(in crate::broker) fn mission_card(
         state: standing.stage.as_str().to_owned(),
         why: standing.why,
         by: standing.by,
+        rule: standing.rule,
         labels: mission.labels.clone(),
         agents: mission.agents.clone(),
         attention: attention(&found.record, &mission.terms),
@@ -143,11 +152,13 @@ fn standing(
         (held, Some(ends)) if ends < today && stage != Stage::Retired => Standing {
             stage: Stage::Retired,
             why: Some(format!("its last day was {ends}")),
+            rule: held.as_ref().and_then(|hold| hold.rule.clone()),
             by: held.map(|hold| hold.author),
         },
         (held, _) => Standing {
             stage,
             why: held.as_ref().map(|hold| hold.reason.clone()),
+            rule: held.as_ref().and_then(|hold| hold.rule.clone()),
             by: held.map(|hold| hold.author),
         },
     }

@@ -84,7 +84,7 @@ impl Broker {
         let body: Value = serde_json::from_slice(body)
             .map_err(|error| Refusal::new(Reason::MalformedRequest, error.to_string()).exact())?;
         if known.kind == SourceKind::Scim {
-            return self.owner_left(&bundle, known, &body).await;
+            return self.owner_changed(&bundle, known, &body).await;
         }
         for (kind, id) in ended(known, headers, &body)? {
             // A message that comes again says nothing new, and the log is not for repeating.

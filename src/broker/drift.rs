@@ -1,7 +1,7 @@
 //! An agent that asks again and again for what its mission does not allow: told, or suspended, as the
 //! mission says. Counted in the store, so that it does not matter which replica is asked.
 
-use super::govern::CLOCK;
+use super::govern::rule;
 use super::standing::{self, TRIES, entry};
 use super::{Broker, Bundle, Reason, Refusal};
 use crate::agents::Turn;
@@ -110,7 +110,8 @@ impl Broker {
             found.record.told.insert(mark.clone(), stamp);
             let stage = standing::stage(&subject, &*self.view()?);
             let written = if drift.suspends && stage.after(Turn::Drifted).is_some() {
-                let turned = self.turn((&subject, Turn::Drifted), (CLOCK, &why), &found, now);
+                let said = rule(Turn::Drifted);
+                let turned = self.turn((&subject, Turn::Drifted), (&said, &why), &found, now);
                 turned.await?.is_some()
             } else {
                 let alarm = entry(Event::Drift, &subject, now)

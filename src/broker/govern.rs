@@ -1,19 +1,16 @@
 //! Governance by the clock: whatever is registered ends, is reviewed, is used, or is stopped. Every
 //! replica looks; whose guarded commit is written acts.
 
-use super::standing::{self, Found, entry, remembered};
+use super::standing::{self, Found, Said, entry, remembered};
 use super::{Broker, Refusal};
 use crate::agents::governance::{Due, Notice};
 use crate::agents::{Terms, Turn};
 use crate::audit::Event;
 use crate::fences::View;
-use crate::store::StoreError;
 use crate::telemetry::metric;
 use crate::wire::Subject;
 use time::{Date, OffsetDateTime};
 
-/// What [`Broker::govern`] is called in its own name.
-pub(in crate::broker) const CLOCK: &str = "dayfly";
 /// How long a replica rests between two rounds.
 pub const GOVERNED_EVERY: std::time::Duration = std::time::Duration::from_secs(5);
 /// Records read in one go.
@@ -42,6 +39,7 @@ impl Broker {
         let now = self.clock.now();
         let view = self.view()?;
         let bundle = self.bundle.load_full();
+        self.hold_leavers(&bundle).await?;
         let agents = bundle.agents.iter().map(|agent| Charge {
             subject: Subject::Agent(agent.id.clone()),
             owner: agent.owner.clone(),
@@ -56,42 +54,15 @@ impl Broker {
         });
         let charges: Vec<_> = agents.chain(missions).collect();
         let mut done = Governed::default();
-        let mut unread = None;
         for page in charges.chunks(PAGE) {
-            for (charge, found) in page.iter().zip(self.found(page, now).await?) {
-                match found {
-                    Ok(found) => {
-                        self.look_after(charge, found, &view, (now, &mut done))
-                            .await?;
-                    }
-                    Err(refusal) => {
-                        let why = &refusal.detail;
-                        tracing::error!(subject = %charge.subject, why, "governance: unreadable");
-                        unread = Some(refusal);
-                    }
-                }
+            let subjects: Vec<_> = page.iter().map(|charge| charge.subject.clone()).collect();
+            let found = remembered(self.store.as_ref(), &self.sealer, &subjects, now).await?;
+            for (charge, found) in page.iter().zip(found) {
+                self.look_after(charge, found, &view, (now, &mut done))
+                    .await?;
             }
         }
-        unread.map_or(Ok(done), Err)
-    }
-
-    /// One record that cannot be read keeps nobody else from being looked after.
-    async fn found(
-        &self,
-        page: &[Charge],
-        now: OffsetDateTime,
-    ) -> Result<Vec<Result<Found, Refusal>>, Refusal> {
-        let subjects: Vec<_> = page.iter().map(|charge| charge.subject.clone()).collect();
-        match remembered(self.store.as_ref(), &subjects, now).await {
-            Ok(found) => return Ok(found.into_iter().map(Ok).collect()),
-            Err(StoreError::Corrupt(_)) => {}
-            Err(error) => return Err(error.into()),
-        }
-        let mut each = Vec::with_capacity(subjects.len());
-        for subject in &subjects {
-            each.push(self.remember(subject, now).await);
-        }
-        Ok(each)
+        Ok(done)
     }
 
     async fn look_after(
@@ -101,7 +72,13 @@ impl Broker {
         view: &View,
         (now, done): (OffsetDateTime, &mut Governed),
     ) -> Result<(), Refusal> {
-        if found.is_new() && !found.save(self.store.as_ref(), None, now).await? {
+        if found.is_foreign() {
+            return self
+                .stop_unreadable(charge, &found, view, (now, done))
+                .await;
+        }
+        if (found.is_new() || found.is_old()) && !found.save(self.store.as_ref(), None, now).await?
+        {
             return Ok(());
         }
         let stage = standing::stage(&charge.subject, view);
@@ -117,7 +94,8 @@ impl Broker {
                     found.record.done(turn, at);
                     let why = why(turn, charge, at);
                     let what = (&charge.subject, turn);
-                    let raised = self.turn(what, (CLOCK, &why), &found, now).await?;
+                    let said = rule(turn);
+                    let raised = self.turn(what, (&said, &why), &found, now).await?;
                     if raised.is_some() {
                         tracing::warn!(subject = %charge.subject, owner = charge.owner, "{why}");
                         done.turned += 1;
@@ -126,6 +104,33 @@ impl Broker {
                     return Ok(());
                 }
             }
+        }
+        Ok(())
+    }
+
+    /// SECURITY: whoever can write to the store could put a review off, or have it forgotten that nobody
+    /// uses an agent. What a record governs that is not ours is held until somebody has looked.
+    async fn stop_unreadable(
+        &self,
+        charge: &Charge,
+        found: &Found,
+        view: &View,
+        (now, done): (OffsetDateTime, &mut Governed),
+    ) -> Result<(), Refusal> {
+        let turn = Turn::Unreadable;
+        if standing::stage(&charge.subject, view).after(turn).is_none() {
+            return Ok(());
+        }
+        let why = "what is remembered of it was changed in the store or is damaged";
+        let what = (&charge.subject, turn);
+        if self
+            .turn(what, (&rule(turn), why), found, now)
+            .await?
+            .is_some()
+        {
+            tracing::error!(subject = %charge.subject, owner = charge.owner, "ALARM: governance: {why}");
+            metrics::counter!(metric::ALARMS, "kind" => "record_unreadable").increment(1);
+            done.turned += 1;
         }
         Ok(())
     }
@@ -158,6 +163,10 @@ impl Broker {
         }
         Ok(told)
     }
+}
+
+pub(in crate::broker) fn rule(turn: Turn) -> Said {
+    Said::Rule(format!("governance/{}", turn.code()))
 }
 
 fn why(turn: Turn, charge: &Charge, at: OffsetDateTime) -> String {

@@ -1,16 +1,31 @@
-//! An owner has left: everything of theirs is suspended, agents and missions, by one append each.
+//! An owner has left: everything of theirs is suspended, agents and missions, by one append each, and stays
+//! so until they are back.
 //!
 //! What comes is a SCIM user (RFC 7643 section 4.1) with `active: false`, as identity providers send
 //! it, with the source's secret as a bearer token (RFC 7644 section 2).
 
-use super::{Broker, Bundle, Reason, Refusal, SourceSettings};
+use super::{Broker, Bundle, Operator, Reason, Refusal, Role, SourceSettings};
 use crate::audit::{Entry, Event};
-use crate::fences::{By, Dimension, DimensionKind, FenceKind, NewFence};
+use crate::fences::{
+    By, Dimension, DimensionKind, FenceKind, Fences, NewFence, Raised, View, Weight,
+};
 use crate::ids::ShardId;
+use crate::secret::Sealer;
+use crate::store::{CommitId, Guard, Key, Outcome, Transaction, Write, settle};
 use axum::http::HeaderMap;
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use std::collections::BTreeSet;
+use std::sync::atomic::Ordering;
 use subtle::ConstantTimeEq;
+use time::{Duration, OffsetDateTime};
+
+const MAC_PURPOSE: &str = "leaver";
+const DEADLINE: Duration = Duration::seconds(10);
+/// Spellings of one owner, and attempts where somebody else raises something meanwhile.
+const MOST_STEPS: usize = 32;
+/// Records read in one go.
+const PAGE: usize = 256;
 
 pub(in crate::broker) fn is_authentic(source: &SourceSettings, headers: &HeaderMap) -> bool {
     let mut values = headers.get_all("authorization").iter();
@@ -24,44 +39,302 @@ pub(in crate::broker) fn is_authentic(source: &SourceSettings, headers: &HeaderM
     })
 }
 
+/// Kept from the moment that somebody has left until they are back: a hold can be lifted by mistake, and
+/// the files may name an owner later who has left today.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+struct Left {
+    #[serde(with = "time::serde::timestamp::milliseconds")]
+    at: OffsetDateTime,
+    source: String,
+    /// The owners, as the configuration writes them, that are held for it.
+    held: BTreeSet<String>,
+}
+
+/// What is kept of one name, with what guards its change.
+#[derive(Debug)]
+struct Kept {
+    key: Key,
+    version: Option<CommitId>,
+    left: Option<Left>,
+    /// Under a sealing key that is to go.
+    is_old: bool,
+}
+
+impl Kept {
+    fn guard(&self) -> Guard {
+        match self.version {
+            Some(version) => Guard::Unchanged(self.key.clone(), version),
+            None => Guard::Absent(self.key.clone()),
+        }
+    }
+
+    fn put(&self, sealer: &Sealer, left: &Left) -> Result<Write, Refusal> {
+        let wrong =
+            |error: &dyn std::fmt::Display| Refusal::new(Reason::Internal, error.to_string());
+        let body =
+            rmp_serde::to_vec_named(&(&self.key.name, left)).map_err(|error| wrong(&error))?;
+        let value = sealer.with_mac(MAC_PURPOSE, &body);
+        Ok(Write::Put {
+            key: self.key.clone(),
+            value: value.map_err(|error| wrong(&error))?,
+            expires_at: None,
+        })
+    }
+}
+
+/// SECURITY: what somebody changed in the store says that they have left: it holds until an admin looks.
+fn read(sealer: &Sealer, key: &Key, value: &[u8], now: OffsetDateTime) -> (Left, bool) {
+    let body = sealer.without_mac(MAC_PURPOSE, value);
+    let is_old = body.is_some_and(|(_, is_first)| !is_first);
+    let read = body.and_then(|(body, _)| rmp_serde::from_slice::<(Vec<u8>, Left)>(body).ok());
+    let left = match read {
+        Some((place, left)) if place == key.name => left,
+        _ => Left {
+            at: now,
+            source: "a record that was changed in the store".to_owned(),
+            held: BTreeSet::new(),
+        },
+    };
+    (left, is_old)
+}
+
 impl Broker {
-    pub(in crate::broker) async fn owner_left(
+    pub(in crate::broker) async fn owner_changed(
         &self,
         bundle: &Bundle,
         source: &SourceSettings,
         body: &Value,
     ) -> Result<(), Refusal> {
-        let Some(names) = left(body)? else {
-            return Ok(());
-        };
-        let names = allowed(source, names)?;
-        let now = self.clock.now();
-        let view = self.view()?;
-        for owner in owners(bundle, &names) {
-            let dimension = Dimension::new(DimensionKind::Owner, owner);
-            // What comes again says nothing new.
-            if view.held(&[dimension.hash()]).is_some() {
-                continue;
-            }
-            let (by, why) = (format!("source {}", source.name), "its owner has left");
-            let entry = Entry::new(Event::OwnerLeft, now)
-                .operator(by.as_str())
-                .reason("owner_left")
-                .with("owner", owner);
-            let fence = NewFence::new(FenceKind::Hold, dimension, &by, why).by(By::Source);
-            let writes = vec![entry.append(ShardId::INSTALLATION)];
-            let raised = self.fences.raise_with(fence, Vec::new(), writes, now);
-            if let Some(raised) = raised.await? {
-                self.record.fenced(&raised.fence);
-                tracing::warn!(owner, "an owner has left: what was theirs is suspended");
+        let (names, active) = user(body)?;
+        for name in allowed(source, names)? {
+            if active {
+                self.owner_back(&name, &source.name).await?;
+            } else {
+                self.owner_left(bundle, &name, &source.name).await?;
             }
         }
         Ok(())
     }
+
+    /// Everybody whom the configuration names and who has left is held: asked before a configuration is used,
+    /// and with each round of governance.
+    pub async fn hold_leavers(&self, bundle: &Bundle) -> Result<(), Refusal> {
+        let all = Vec::from_iter(every_owner(bundle));
+        for page in all.chunks(PAGE) {
+            let keys: Vec<_> = page.iter().map(|owner| key(owner)).collect();
+            for (owner, found) in page.iter().zip(self.store.get(&keys).await?) {
+                if found.is_some() {
+                    self.owner_left(bundle, owner, "").await?;
+                }
+            }
+        }
+        self.leavers_seen.store(true, Ordering::Release);
+        Ok(())
+    }
+
+    async fn kept(&self, name: &str, now: OffsetDateTime) -> Result<Kept, Refusal> {
+        let key = key(name);
+        let found = self.store.get(std::slice::from_ref(&key)).await?;
+        let found = found.into_iter().next().flatten();
+        let said = found.as_ref();
+        let said = said.map(|found| read(&self.sealer, &key, &found.value, now));
+        Ok(Kept {
+            version: found.as_ref().map(|found| found.version),
+            is_old: said.as_ref().is_some_and(|(_, is_old)| *is_old),
+            left: said.map(|(left, _)| left),
+            key,
+        })
+    }
+
+    /// Writes down that they have left, and holds what is theirs and is not held for it yet.
+    async fn owner_left(&self, bundle: &Bundle, name: &str, source: &str) -> Result<(), Refusal> {
+        for _ in 0..MOST_STEPS {
+            let now = self.clock.now();
+            let kept = self.kept(name, now).await?;
+            let is_new = kept.left.is_none();
+            let mut left = kept.left.clone().unwrap_or_else(|| Left {
+                at: now,
+                source: source.to_owned(),
+                held: BTreeSet::new(),
+            });
+            let owners = every_owner(bundle);
+            let mut theirs = owners
+                .iter()
+                .filter(|owner| owner.eq_ignore_ascii_case(name));
+            let next = theirs.find(|owner| !left.held.contains(**owner)).copied();
+            if next.is_none() && !is_new && !kept.is_old {
+                return Ok(());
+            }
+            let said = format!("source {}", left.source);
+            let entry = Entry::new(Event::OwnerLeft, now)
+                .reason("owner_left")
+                .with("by", said.as_str())
+                .with("owner", next.unwrap_or(name));
+            let view = self.view()?;
+            // An operator's hold stays what it is; when that is lifted, this one takes its place.
+            let stands = next.is_some_and(|owner| stands(&view, owner));
+            left.held.extend(next.map(str::to_owned));
+            let mut writes = vec![kept.put(&self.sealer, &left)?];
+            // Whoever owns nothing is only remembered.
+            writes.extend(next.map(|_| entry.append(ShardId::INSTALLATION)));
+            match next {
+                Some(owner) if !stands => {
+                    let fence = hold(owner, &said);
+                    let raised = self
+                        .fences
+                        .raise_with(fence, vec![kept.guard()], writes, now);
+                    if let Some(raised) = raised.await? {
+                        self.record.fenced(&raised.fence);
+                        tracing::warn!(owner, "an owner has left: what was theirs is suspended");
+                    }
+                }
+                _ => {
+                    let mut transaction = Transaction::new(ShardId::INSTALLATION, now + DEADLINE)
+                        .revoking()
+                        .guard(kept.guard());
+                    if stands {
+                        transaction = transaction.guard(Fences::unmoved(&view));
+                    }
+                    transaction.writes.append(&mut writes);
+                    if let Outcome::TooLate = settle(self.store.as_ref(), transaction).await? {
+                        return Err(Refusal::new(Reason::StoreUnavailable, "too late").after(1));
+                    }
+                }
+            }
+        }
+        Err(contended())
+    }
+
+    /// They are active again: what was held for their leaving is not held for it any more. What an operator
+    /// holds stays.
+    async fn owner_back(&self, name: &str, source: &str) -> Result<(), Refusal> {
+        for _ in 0..MOST_STEPS {
+            let now = self.clock.now();
+            let kept = self.kept(name, now).await?;
+            let Some(mut left) = kept.left.clone() else {
+                return Ok(());
+            };
+            let view = self.view()?;
+            let own = |owner: &&String| is_held_for_leaving(&view, owner);
+            let held = left.held.iter().find(own).cloned();
+            let rest = match &held {
+                Some(owner) => left.held.remove(owner),
+                None => false,
+            };
+            let more = left
+                .held
+                .iter()
+                .any(|owner| is_held_for_leaving(&view, owner));
+            let said = format!("source {source}");
+            let entry = Entry::new(Event::OwnerBack, now)
+                .reason("owner_back")
+                .with("by", said.as_str())
+                .with("owner", held.as_deref().unwrap_or(name));
+            let change = match rest && more {
+                true => kept.put(&self.sealer, &left)?,
+                false => Write::Delete(kept.key.clone()),
+            };
+            let writes = vec![change, entry.append(ShardId::INSTALLATION)];
+            let guards = vec![kept.guard(), Fences::unmoved(&view)];
+            let done = match held {
+                Some(owner) => {
+                    let on = Dimension::new(DimensionKind::Owner, owner.as_str());
+                    let why = "its owner is active again";
+                    let lift = NewFence::new(FenceKind::Lift, on, &said, why).by(By::Source);
+                    let raised = self.fences.raise_with(lift, guards, writes, now).await?;
+                    if let Some(raised) = &raised {
+                        self.record.fenced(&raised.fence);
+                    }
+                    raised.is_some()
+                }
+                None => {
+                    let mut transaction = Transaction::new(ShardId::INSTALLATION, now + DEADLINE);
+                    transaction.guards = guards;
+                    transaction.writes = writes;
+                    let done = settle(self.store.as_ref(), transaction).await?;
+                    matches!(done, Outcome::Applied { .. } | Outcome::Unreplicated { .. })
+                }
+            };
+            if done && !more {
+                return Ok(());
+            }
+        }
+        Err(contended())
+    }
+
+    /// An operator lifts the hold on an owner. Whoever has left stays held: by the hold that stands for
+    /// that, or by one that takes the operator's place. Only an admin's word is as good as the provider's.
+    pub(in crate::broker) async fn lift_owner(
+        &self,
+        by: &Operator,
+        owner: &str,
+        reason: &str,
+    ) -> Result<Raised, Refusal> {
+        for _ in 0..MOST_STEPS {
+            let now = self.clock.now();
+            let kept = self.kept(owner, now).await?;
+            let view = self.view()?;
+            let on = Dimension::new(DimensionKind::Owner, owner);
+            let lift = NewFence::new(FenceKind::Lift, on, &by.name, reason);
+            let (fence, writes) = match &kept.left {
+                None => (lift, Vec::new()),
+                Some(_) if by.role >= Role::Admin => (lift, vec![Write::Delete(kept.key.clone())]),
+                Some(left) if is_held_for_leaving(&view, owner) => {
+                    let why = format!(
+                        "its owner has left (source {}, {}): that they are active again, by the same source, ends it, or an admin's lift",
+                        left.source, left.at
+                    );
+                    return Err(Refusal::new(Reason::NotPermitted, why).exact());
+                }
+                Some(left) => {
+                    let mut left = left.clone();
+                    left.held.insert(owner.to_owned());
+                    let said = format!("source {}", left.source);
+                    (hold(owner, &said), vec![kept.put(&self.sealer, &left)?])
+                }
+            };
+            let guards = vec![kept.guard(), Fences::unmoved(&view)];
+            if let Some(raised) = self.fences.raise_with(fence, guards, writes, now).await? {
+                self.record.fenced(&raised.fence);
+                return Ok(raised);
+            }
+        }
+        Err(contended())
+    }
 }
 
-/// The names of a user who is not active any more. `None`: the user is.
-fn left(body: &Value) -> Result<Option<BTreeSet<String>>, Refusal> {
+fn key(name: &str) -> Key {
+    Key {
+        shard: ShardId::INSTALLATION,
+        name: format!("leavers/{}", name.to_ascii_lowercase()).into_bytes(),
+    }
+}
+
+fn hold(owner: &str, said: &str) -> NewFence {
+    let on = Dimension::new(DimensionKind::Owner, owner);
+    NewFence::new(FenceKind::Hold, on, said, "its owner has left").by(By::Source)
+}
+
+/// Whether a hold stands that stops as much, for as long.
+fn stands(view: &View, owner: &str) -> bool {
+    let on = Dimension::new(DimensionKind::Owner, owner);
+    let mut all = view.holds_on(&on).into_iter();
+    all.any(|hold| hold.weight >= Weight::Suspension && hold.until.is_none())
+}
+
+/// No operator's hold carries the rule of a source.
+fn is_held_for_leaving(view: &View, owner: &str) -> bool {
+    let on = Dimension::new(DimensionKind::Owner, owner);
+    let mut all = view.holds_on(&on).into_iter();
+    all.any(|hold| hold.rule.is_some_and(|rule| rule.starts_with("source/")))
+}
+
+fn contended() -> Refusal {
+    Refusal::new(Reason::StoreUnavailable, "too many change it at once").after(1)
+}
+
+/// The names of a user, and whether they are active.
+fn user(body: &Value) -> Result<(BTreeSet<String>, bool), Refusal> {
     let malformed = || {
         let problem = "expected a SCIM user: `userName` and `active`";
         Refusal::new(Reason::MalformedRequest, problem).exact()
@@ -79,7 +352,7 @@ fn left(body: &Value) -> Result<Option<BTreeSet<String>>, Refusal> {
     let emails = body.get("emails").and_then(Value::as_array);
     let emails = emails.into_iter().flatten();
     names.extend(emails.filter_map(|one| Some(one.get("value")?.as_str()?.to_owned())));
-    Ok((!active).then_some(names))
+    Ok((names, active))
 }
 
 /// SECURITY: a source deactivates the people of its own domains, by default nobody. Providers also tell
@@ -102,14 +375,10 @@ fn allowed(source: &SourceSettings, names: BTreeSet<String>) -> Result<BTreeSet<
 }
 
 /// As the configuration writes them.
-fn owners<'a>(bundle: &'a Bundle, names: &BTreeSet<String>) -> BTreeSet<&'a str> {
+fn every_owner(bundle: &Bundle) -> BTreeSet<&str> {
     let agents = bundle.agents.iter().map(|agent| agent.owner.as_str());
-    let missions = bundle
-        .policy
-        .missions()
-        .map(|mission| mission.owner.as_str());
+    let missions = bundle.policy.missions();
     agents
-        .chain(missions)
-        .filter(|owner| names.iter().any(|name| name.eq_ignore_ascii_case(owner)))
+        .chain(missions.map(|mission| mission.owner.as_str()))
         .collect()
 }

@@ -45,9 +45,13 @@ use crate::intent::Intents;
 use crate::jose::Keyring;
 use crate::leases::{Leases, Sweeper};
 use crate::policy::Policy;
+use crate::secret::Sealer;
 use crate::store::Store;
 use arc_swap::ArcSwap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+const NOT_LOOKED: &str = "who has left was not looked up yet";
 
 /// Everything that a reload swaps, as a whole or not at all.
 #[derive(Debug)]
@@ -72,6 +76,7 @@ pub struct Broker {
     pub(in crate::broker) certificates: CertificateDoors,
     pub(in crate::broker) clock: Arc<dyn Clock>,
     pub(in crate::broker) store: Arc<dyn Store>,
+    pub(in crate::broker) sealer: Arc<Sealer>,
     pub(in crate::broker) fences: Arc<Fences>,
     pub(in crate::broker) leases: Arc<Leases>,
     pub(in crate::broker) sweeper: Arc<Sweeper>,
@@ -84,6 +89,8 @@ pub struct Broker {
     pub(in crate::broker) usage: usage::Usage,
     pub(in crate::broker) sightings: sightings::Sightings,
     pub(in crate::broker) bundle: ArcSwap<Bundle>,
+    /// Whoever left before this start is held.
+    pub(in crate::broker) leavers_seen: AtomicBool,
 }
 
 /// How clients show certificates, for the metadata: set up when the listeners are.
@@ -103,6 +110,7 @@ pub struct Parts {
     pub certificates: CertificateDoors,
     pub clock: Arc<dyn Clock>,
     pub store: Arc<dyn Store>,
+    pub sealer: Sealer,
     pub fences: Arc<Fences>,
     pub leases: Arc<Leases>,
     pub sweeper: Arc<Sweeper>,
@@ -116,14 +124,16 @@ pub struct Parts {
 
 impl Broker {
     pub fn new(parts: Parts, bundle: Bundle) -> Self {
+        let sealer = Arc::new(parts.sealer);
         Self {
             url: parts.url,
             certificates: parts.certificates,
             clock: parts.clock,
             record: record::Recorder::new(parts.store.clone()),
-            usage: usage::Usage::new(parts.store.clone()),
+            usage: usage::Usage::new(parts.store.clone(), sealer.clone()),
             sightings: sightings::Sightings::new(parts.store.clone()),
             store: parts.store,
+            sealer,
             fences: parts.fences,
             leases: parts.leases,
             sweeper: parts.sweeper,
@@ -133,6 +143,7 @@ impl Broker {
             sealing: parts.sealing,
             status_lists: status::StatusLists::default(),
             bundle: ArcSwap::from_pointee(bundle),
+            leavers_seen: AtomicBool::new(false),
         }
     }
 
@@ -144,6 +155,12 @@ impl Broker {
     /// The hash of the configuration in force.
     pub fn config_hash(&self) -> String {
         self.bundle.load().hash.clone()
+    }
+
+    /// Before anything is issued: whoever left while no broker was there to hear what is theirs, is held.
+    pub async fn begin(&self) -> Result<(), Refusal> {
+        let bundle = self.bundle.load_full();
+        self.hold_leavers(&bundle).await
     }
 
     /// Swaps everything at once. Requests under way finish on the bundle they began with.
@@ -166,6 +183,9 @@ impl Broker {
             Ok(found) => problems.extend(found),
             Err(error) => problems.push(error.to_string()),
         }
+        if !self.leavers_seen.load(Ordering::Acquire) {
+            problems.push(NOT_LOOKED.to_owned());
+        }
         problems.extend(self.sealing.fault());
         if problems.is_empty() {
             Ok(())
@@ -177,6 +197,9 @@ impl Broker {
     /// The rest of the room for unsealed entries belongs to revocation and its audit.
     pub(in crate::broker) fn may_mint(&self) -> Result<(), Refusal> {
         self.fences.in_time()?;
+        if !self.leavers_seen.load(Ordering::Acquire) {
+            return Err(Refusal::new(Reason::StoreUnavailable, NOT_LOOKED).after(1));
+        }
         if self.sealing.may_mint() {
             return Ok(());
         }

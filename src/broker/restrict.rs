@@ -3,7 +3,8 @@
 use super::{Broker, Operator, Reason, Refusal};
 use crate::authority::{Authority, Permission, Vocabulary};
 use crate::fences::{
-    Dimension, DimensionKind, Fence, FenceKind, MOST_RESTRICTIONS, NewFence, Restriction, Weight,
+    By, Dimension, DimensionKind, Fence, FenceKind, MOST_RESTRICTIONS, NewFence, Restriction,
+    Weight,
 };
 use crate::leases::{Filter, Leases, Standing};
 use crate::wire::{
@@ -23,6 +24,16 @@ impl Broker {
         request: RestrictionRequest,
         dry_run: bool,
     ) -> Result<RestrictionReceipt, Refusal> {
+        self.restrict_by((&by.name, By::Operator), request, dry_run)
+            .await
+    }
+
+    pub(in crate::broker) async fn restrict_by(
+        &self,
+        (author, by): (&str, By),
+        request: RestrictionRequest,
+        dry_run: bool,
+    ) -> Result<RestrictionReceipt, Refusal> {
         let now = self.clock.now();
         let restriction = self.restriction(&request)?;
         if self.fences.last().restrictions().count() >= MOST_RESTRICTIONS {
@@ -34,11 +45,11 @@ impl Broker {
             .for_seconds
             .map(|seconds| Duration::seconds(seconds.into()));
         let new = NewFence {
-            by: crate::fences::By::default(),
+            by,
             kind: FenceKind::Restrict,
             dimension: target,
             reason: request.reason,
-            author: by.name.clone(),
+            author: author.to_owned(),
             until: lasts.map(|lasts| now + lasts),
             restriction: Some(restriction.clone()),
             weight: Weight::default(),
@@ -100,7 +111,7 @@ impl Broker {
         let standing = standing.ok_or_else(unknown)?;
         let restriction = standing.restriction.as_ref().ok_or_else(unknown)?;
         let lift = NewFence {
-            by: crate::fences::By::default(),
+            by: By::Operator,
             kind: FenceKind::Lift,
             dimension: Dimension::new(DimensionKind::Restriction, id.to_string()),
             reason,

@@ -2,7 +2,7 @@
 
 use super::cards::mission_card;
 use super::show::not_found;
-use super::standing::{self, TRIES, entry, remembered};
+use super::standing::{self, Said, TRIES, entry, remembered};
 use super::{Broker, Operator, Reason, Refusal, Role};
 use crate::agents::governance::{Decision, Reviewed};
 use crate::agents::{Stage, Turn};
@@ -27,7 +27,7 @@ impl Broker {
             .map(|agent| Subject::Agent(agent.id.clone()))
             .chain(missions.iter().map(|m| Subject::Mission(m.id.clone())))
             .collect();
-        let found = remembered(self.store.as_ref(), &subjects, now).await?;
+        let found = remembered(self.store.as_ref(), &self.sealer, &subjects, now).await?;
         let (of_agents, of_missions) = found.split_at(agents.len());
         let mut items: Vec<(OffsetDateTime, ReviewView)> = Vec::new();
         let is_wanted = |at: OffsetDateTime| everything || at - SOON <= now;
@@ -93,7 +93,8 @@ impl Broker {
             let why = note.as_deref().unwrap_or(decision.as_str());
             // A hold is raised or lifted where there is one to lift; otherwise it is only written down.
             let written = if turn == Turn::Retire || stage == Stage::UnderReview {
-                let raised = self.turn((&subject, turn), (&by.name, why), &found, now);
+                let said = Said::By(by.name.clone());
+                let raised = self.turn((&subject, turn), (&said, why), &found, now);
                 raised.await?.is_some()
             } else {
                 let entry = entry(Event::Reviewed, &subject, now)

@@ -1,7 +1,7 @@
 //! Operators end things: one append, whatever the number of leases, and a receipt that tells the
 //! truth about what is dead where.
 
-use super::standing::TRIES;
+use super::standing::{Said, TRIES};
 use super::{Broker, Operator, Reason, Refusal, Role};
 use crate::agents::{Stage, Turn};
 use crate::connectors::RevocationClass;
@@ -138,13 +138,19 @@ impl Broker {
             return Err(Refusal::new(Reason::NotPermitted, why).exact());
         }
         let Some(subject) = subject(&selector) else {
+            if let Selector::Owner(owner) = &selector {
+                let raised = self.lift_owner(by, owner, &reason).await?;
+                return self.receive(raised, selector, now).await;
+            }
             let fence = NewFence::new(FenceKind::Lift, dimension, &by.name, &reason);
             return self.fence(fence, selector, now).await;
         };
         for _ in 0..TRIES {
             let mut found = self.remember(&subject, now).await?;
+            found.begin_anew();
             found.record.resume(now);
-            let said = (by.name.as_str(), reason.as_str());
+            let said = Said::By(by.name.clone());
+            let said = (&said, reason.as_str());
             if let Some(raised) = self.turn((&subject, turn), said, &found, now).await? {
                 return self.receive(raised, selector, now).await;
             }

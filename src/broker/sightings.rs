@@ -303,3 +303,6 @@ fn rank(moment: OffsetDateTime) -> i64 {
 fn short(text: &str) -> String {
     text.chars().take(MAX_TEXT).collect()
 }
+
+#[cfg(test)]
+mod tests;

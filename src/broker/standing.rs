@@ -1,18 +1,36 @@
 //! What is remembered of each agent and each mission: one record each, on the shard of the
 //! installation, where the fence log is, so that a hold and what it goes by are one commit.
+//!
+//! Each stands behind a MAC over its place and its content. One that was changed in the store says nothing:
+//! what it governs is held until an operator lifts that, and then it begins anew.
 
 use super::{Broker, Reason, Refusal};
 use crate::agents::governance::Record;
 use crate::agents::{Stage, Turn};
 use crate::audit::{Entry, Event};
-use crate::fences::{Dimension, DimensionKind, FenceKind, NewFence, Raised, View};
+use crate::fences::{By, Dimension, DimensionKind, FenceKind, NewFence, Raised, View};
 use crate::ids::ShardId;
+use crate::secret::Sealer;
 use crate::store::{CommitId, Guard, Key, Outcome, Store, StoreError, Transaction, Write, settle};
 use crate::wire::Subject;
+use std::sync::Arc;
 use time::{Duration, OffsetDateTime};
 
 /// Attempts to write over a record that someone else is writing, too.
 pub(in crate::broker) const TRIES: usize = 8;
+
+/// What the broker calls itself where it acts by a rule of its own.
+pub(in crate::broker) const OURSELVES: &str = "dayfly";
+const MAC_PURPOSE: &str = "governed";
+
+/// Who makes something turn.
+#[derive(Debug)]
+pub(in crate::broker) enum Said {
+    /// An operator, by name.
+    By(String),
+    /// The broker itself, by this rule.
+    Rule(String),
+}
 
 /// A record with what guards its change.
 #[derive(Debug, Clone)]
@@ -20,12 +38,31 @@ pub(in crate::broker) struct Found {
     pub record: Record,
     version: Option<CommitId>,
     key: Key,
+    sealer: Arc<Sealer>,
+    /// What is stored is not ours, or damaged: `record` is a new one, and is not written.
+    is_foreign: bool,
+    /// A sealing key that is to go has authenticated it.
+    is_old: bool,
 }
 
 impl Found {
     /// Nobody has seen it before.
     pub fn is_new(&self) -> bool {
         self.version.is_none()
+    }
+
+    pub fn is_foreign(&self) -> bool {
+        self.is_foreign
+    }
+
+    /// Written again under the first of the sealing keys, or the others could never go.
+    pub fn is_old(&self) -> bool {
+        self.is_old
+    }
+
+    /// Somebody who may says so: it begins anew.
+    pub fn begin_anew(&mut self) {
+        self.is_foreign = false;
     }
 
     pub fn guard(&self) -> Guard {
@@ -35,14 +72,20 @@ impl Found {
         }
     }
 
-    pub fn put(&self) -> Result<Write, StoreError> {
-        let value = rmp_serde::to_vec_named(&self.record)
-            .map_err(|error| StoreError::Corrupt(error.to_string()))?;
-        Ok(Write::Put {
+    /// SECURITY: nothing for one that is foreign, or what somebody did to it would be gone.
+    pub fn put(&self) -> Result<Option<Write>, StoreError> {
+        if self.is_foreign {
+            return Ok(None);
+        }
+        let corrupt = |error: &dyn std::fmt::Display| StoreError::Corrupt(error.to_string());
+        let body = rmp_serde::to_vec_named(&(&self.key.name, &self.record));
+        let body = body.map_err(|error| corrupt(&error))?;
+        let value = self.sealer.with_mac(MAC_PURPOSE, &body);
+        Ok(Some(Write::Put {
             key: self.key.clone(),
-            value,
+            value: value.map_err(|error| corrupt(&error))?,
             expires_at: None,
-        })
+        }))
     }
 
     /// Writes it with an entry in the same commit. `false`: somebody else was faster.
@@ -53,11 +96,15 @@ impl Found {
         now: OffsetDateTime,
     ) -> Result<bool, StoreError> {
         let shard = ShardId::INSTALLATION;
+        let Some(put) = self.put()? else {
+            let why = "a governed record was changed in the store: resume what it governs, then it begins anew";
+            return Err(StoreError::Corrupt(why.to_owned()));
+        };
         let mut transaction = Transaction::new(shard, now + Duration::seconds(10))
             .local()
             .revoking()
             .guard(self.guard())
-            .write(self.put()?);
+            .write(put);
         if let Some(entry) = entry {
             transaction = transaction.write(entry.append(shard));
         }
@@ -65,6 +112,7 @@ impl Found {
         Ok(match settle(store, transaction).await? {
             Outcome::Applied { .. } | Outcome::Unreplicated { .. } => {
                 self.version = Some(id);
+                self.is_old = false;
                 true
             }
             Outcome::Conflict { .. } | Outcome::TooLate => false,
@@ -75,31 +123,37 @@ impl Found {
 /// The records of these, in their order; new ones where there are none.
 pub(in crate::broker) async fn remembered(
     store: &dyn Store,
+    sealer: &Arc<Sealer>,
     subjects: &[Subject],
     now: OffsetDateTime,
 ) -> Result<Vec<Found>, StoreError> {
     let keys: Vec<Key> = subjects.iter().map(key).collect();
     let records = store.get(&keys).await?;
-    keys.into_iter()
-        .zip(records)
+    let found = keys.into_iter().zip(records);
+    Ok(found
         .map(|(key, stored)| {
-            let Some(stored) = stored else {
-                let record = Record::new(now);
-                return Ok(Found {
-                    record,
-                    version: None,
-                    key,
-                });
-            };
-            let record = rmp_serde::from_slice(&stored.value)
-                .map_err(|error| StoreError::Corrupt(format!("a governed record: {error}")))?;
-            Ok(Found {
+            let read = stored
+                .as_ref()
+                .map(|stored| read(sealer, &key, &stored.value));
+            let (record, is_old) = read.clone().flatten().unwrap_or((Record::new(now), false));
+            Found {
                 record,
-                version: Some(stored.version),
+                version: stored.map(|stored| stored.version),
                 key,
-            })
+                sealer: Arc::clone(sealer),
+                is_foreign: matches!(read, Some(None)),
+                is_old,
+            }
         })
-        .collect()
+        .collect())
+}
+
+/// `None`: nobody of ours wrote this here. `true`: with a sealing key that is to go.
+fn read(sealer: &Sealer, key: &Key, value: &[u8]) -> Option<(Record, bool)> {
+    let (body, is_first) = sealer.without_mac(MAC_PURPOSE, value)?;
+    let (place, record): (Vec<u8>, Record) = rmp_serde::from_slice(body).ok()?;
+    // SECURITY: another's record has a good MAC, too.
+    (place == key.name).then_some((record, !is_first))
 }
 
 fn key(subject: &Subject) -> Key {
@@ -136,8 +190,13 @@ impl Broker {
         subject: &Subject,
         now: OffsetDateTime,
     ) -> Result<Found, Refusal> {
-        let found = remembered(self.store.as_ref(), std::slice::from_ref(subject), now).await?;
-        let found = found.into_iter().next();
+        let found = remembered(
+            self.store.as_ref(),
+            &self.sealer,
+            std::slice::from_ref(subject),
+            now,
+        );
+        let found = found.await?.into_iter().next();
         found.ok_or_else(|| Refusal::new(Reason::Internal, "a store without an answer"))
     }
 
@@ -146,7 +205,7 @@ impl Broker {
     pub(in crate::broker) async fn turn(
         &self,
         (subject, turn): (&Subject, Turn),
-        (by, why): (&str, &str),
+        (by, why): (&Said, &str),
         found: &Found,
         now: OffsetDateTime,
     ) -> Result<Option<Raised>, Refusal> {
@@ -154,19 +213,32 @@ impl Broker {
             Turn::Resume | Turn::Reinstate => (FenceKind::Lift, Event::Resumed),
             Turn::Reviewed => (FenceKind::Lift, Event::Reviewed),
             Turn::Overdue => (FenceKind::Hold, Event::UnderReview),
-            Turn::Suspend | Turn::Dormant | Turn::Drifted => (FenceKind::Hold, Event::Suspended),
+            Turn::Suspend | Turn::Dormant | Turn::Drifted | Turn::Unreadable => {
+                (FenceKind::Hold, Event::Suspended)
+            }
             Turn::Retire | Turn::Ended => (FenceKind::Hold, Event::Retired),
         };
-        let fence = NewFence::new(kind, dimension(subject), by, why).weight(turn.weight());
         let code = match (turn, &found.record.reviewed) {
             (Turn::Reviewed, Some(reviewed)) => reviewed.decision.as_str(),
             _ => turn.code(),
         };
-        let entry = entry(event, subject, now)
-            .operator(by)
-            .reason(code)
-            .with("why", why);
-        let writes = vec![found.put()?, entry.append(ShardId::INSTALLATION)];
+        let entry = entry(event, subject, now).reason(code).with("why", why);
+        let (author, by, entry) = match by {
+            Said::By(operator) => (
+                operator.as_str(),
+                By::Operator,
+                entry.operator(operator.as_str()),
+            ),
+            Said::Rule(rule) => {
+                let entry = entry.with("by", OURSELVES).with("rule", rule.as_str());
+                (OURSELVES, By::Rule(rule.clone()), entry)
+            }
+        };
+        let fence = NewFence::new(kind, dimension(subject), author, why)
+            .weight(turn.weight())
+            .by(by);
+        let mut writes = vec![entry.append(ShardId::INSTALLATION)];
+        writes.extend(found.put()?);
         let raised = self
             .fences
             .raise_with(fence, vec![found.guard()], writes, now)

@@ -3,6 +3,7 @@
 
 use super::standing::{TRIES, remembered};
 use crate::policy::Grant;
+use crate::secret::Sealer;
 use crate::store::{Store, StoreError};
 use crate::wire::Subject;
 use std::collections::{BTreeSet, HashMap};
@@ -16,13 +17,15 @@ const MOST: usize = 16_384;
 #[derive(Debug)]
 pub(in crate::broker) struct Usage {
     store: Arc<dyn Store>,
+    sealer: Arc<Sealer>,
     written: Mutex<HashMap<String, (OffsetDateTime, BTreeSet<String>)>>,
 }
 
 impl Usage {
-    pub fn new(store: Arc<dyn Store>) -> Self {
+    pub fn new(store: Arc<dyn Store>, sealer: Arc<Sealer>) -> Self {
         Self {
             store,
+            sealer,
             written: Mutex::default(),
         }
     }
@@ -42,10 +45,12 @@ impl Usage {
             Subject::Agent(grant.agent().clone()),
             Subject::Mission(grant.mission().clone()),
         ];
-        let store = self.store.clone();
+        let (store, sealer) = (self.store.clone(), self.sealer.clone());
         tokio::spawn(async move {
             for subject in subjects {
-                if let Err(error) = write(store.as_ref(), &subject, &what, &actions, now).await {
+                if let Err(error) =
+                    write((store.as_ref(), &sealer), &subject, (&what, &actions), now).await
+                {
                     tracing::warn!(%error, %subject, "its use was not written down");
                 }
             }
@@ -73,14 +78,13 @@ impl Usage {
 }
 
 async fn write(
-    store: &dyn Store,
+    (store, sealer): (&dyn Store, &Arc<Sealer>),
     subject: &Subject,
-    what: &str,
-    actions: &BTreeSet<String>,
+    (what, actions): (&str, &BTreeSet<String>),
     now: OffsetDateTime,
 ) -> Result<(), StoreError> {
     for _ in 0..TRIES {
-        let found = remembered(store, std::slice::from_ref(subject), now).await?;
+        let found = remembered(store, sealer, std::slice::from_ref(subject), now).await?;
         let Some(mut found) = found.into_iter().next() else {
             return Ok(());
         };

@@ -60,8 +60,9 @@ pub struct AskArgs {
     /// A location, in the target's own words.
     #[arg(long = "location", requires = "actions")]
     locations: Vec<String>,
-    /// The type of `authorization_details`: `access_token`, `api_key`, `aws_session`.
-    #[arg(long = "type", id = "kind", value_name = "TYPE")]
+    /// The type of `authorization_details`, with `--action`: `access_token`, `api_key`, `aws_session`,
+    /// `postgres_login`.
+    #[arg(long = "type", id = "kind", value_name = "TYPE", requires = "actions")]
     kind: Option<String>,
     /// Seconds; less than the mission allows.
     #[arg(long, requires = "actions")]

@@ -38,6 +38,9 @@ const CALL_TIMEOUT: Duration = Duration::from_secs(8);
 pub const KEYS_EVERY: Duration = Duration::from_secs(20);
 const KEYS_AT_MOST_EVERY: Duration = Duration::from_millis(100);
 
+/// Until it could be done once.
+const BEGUN_EVERY: Duration = Duration::from_millis(20);
+
 /// A broker and what keeps it going for as long as it is held.
 #[derive(Debug)]
 pub struct Composed {
@@ -98,6 +101,7 @@ impl Composed {
         let keyring = Arc::new(keyring);
         let fences = Fences::start(
             store.clone(),
+            sealer.clone(),
             clock.clone(),
             settings.broker.fence_view_max_age,
         );
@@ -140,6 +144,7 @@ impl Composed {
             certificates: settings.broker.certificate_doors(),
             clock: clock.clone(),
             store: store.clone(),
+            sealer: sealer.clone(),
             fences,
             leases,
             sweeper: sweeper.clone(),
@@ -185,6 +190,8 @@ impl Composed {
             .prepare(self.clock.now())
             .await
             .map_err(|error| Failure::failed(error.to_string()))?;
+        let held = self.broker.hold_leavers(&bundle).await;
+        held.map_err(|refusal| Failure::failed(refusal.detail))?;
         self.broker.reload(bundle);
         Ok(())
     }
@@ -231,6 +238,13 @@ fn keep_governed(broker: &Arc<Broker>) {
     let broker = Arc::downgrade(broker);
     tokio::spawn(async move {
         let mut rest = GOVERNED_EVERY;
+        while let Some(broker) = broker.upgrade() {
+            if broker.begin().await.is_ok() {
+                break;
+            }
+            drop(broker);
+            tokio::time::sleep(BEGUN_EVERY).await;
+        }
         loop {
             tokio::time::sleep(rest).await;
             let Some(broker) = broker.upgrade() else {

@@ -1,15 +1,13 @@
-//! Follows the fence log, says how fresh the view is, and raises fences.
+//! Follows the fence log, and says how fresh the view is.
 
-use super::{By, Fence, FenceError, FenceKind, NewFence, View, fork, log, snapshot};
-use crate::audit::{Entry, Event};
+use super::entry::{self, Author};
+use super::{Fence, FenceError, View, fork, log, snapshot};
 use crate::clock::Clock;
-use crate::ids::{self, ShardId};
-use crate::store::{
-    Guard, LogEntry, Outcome, Position, Store, StoreError, Tail, Transaction, Write, settle,
-};
+use crate::secret::Sealer;
+use crate::store::{LogEntry, Position, Store, Tail};
 use crate::telemetry::metric;
 use arc_swap::ArcSwap;
-use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use time::OffsetDateTime;
@@ -17,12 +15,8 @@ use tokio::sync::watch;
 
 /// Entries read in one go.
 pub(super) const PAGE: usize = 512;
-/// How long a fence may take to be written, in store time.
-const DEADLINE: Duration = Duration::from_secs(30);
 /// How often kills and links that nothing can need any more are looked for.
 const FORGET_EVERY: Duration = Duration::from_secs(60);
-/// Cycles that a replica far behind may take to reach a fence of its own.
-const CATCH_UP: usize = 1024;
 const NEVER: u64 = u64::MAX;
 
 /// This replica's reading of the fence log.
@@ -30,15 +24,18 @@ const NEVER: u64 = u64::MAX;
 pub struct Fences {
     pub(super) store: Arc<dyn Store>,
     pub(super) clock: Arc<dyn Clock>,
+    pub(super) sealer: Sealer,
+    /// What is stored carries the MAC of a key that is to go.
+    renewing: AtomicBool,
     max_age: Duration,
-    view: ArcSwap<View>,
+    pub(super) view: ArcSwap<View>,
     /// Held, never across an await, while one view is made out of another.
     folding: Mutex<()>,
     /// Boot time, in microseconds, at which the last tail cycle that reached the head was sent.
     proven: AtomicU64,
     forgot: AtomicU64,
     /// Store time minus ours, in milliseconds.
-    skew: AtomicI64,
+    pub(super) skew: AtomicI64,
     sequence: watch::Sender<u64>,
     /// Counts cycles that proved something.
     cycles: watch::Sender<u64>,
@@ -66,20 +63,16 @@ pub struct Skewed {
     pub seconds: i64,
 }
 
-/// A fence that is on the log and in force here.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Raised {
-    pub fence: Fence,
-    pub position: Position,
-    /// `false`: in force, but not yet on `min_replicas`; a failover right now could lose it.
-    pub replicated: bool,
-}
-
 impl Fences {
     /// Loads the log and follows it in the background for as long as the result is held. Stale
     /// until the head was reached once. Needs a running tokio runtime.
-    pub fn start(store: Arc<dyn Store>, clock: Arc<dyn Clock>, max_age: Duration) -> Arc<Self> {
-        let fences = Arc::new(Self::idle(store, clock, max_age));
+    pub fn start(
+        store: Arc<dyn Store>,
+        sealer: Sealer,
+        clock: Arc<dyn Clock>,
+        max_age: Duration,
+    ) -> Arc<Self> {
+        let fences = Arc::new(Self::idle(store, sealer, clock, max_age));
         let follower = Arc::downgrade(&fences);
         tokio::spawn(async move {
             let wait = max_age / 4;
@@ -103,10 +96,17 @@ impl Fences {
     }
 
     /// Follows nothing by itself: the caller drives [`Self::follow`].
-    pub fn idle(store: Arc<dyn Store>, clock: Arc<dyn Clock>, max_age: Duration) -> Self {
+    pub fn idle(
+        store: Arc<dyn Store>,
+        sealer: Sealer,
+        clock: Arc<dyn Clock>,
+        max_age: Duration,
+    ) -> Self {
         Self {
             store,
             clock,
+            sealer,
+            renewing: AtomicBool::new(false),
             max_age,
             view: ArcSwap::from_pointee(View::origin()),
             folding: Mutex::new(()),
@@ -179,88 +179,6 @@ impl Fences {
             .unwrap_or(Err(Stale))
     }
 
-    /// Puts a fence on the log. On return it is in force at this replica: no later
-    /// [`Self::fresh`] answers a view without it.
-    pub async fn raise(&self, new: NewFence, now: OffsetDateTime) -> Result<Raised, FenceError> {
-        let raised = self.raise_with(new, Vec::new(), Vec::new(), now).await?;
-        raised.ok_or(FenceError::TooLate)
-    }
-
-    /// The same with what is to be written in the same commit, on the shard of the installation, and
-    /// only while the guards hold. `None`: one of them does not, and nothing was written.
-    pub async fn raise_with(
-        &self,
-        new: NewFence,
-        guards: Vec<Guard>,
-        writes: Vec<Write>,
-        now: OffsetDateTime,
-    ) -> Result<Option<Raised>, FenceError> {
-        let by = new.by;
-        let fence = Fence {
-            id: ids::draw_uuid(),
-            kind: new.kind,
-            dimension: new.dimension,
-            reason: new.reason,
-            author: new.author,
-            at: now,
-            until: new.until,
-            weight: new.weight,
-            restriction: new.restriction,
-        };
-        let value = rmp_serde::to_vec_named(&fence)
-            .map_err(|error| FenceError::Unwritable(error.to_string()))?;
-        let mut transaction = Transaction::new(ShardId::INSTALLATION, now + DEADLINE)
-            .revoking()
-            .write(Write::Append {
-                log: log(),
-                value: value.clone(),
-            })
-            .write(audited(&fence, by).append(ShardId::INSTALLATION));
-        transaction.guards = guards;
-        transaction.writes.extend(writes);
-        let (appended, replicated) = match settle(self.store.as_ref(), transaction).await? {
-            Outcome::Applied { appended } => (appended, true),
-            Outcome::Unreplicated { appended } => (appended, false),
-            Outcome::Conflict { .. } => return Ok(None),
-            Outcome::TooLate => return Err(FenceError::TooLate),
-        };
-        let position = appended
-            .first()
-            .copied()
-            .ok_or_else(|| StoreError::Corrupt("an append without a position".to_owned()))?;
-        self.enforce(LogEntry { position, value }).await;
-        Ok(Some(Raised {
-            fence,
-            position,
-            replicated,
-        }))
-    }
-
-    /// Takes this replica's own entry into its view before anything is answered.
-    async fn enforce(&self, entry: LogEntry) {
-        let position = entry.position;
-        let next = self.view.load().position().sequence + 1 == position.sequence;
-        if next && self.absorb(&[entry]).is_ok() {
-            return;
-        }
-        // INVARIANT: asked by position, not by number: after a failover this view may be further
-        // on, on a history that is no more.
-        for _ in 0..CATCH_UP {
-            if self.view.load().knows(position) {
-                return;
-            }
-            if let Err(error) = self.follow(Duration::ZERO).await {
-                tracing::error!(%error, "a fence was raised and cannot be read back; nothing is issued until it can");
-                break;
-            }
-        }
-        if !self.view.load().knows(position) {
-            // SECURITY: a fence that was raised here and is not in the view here: this replica
-            // may answer nothing until it has read it.
-            self.doubt();
-        }
-    }
-
     /// One cycle: reads what is new, and proves freshness if that reached the head.
     pub async fn follow(&self, wait: Duration) -> Result<(), FenceError> {
         // INVARIANT: taken before sending. The answer says what the log was like at some moment
@@ -329,13 +247,50 @@ impl Fences {
             for entry in entries {
                 let sequence = entry.position.sequence;
                 if sequence > view.position().sequence {
-                    view.fold(entry)?;
+                    let read = self.read(entry)?;
+                    self.note_author(&read, sequence);
+                    view.fold(entry, read)?;
                 } else if view.link_at(sequence) != Some(entry.position.link) {
                     return Err(FenceError::Broken(sequence));
                 }
             }
             Ok(view)
         })
+    }
+
+    /// What an entry says, and whether it is one of ours.
+    pub(super) fn read(&self, entry: &LogEntry) -> Result<(Fence, Author), FenceError> {
+        entry::unwrap(&self.sealer, &entry.value, entry.position.sequence)
+    }
+
+    fn note_author(&self, (fence, author): &(Fence, Author), sequence: u64) {
+        match author {
+            Author::Ours => {}
+            Author::OursOnce => self.renew(),
+            Author::Anybody => {
+                let (kind, on) = (fence.kind.as_str(), fence.dimension.kind.as_str());
+                tracing::error!(
+                    sequence,
+                    kind,
+                    on,
+                    "ALARM: an entry of the fence log was written by no broker of this installation; what it takes away is gone, what it gives back is not given"
+                );
+                metrics::counter!(metric::ALARMS, "kind" => "record_unreadable").increment(1);
+            }
+        }
+    }
+
+    /// The fold is stored again soon, under the first of the sealing keys.
+    pub(super) fn renew(&self) {
+        self.renewing.store(true, Ordering::Relaxed);
+    }
+
+    pub(super) fn is_to_renew(&self) -> bool {
+        self.renewing.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn renewed(&self) {
+        self.renewing.store(false, Ordering::Relaxed);
     }
 
     pub(super) fn replace(
@@ -361,7 +316,7 @@ impl Fences {
         }
     }
 
-    fn doubt(&self) {
+    pub(super) fn doubt(&self) {
         self.proven.store(NEVER, Ordering::Release);
     }
 
@@ -406,31 +361,4 @@ fn keep_snapshot(fences: Arc<Fences>) {
             }
         });
     }
-}
-
-fn audited(fence: &Fence, by: By) -> Entry {
-    let event = match fence.kind {
-        FenceKind::Kill | FenceKind::Hold | FenceKind::Restrict => Event::FenceRaised,
-        FenceKind::Lift => Event::FenceLifted,
-    };
-    let mut entry = Entry::new(event, fence.at)
-        .reason(fence.reason.as_str())
-        .with("fence", fence.id.to_string())
-        .with("kind", fence.kind.as_str())
-        .with("dimension", fence.dimension.kind.as_str())
-        .with("value", fence.dimension.value.as_str())
-        .with("weight", fence.weight.as_str());
-    let author = fence.author.as_str();
-    entry = match by {
-        By::Operator => entry.operator(author),
-        By::Holder => entry.agent(author).with("by", "holder"),
-        By::Source => entry.with("by", author),
-    };
-    if let Some(restriction) = &fence.restriction {
-        let denied = serde_json::to_value(&restriction.denied).unwrap_or_default();
-        entry = entry
-            .with("denied", denied)
-            .with("ends_leases", restriction.ends_leases);
-    }
-    entry
 }

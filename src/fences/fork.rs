@@ -5,8 +5,9 @@
 //! meanwhile. Where something was, the missing entries follow it, and what was decided on lost
 //! positions stays dead.
 
+use super::entry::Author;
 use super::follow::PAGE;
-use super::{Fence, FenceError, Fences, View, log};
+use super::{FenceError, Fences, View, log};
 use crate::ids::ShardId;
 use crate::store::{
     Guard, LogEntry, Outcome, Position, StoreError, Tail, Transaction, Write, settle,
@@ -23,7 +24,7 @@ const BATCH: usize = 128;
 pub(super) async fn mend(fences: &Fences, view: &View, head: Position) -> Result<(), FenceError> {
     let common = common_position(fences, view, head).await?;
     let (theirs, head) = read_on(fences, common).await?;
-    let missing = missing(view, common, &theirs)?;
+    let missing = missing(fences, view, common, &theirs)?;
     tracing::warn!(
         from = common.sequence,
         missing = missing.len(),
@@ -38,7 +39,8 @@ pub(super) async fn mend(fences: &Fences, view: &View, head: Position) -> Result
         }
         now.rewind(common);
         for entry in &continued {
-            now.fold(entry)?;
+            let read = fences.read(entry)?;
+            now.fold(entry, read)?;
         }
         Ok(now)
     })
@@ -109,12 +111,19 @@ async fn read_on(
 }
 
 /// What the view holds after `common` and the log does not, by fence id, oldest first.
-fn missing(view: &View, common: Position, theirs: &[LogEntry]) -> Result<Vec<Vec<u8>>, FenceError> {
+///
+/// SECURITY: by what was written, not by the id alone: somebody else's entry may carry the id of one of ours.
+fn missing(
+    fences: &Fences,
+    view: &View,
+    common: Position,
+    theirs: &[LogEntry],
+) -> Result<Vec<Vec<u8>>, FenceError> {
     let mut there = HashSet::new();
     for entry in theirs {
-        let fence: Fence = rmp_serde::from_slice(&entry.value)
-            .map_err(|_| FenceError::Unreadable(entry.position.sequence))?;
-        there.insert(fence.id);
+        if let (fence, Author::Ours | Author::OursOnce) = fences.read(entry)? {
+            there.insert(fence.id);
+        }
     }
     let mut missing = Vec::new();
     for sequence in common.sequence + 1..=view.position().sequence {

@@ -4,8 +4,11 @@
 //! refuses new ones until lifted. Each replica tails the log and folds it into a [`View`]; the
 //! corridor takes the view on its first line and everything below decides on that one view.
 
+mod entry;
 mod follow;
 mod fork;
+mod holds;
+mod raise;
 mod restrict;
 mod snapshot;
 mod view;
@@ -13,11 +16,13 @@ mod view;
 #[cfg(test)]
 pub(crate) mod tests;
 
-pub use follow::{Fences, MOST_SKEW, Raised, Skewed, Stale};
+pub use follow::{Fences, MOST_SKEW, Skewed, Stale};
+pub use raise::Raised;
 pub use restrict::{MOST_RESTRICTIONS, Restriction};
 pub use view::{EndedBy, HeldBy, Place, View};
 
 use crate::ids::ShardId;
+use crate::secret::SealError;
 use crate::store::{Log, StoreError};
 use serde::{Deserialize, Serialize};
 use std::fmt;
@@ -51,6 +56,8 @@ pub enum DimensionKind {
     All,
     /// One restriction, by its id: what a lift names.
     Restriction,
+    /// The hash of a configuration.
+    Configuration,
 }
 
 /// A dimension in 128 bits, as leases and views carry it.
@@ -126,6 +133,8 @@ pub enum FenceKind {
     Lift,
     /// Takes something away on one target, for all who are decided on from here on.
     Restrict,
+    /// Ends and refuses nothing: says which configuration is in force from here on.
+    Configure,
 }
 
 /// What a hold means, the weaker ones first. A weaker hold never takes the place of a stronger one on
@@ -150,6 +159,7 @@ impl FenceKind {
             Self::Hold => "hold",
             Self::Lift => "lift",
             Self::Restrict => "restrict",
+            Self::Configure => "configure",
         }
     }
 }
@@ -182,6 +192,7 @@ impl DimensionKind {
             Self::SigningKey => "signing_key",
             Self::All => "all",
             Self::Restriction => "restriction",
+            Self::Configuration => "configuration",
         }
     }
 }
@@ -202,17 +213,22 @@ pub struct Fence {
     /// What a hold means.
     #[serde(default)]
     pub weight: Weight,
-    // INVARIANT: last: the snapshot has fences as arrays, and this one may be left out.
     /// What a restriction takes away.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub restriction: Option<Restriction>,
+    /// Where no operator raised it: the broker's own rule, or the source that did.
+    pub rule: Option<String>,
+    // SECURITY: a lift names what it lifts. An old one that somebody puts on the log again lifts nothing.
+    /// Of a lift: the holds that it ends, by their ids.
+    pub lifts: Vec<uuid::Uuid>,
 }
 
 /// What its author is. The audit tells it; nothing is decided by it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub enum By {
     #[default]
     Operator,
+    /// The broker itself, by this rule: `governance/dormant`, `response/NAME`.
+    Rule(String),
     /// Whoever held the credential: the author is the agent that it was given to.
     Holder,
     /// A webhook.
@@ -290,6 +306,16 @@ pub enum FenceError {
         "entry {0} of the fence log cannot be read: it was written by a newer version, or damaged"
     )]
     Unreadable(u64),
+    #[error(
+        "entry {0} of the fence log is not in the format of this version: it was written before entries had a MAC, or by somebody else; stop every broker, and either restore the store or begin with an empty one (docs/storage.md)"
+    )]
+    OtherFormat(u64),
+    #[error(
+        "the snapshot of the fences was not written with any of the sealing keys: it was changed in the store, or a key is missing from `sealing_keys`; restore one of them (docs/storage.md)"
+    )]
+    ForgedSnapshot,
+    #[error(transparent)]
+    Seal(#[from] SealError),
     #[error(
         "the fence log does not follow from what was read before: entry {0} carries a foreign link"
     )]

@@ -64,7 +64,12 @@ impl View {
     }
 
     /// INVARIANT: folded once more after a fork, it stands once.
-    pub(in crate::fences) fn restrict(&mut self, kept: Kept) {
+    pub(in crate::fences) fn restrict(&mut self, kept: Kept, ours: bool) {
+        let known = |all: &[Kept]| all.iter().any(|one| one.fence.id == kept.fence.id);
+        // SECURITY: or somebody could put a lesser one in its place.
+        if !ours && (known(&self.restrictions) || known(&self.cuts)) {
+            return;
+        }
         let ends = kept.fence.restriction.as_ref();
         let ends = ends.is_some_and(|restriction| restriction.ends_leases);
         put(&mut self.restrictions, kept.clone());

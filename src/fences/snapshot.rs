@@ -1,5 +1,6 @@
 //! The fold, stored now and then, so that a start reads a snapshot and a tail, whatever the history.
 
+use super::entry::{self, Author};
 use super::view::{Kept, Kill, Known};
 use super::{Fence, FenceError, Fences, View, log};
 use crate::ids::ShardId;
@@ -7,6 +8,7 @@ use crate::store::{
     CommitId, Guard, Key, Link, Outcome, Position, Record, StoreError, Transaction, Write, settle,
 };
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 use time::OffsetDateTime;
@@ -31,10 +33,9 @@ struct Stored {
     /// Sequence, last expiry covered (milliseconds), the fence.
     kills: Vec<(u64, i64, Fence)>,
     holds: Vec<(u64, Fence)>,
-    #[serde(default)]
     restrictions: Vec<(u64, Fence)>,
-    #[serde(default)]
     cuts: Vec<(u64, Fence)>,
+    configurations: Vec<(u64, Fence)>,
 }
 
 fn key() -> Key {
@@ -49,7 +50,10 @@ pub(super) async fn load(fences: &Fences) -> Result<View, FenceError> {
     let Some(record) = read(fences).await? else {
         return Ok(View::origin());
     };
-    let stored = parse(&record)?;
+    let (stored, author) = parse(fences, &record)?;
+    if author == Author::OursOnce {
+        fences.renew();
+    }
     remember(fences, |last| last.sequence = stored.position.0);
     Ok(unfold(stored))
 }
@@ -63,6 +67,9 @@ pub(super) fn is_due(fences: &Fences) -> bool {
         .unwrap_or_else(PoisonError::into_inner);
     // A large fold is written more rarely, so that the cost per entry stays the same.
     let enough = LEAST.max(view.kill_count() / 2);
+    if fences.is_to_renew() {
+        return !last.writing && view.position() != Position::ORIGIN;
+    }
     !last.writing && view.position().sequence >= last.sequence + enough
 }
 
@@ -84,13 +91,14 @@ async fn write(fences: &Fences) -> Result<u64, FenceError> {
     let view = fences.last();
     let record = read(fences).await?;
     if let Some(record) = &record {
-        let sequence = parse(record)?.position.0;
-        if sequence + LEAST > view.position().sequence {
+        let sequence = parse(fences, record)?.0.position.0;
+        if !fences.is_to_renew() && sequence + LEAST > view.position().sequence {
             return Ok(sequence);
         }
     }
-    let value = rmp_serde::to_vec(&fold_up(&view))
+    let body = rmp_serde::to_vec(&fold_up(&view))
         .map_err(|error| FenceError::Unwritable(error.to_string()))?;
+    let value = entry::wrap_snapshot(&fences.sealer, &body)?;
     let transaction = Transaction::new(ShardId::INSTALLATION, fences.clock.now() + DEADLINE)
         .revoking()
         .guard(unchanged(record.map(|record| record.version)))
@@ -106,7 +114,10 @@ async fn write(fences: &Fences) -> Result<u64, FenceError> {
             through: view.base.sequence,
         });
     match settle(fences.store.as_ref(), transaction).await? {
-        Outcome::Applied { .. } | Outcome::Unreplicated { .. } => Ok(view.position().sequence),
+        Outcome::Applied { .. } | Outcome::Unreplicated { .. } => {
+            fences.renewed();
+            Ok(view.position().sequence)
+        }
         Outcome::Conflict { .. } | Outcome::TooLate => Err(FenceError::TooLate),
     }
 }
@@ -123,9 +134,11 @@ async fn read(fences: &Fences) -> Result<Option<Record>, FenceError> {
     Ok(records.into_iter().next().flatten())
 }
 
-fn parse(record: &Record) -> Result<Stored, FenceError> {
-    rmp_serde::from_slice(&record.value)
-        .map_err(|_| StoreError::Corrupt("the snapshot of the fences".to_owned()).into())
+fn parse(fences: &Fences, record: &Record) -> Result<(Stored, Author), FenceError> {
+    let (body, author) = entry::unwrap_snapshot(&fences.sealer, &record.value)?;
+    let stored = rmp_serde::from_slice(body)
+        .map_err(|_| StoreError::Corrupt("the snapshot of the fences".to_owned()))?;
+    Ok((stored, author))
 }
 
 fn remember(fences: &Fences, change: impl FnOnce(&mut Last)) {
@@ -156,9 +169,10 @@ fn fold_up(view: &View) -> Stored {
                 (kill.sequence, until, Fence::clone(&kill.fence))
             })
             .collect(),
-        holds: view.holds.values().map(numbered).collect(),
+        holds: view.holds.values().flatten().map(numbered).collect(),
         restrictions: view.restrictions.iter().map(numbered).collect(),
         cuts: view.cuts.iter().map(numbered).collect(),
+        configurations: view.configurations.iter().map(numbered).collect(),
     }
 }
 
@@ -198,14 +212,15 @@ fn unfold(stored: Stored) -> View {
             },
         );
     }
-    let holds = stored.holds.into_iter().map(kept);
-    view.holds = Arc::new(
-        holds
-            .map(|kept| (kept.fence.dimension.hash(), kept))
-            .collect(),
-    );
+    let mut holds: BTreeMap<_, Vec<_>> = BTreeMap::new();
+    for kept in stored.holds.into_iter().map(kept) {
+        let on = kept.fence.dimension.hash();
+        holds.entry(on).or_default().push(kept);
+    }
+    view.holds = Arc::new(holds);
     view.restrictions = Arc::new(stored.restrictions.into_iter().map(kept).collect());
     view.cuts = Arc::new(stored.cuts.into_iter().map(kept).collect());
+    view.configurations = Arc::new(stored.configurations.into_iter().map(kept).collect());
     view
 }
 

@@ -4,6 +4,7 @@
 //! 256th of them) and one block of the links. Nothing grows without bound: a kill is forgotten when
 //! nothing it covers can be alive, a link when no lease can have been decided on it.
 
+use super::entry::Author;
 use super::{
     Dimension, DimensionHash, Fence, FenceError, FenceKind, LONGEST_LIFETIME, MARGIN, Weight,
 };
@@ -25,9 +26,12 @@ pub struct View {
     pub(in crate::fences) blocks: Vec<Arc<Vec<Known>>>,
     /// The newest kill on each dimension, in [`SLOTS`] by the first byte of its hash.
     pub(in crate::fences) kills: Vec<Arc<HashMap<DimensionHash, Kill>>>,
-    pub(in crate::fences) holds: Arc<BTreeMap<DimensionHash, Kept>>,
+    /// What holds each dimension: mostly one, and more where none makes another needless.
+    pub(in crate::fences) holds: Arc<BTreeMap<DimensionHash, Vec<Kept>>>,
     /// Restrictions that stand.
     pub(in crate::fences) restrictions: Arc<Vec<Kept>>,
+    /// The configurations that were said to be in force, the newest last.
+    pub(in crate::fences) configurations: Arc<Vec<Kept>>,
     /// Restrictions that ended leases, for as long as one of those could live, lifted or not.
     pub(in crate::fences) cuts: Arc<Vec<Kept>>,
 }
@@ -73,6 +77,8 @@ pub struct HeldBy {
     pub at: OffsetDateTime,
     pub until: Option<OffsetDateTime>,
     pub weight: Weight,
+    /// The broker's own rule that raised it.
+    pub rule: Option<String>,
 }
 
 /// Why a lease is dead.
@@ -110,6 +116,7 @@ impl View {
             holds: Arc::default(),
             restrictions: Arc::default(),
             cuts: Arc::default(),
+            configurations: Arc::default(),
         }
     }
 
@@ -138,7 +145,8 @@ impl View {
     /// The hold on any of these dimensions, if there is one; of several the strongest.
     pub fn held(&self, dimensions: &[DimensionHash]) -> Option<HeldBy> {
         let mut strongest: Option<&Kept> = None;
-        for kept in dimensions.iter().filter_map(|one| self.holds.get(one)) {
+        let on = dimensions.iter().filter_map(|one| self.holds.get(one));
+        for kept in on.flatten() {
             if strongest.is_none_or(|known| kept.fence.weight > known.fence.weight) {
                 strongest = Some(kept);
             }
@@ -166,6 +174,7 @@ impl View {
     pub fn holds(&self) -> Vec<HeldBy> {
         self.holds
             .values()
+            .flatten()
             .map(|kept| HeldBy::of(&kept.fence))
             .collect()
     }
@@ -207,17 +216,22 @@ impl View {
         self.blocks.get(place / BLOCK)?.get(place % BLOCK)
     }
 
-    /// Takes in the next entry of the log.
-    pub(in crate::fences) fn fold(&mut self, next: &LogEntry) -> Result<(), FenceError> {
+    /// Takes in the next entry of the log, and what it reads.
+    ///
+    /// SECURITY: what nobody of ours wrote may take away and gives nothing back: it kills, holds and
+    /// restricts, and lifts nothing. See `docs/decisions/0021-a-fence-is-authenticated.md`.
+    pub(in crate::fences) fn fold(
+        &mut self,
+        next: &LogEntry,
+        (fence, author): (Fence, Author),
+    ) -> Result<(), FenceError> {
         let sequence = next.position.sequence;
         let link = store::link(&self.position.link, &next.value);
         if sequence != self.position.sequence + 1 || link != next.position.link {
             return Err(FenceError::Broken(sequence));
         }
-        let fence: Fence =
-            rmp_serde::from_slice(&next.value).map_err(|_| FenceError::Unreadable(sequence))?;
         let fence = Arc::new(fence);
-        self.take(sequence, &fence);
+        self.take(sequence, &fence, author != Author::Anybody);
         self.push(Known {
             link,
             at: fence.at.unix_timestamp(),
@@ -230,7 +244,7 @@ impl View {
         Ok(())
     }
 
-    fn take(&mut self, sequence: u64, fence: &Arc<Fence>) {
+    fn take(&mut self, sequence: u64, fence: &Arc<Fence>, ours: bool) {
         let dimension = fence.dimension.hash();
         let kept = Kept {
             sequence,
@@ -243,26 +257,16 @@ impl View {
                 if fence.weight > Weight::Review {
                     self.kill(dimension, kept.clone());
                 }
-                // INVARIANT: a suspension never takes the place of a retirement.
-                if self.weight_on(&dimension) <= Some(fence.weight) {
-                    Arc::make_mut(&mut self.holds).insert(dimension, kept);
-                }
+                self.hold(dimension, kept);
             }
-            // INVARIANT: lifting a hold lets new decisions in; what the hold ended stays dead. A lift
-            // that was said of a weaker hold does not end a stronger one that came in between.
+            FenceKind::Restrict => self.restrict(kept, ours),
+            FenceKind::Lift | FenceKind::Configure if !ours => {}
             FenceKind::Lift => {
-                let stands = self.weight_on(&dimension);
-                if stands.is_some() && stands <= Some(fence.weight) {
-                    Arc::make_mut(&mut self.holds).remove(&dimension);
-                }
+                self.lift(&dimension, fence);
                 self.lift_restriction(&fence.dimension);
             }
-            FenceKind::Restrict => self.restrict(kept),
+            FenceKind::Configure => self.configure(kept),
         }
-    }
-
-    fn weight_on(&self, dimension: &DimensionHash) -> Option<Weight> {
-        self.holds.get(dimension).map(|kept| kept.fence.weight)
     }
 
     fn kill(&mut self, dimension: DimensionHash, kept: Kept) {
@@ -308,19 +312,6 @@ impl View {
             Arc::make_mut(last).truncate(kept);
         }
         self.position = to;
-    }
-
-    /// Whether a hold that ends by itself has ended.
-    pub(in crate::fences) fn has_ended_holds(&self, now: OffsetDateTime) -> bool {
-        let mut all = self.holds.values().chain(self.restrictions.iter());
-        all.any(|kept| is_past(kept, now))
-    }
-
-    pub(in crate::fences) fn drop_ended_holds(&mut self, now: OffsetDateTime) {
-        if self.has_ended_holds(now) {
-            Arc::make_mut(&mut self.holds).retain(|_, kept| !is_past(kept, now));
-            Arc::make_mut(&mut self.restrictions).retain(|kept| !is_past(kept, now));
-        }
     }
 
     /// Forgets kills that cover nothing alive and links that no living lease can have been decided on.
@@ -370,7 +361,13 @@ impl View {
                 sequence: view.position.sequence + 1,
                 link: store::link(&view.position.link, &value),
             };
-            view.fold(&LogEntry { position, value }).unwrap();
+            let lifts = match fence.kind {
+                FenceKind::Lift => view.lifted_by(&fence.dimension, fence.weight),
+                _ => Vec::new(),
+            };
+            let fence = Fence { lifts, ..fence };
+            let entry = LogEntry { position, value };
+            view.fold(&entry, (fence, Author::Ours)).unwrap();
         }
         view
     }
@@ -391,16 +388,12 @@ fn covers_until(fence: &Fence) -> OffsetDateTime {
     }
 }
 
-fn is_past(kept: &Kept, now: OffsetDateTime) -> bool {
-    kept.fence.until.is_some_and(|until| until < now)
-}
-
 fn slot(dimension: &DimensionHash) -> usize {
     dimension.0.first().copied().map_or(0, usize::from)
 }
 
 impl HeldBy {
-    fn of(fence: &Fence) -> Self {
+    pub(in crate::fences) fn of(fence: &Fence) -> Self {
         Self {
             fence_id: fence.id,
             dimension: fence.dimension.clone(),
@@ -409,6 +402,7 @@ impl HeldBy {
             at: fence.at,
             until: fence.until,
             weight: fence.weight,
+            rule: fence.rule.clone(),
         }
     }
 }

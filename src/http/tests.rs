@@ -38,9 +38,14 @@ async fn broker(url: &str) -> Arc<Broker> {
     let sealer = Sealer::new(&[Secret::new(vec![7; 32])]).unwrap();
     let keyring = Keyring::open(store.clone(), sealer.clone(), clock.now());
     let keyring = Arc::new(keyring.await.unwrap());
-    let fences = Fences::start(store.clone(), clock.clone(), Duration::from_secs(1));
+    let bound = Duration::from_secs(1);
+    let fences = Fences::start(store.clone(), sealer.clone(), clock.clone(), bound);
     let leases = Arc::new(Leases::new(store.clone(), sealer.clone(), clock.clone()));
-    let enrolment = Arc::new(Enrolment::new(store.clone(), sealer, fences.clone()));
+    let enrolment = Arc::new(Enrolment::new(
+        store.clone(),
+        sealer.clone(),
+        fences.clone(),
+    ));
     let sweeper = Sweeper::new(leases.clone(), fences.clone(), Arc::new(|_| None));
     let fetcher = KeyClient::new(Reach::default(), &[]).unwrap();
     let identity = || Identity::new(vec![], vec![], url.to_owned(), &fetcher).unwrap();
@@ -74,6 +79,7 @@ async fn broker(url: &str) -> Arc<Broker> {
         certificates: CertificateDoors::default(),
         clock,
         store,
+        sealer: sealer.clone(),
         fences,
         leases,
         sweeper: Arc::new(sweeper),

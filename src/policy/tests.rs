@@ -304,5 +304,7 @@ fn hold(dimension: Dimension) -> Fence {
         until: None,
         weight: crate::fences::Weight::default(),
         restriction: None,
+        rule: None,
+        lifts: Vec::new(),
     }
 }

@@ -38,9 +38,12 @@ pub struct AgentView {
     pub state: String,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub why: Option<String>,
-    /// Who said so; `dayfly` is the clock.
+    /// Who said so: an operator, `source NAME`, `response NAME`, or `dayfly`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub by: Option<String>,
+    /// Where no operator did: what of the broker's own, such as `governance/dormant` or `response/NAME`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rule: Option<String>,
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub labels: BTreeMap<String, String>,
     pub missions: Vec<MissionId>,
@@ -66,6 +69,8 @@ pub struct MissionView {
     pub why: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub by: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rule: Option<String>,
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub labels: BTreeMap<String, String>,
     pub agents: Vec<AgentId>,

@@ -4,6 +4,11 @@
 use crate::cli::{Done, dayfly};
 use crate::support::broker::{Answer, OPERATOR_TOKEN, Setup, TestBroker, with};
 use crate::support::time::Manual;
+use dayfly::broker::{Operator, Reason, Refusal, Role};
+use dayfly::ids::ShardId;
+use dayfly::store::embedded::Embedded;
+use dayfly::store::{Key, Store, Transaction, Write};
+use dayfly::wire::{RevocationReceipt, Selector};
 use serde_json::{Value, json};
 use std::sync::Arc;
 use std::time::Duration;
@@ -174,6 +179,135 @@ async fn what_a_leaver_owned_is_suspended_agents_and_missions() {
     assert_eq!(state(&broker, "deployer").await, "suspended");
     let refused = broker.exchange(&broker.good_form()).await;
     assert_eq!((refused.status, refused.reason()), (400, ""));
+}
+
+const PEOPLE: &str =
+    "[source.people]\nkind = \"scim\"\nsecret = \"file:hook.secret\"\nends = [\"acme.example\"]\n";
+
+async fn told(broker: &TestBroker, name: &str, active: bool) {
+    let body = json!({ "userName": name, "active": active });
+    assert_eq!(scim(broker, Some("Bearer hook-secret"), &body).await, 204);
+}
+
+/// Not an admin.
+async fn lift(broker: &TestBroker, owner: &str) -> Result<RevocationReceipt, Refusal> {
+    let operator = Operator {
+        name: "olga@acme.example".to_owned(),
+        role: Role::Operator,
+        break_glass: false,
+    };
+    let selector = Selector::Owner(owner.to_owned());
+    let why = "the incident is over".to_owned();
+    broker.composed.broker.lift(&operator, selector, why).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whoever_left_while_an_operator_held_stays_held_when_that_is_lifted() {
+    let broker = TestBroker::with(Setup {
+        more: PEOPLE.to_owned(),
+        ..Setup::default()
+    })
+    .await;
+    let owner = "payments@acme.example";
+    broker.revoke(json!({ "owner": owner })).await;
+    told(&broker, owner, false).await;
+    let card = broker.admin("GET", "/agents/deployer", None).await.body;
+    assert_eq!(
+        card["why"], "a test says so",
+        "the operator's stands: {card}"
+    );
+    assert!(
+        lift(&broker, owner).await.unwrap().holds,
+        "another took its place"
+    );
+    let card = broker.admin("GET", "/agents/deployer", None).await.body;
+    assert_eq!(card["state"], "suspended");
+    assert_eq!(card["why"], "its owner has left");
+    assert_eq!(card["rule"], "source/people");
+    let refused = lift(&broker, owner).await.unwrap_err();
+    assert_eq!(refused.reason, Reason::NotPermitted);
+    assert!(
+        refused.detail.contains("its owner has left"),
+        "{}",
+        refused.detail
+    );
+    told(&broker, owner, true).await;
+    assert_eq!(state(&broker, "deployer").await, "active");
+    broker.issue().await;
+    assert_eq!(seen(&broker, "owner_back").await.len(), 1);
+    // Their own hold: only an admin's word is as good as the provider's.
+    told(&broker, owner, false).await;
+    assert_eq!(
+        lift(&broker, owner).await.unwrap_err().reason,
+        Reason::NotPermitted
+    );
+    let body = json!({ "selector": { "owner": owner }, "reason": "it was somebody else" });
+    let lifted = broker.admin("POST", "/lifts", Some(body)).await;
+    assert_eq!(lifted.status, 200, "{}", lifted.body);
+    broker.issue().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_operators_hold_stays_when_whoever_left_is_back() {
+    let broker = TestBroker::with(Setup {
+        more: PEOPLE.to_owned(),
+        ..Setup::default()
+    })
+    .await;
+    let owner = "payments@acme.example";
+    told(&broker, owner, false).await;
+    broker.revoke(json!({ "owner": owner })).await;
+    told(&broker, owner, true).await;
+    assert_eq!(state(&broker, "deployer").await, "suspended");
+    lift(&broker, owner).await.unwrap();
+    broker.issue().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_left_before_the_files_named_them_is_held_from_the_start() {
+    let store: Arc<dyn Store> = Arc::new(Embedded::in_memory().unwrap());
+    let with_more = |more: &str| Setup {
+        store: Some(store.clone()),
+        more: PEOPLE.to_owned() + more,
+        ..Setup::default()
+    };
+    let broker = TestBroker::with(with_more("")).await;
+    told(&broker, "nadia@acme.example", false).await;
+    let theirs = "[agent.late]\nowner = \"Nadia@acme.example\"\npurpose = \"Comes late\"\nends = 2099-01-01\n\
+                  identity = { issuer = \"ci\", subject = \"late\" }\n";
+    let next = TestBroker::with(with_more(theirs)).await;
+    assert_eq!(state(&next, "late").await, "suspended");
+    assert_eq!(state(&next, "deployer").await, "active");
+    told(&next, "nadia@acme.example", true).await;
+    assert_eq!(state(&next, "late").await, "active");
+}
+
+/// Whoever can write to the store does not bring a leaver's agents back.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_leavers_record_that_was_changed_in_the_store_holds() {
+    let store: Arc<dyn Store> = Arc::new(Embedded::in_memory().unwrap());
+    let broker = TestBroker::with(Setup {
+        store: Some(store.clone()),
+        more: PEOPLE.to_owned(),
+        ..Setup::default()
+    })
+    .await;
+    let owner = "payments@acme.example";
+    told(&broker, owner, false).await;
+    let spoilt = Write::Put {
+        key: Key {
+            shard: ShardId::INSTALLATION,
+            name: format!("leavers/{owner}").into_bytes(),
+        },
+        value: b"nobody has left".to_vec(),
+        expires_at: None,
+    };
+    let until = broker.composed.clock.now() + Duration::from_secs(10);
+    let written = Transaction::new(ShardId::INSTALLATION, until).write(spoilt);
+    store.commit(written).await.unwrap();
+    let refused = lift(&broker, owner).await.unwrap_err();
+    assert_eq!(refused.reason, Reason::NotPermitted);
+    assert_eq!(state(&broker, "deployer").await, "suspended");
 }
 
 #[tokio::test(flavor = "multi_thread")]

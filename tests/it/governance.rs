@@ -252,32 +252,99 @@ const WAITING: &str = "[agent.other]\nowner = \"x@acme.example\"\npurpose = \"Wa
     identity = { issuer = \"ci\", subject = \"other\" }\nintent_keys = \"file:deployer.jwks.json\"\n\
     review_every = \"10d\"\noverdue = \"warn 5d, then refuse\"\ndormant = \"3650d\"\n";
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_record_that_cannot_be_read_keeps_nobody_else_from_being_looked_after() {
-    let pair = Pair::start(WAITING).await;
-    pair.round().await;
-    let key = Key {
-        shard: ShardId::INSTALLATION,
-        name: b"governed/agent/deployer".to_vec(),
-    };
-    let read = pair.store.get(std::slice::from_ref(&key)).await.unwrap();
-    assert!(read[0].is_some(), "it is the record that is meant");
+async fn spoil(pair: &Pair, value: Vec<u8>) {
+    let key = governed("deployer");
     let until = pair.one.composed.clock.now() + time::Duration::seconds(30);
     let garbage = Transaction::new(key.shard, until).write(Write::Put {
         key,
-        value: b"nothing that was written".to_vec(),
+        value,
         expires_at: None,
     });
     let outcome = pair.store.commit(garbage).await.unwrap();
     assert!(matches!(outcome, Outcome::Applied { .. }), "{outcome:?}");
+}
+
+fn governed(agent: &str) -> Key {
+    Key {
+        shard: ShardId::INSTALLATION,
+        name: format!("governed/agent/{agent}").into_bytes(),
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_record_that_somebody_changed_holds_its_agent_and_nobody_else_goes_unlooked_after() {
+    let pair = Pair::start(WAITING).await;
+    pair.round().await;
+    let places = [governed("deployer"), governed("other")];
+    let read = pair.store.get(&places).await.unwrap();
+    let [own, others] = [&read[0], &read[1]].map(|one| one.as_ref().unwrap().value.clone());
+    let mut one_bit = own.clone();
+    *one_bit.last_mut().unwrap() ^= 1;
+    // Garbage; its own with one bit changed; another's, which is authentic in its place.
+    for value in [b"nothing that was written".to_vec(), one_bit, others] {
+        let before = pair.counted().await.1;
+        spoil(&pair, value.clone()).await;
+        pair.round().await;
+        let card = pair.one.admin("GET", "/agents/deployer", None).await.body;
+        assert_eq!(card["state"], "suspended");
+        assert_eq!(card["rule"], "governance/record_unreadable");
+        // A use, a review or another round does not make it look like ours.
+        pair.round().await;
+        assert_eq!(pair.counted().await.1 - before, 1, "held, once");
+        let kept = pair.store.get(&places).await.unwrap();
+        assert_eq!(kept[0].as_ref().unwrap().value, value);
+        // An operator who has looked begins anew.
+        let lift = json!({ "selector": { "agent": "deployer" }, "reason": "looked into it" });
+        let lifted = pair.one.admin("POST", "/lifts", Some(lift)).await;
+        assert_eq!(lifted.status, 200, "{}", lifted.body);
+        pair.round().await;
+        assert_eq!(pair.state("deployer").await, "active");
+    }
+    spoil(&pair, b"nothing that was written".to_vec()).await;
     for days in [11, 5] {
         pair.clock.advance(Duration::from_secs(days * DAY));
         for _ in 0..4 {
-            let fault = pair.one.composed.broker.govern().await.unwrap_err();
-            assert!(fault.detail.contains("a governed record"), "{fault:?}");
+            pair.one.composed.broker.govern().await.unwrap();
         }
     }
     assert_eq!(pair.state("other").await, "under_review");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_retired_and_whose_owner_is_held_stays_so_on_redis() {
+    let Some((_server, store)) = on_redis().await else {
+        return;
+    };
+    let pair = Pair::over(store, WAITING).await;
+    pair.round().await;
+    let retire = json!({
+        "selector": { "agent": "other" }, "reason": "not needed any more", "retire": true,
+    });
+    let retired = pair.one.admin("POST", "/revocations", Some(retire)).await;
+    assert_eq!(retired.status, 200, "{}", retired.body);
+    let held = pair
+        .other
+        .revoke(json!({ "owner": "payments@acme.example" }))
+        .await;
+    assert_eq!(held.status, 200, "{}", held.body);
+    refused_everywhere(&pair).await;
+    // One that starts now knows both, and the clock takes neither back.
+    let third = pair.third().await;
+    pair.days(40).await;
+    for broker in [&pair.one, &pair.other, &third] {
+        let of = async |name: &str| {
+            let path = format!("/agents/{name}");
+            broker.admin("GET", &path, None).await.body
+        };
+        assert_eq!(of("other").await["state"], "retired");
+        assert_eq!(of("deployer").await["state"], "suspended");
+    }
+    let lift = json!({ "selector": { "owner": "payments@acme.example" }, "reason": "over" });
+    let lifted = third.admin("POST", "/lifts", Some(lift)).await;
+    assert_eq!(lifted.status, 200, "{}", lifted.body);
+    // Forty days without a credential: what is left is the clock's.
+    let card = third.admin("GET", "/agents/deployer", None).await.body;
+    assert_eq!(card["rule"], "governance/dormant", "{card}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

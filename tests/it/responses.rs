@@ -147,7 +147,11 @@ async fn an_agent_that_wanders_is_suspended_and_somebody_is_told_until_it_is_hea
         .filter(|entry| entry["event"] == "fence_raised")
         .collect();
     assert_eq!(raised.len(), 1);
-    assert_eq!(raised[0]["operator"], "response wanders");
+    // Nobody of that name did it.
+    assert_eq!(raised[0]["operator"], Value::Null, "{}", raised[0]);
+    assert_eq!(raised[0]["detail"]["by"], "response wanders");
+    assert_eq!(raised[0]["detail"]["rule"], "response/wanders");
+    assert_eq!(agent["rule"], "response/wanders");
     assert_eq!(raised[0]["reason"], "2 times exceeds_mission");
 }
 

@@ -5,7 +5,7 @@ use crate::fences::Weight;
 
 #[test]
 fn every_stage_and_every_turn_lead_where_the_table_says() {
-    const TURNS: [Turn; 9] = [
+    const TURNS: [Turn; 10] = [
         Turn::Suspend,
         Turn::Resume,
         Turn::Retire,
@@ -15,14 +15,15 @@ fn every_stage_and_every_turn_lead_where_the_table_says() {
         Turn::Dormant,
         Turn::Drifted,
         Turn::Ended,
+        Turn::Unreadable,
     ];
     // a: active, u: under review, s: suspended, r: retired, -: cannot happen to it.
     let table = [
-        //                    suspend resume retire reinstate reviewed overdue dormant drifted ended
-        (Stage::Active, "s - r - a u s s r"),
-        (Stage::UnderReview, "s - r - a - s s r"),
-        (Stage::Suspended, "s a r - s - - - r"),
-        (Stage::Retired, "r - r a - - - - -"),
+        //                    suspend resume retire reinstate reviewed overdue dormant drifted ended unreadable
+        (Stage::Active, "s - r - a u s s r s"),
+        (Stage::UnderReview, "s - r - a - s s r s"),
+        (Stage::Suspended, "s a r - s - - - r -"),
+        (Stage::Retired, "r - r a - - - - - -"),
     ];
     assert_eq!(table.map(|(stage, _)| stage), Stage::ALL);
     for (stage, row) in table {
@@ -49,6 +50,7 @@ fn a_turn_raises_the_hold_of_the_stage_that_it_leads_to() {
         Turn::Dormant,
         Turn::Drifted,
         Turn::Ended,
+        Turn::Unreadable,
     ];
     let weights = [
         None,

@@ -2,8 +2,8 @@
 
 use super::queue::Item;
 use super::{Action, Message, Responses};
-use crate::broker::{Broker, Operator, Reason, Refusal, Role};
-use crate::fences::{Dimension, DimensionKind, FenceKind, LONGEST_LIFETIME, NewFence, Weight};
+use crate::broker::{Broker, Reason, Refusal};
+use crate::fences::{By, Dimension, DimensionKind, FenceKind, LONGEST_LIFETIME, NewFence, Weight};
 use crate::ids::{AgentId, MissionId};
 use crate::wire::{RestrictionRequest, Selector};
 use time::{Duration, OffsetDateTime};
@@ -108,7 +108,7 @@ impl Broker {
             return Ok(());
         }
         let fence = NewFence {
-            by: crate::fences::By::default(),
+            by: rule(&author),
             kind,
             dimension,
             reason,
@@ -144,17 +144,18 @@ impl Broker {
         if stands {
             return Ok(());
         }
-        let by = Operator {
-            name: author,
-            role: Role::Operator,
-            break_glass: false,
-        };
-        match self.restrict(&by, request, false).await {
+        let by = rule(&author);
+        match self.restrict_by((&author, by), request, false).await {
             // Its target is gone, or it was never one: trying again would not help.
             Err(refusal) if refusal.reason == Reason::NotFound => Ok(()),
             done => done.map(drop),
         }
     }
+}
+
+/// What did it, in the audit: no operator goes by that.
+fn rule(author: &str) -> By {
+    By::Rule(author.replacen(' ', "/", 1))
 }
 
 /// Whether a restriction stands for long enough that another is not needed: for a minute, or for half

@@ -1,4 +1,5 @@
-use super::{NOW, agent, fence};
+use super::{NOW, agent, fence, sealer};
+use crate::fences::entry::{self, Author};
 use crate::fences::snapshot;
 use crate::fences::{
     Dimension, DimensionHash, DimensionKind, EndedBy, Fence, FenceKind, LONGEST_LIFETIME, Place,
@@ -9,13 +10,26 @@ use proptest::prelude::*;
 use std::time::Duration;
 
 pub(super) fn add(view: &View, fence: &Fence) -> View {
+    let lifts = match fence.kind {
+        FenceKind::Lift => view.lifted_by(&fence.dimension, fence.weight),
+        _ => Vec::new(),
+    };
+    let fence = Fence {
+        lifts,
+        ..fence.clone()
+    };
+    add_by(view, &fence, Author::Ours)
+}
+
+pub(super) fn add_by(view: &View, fence: &Fence, author: Author) -> View {
     let value = rmp_serde::to_vec_named(fence).unwrap();
     let position = Position {
         sequence: view.position().sequence + 1,
         link: store::link(&view.position().link, &value),
     };
+    let entry = LogEntry { position, value };
     let mut next = view.clone();
-    next.fold(&LogEntry { position, value }).unwrap();
+    next.fold(&entry, (fence.clone(), author)).unwrap();
     next
 }
 
@@ -156,15 +170,14 @@ fn an_entry_that_does_not_follow_is_refused() {
             sequence,
             link: Link([1; 20]),
         };
-        let value = value.clone();
-        assert!(view.fold(&LogEntry { position, value }).is_err());
+        let next = LogEntry {
+            position,
+            value: value.clone(),
+        };
+        assert!(view.fold(&next, (entry.clone(), Author::Ours)).is_err());
     }
-    let position = Position {
-        sequence: 1,
-        link: store::link(&Link([0; 20]), b"not a fence"),
-    };
-    let value = b"not a fence".to_vec();
-    assert!(view.fold(&LogEntry { position, value }).is_err());
+    let not_a_fence = entry::wrap_snapshot(&sealer(), b"not a fence").unwrap();
+    assert!(entry::unwrap(&sealer(), &not_a_fence, 1).is_err());
     assert_eq!(view.position(), Position::ORIGIN);
 }
 
@@ -293,9 +306,8 @@ fn of_several_holds_the_strongest_is_told() {
     assert_eq!(held.dimension, owner);
 }
 
-/// Written before holds had a weight.
 #[test]
-fn an_older_entry_of_the_log_is_a_suspension() {
+fn a_hold_that_says_no_weight_is_a_suspension() {
     let mut old = serde_json::to_value(fence(FenceKind::Hold, agent("a"))).unwrap();
     old.as_object_mut().unwrap().remove("weight").unwrap();
     let read: Fence = serde_json::from_value(old).unwrap();

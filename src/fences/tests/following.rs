@@ -1,5 +1,5 @@
 use super::fixture::{Advanced, Line};
-use super::{agent, follow, new, replica, store};
+use super::{agent, follow, new, replica, sealer, store};
 use crate::clock::Clock;
 use crate::fences::{FenceKind, Fences, Stale, snapshot};
 use crate::store::{Position, Store};
@@ -66,6 +66,7 @@ async fn past_the_bound_there_is_no_view_until_the_store_answers_again() {
     let clock = Advanced::new();
     let fences = Fences::idle(
         Arc::clone(&line) as Arc<dyn Store>,
+        sealer(),
         Arc::clone(&clock) as Arc<dyn Clock>,
         Duration::from_secs(60),
     );
@@ -87,6 +88,7 @@ async fn freshness_counts_from_sending_not_from_the_answer() {
     let clock = Advanced::new();
     let fences = Arc::new(Fences::idle(
         Arc::clone(&line) as Arc<dyn Store>,
+        sealer(),
         Arc::clone(&clock) as Arc<dyn Clock>,
         Duration::from_secs(60),
     ));
@@ -136,6 +138,7 @@ async fn a_replica_waits_for_what_another_has_decided_on() {
     let clock: Arc<dyn Clock> = Advanced::new();
     let behind = Fences::start(
         Arc::clone(&line) as Arc<dyn Store>,
+        sealer(),
         clock,
         Duration::from_secs(1),
     );
@@ -156,6 +159,7 @@ async fn following_in_the_background_goes_on_after_the_store_was_away() {
     let clock: Arc<dyn Clock> = Advanced::new();
     let fences = Fences::start(
         Arc::clone(&line) as Arc<dyn Store>,
+        sealer(),
         clock,
         Duration::from_millis(400),
     );

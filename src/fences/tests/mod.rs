@@ -5,10 +5,12 @@ mod fold;
 mod following;
 mod forks;
 mod restricting;
+mod writers;
 
 use super::{Dimension, DimensionKind, Fences, NewFence};
 use super::{Fence, FenceKind};
 use crate::clock::SystemClock;
+use crate::secret::{Sealer, Secret};
 use crate::store::Store;
 use crate::store::embedded::Embedded;
 use fixture::Line;
@@ -21,6 +23,10 @@ pub(crate) const NOW: OffsetDateTime = datetime!(2026-11-21 12:00 UTC);
 
 pub(crate) fn store() -> Arc<dyn Store> {
     Arc::new(Embedded::in_memory().unwrap())
+}
+
+pub(crate) fn sealer() -> Sealer {
+    Sealer::new(&[Secret::new(vec![7; 32])]).unwrap()
 }
 
 pub(crate) fn agent(name: &str) -> Dimension {
@@ -38,6 +44,8 @@ pub(crate) fn fence(kind: FenceKind, dimension: Dimension) -> Fence {
         until: None,
         weight: crate::fences::Weight::default(),
         restriction: None,
+        rule: None,
+        lifts: Vec::new(),
     }
 }
 
@@ -57,7 +65,8 @@ pub(crate) fn new(kind: FenceKind, dimension: Dimension) -> NewFence {
 /// A replica that is driven by hand.
 fn replica(line: &Arc<Line>) -> Fences {
     let store: Arc<dyn Store> = Arc::clone(line) as Arc<dyn Store>;
-    Fences::idle(store, Arc::new(SystemClock::new()), Duration::from_secs(1))
+    let clock = Arc::new(SystemClock::new());
+    Fences::idle(store, sealer(), clock, Duration::from_secs(1))
 }
 
 async fn follow(fences: &Fences) {

@@ -196,7 +196,7 @@ Every refusal of every endpoint is one JSON object, in the shape of RFC 6749 sec
   denial look alike: 400 `invalid_request`, `retry` `never`. The audit always has the exact reason, under `refusal_id`;
   owners and operators ask with `dayfly explain`.
 - `retry` says what to do next: `never` (the same request will not work), `narrow` (ask for less), `refresh` (with a fresh token,
-  assertion or intent), `after` (the same request, after the seconds in `Retry-After`), `approve` (someone has to approve it first).
+  assertion or intent), `after` (the same request, after the seconds in `Retry-After`).
 - A 401 carries `WWW-Authenticate` if the request used the `Authorization` header. Operators' doors answer a bad DPoP proof with 401 instead of 400.
 - A refused request burns nothing: its token and intent stay good, unless the reason is `revoked_meanwhile`, `target_refused` or
   `target_unavailable`. Those come after the reservation, and the next try needs a new intent.

@@ -110,11 +110,12 @@ impl Desk {
     async fn new() -> Self {
         let clock = Arc::new(SystemClock::new());
         let store = Arc::new(Embedded::in_memory().unwrap());
-        let fences = Fences::start(store.clone(), clock.clone(), Duration::from_secs(60));
+        let sealer = Sealer::new(&[Secret::new(vec![7; 32])]).unwrap();
+        let bound = Duration::from_secs(60);
+        let fences = Fences::start(store.clone(), sealer.clone(), clock.clone(), bound);
         while fences.fresh().is_err() {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
-        let sealer = Sealer::new(&[Secret::new(vec![7; 32])]).unwrap();
         Self {
             enrolment: Enrolment::new(store.clone(), sealer, fences),
             store,

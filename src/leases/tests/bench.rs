@@ -167,6 +167,7 @@ impl Bench {
         let time = Arc::clone(&clock) as Arc<dyn Clock>;
         let fences = Arc::new(Fences::idle(
             Arc::clone(&store),
+            sealer.clone(),
             Arc::clone(&time),
             Duration::from_secs(1_000_000),
         ));

@@ -242,6 +242,7 @@ async fn sweeping_in_the_background_needs_no_call() {
     } = Bench::new(RevocationClass::Native, true).await;
     let fences = crate::fences::Fences::start(
         Arc::clone(&leases.store),
+        leases.sealer.clone(),
         Arc::clone(&clock) as Arc<dyn Clock>,
         Duration::from_secs(1),
     );

@@ -26,8 +26,9 @@ impl Desk {
     fn new() -> Self {
         let clock = Arc::new(SystemClock::new());
         let store = Arc::new(Embedded::in_memory().unwrap());
-        let fences = Fences::start(store.clone(), clock.clone(), Duration::from_secs(60));
         let sealer = Sealer::new(&[Secret::new(vec![7; 32])]).unwrap();
+        let bound = Duration::from_secs(60);
+        let fences = Fences::start(store.clone(), sealer.clone(), clock.clone(), bound);
         Self {
             enrolment: Enrolment::new(store.clone(), sealer, fences),
             store,
