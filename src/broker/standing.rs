@@ -8,7 +8,7 @@ use super::{Broker, Reason, Refusal};
 use crate::agents::governance::Record;
 use crate::agents::{Stage, Turn};
 use crate::audit::{Entry, Event};
-use crate::fences::{By, Dimension, DimensionKind, FenceKind, NewFence, Raised, View};
+use crate::fences::{By, Dimension, DimensionKind, FenceKind, Fences, NewFence, Raised, View};
 use crate::ids::ShardId;
 use crate::secret::Sealer;
 use crate::store::{CommitId, Guard, Key, Outcome, Store, StoreError, Transaction, Write, settle};
@@ -239,10 +239,16 @@ impl Broker {
             .by(by);
         let mut writes = vec![entry.append(ShardId::INSTALLATION)];
         writes.extend(found.put()?);
-        let raised = self
-            .fences
-            .raise_with(fence, vec![found.guard()], writes, now)
-            .await?;
+        let mut guards = vec![found.guard()];
+        if found.is_foreign() {
+            // INVARIANT: the record is left as it is, so what keeps two from raising the same is the log.
+            let view = self.view()?;
+            if stage(subject, &view).after(turn).is_none() {
+                return Ok(None);
+            }
+            guards.push(Fences::unmoved(&view));
+        }
+        let raised = self.fences.raise_with(fence, guards, writes, now).await?;
         if let Some(raised) = &raised {
             self.record.fenced(&raised.fence);
         }
