@@ -192,7 +192,11 @@ impl Registry {
             // SECURITY: an agent with keys of its own signs with those and with no other.
             Some(agent) if agent.intent_keys.is_empty() => Vouched::OnFirstUse,
             Some(agent) if agent.intent_keys.iter().any(|key| key == thumbprint) => {
-                Vouched::Registered
+                match agent.identities.as_slice() {
+                    [] => Vouched::Registered,
+                    [only] if only.subject.is_some() => Vouched::Registered,
+                    _ => Vouched::RegisteredForSeveral,
+                }
             }
             _ => Vouched::Not,
         }

@@ -76,6 +76,7 @@ impl From<IntentError> for Refusal {
             | IntentError::OtherToken
             | IntentError::NoTokenHash
             | IntentError::NoSubjectHash
+            | IntentError::NoCertificate
             | IntentError::OtherActorToken
             | IntentError::NoActorHash
             | IntentError::NotSigned

@@ -2,6 +2,7 @@
 //! order of the rooms.
 
 mod cards;
+mod configured;
 pub mod contexts;
 mod drift;
 mod delegation;
@@ -67,6 +68,8 @@ pub struct Bundle {
     pub responses: respond::Responses,
     /// Of the configuration files: it is in every decision and lease.
     pub hash: String,
+    /// Of what all replicas must have in common.
+    pub decides: String,
 }
 
 /// What outlives a reload.
@@ -158,8 +161,10 @@ impl Broker {
     }
 
     /// Before anything is issued: whoever left while no broker was there to hear what is theirs, is held.
-    pub async fn begin(&self) -> Result<(), Refusal> {
+    /// `alone`: the store is this process's own.
+    pub async fn begin(&self, alone: bool) -> Result<(), Refusal> {
         let bundle = self.bundle.load_full();
+        self.announce(&bundle.decides, !alone).await?;
         self.hold_leavers(&bundle).await
     }
 
@@ -175,6 +180,9 @@ impl Broker {
         let mut problems = Vec::new();
         if let Err(stale) = self.fences.fresh() {
             problems.push(stale.to_string());
+        }
+        if let Err(refusal) = self.in_force() {
+            problems.push(refusal.detail);
         }
         if let Err(skewed) = self.fences.in_time() {
             problems.push(skewed.to_string());
@@ -197,6 +205,7 @@ impl Broker {
     /// The rest of the room for unsealed entries belongs to revocation and its audit.
     pub(in crate::broker) fn may_mint(&self) -> Result<(), Refusal> {
         self.fences.in_time()?;
+        self.in_force()?;
         if !self.leavers_seen.load(Ordering::Acquire) {
             return Err(Refusal::new(Reason::StoreUnavailable, NOT_LOOKED).after(1));
         }

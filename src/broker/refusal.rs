@@ -162,6 +162,8 @@ reasons! {
     StaleView = "stale_view", After;
     /// This replica's clock and the store's differ by more than 30 s: it mints nothing until they agree.
     ClockSkewed = "clock_skewed", After;
+    /// Another configuration is in force than this replica has: it mints nothing until it has that one.
+    ConfigurationSuperseded = "configuration_superseded", After;
     /// The broker is shutting down or overloaded.
     Overloaded = "overloaded", After;
     /// A fault of the broker's own. The cause is in its log under the refusal id.

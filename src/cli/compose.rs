@@ -154,7 +154,8 @@ impl Composed {
             sealing: sealing.clone(),
         };
         let broker = Arc::new(Broker::new(parts, bundle));
-        keep_governed(&broker);
+        let alone = matches!(settings.broker.store, StoreSettings::Embedded { .. });
+        keep_governed(&broker, alone);
         respond::start(&broker, clock.clone());
         facts::start(&broker);
         Ok(Self {
@@ -192,6 +193,8 @@ impl Composed {
             .map_err(|error| Failure::failed(error.to_string()))?;
         let held = self.broker.hold_leavers(&bundle).await;
         held.map_err(|refusal| Failure::failed(refusal.detail))?;
+        let said = self.broker.announce(&bundle.decides, false).await;
+        said.map_err(|refusal| Failure::failed(refusal.detail))?;
         self.broker.reload(bundle);
         Ok(())
     }
@@ -234,12 +237,12 @@ fn keep_fresh(keyring: &Arc<Keyring>, fences: &Fences, clock: Arc<dyn Clock>) {
 }
 
 /// Every replica looks; whoever is first acts.
-fn keep_governed(broker: &Arc<Broker>) {
+fn keep_governed(broker: &Arc<Broker>, alone: bool) {
     let broker = Arc::downgrade(broker);
     tokio::spawn(async move {
         let mut rest = GOVERNED_EVERY;
         while let Some(broker) = broker.upgrade() {
-            if broker.begin().await.is_ok() {
+            if broker.begin(alone).await.is_ok() {
                 break;
             }
             drop(broker);
@@ -355,6 +358,7 @@ fn bundle(
         sources: sources(settings)?,
         responses: responses(settings, &http)?,
         hash: settings.hash.clone(),
+        decides: settings.decides.clone(),
     })
 }
 

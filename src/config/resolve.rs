@@ -9,6 +9,7 @@ use super::people::People;
 use super::problem::{Code, Desk, Problems};
 use super::settings::{BrokerSettings, Case, OperatorsTable, Settings};
 use super::source::Place;
+use super::tree::{Node, Raw};
 use super::trust_domains::TrustDomains;
 use super::whole::Whole;
 use super::{missions, responses, signers, tables, targets};
@@ -89,7 +90,7 @@ impl Document {
         whole.check(today);
         self.apart(desk, operators.as_ref(), &issuers);
         signers::apart(&decoder, &witnesses, &issuers);
-        let hash = self.hash(&decoder);
+        let (hash, decides) = (self.hash(&decoder), self.decides(&decoder));
         let clients = agents.iter().filter_map(|a| a.client.clone()).collect();
         let certificates = agents.iter().flat_map(|a| a.certificates.clone()).collect();
         let settings = Settings {
@@ -115,6 +116,7 @@ impl Document {
             responses,
             cases,
             hash,
+            decides,
             warnings: Problems::default(),
         };
         self.compile(desk, &settings, &missions);
@@ -262,11 +264,8 @@ impl Document {
 
     // INVARIANT: whatever can change a decision is in the hash, each part with its length before it.
     fn hash(&self, decoder: &Decoder<'_>) -> String {
-        let mut context = ring::digest::Context::new(&ring::digest::SHA256);
-        let mut add = |bytes: &[u8]| {
-            context.update(&(bytes.len() as u64).to_be_bytes());
-            context.update(bytes);
-        };
+        let mut parts = Vec::new();
+        let mut add = |bytes: &[u8]| parts.push(bytes.to_vec());
         let mut files: Vec<_> = self.sources.files().iter().collect();
         files.sort_by(|a, b| a.name.cmp(&b.name));
         for file in files {
@@ -277,7 +276,38 @@ impl Document {
             add(name.as_bytes());
             add(bytes);
         }
-        let digest = context.finish();
-        digest.as_ref().iter().map(|b| format!("{b:02x}")).collect()
+        hash_of(&parts)
     }
+
+    /// The tables as they were read, in no file's order, with what is beside them.
+    fn decides(&self, decoder: &Decoder<'_>) -> String {
+        let tables = self.entries.iter().filter(|entry| entry.kind != "broker");
+        let mut parts: Vec<Vec<u8>> = tables
+            .map(|entry| format!("{} {} {}", entry.kind, entry.name, json(entry)).into_bytes())
+            .chain(
+                self.policies
+                    .iter()
+                    .map(|policy| policy.text.clone().into_bytes()),
+            )
+            .chain(decoder.read.borrow().values().cloned())
+            .collect();
+        parts.sort();
+        hash_of(&parts)
+    }
+}
+
+fn json(entry: &Entry) -> serde_json::Value {
+    let raw = Raw::Table(entry.table.clone());
+    let at = entry.at.clone();
+    Node { at, raw }.json()
+}
+
+fn hash_of(parts: &[Vec<u8>]) -> String {
+    let mut context = ring::digest::Context::new(&ring::digest::SHA256);
+    for part in parts {
+        context.update(&(part.len() as u64).to_be_bytes());
+        context.update(part);
+    }
+    let digest = context.finish();
+    digest.as_ref().iter().map(|b| format!("{b:02x}")).collect()
 }

@@ -45,6 +45,9 @@ pub struct Settings {
     pub cases: Vec<Case>,
     /// SHA-256, in hex, of the names and bytes of every file and of every key set they refer to.
     pub hash: String,
+    /// SHA-256 of what all replicas must have in common: everything but `[broker]`, where each has its own
+    /// addresses and paths.
+    pub decides: String,
     /// What is not wrong and should be looked at.
     pub warnings: Problems,
 }

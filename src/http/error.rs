@@ -130,6 +130,7 @@ fn code(reason: Reason) -> (StatusCode, &'static str, Shown) {
         | Reason::StoreUnavailable
         | Reason::StaleView
         | Reason::ClockSkewed
+        | Reason::ConfigurationSuperseded
         | Reason::Overloaded => (StatusCode::SERVICE_UNAVAILABLE, LATER, Always),
         Reason::Internal => (StatusCode::INTERNAL_SERVER_ERROR, "server_error", Always),
 
@@ -236,9 +237,11 @@ fn description(reason: Reason) -> &'static str {
         }
         Reason::TargetUnavailable => "The target cannot be reached; nothing was minted.",
         Reason::IssuerUnavailable => "The keys of the token's issuer cannot be had now.",
-        Reason::StoreUnavailable | Reason::StaleView | Reason::ClockSkewed | Reason::Overloaded => {
-            "The broker cannot vouch for anything now; nothing was handed out."
-        }
+        Reason::StoreUnavailable
+        | Reason::StaleView
+        | Reason::ClockSkewed
+        | Reason::ConfigurationSuperseded
+        | Reason::Overloaded => "The broker cannot vouch for anything now; nothing was handed out.",
         Reason::Internal => {
             "A fault of the broker's own; its log has the cause under the refusal_id."
         }

@@ -69,6 +69,7 @@ async fn broker(url: &str) -> Arc<Broker> {
         sources: vec![],
         responses: crate::broker::respond::Responses::default(),
         hash: "none".to_owned(),
+        decides: "none".to_owned(),
     };
     let export = tempfile::tempdir().unwrap().keep().join("audit.jsonl");
     let sign = Box::new(|_: &[u8]| Ok("unsigned".to_owned()));

@@ -68,6 +68,8 @@ impl SignerClass {
 pub enum Vouched {
     /// The registry.
     Registered,
+    /// The registry, of an agent with several identities: it signs for all of them.
+    RegisteredForSeveral,
     /// Nobody, and nobody needs to: it is the only key of a caller's instance, or becomes it.
     OnFirstUse,
     Not,
@@ -237,6 +239,10 @@ pub enum IntentError {
     OtherToken,
     #[error("`subject_token_hash` is missing: a registered key signs for one subject token only")]
     NoTokenHash,
+    #[error(
+        "the intent names no certificate, and the agent has several identities: say which with `cnf` and `x5t#S256` (`dayfly intent sign --certificate`)"
+    )]
+    NoCertificate,
     #[error("`subject_token_hash` is missing: an intent for someone else names that one's token")]
     NoSubjectHash,
     #[error("`actor_token_hash` is not the SHA-256 of this request's actor token")]
@@ -368,6 +374,9 @@ impl Intents {
         signer::check_persons_key(class, key, caller, &behalf)?;
         signer::check_behalf(&signed, &behalf)?;
         signer::check_token_hashes(class, &signed, caller, &behalf)?;
+        if class == SignerClass::Agent && vouched(key) == Vouched::RegisteredForSeveral {
+            signer::check_certificate(&signed, caller)?;
+        }
         let mission = same_mission(signed.mission, asked.mission.as_ref())?;
         let about = evidence::About {
             agent: &signed.client_id,

@@ -132,7 +132,10 @@ fn is_agents_own(
     vouched: &(dyn Fn(&str) -> Vouched + Sync),
 ) -> bool {
     caller.bound_key().and_then(Confirmation::jkt) == Some(thumbprint)
-        || vouched(thumbprint) == Vouched::Registered
+        || matches!(
+            vouched(thumbprint),
+            Vouched::Registered | Vouched::RegisteredForSeveral
+        )
         || is_first_use(thumbprint, caller, vouched)
         || caller
             .client_keys()
@@ -227,6 +230,16 @@ pub(super) fn check_behalf(signed: &Signed, behalf: &Behalf) -> Result<(), Claim
     } else {
         Err(ClaimFault::OnBehalf)
     }
+}
+
+/// What [`check_token_hashes`] asks of a token, of an X.509-SVID: a key that is registered for an agent with
+/// several identities signs for each of them, and the intent of one must not be joined with the facts of
+/// another. Of one identity alone the facts are the same, whichever certificate shows it.
+pub(super) fn check_certificate(signed: &Signed, caller: &Caller) -> Result<(), IntentError> {
+    if caller.proof() == Proof::Svid && signed.confirmed_key.is_none() {
+        return Err(IntentError::NoCertificate);
+    }
+    Ok(())
 }
 
 /// An intent that names a token goes with that one only. It must name the token of whoever it is

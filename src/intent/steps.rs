@@ -72,6 +72,7 @@ impl IntentError {
             Self::OtherToken
             | Self::NoTokenHash
             | Self::NoSubjectHash
+            | Self::NoCertificate
             | Self::OtherActorToken
             | Self::NoActorHash => Step::SubjectToken,
             Self::OtherMission { .. } => Step::Mission,

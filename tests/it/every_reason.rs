@@ -74,6 +74,7 @@ fn shown(reason: Reason) -> Shown {
         }
         Reason::StaleView => Not("as store_unavailable on the wire: shown in src/fences/tests"),
         Reason::ClockSkewed => In("clocks.rs"),
+        Reason::ConfigurationSuperseded => In("configurations.rs"),
         Reason::Overloaded => Not("needs 512 slow requests at once: shown in src/http/tests.rs"),
         Reason::Internal => {
             Not("there is no known way to it; a panic is shown in src/http/tests.rs")

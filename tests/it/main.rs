@@ -25,6 +25,7 @@ mod check;
 mod cli;
 mod clients;
 mod clocks;
+mod configurations;
 mod contexts;
 mod crash;
 mod delegation;

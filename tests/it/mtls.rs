@@ -35,7 +35,7 @@ bundle = "file:acme.json"
 bundle = "file:other.json"
 
 [mission.work]
-agents = ["checkout", "named", "pinned", "bound", "both", "plain"]
+agents = ["checkout", "named", "pinned", "bound", "both", "plain", "runners"]
 owner = "sre@acme.example"
 purpose = "Deploy from the shop"
 delegates_to = ["checkout", "named", "pinned", "bound", "plain"]
@@ -92,6 +92,12 @@ fn configuration(robot: &SigningKey, plain: &SigningKey) -> String {
     let robot = inline_keys(robot);
     let agents = [
         ("checkout", format!("{{ spiffe = \"{ID}\" }}"), ""),
+        (
+            "runners",
+            r#"[{ spiffe = "spiffe://acme.test/runner/a" }, { spiffe = "spiffe://acme.test/runner/b" }]"#
+                .to_owned(),
+            "",
+        ),
         (
             "named",
             r#"{ certificate = { ca = "file:clients.pem", san_dns = "robot.acme.test" } }"#

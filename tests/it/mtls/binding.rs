@@ -50,6 +50,38 @@ async fn an_intent_names_the_certificate_that_binds() {
     }
 }
 
+/// A key that is registered for an agent signs for all of its identities: the intent of one is worth nothing
+/// beside the SVID of another.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_agent_with_several_identities_says_which_certificate_its_intent_goes_with() {
+    let house = House::start().await;
+    let one = house.acme.svid("spiffe://acme.test/runner/a", AS_IT_IS);
+    let other = house.acme.svid("spiffe://acme.test/runner/b", AS_IT_IS);
+    for (named, shown, fine) in [
+        (Some(&one), &one, true),
+        (None, &one, false),
+        (Some(&one), &other, false),
+    ] {
+        let mut claims = house.broker.intent_claims("");
+        for name in ["iss", "sub", "client_id"] {
+            claims[name] = json!("runners");
+        }
+        claims["mission"]["id"] = json!("work");
+        if let Some(named) = named {
+            claims["cnf"] = json!({ "x5t#S256": named.thumbprint() });
+        }
+        claims.as_object_mut().unwrap().remove("subject_token_hash");
+        let form = house.form("runners", Some("runners"));
+        let form = with(form, "intent", &house.broker.sign_intent(&claims));
+        let answer = house.ask(Some(shown), &form).await;
+        if fine {
+            house.granted_to(&one, &answer, "named").await;
+        } else {
+            assert_refused(&answer, Reason::InvalidIntent, "not named, or another");
+        }
+    }
+}
+
 /// An intent that names the agent's own key would bind to that, and the request shows something else.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_intent_that_names_a_key_goes_with_no_certificate() {
