@@ -1,7 +1,7 @@
 //! What is asked for changes: what hung on the answer before ends.
 
 use super::{Broker, Refusal};
-use crate::fences::{Dimension, FenceKind, LONGEST_LIFETIME, NewFence};
+use crate::fences::{By, Dimension, FenceKind, LONGEST_LIFETIME, NewFence};
 use crate::identity::Facts;
 use crate::ids::IssuerId;
 use crate::intent::{Board, Polled, group};
@@ -80,7 +80,8 @@ impl Broker {
             &format!("facts {name}"),
             &format!("{kind} is no longer {id}"),
         );
-        let fence = fence.until(now + LONGEST_LIFETIME);
+        let rule = By::Rule(format!("facts/{name}"));
+        let fence = fence.by(rule).until(now + LONGEST_LIFETIME);
         let selector = Selector::Context {
             issuer: name.to_string(),
             kind: kind.to_owned(),

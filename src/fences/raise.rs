@@ -48,14 +48,19 @@ impl Fences {
             By::Source => Some(new.author.replacen(' ', "/", 1)),
             By::Operator | By::Holder => None,
         };
+        let at = self.stamp(now);
+        let behind = (at - now).max(time::Duration::ZERO);
         let fence = Fence {
             id: ids::draw_uuid(),
             kind: new.kind,
             dimension: new.dimension,
             reason: new.reason,
             author: new.author,
-            at: self.stamp(now),
-            until: new.until,
+            at,
+            // INVARIANT: later, never sooner: a kill by a clock that is behind must not be forgotten at once.
+            until: new
+                .until
+                .map(|until| until.checked_add(behind).unwrap_or(until)),
             weight: new.weight,
             restriction: new.restriction,
             rule,

@@ -1,7 +1,7 @@
 //! Two replicas with two configurations: the last one that was said is in force, and whoever has another mints
 //! nothing after half a minute.
 
-use crate::support::broker::{Setup, TestBroker, configuration};
+use crate::support::broker::{Setup, TestBroker, configuration, decides};
 use crate::support::time::Manual;
 use dayfly::config;
 use dayfly::store::Store;
@@ -16,10 +16,15 @@ const NARROWED: &str = "[agent.other]\nowner = \"x@acme.example\"\npurpose = \"I
 /// What it was started with, read again.
 fn own(broker: &TestBroker) -> config::Settings {
     let text = configuration(&broker.url, &broker.issuer, "ES256");
+    let decides = decides(&text, &broker.url);
     let files = vec![("test.toml".to_owned(), text)];
-    config::load_with(files, broker.folder.path().to_owned())
+    let settings = config::load_with(files, broker.folder.path().to_owned())
         .and_then(|document| document.resolve())
-        .unwrap_or_else(|problems| panic!("{problems}"))
+        .unwrap_or_else(|problems| panic!("{problems}"));
+    config::Settings {
+        decides,
+        ..settings
+    }
 }
 
 async fn is_behind(broker: &TestBroker) -> bool {

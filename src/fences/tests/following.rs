@@ -103,6 +103,35 @@ async fn freshness_counts_from_sending_not_from_the_answer() {
     assert_eq!(fences.fresh().unwrap_err(), Stale);
 }
 
+/// A year behind.
+#[derive(Debug)]
+struct Behind;
+
+impl Clock for Behind {
+    fn now(&self) -> OffsetDateTime {
+        now() - Duration::from_secs(365 * 24 * 3600)
+    }
+
+    fn since_boot(&self) -> Duration {
+        Advanced::new().since_boot()
+    }
+}
+
+#[tokio::test]
+async fn a_kill_by_a_clock_that_is_behind_is_not_forgotten_at_once() {
+    let store = store();
+    let bound = Duration::from_secs(60);
+    let behind = Fences::idle(Arc::clone(&store), sealer(), Arc::new(Behind), bound);
+    follow(&behind).await;
+    assert!(behind.in_time().is_err());
+    let mut kill = new(FenceKind::Kill, agent("a"));
+    kill.until = Some(Behind.now() + Duration::from_secs(900));
+    // What a commit's deadline is made of, the store of a broker says in its own time.
+    let raised = behind.raise(kill, now()).await.unwrap();
+    let until = raised.fence.until.unwrap();
+    assert!(until > now(), "{until}");
+}
+
 #[tokio::test]
 async fn a_lost_answer_does_not_raise_twice() {
     let line = Line::to(store());

@@ -133,11 +133,13 @@ impl TestBroker {
             "[mission.deploy-checkout]\n",
             &format!("[mission.deploy-checkout]\n{}\n", setup.mission),
         );
+        let decides = decides(&text, &url);
         let mut files = vec![("test.toml".to_owned(), text)];
         files.extend(setup.policies);
-        let settings = config::load_with(files, folder.path().to_owned())
+        let mut settings = config::load_with(files, folder.path().to_owned())
             .and_then(|document| document.resolve())
             .unwrap_or_else(|problems| panic!("{problems}"));
+        settings.decides = decides;
         let store = setup
             .store
             .unwrap_or_else(|| Arc::new(Embedded::in_memory().unwrap()));
@@ -405,6 +407,13 @@ fn write_secret(path: &std::path::Path, text: &str) {
     use std::os::unix::fs::PermissionsExt as _;
     std::fs::write(path, text).unwrap();
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600)).unwrap();
+}
+
+/// Replicas have one URL, and here each has its own.
+pub fn decides(text: &str, url: &str) -> String {
+    let text: Vec<_> = text.lines().filter(|line| !line.is_empty()).collect();
+    let text = text.join("\n").replace(url, "https://broker.example");
+    b64(&sha256(text.as_bytes()))
 }
 
 pub fn configuration(url: &str, issuer: &Issuer, access_tokens: &str) -> String {
