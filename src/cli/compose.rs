@@ -1,15 +1,18 @@
 //! The composition root: settings in, a broker out. The only place that knows every room at once.
 
+mod going;
+
+pub use going::KEYS_EVERY;
+
 use super::output::Failure;
 use crate::agents::Registry;
 use crate::audit::{self, Sealing};
-use crate::broker::facts;
 use crate::broker::operators::Operators;
 use crate::broker::release::ResourceServers;
-use crate::broker::respond::{self, Notify, Responses, Way};
+use crate::broker::respond::{Notify, Responses, Way};
 use crate::broker::{
-    Broker, Bundle, GOVERNED_EVERY, OperatorSettings, Parts, ResourceServerSettings, Role,
-    RoleRule, SourceKind, SourceSettings,
+    Broker, Bundle, OperatorSettings, Parts, ResourceServerSettings, Role, RoleRule, SourceKind,
+    SourceSettings,
 };
 use crate::clock::Clock;
 use crate::config::{
@@ -24,22 +27,15 @@ use crate::intent::{Board, Intents};
 use crate::jose::{KeyClient, Keyring, KeyringSettings, Purpose, Reach};
 use crate::leases::{Leases, Sweeper};
 use crate::secret::Sealer;
+use crate::store::Store;
 use crate::store::embedded::Embedded;
 use crate::store::redis::{Redis, RedisSettings};
-use crate::store::{InStoreTime, Store};
 use ring::digest::{SHA256, digest};
 use std::sync::Arc;
 use std::time::Duration;
 
 /// How long one call to a downstream may take in all.
 const CALL_TIMEOUT: Duration = Duration::from_secs(8);
-
-/// How often this replica looks at its signing keys.
-pub const KEYS_EVERY: Duration = Duration::from_secs(20);
-const KEYS_AT_MOST_EVERY: Duration = Duration::from_millis(100);
-
-/// Until it could be done once.
-const BEGUN_EVERY: Duration = Duration::from_millis(20);
 
 /// A broker and what keeps it going for as long as it is held.
 #[derive(Debug)]
@@ -87,14 +83,8 @@ impl Composed {
     ) -> Result<Self, Failure> {
         let failed = |error: &dyn std::fmt::Display| Failure::failed(error.to_string());
         let sealer = sealer(settings)?;
-        let timed = InStoreTime::over(store, clock.clone()).await;
-        let timed = Arc::new(timed.map_err(|error| failed(&error))?);
-        let (no_later, store_time) = (timed.clone().no_later(), timed.clone().there());
-        let store: Arc<dyn Store> = timed;
-        let kept = KeyringSettings {
-            access_tokens: settings.broker.access_token_algorithm,
-            ..KeyringSettings::default()
-        };
+        let (store, no_later, store_time) = going::in_store_time(store, &clock).await?;
+        let kept = kept(settings);
         let keyring = Keyring::open_with(store.clone(), sealer.clone(), kept, clock.now())
             .await
             .map_err(|error| failed(&error))?;
@@ -105,7 +95,7 @@ impl Composed {
             clock.clone(),
             settings.broker.fence_view_max_age,
         );
-        keep_fresh(&keyring, &fences, store_time);
+        going::keep_fresh(&keyring, &fences, store_time);
         let leases = Arc::new(Leases::new(store.clone(), sealer.clone(), clock.clone()));
         let board = Arc::new(Board::new(clock.clone()));
         let enrolment = Arc::new(Enrolment::new(
@@ -155,9 +145,7 @@ impl Composed {
         };
         let broker = Arc::new(Broker::new(parts, bundle));
         let alone = matches!(settings.broker.store, StoreSettings::Embedded { .. });
-        keep_governed(&broker, alone);
-        respond::start(&broker, clock.clone());
-        facts::start(&broker);
+        going::keep_going(&broker, alone, &clock);
         Ok(Self {
             broker,
             store,
@@ -205,66 +193,11 @@ impl Composed {
     }
 }
 
-/// Rotation counts on every replica looking at the keys at least once a minute. A key that another
-/// replica removed as compromised is on the fence log: after a fence the keys are looked at soon,
-/// or this replica would go on signing with it and would not know its successor. By the store's clock,
-/// which all replicas share.
-fn keep_fresh(keyring: &Arc<Keyring>, fences: &Fences, clock: Arc<dyn Clock>) {
-    let keyring = Arc::downgrade(keyring);
-    let mut fenced = fences.moved();
-    tokio::spawn(async move {
-        loop {
-            tokio::time::sleep(KEYS_AT_MOST_EVERY).await;
-            let woken = tokio::time::timeout(KEYS_EVERY, fenced.changed()).await;
-            if matches!(woken, Ok(Err(_))) {
-                return;
-            }
-            let Some(keyring) = keyring.upgrade() else {
-                return;
-            };
-            let now = clock.now();
-            if let Err(error) = keyring.refresh(now).await {
-                tracing::warn!(%error, "the signing keys could not be looked at; trying again");
-                continue;
-            }
-            for purpose in keyring.due(now) {
-                if let Err(error) = keyring.rotate(&purpose, now, false).await {
-                    tracing::warn!(%error, %purpose, "a key that is due was not rotated; trying again");
-                }
-            }
-        }
-    });
-}
-
-/// Every replica looks; whoever is first acts.
-fn keep_governed(broker: &Arc<Broker>, alone: bool) {
-    let broker = Arc::downgrade(broker);
-    tokio::spawn(async move {
-        let mut rest = GOVERNED_EVERY;
-        while let Some(broker) = broker.upgrade() {
-            if broker.begin(alone).await.is_ok() {
-                break;
-            }
-            drop(broker);
-            tokio::time::sleep(BEGUN_EVERY).await;
-        }
-        loop {
-            tokio::time::sleep(rest).await;
-            let Some(broker) = broker.upgrade() else {
-                return;
-            };
-            let began = tokio::time::Instant::now();
-            let round = broker.govern().await;
-            // However many there are, looking after them is a twentieth of the time.
-            rest = GOVERNED_EVERY.max(began.elapsed() * 20);
-            if let Err(refusal) = round {
-                tracing::warn!(
-                    why = refusal.detail,
-                    "governance: the round was not finished; trying again"
-                );
-            }
-        }
-    });
+fn kept(settings: &Settings) -> KeyringSettings {
+    KeyringSettings {
+        access_tokens: settings.broker.access_token_algorithm,
+        ..KeyringSettings::default()
+    }
 }
 
 pub async fn open_store(settings: &StoreSettings) -> Result<Arc<dyn Store>, Failure> {

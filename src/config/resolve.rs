@@ -298,7 +298,7 @@ impl Document {
 
 fn json(entry: &Entry) -> serde_json::Value {
     let raw = Raw::Table(entry.table.clone());
-    let at = entry.at.clone();
+    let at = entry.at;
     Node { at, raw }.json()
 }
 

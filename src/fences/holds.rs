@@ -32,9 +32,8 @@ impl View {
 
     /// Whether this configuration was in force once, and another came after it.
     pub fn is_superseded(&self, hash: &str) -> bool {
-        let known = self.configurations.iter();
-        let known = known.map(|kept| kept.fence.dimension.value.as_str());
-        known.clone().any(|one| one == hash) && known.last() != Some(hash)
+        let is_it = |kept: &Kept| kept.fence.dimension.value == hash;
+        self.configurations.iter().any(is_it) && !self.configurations.last().is_some_and(is_it)
     }
 
     /// INVARIANT: a hold takes the place of what it makes needless: older, no stronger, gone no later. So an

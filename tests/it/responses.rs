@@ -347,7 +347,7 @@ async fn whoever_holds_its_answer_keeps_nothing_from_being_done_and_nobody_from_
     broker.revoke(json!({ "task": "first" })).await;
     until(|| slow.asked.load(Ordering::SeqCst) == 1).await;
     // From here its answer is held, for longer than anybody waits for it.
-    let began = std::time::Instant::now();
+    let began = tokio::time::Instant::now();
     wander(&broker).await;
     let told = quick.taken().len();
     loop {
@@ -382,7 +382,7 @@ async fn what_waits_and_cannot_be_read_is_moved_aside_once_and_audited() {
         shard,
         name: "respond/actions".into(),
     };
-    let deadline = time::OffsetDateTime::now_utc() + Duration::from_secs(10);
+    let deadline = broker.composed.clock.now() + Duration::from_secs(10);
     let spoilt = Transaction::new(shard, deadline)
         .write(Write::Put {
             key: place("respond/item/"),

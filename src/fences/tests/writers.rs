@@ -168,7 +168,7 @@ async fn a_snapshot_that_no_broker_wrote_is_not_believed() {
         .await
         .unwrap()
         .remove(0);
-    let (body, _) = entry::unwrap_snapshot(&sealer(), &found.unwrap().value.clone())
+    let (body, _) = entry::unwrap_snapshot(&sealer(), &found.unwrap().value)
         .map(|(body, author)| (body.to_vec(), author))
         .unwrap();
     let value = entry::wrap_snapshot(&stranger(), &body).unwrap();
