@@ -188,7 +188,12 @@ impl Broker {
             problems.push(skewed.to_string());
         }
         match self.store.check().await {
-            Ok(found) => problems.extend(found),
+            Ok(found) => problems.extend(
+                found
+                    .iter()
+                    .filter(|finding| !finding.fault.is_advice())
+                    .map(ToString::to_string),
+            ),
             Err(error) => problems.push(error.to_string()),
         }
         if !self.leavers_seen.load(Ordering::Acquire) {

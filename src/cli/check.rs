@@ -1,6 +1,7 @@
 //! `check` and `explain`: what a configuration means, before and after something was refused.
 
 use super::OperatorArgs;
+use super::live;
 use super::operator_side::client;
 use super::output::{Failure, Output};
 use super::recorded::entries;
@@ -30,6 +31,10 @@ pub struct CheckArgs {
     /// relative to the repository's root.
     #[arg(long, value_enum)]
     annotations: Option<Annotations>,
+    /// Also look at what the folder names: the store, the keys of issuers, the targets, and whether the
+    /// secrets can be read. Run it where the broker runs; it changes nothing and prints no secret.
+    #[arg(long, conflicts_with = "annotations")]
+    live: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -57,8 +62,11 @@ pub struct ExplainArgs {
 }
 
 /// `dayfly check`: 0 if nothing is wrong and every case came out as expected.
-pub fn check(args: &CheckArgs, output: &Output) -> Result<u8, Failure> {
+pub async fn check(args: &CheckArgs, output: &Output) -> Result<u8, Failure> {
     let report = config::check(&args.directory, SystemClock::new().now());
+    if args.live {
+        return live::check(&args.directory, report, output).await;
+    }
     if args.annotations.is_some() {
         if output.is_json() {
             return Err(Failure::usage(

@@ -5,6 +5,7 @@ mod going;
 pub use going::KEYS_EVERY;
 
 use super::output::Failure;
+use super::stores::open_store;
 use crate::agents::Registry;
 use crate::audit::{self, Sealing};
 use crate::broker::operators::Operators;
@@ -15,9 +16,7 @@ use crate::broker::{
     SourceSettings,
 };
 use crate::clock::Clock;
-use crate::config::{
-    NotifyWay, ResourceServerProof, Settings, StoreSettings, sealing_key, secret_reference,
-};
+use crate::config::{NotifyWay, ResourceServerProof, Settings, sealing_key, secret_reference};
 use crate::connectors::{Connectors, Setup};
 use crate::fences::Fences;
 use crate::identity::{
@@ -28,8 +27,6 @@ use crate::jose::{KeyClient, Keyring, KeyringSettings, Purpose, Reach};
 use crate::leases::{Leases, Sweeper};
 use crate::secret::Sealer;
 use crate::store::Store;
-use crate::store::embedded::Embedded;
-use crate::store::redis::{Redis, RedisSettings};
 use ring::digest::{SHA256, digest};
 use std::sync::Arc;
 use std::time::Duration;
@@ -61,14 +58,20 @@ impl Composed {
         development_tokens: Vec<[u8; 32]>,
     ) -> Result<Self, Failure> {
         let store = open_store(&settings.broker.store).await?;
-        let unfit = store
+        let found = store
             .check()
             .await
             .map_err(|error| Failure::failed(error.to_string()))?;
+        let (advice, unfit): (Vec<_>, Vec<_>) =
+            found.iter().partition(|finding| finding.fault.is_advice());
+        for finding in advice {
+            tracing::warn!(code = finding.fault.code(), "{}", finding.message);
+        }
         if !unfit.is_empty() {
+            let lines: Vec<_> = unfit.iter().map(ToString::to_string).collect();
             return Err(Failure::failed(format!(
                 "the store is not fit for use:\n  {}",
-                unfit.join("\n  ")
+                lines.join("\n  ")
             )));
         }
         Self::over(store, settings, clock, development_tokens).await
@@ -197,24 +200,6 @@ fn kept(settings: &Settings) -> KeyringSettings {
     KeyringSettings {
         access_tokens: settings.broker.access_token_algorithm,
         ..KeyringSettings::default()
-    }
-}
-
-pub async fn open_store(settings: &StoreSettings) -> Result<Arc<dyn Store>, Failure> {
-    let failed = |error: crate::store::StoreError| Failure {
-        code: 6,
-        ..Failure::failed(error.to_string())
-    };
-    match settings {
-        StoreSettings::Embedded { path } => Ok(Arc::new(Embedded::open(path).map_err(failed)?)),
-        StoreSettings::Redis { url, min_replicas } => {
-            let url = secret_reference(url).map_err(|error| Failure::failed(error.to_string()))?;
-            let settings = RedisSettings {
-                min_replicas: *min_replicas,
-                ..RedisSettings::new(url)
-            };
-            Ok(Arc::new(Redis::connect(settings).await.map_err(failed)?))
-        }
     }
 }
 

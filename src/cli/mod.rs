@@ -15,6 +15,7 @@ mod diff;
 mod init;
 mod intent;
 mod keygen;
+mod live;
 mod login;
 mod mission;
 mod narrowed;
@@ -29,6 +30,7 @@ mod selector;
 mod serve;
 mod sightings;
 mod simulate;
+mod stores;
 
 pub use output::{Failure, Output};
 
@@ -84,7 +86,7 @@ enum Command {
     Demo(demo::DemoArgs),
     /// Validate a configuration folder and run its policy tests, offline.
     ///
-    /// Reports every problem with file, line and column. Reads no secret.
+    /// Reports every problem with file, line and column. Reads no secret but with --live.
     #[command(after_help = "Example:\n  dayfly check config/example")]
     Check(check::CheckArgs),
     /// Print the JSON Schema of the configuration's files, for editors.
@@ -313,7 +315,7 @@ async fn run(command: Command, output: &Output) -> Result<u8, Failure> {
         Command::Restrict(args) => restrict::restrict(args, output).await,
         Command::Lift(args) => operator_side::lift(args, output).await,
         Command::Agent(command) => agent::agent(command, output).await,
-        Command::Check(args) => check::check(&args, output),
+        Command::Check(args) => check::check(&args, output).await,
         Command::Access(args) => access::access(&args, output),
         Command::Diff(args) => diff::diff(&args, output),
         Command::Simulate(args) => simulate::simulate(&args, output),

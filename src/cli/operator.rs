@@ -3,6 +3,7 @@
 
 use super::compose;
 use super::output::{Failure, Output};
+use super::stores::open_store;
 use crate::audit::{Entry, Event};
 use crate::broker::operators::BreakGlass;
 use crate::clock::{Clock, SystemClock};
@@ -41,7 +42,7 @@ pub async fn operator(command: OperatorCommand, output: &Output) -> Result<u8, F
         .and_then(|document| document.resolve())
         .map_err(|problems| Failure::failed(problems.to_string()))?;
     let now = SystemClock::new().now();
-    let store = compose::open_store(&settings.broker.store).await?;
+    let store = open_store(&settings.broker.store).await?;
     // Opening the keys proves that the sealing key is this store's.
     Keyring::open(store.clone(), compose::sealer(&settings)?, now)
         .await

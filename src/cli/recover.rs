@@ -2,8 +2,9 @@
 //! good; this gives it a new birth, so that minting can go on.
 
 use super::output::{Failure, Output};
-use crate::config::{self, StoreSettings, secret_reference};
-use crate::store::redis::{Redis, RedisSettings};
+use super::stores::redis_settings;
+use crate::config::{self, StoreSettings};
+use crate::store::redis::Redis;
 use clap::Args;
 use serde_json::json;
 use std::path::PathBuf;
@@ -23,21 +24,17 @@ pub async fn recover(args: RecoverArgs, output: &Output) -> Result<u8, Failure> 
     let settings = config::load(&args.config)
         .and_then(|document| document.resolve())
         .map_err(|problems| Failure::failed(problems.to_string()))?;
-    let StoreSettings::Redis { url, min_replicas } = &settings.broker.store else {
+    if let StoreSettings::Embedded { .. } = settings.broker.store {
         return Err(Failure::usage(
             "the embedded store is one file: it is there as a whole or not at all, restore it from its backup",
         ));
-    };
+    }
     if !args.i_understand {
         return Err(Failure::usage(
             "this declares the leases of every lost shard dead for good: stop every broker, then add --i-understand",
         ));
     }
-    let url = secret_reference(url).map_err(|error| Failure::failed(error.to_string()))?;
-    let store = RedisSettings {
-        min_replicas: *min_replicas,
-        ..RedisSettings::new(url)
-    };
+    let store = redis_settings(&settings.broker.store)?;
     let lost = Redis::recover(&store).await.map_err(|error| Failure {
         code: 6,
         ..Failure::failed(error.to_string())

@@ -167,20 +167,38 @@ fn store_of(reader: &Reader<'_>, decoder: &Decoder<'_>) -> Option<StoreSettings>
     let embedded = reader.text("embedded");
     let redis = reader.text("redis");
     let replicas = reader.number("min_replicas", 0..=16);
+    let ca = reader.text("ca");
+    let (certificate, key) = (reader.text("certificate"), reader.text("key"));
+    if certificate.is_some() != key.is_some() {
+        let help = "write both or none: `certificate = \"redis.pem\", key = \"redis.key\"`";
+        reader.bad(reader.at, "a certificate and its key belong together", help);
+    }
     match (embedded, redis) {
         (Some(path), None) => {
-            if let (Some(_), Some(node)) = (replicas, reader.node("min_replicas")) {
-                let help = "remove it, or use `redis`";
-                reader.bad(node.at, "an embedded store has no replicas", help);
+            let help = "remove it, or use `redis`";
+            for (name, what) in [
+                ("min_replicas", "an embedded store has no replicas"),
+                ("ca", "an embedded store is no server"),
+                ("certificate", "an embedded store is no server"),
+                ("key", "an embedded store is no server"),
+            ] {
+                if let Some(node) = reader.node(name) {
+                    reader.bad(node.at, what, help);
+                }
             }
             Some(StoreSettings::Embedded {
                 path: decoder.path(&path.value),
             })
         }
-        (None, Some(url)) => Some(StoreSettings::Redis {
-            url: decoder.reference(url)?.value,
-            min_replicas: u32::try_from(replicas.unwrap_or(0)).unwrap_or(0),
-        }),
+        (None, Some(url)) => {
+            let path = |text: At<String>| decoder.path(&text.value);
+            Some(StoreSettings::Redis {
+                url: decoder.reference(url)?.value,
+                min_replicas: u32::try_from(replicas.unwrap_or(0)).unwrap_or(0),
+                ca: ca.map(path),
+                identity: certificate.map(path).zip(key.map(path)),
+            })
+        }
         (None, None) => {
             let help = "write `store = { embedded = \"dayfly.redb\" }` or \
                         `store = { redis = \"env:REDIS_URL\", min_replicas = 1 }`";

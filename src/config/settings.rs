@@ -147,6 +147,10 @@ pub enum StoreSettings {
         url: String,
         /// How many replicas have to acknowledge a commit that lets a credential leave.
         min_replicas: u32,
+        /// PEM of the authorities that vouch for the servers, in the place of the system's.
+        ca: Option<PathBuf>,
+        /// PEM of our own certificate and of its key, for servers that ask for one.
+        identity: Option<(PathBuf, PathBuf)>,
     },
 }
 

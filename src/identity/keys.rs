@@ -1,6 +1,7 @@
 //! One issuer's keys, wherever they come from: fixed by the configuration, or fetched from an
 //! address that the configuration names. Nothing in a token chooses that address.
 
+use super::Identity;
 use super::settings::KeySource;
 use crate::jose::{KeyClient, KeySet, RemoteKeys, RemoteKeysError};
 use std::sync::Arc;
@@ -38,5 +39,22 @@ impl IssuerKeys {
             Self::Fixed(keys) => Ok(Arc::clone(keys)),
             Self::Remote(remote) => remote.keys(kid, now).await,
         }
+    }
+}
+
+impl Identity {
+    /// Fetches the keys of each issuer and trust domain once: its name, and why not.
+    pub async fn reach(&self, now: OffsetDateTime) -> Vec<(String, Option<RemoteKeysError>)> {
+        let mut reached = Vec::new();
+        for issuer in self.issuers.values() {
+            let (name, keys) = issuer.reach(now).await;
+            reached.push((name, keys.err()));
+        }
+        for domain in self.trust_domains.values() {
+            let (name, keys) = domain.reach(now).await;
+            reached.push((name, keys.err()));
+        }
+        reached.sort_by(|one, other| one.0.cmp(&other.0));
+        reached
     }
 }

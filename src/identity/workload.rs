@@ -9,6 +9,7 @@ use super::{
     Caller, Facts, Identity, IdentityError, Instance, IssuerKeys, PresentedToken, Proof,
     TokenFault, TokenType, audience, cache, claims, person,
 };
+use crate::jose::RemoteKeysError;
 use crate::jose::claims::times;
 use crate::jose::{Compact, JoseError, KeyClient, KeySet, TypRule, Verified};
 use crate::replay;
@@ -106,6 +107,12 @@ impl Identity {
 }
 
 impl Issuer {
+    /// Its name, and whether its keys can be had.
+    pub(super) async fn reach(&self, now: OffsetDateTime) -> (String, Result<(), RemoteKeysError>) {
+        let keys = self.keys.current(None, now).await.map(drop);
+        (self.settings.id.to_string(), keys)
+    }
+
     pub(super) fn new(
         mut settings: IssuerSettings,
         broker_url: &str,

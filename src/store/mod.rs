@@ -5,11 +5,13 @@
 
 pub mod conformance;
 pub mod embedded;
+mod finding;
 mod log;
 pub mod redis;
 mod settle;
 mod timed;
 
+pub use finding::{Fault, Finding};
 pub use settle::settle;
 pub use timed::InStoreTime;
 
@@ -283,7 +285,7 @@ pub enum StoreError {
     #[error("shard {0} came back without its data; it is refused until `dayfly recover`")]
     Lost(u8),
     #[error("the store is not fit for use: {0}")]
-    Unfit(String),
+    Unfit(Finding),
     #[error("the store holds what Dayfly did not write: {0}")]
     Corrupt(String),
     #[error("this commit can never be applied: {0}")]
@@ -326,6 +328,6 @@ pub trait Store: fmt::Debug + Send + Sync {
     async fn generation(&self, shard: ShardId) -> Result<Option<Generation>, StoreError>;
 
     /// Names everything that makes this store unfit (eviction, no persistence, not the primary),
-    /// in words that say what to change. Empty: fit.
-    async fn check(&self) -> Result<Vec<String>, StoreError>;
+    /// and advice, in words that say what to change. Empty: fit.
+    async fn check(&self) -> Result<Vec<Finding>, StoreError>;
 }

@@ -6,8 +6,8 @@ use async_trait::async_trait;
 use dayfly::ids::ShardId;
 use dayfly::store::embedded::Embedded;
 use dayfly::store::{
-    Generation, Index, Key, Log, Outcome, Position, Ranked, Record, Store, StoreError, Tail,
-    Transaction,
+    Finding, Generation, Index, Key, Log, Outcome, Position, Ranked, Record, Store, StoreError,
+    Tail, Transaction,
 };
 use serde_json::{Value, json};
 use std::ops::RangeInclusive;
@@ -81,7 +81,7 @@ impl Store for Network {
         self.store.generation(shard).await
     }
 
-    async fn check(&self) -> Result<Vec<String>, StoreError> {
+    async fn check(&self) -> Result<Vec<Finding>, StoreError> {
         self.store.check().await
     }
 }

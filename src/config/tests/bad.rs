@@ -82,16 +82,9 @@ fn of_a_key() {
 }
 
 #[test]
-fn of_the_broker() {
+fn of_the_store() {
     let store = "{ embedded = \"dayfly.redb\" }";
-    let url = "https://dayfly.acme.example";
-    let keys = "[\"file:sealing.key\"]";
     for (from, to, code) in [
-        (url, "http://dayfly.acme.example", "insecure_url"),
-        (url, "dayfly.acme.example", "bad_value"),
-        (url, "https://dayfly.acme.example/", "bad_value"),
-        (url, "https://dayfly.acme.example?x=1", "bad_value"),
-        (url, "https://user@dayfly.acme.example", "bad_value"),
         (store, "{}", "missing_key"),
         (
             store,
@@ -104,6 +97,13 @@ fn of_the_broker() {
             "bad_value",
         ),
         (store, "{ embedded = \"a\", min_replicas = 1 }", "bad_value"),
+        (store, "{ embedded = \"a\", ca = \"ca.pem\" }", "bad_value"),
+        (
+            store,
+            "{ redis = \"env:R\", certificate = \"c.pem\" }",
+            "bad_value",
+        ),
+        (store, "{ redis = \"env:R\", key = \"k.pem\" }", "bad_value"),
         (
             store,
             "{ redis = \"redis://:password@host\" }",
@@ -120,6 +120,24 @@ fn of_the_broker() {
             "bad_value",
         ),
         (store, "{ sqlite = \"a\" }", "missing_key"),
+    ] {
+        let report = checked(&spoiled(from, to));
+        let codes: Vec<_> = report.problems.0.iter().map(|p| p.code.as_str()).collect();
+        assert!(codes.contains(&code), "{to}: {report}");
+        assert!(!report.ok);
+    }
+}
+
+#[test]
+fn of_the_broker() {
+    let url = "https://dayfly.acme.example";
+    let keys = "[\"file:sealing.key\"]";
+    for (from, to, code) in [
+        (url, "http://dayfly.acme.example", "insecure_url"),
+        (url, "dayfly.acme.example", "bad_value"),
+        (url, "https://dayfly.acme.example/", "bad_value"),
+        (url, "https://dayfly.acme.example?x=1", "bad_value"),
+        (url, "https://user@dayfly.acme.example", "bad_value"),
         (keys, "[]", "bad_value"),
         (
             keys,

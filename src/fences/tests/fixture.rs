@@ -3,8 +3,8 @@
 use crate::clock::{Clock, SystemClock};
 use crate::ids::ShardId;
 use crate::store::{
-    Generation, Index, Key, Log, Outcome, Position, Ranked, Record, Store, StoreError, Tail,
-    Transaction,
+    Finding, Generation, Index, Key, Log, Outcome, Position, Ranked, Record, Store, StoreError,
+    Tail, Transaction,
 };
 use arc_swap::ArcSwap;
 use async_trait::async_trait;
@@ -176,7 +176,7 @@ impl Store for Line {
         self.line()?.generation(shard).await
     }
 
-    async fn check(&self) -> Result<Vec<String>, StoreError> {
+    async fn check(&self) -> Result<Vec<Finding>, StoreError> {
         self.line()?.check().await
     }
 }

@@ -18,7 +18,9 @@ use super::{
     TokenType, audience,
 };
 use crate::jose::claims::times;
-use crate::jose::{Algorithm, Compact, JoseError, KeyClient, RemoteBundle, TypRule, Verified};
+use crate::jose::{
+    Algorithm, Compact, JoseError, KeyClient, RemoteBundle, RemoteKeysError, TypRule, Verified,
+};
 use crate::replay;
 use crate::secret::Secret;
 use serde_json::Value;
@@ -112,6 +114,12 @@ impl TrustDomain {
             .check_address()
             .map_err(|error| wrong(error.to_string()))?;
         Ok(Self { settings, bundle })
+    }
+
+    /// Its name, and whether its bundle can be had.
+    pub(super) async fn reach(&self, now: OffsetDateTime) -> (String, Result<(), RemoteKeysError>) {
+        let bundle = self.bundle.current(None, now).await.map(drop);
+        (self.settings.id.to_string(), bundle)
     }
 
     pub(super) async fn subject_token(

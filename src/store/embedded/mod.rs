@@ -11,8 +11,8 @@ use crate::clock::{Clock, SystemClock};
 use crate::ids::ShardId;
 use crate::store::log::Reading;
 use crate::store::{
-    self, Generation, Index, Key, Link, Log, LogEntry, Outcome, Position, Ranked, Record, Store,
-    StoreError, Tail, Transaction,
+    self, Fault, Finding, Generation, Index, Key, Link, Log, LogEntry, Outcome, Position, Ranked,
+    Record, Store, StoreError, Tail, Transaction,
 };
 use async_trait::async_trait;
 use layout::{
@@ -53,7 +53,7 @@ impl Embedded {
             .mode(0o600)
             .open(path)
             .map_err(|error| {
-                StoreError::Unfit(format!("{} cannot be opened: {error}", path.display()))
+                Fault::File.found(format!("{} cannot be opened: {error}", path.display()))
             })?;
         let database = Builder::new()
             .set_cache_size(CACHE)
@@ -79,7 +79,7 @@ impl Embedded {
         writer::give_birth(&database).map_err(|error| unavailable(&error))?;
         let database = Arc::new(database);
         let writer = writer::start(Arc::clone(&database), space)
-            .map_err(|error| StoreError::Unfit(format!("no thread can be started: {error}")))?;
+            .map_err(|error| Fault::File.found(format!("no thread can be started: {error}")))?;
         Ok(Self {
             database: Some(database),
             jobs: Some(writer.jobs),
@@ -232,7 +232,7 @@ impl Store for Embedded {
         .await
     }
 
-    async fn check(&self) -> Result<Vec<String>, StoreError> {
+    async fn check(&self) -> Result<Vec<Finding>, StoreError> {
         self.generation(ShardId::INSTALLATION).await?;
         Ok(Vec::new())
     }
@@ -320,7 +320,7 @@ fn closed() -> StoreError {
 
 fn unfit(path: &Path, error: &DatabaseError) -> StoreError {
     let path = path.display();
-    StoreError::Unfit(match error {
+    let message = match error {
         DatabaseError::DatabaseAlreadyOpen => {
             format!("{path} is open in another process; stop that one, or share a Redis store")
         }
@@ -328,7 +328,8 @@ fn unfit(path: &Path, error: &DatabaseError) -> StoreError {
             format!("{path} has an older format; open it once with the version that wrote it")
         }
         other => format!("{path} cannot be used: {other}"),
-    })
+    };
+    Fault::File.found(message).into()
 }
 
 #[cfg(test)]

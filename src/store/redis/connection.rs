@@ -2,13 +2,17 @@
 //! `WAIT` must mean something.
 
 use super::RedisSettings;
+use super::address::Place;
+use super::sentinel::Sentinels;
 use crate::clock::{Clock, SystemClock};
 use crate::ids;
-use crate::store::StoreError;
+use crate::secret::Secret;
+use crate::store::{Fault, StoreError};
 use ::redis::aio::MultiplexedConnection;
 use ::redis::{AsyncConnectionConfig, Client, ClientTlsConfig, TlsCertificates, Value};
 use std::sync::Mutex;
 use std::sync::PoisonError;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 use tokio::sync::{Semaphore, SemaphorePermit};
 
@@ -16,11 +20,100 @@ use tokio::sync::{Semaphore, SemaphorePermit};
 const PAUSE: Duration = Duration::from_millis(20);
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 
-/// Makes connections, not faster than a server in trouble can bear.
-pub(super) struct Connector {
-    client: Client,
+/// How a server is entered: over TLS or not, as whom, and how long it may take.
+pub(super) struct Door {
+    tls: bool,
+    user: Secret<String>,
+    database: String,
+    ca: Option<Vec<u8>>,
+    identity: Option<super::TlsIdentity>,
     connect_timeout: Duration,
     response_timeout: Duration,
+}
+
+impl Door {
+    pub(super) fn new(
+        settings: &RedisSettings,
+        tls: bool,
+        user: Secret<String>,
+        database: &str,
+    ) -> Result<Self, StoreError> {
+        if !tls && (settings.ca.is_some() || settings.identity.is_some()) {
+            let message =
+                "certificates are named and the Redis address is not of TLS: write rediss";
+            return Err(Fault::Tls.found(message).into());
+        }
+        let door = Self {
+            tls,
+            user,
+            database: database.to_owned(),
+            ca: settings.ca.clone(),
+            identity: settings.identity.clone(),
+            connect_timeout: settings.connect_timeout,
+            response_timeout: settings.response_timeout,
+        };
+        // What cannot be used is said at once, not when a server has been found.
+        door.client(&Place {
+            host: "localhost".to_owned(),
+            port: 1,
+        })?;
+        Ok(door)
+    }
+
+    fn client(&self, place: &Place) -> Result<Client, StoreError> {
+        let (scheme, user, database) = (
+            if self.tls { "rediss" } else { "redis" },
+            self.user.expose(),
+            &self.database,
+        );
+        let url = Secret::new(format!("{scheme}://{user}{place}/{database}"));
+        let url = url.expose().as_str();
+        // SECURITY: the library's own message may quote the URL, which may hold a password.
+        if !self.tls {
+            return Client::open(url).map_err(|_| {
+                let message = "the Redis address does not parse; percent-encode the password";
+                Fault::Address.found(message).into()
+            });
+        }
+        let client_tls = self.identity.as_ref().map(|identity| ClientTlsConfig {
+            client_cert: identity.certificate.clone(),
+            client_key: identity.key.expose().clone(),
+        });
+        let certificates = TlsCertificates {
+            client_tls,
+            root_cert: self.ca.clone(),
+        };
+        Client::build_with_tls(url, certificates).map_err(|_| {
+            let message = "the Redis address, `ca`, `certificate` or `key` does not parse; \
+                           certificates and keys are PEM";
+            Fault::Tls.found(message).into()
+        })
+    }
+
+    /// A connection to whatever is there.
+    pub(super) async fn open(&self, place: &Place) -> Result<MultiplexedConnection, StoreError> {
+        let config = AsyncConnectionConfig::new()
+            .set_connection_timeout(Some(self.connect_timeout))
+            .set_response_timeout(Some(self.response_timeout));
+        self.client(place)?
+            .get_multiplexed_async_connection_with_config(&config)
+            .await
+            .map_err(|error| connecting(&error))
+    }
+}
+
+/// Where a primary is to be found.
+pub(super) enum Way {
+    Fixed(Place),
+    Sentinels(Sentinels),
+}
+
+/// Makes connections to one primary, not faster than a server in trouble can bear.
+pub(super) struct Connector {
+    door: std::sync::Arc<Door>,
+    way: Way,
+    /// Where the last connection led to.
+    at: Mutex<Option<Place>>,
     trouble: Mutex<Trouble>,
 }
 
@@ -32,40 +125,13 @@ struct Trouble {
 }
 
 impl Connector {
-    pub(super) fn new(settings: &RedisSettings) -> Result<Self, StoreError> {
-        let url = settings.url.expose().as_str();
-        // SECURITY: the library's own message may quote the URL, which may hold a password.
-        let refused = || {
-            StoreError::Unfit(
-                "the Redis address does not parse; write redis://HOST:PORT or \
-                 rediss://USER:PASSWORD@HOST:PORT"
-                    .to_owned(),
-            )
-        };
-        let client = if url.starts_with("rediss:") {
-            let client_tls = settings.identity.as_ref().map(|identity| ClientTlsConfig {
-                client_cert: identity.certificate.clone(),
-                client_key: identity.key.expose().clone(),
-            });
-            let certificates = TlsCertificates {
-                client_tls,
-                root_cert: settings.ca.clone(),
-            };
-            Client::build_with_tls(url, certificates).map_err(|_| {
-                StoreError::Unfit(
-                    "the Redis address or its certificates do not parse; certificates are PEM"
-                        .to_owned(),
-                )
-            })?
-        } else {
-            Client::open(url).map_err(|_| refused())?
-        };
-        Ok(Self {
-            client,
-            connect_timeout: settings.connect_timeout,
-            response_timeout: settings.response_timeout,
+    pub(super) fn new(door: std::sync::Arc<Door>, way: Way) -> Self {
+        Self {
+            door,
+            way,
+            at: Mutex::default(),
             trouble: Mutex::default(),
-        })
+        }
     }
 
     /// A new connection, or at once why there is none while the last failure is recent.
@@ -97,40 +163,76 @@ impl Connector {
     }
 
     async fn try_connect(&self) -> Result<MultiplexedConnection, StoreError> {
-        let config = AsyncConnectionConfig::new()
-            .set_connection_timeout(Some(self.connect_timeout))
-            .set_response_timeout(Some(self.response_timeout));
-        let mut connection = self
-            .client
-            .get_multiplexed_async_connection_with_config(&config)
-            .await
-            .map_err(|error| connecting(&error))?;
+        let place = match &self.way {
+            Way::Fixed(place) => place.clone(),
+            Way::Sentinels(sentinels) => sentinels.primary().await?,
+        };
+        let mut connection = self.door.open(&place).await?;
         // SECURITY: a server that is not the primary answers with what was true once.
         let role: Vec<Value> = ::redis::cmd("ROLE")
             .query_async(&mut connection)
             .await
             .map_err(|error| connecting(&error))?;
         match role.first() {
-            Some(Value::BulkString(name)) if name == b"master" => Ok(connection),
+            Some(Value::BulkString(name)) if name == b"master" => {
+                *self.at.lock().unwrap_or_else(PoisonError::into_inner) = Some(place);
+                Ok(connection)
+            }
+            Some(Value::BulkString(name)) if name == b"sentinel" => Err(Fault::OtherKind
+                .found("the Redis address leads to a sentinel; write redis+sentinel://")
+                .into()),
             _ => Err(StoreError::Unavailable(
-                "the Redis address leads to a replica; point it at the primary".to_owned(),
+                Fault::NotPrimary
+                    .found("the Redis address leads to a replica; point it at the primary")
+                    .to_string(),
             )),
+        }
+    }
+
+    /// Whether the sentinels name another primary than the one that we were led to.
+    pub(super) async fn has_moved(&self) -> bool {
+        let Way::Sentinels(sentinels) = &self.way else {
+            return false;
+        };
+        let Ok(primary) = sentinels.primary().await else {
+            return false;
+        };
+        let at = self.at.lock().unwrap_or_else(PoisonError::into_inner);
+        at.as_ref().is_some_and(|at| *at != primary)
+    }
+
+    /// Where it leads to, as far as anybody knows.
+    pub(super) fn place(&self) -> Option<Place> {
+        match &self.way {
+            Way::Fixed(place) => Some(place.clone()),
+            Way::Sentinels(_) => {
+                let at = self.at.lock().unwrap_or_else(PoisonError::into_inner);
+                at.clone()
+            }
         }
     }
 }
 
-fn connecting(error: &::redis::RedisError) -> StoreError {
+pub(super) fn connecting(error: &::redis::RedisError) -> StoreError {
     use ::redis::ErrorKind;
+    let text = error.to_string();
     let refused = matches!(error.code(), Some("NOAUTH" | "WRONGPASS" | "NOPERM"))
         || error.kind() == ErrorKind::AuthenticationFailed;
     if refused {
-        return StoreError::Unfit(
-            "Redis refuses this user or password, or lets the user run no ROLE; \
-             docs/storage.md lists the commands it needs"
-                .to_owned(),
-        );
+        return Fault::UserRefused
+            .found(
+                "Redis refuses this user or password, or lets the user run no ROLE; \
+                 deploy/redis/dayfly.conf has the rights it needs",
+            )
+            .into();
     }
-    StoreError::Unavailable(format!("connecting to Redis: {error}"))
+    // From rustls; the library has no kind for it.
+    let unusable = error.kind() == ErrorKind::InvalidClientConfig;
+    if unusable || text.contains("certificate") || text.contains("fatal alert") {
+        let message = format!("Redis and Dayfly do not accept each other's certificates: {text}");
+        return Fault::Tls.found(message).into();
+    }
+    StoreError::Unavailable(format!("connecting to Redis: {text}"))
 }
 
 /// Between half of a pause and the whole.
@@ -143,7 +245,7 @@ pub(super) fn jitter(pause: Duration) -> Duration {
 #[derive(Default)]
 pub(super) struct Shared {
     current: tokio::sync::Mutex<Option<(u64, MultiplexedConnection)>>,
-    counter: std::sync::atomic::AtomicU64,
+    counter: AtomicU64,
 }
 
 impl Shared {
@@ -157,9 +259,7 @@ impl Shared {
             return Ok((*number, connection.clone()));
         }
         let connection = connector.connect().await?;
-        let number = self
-            .counter
-            .fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        let number = self.counter.fetch_add(1, Ordering::Relaxed);
         *current = Some((number, connection.clone()));
         Ok((number, connection))
     }
@@ -171,12 +271,19 @@ impl Shared {
             *current = None;
         }
     }
+
+    /// The same, whichever it is.
+    pub(super) async fn forget_any(&self) {
+        *self.current.lock().await = None;
+    }
 }
 
 /// Connections lent to one call at a time: a `WAIT` on any other kind waits for nothing.
 pub(super) struct Pool {
     idle: Mutex<Vec<MultiplexedConnection>>,
     permits: Semaphore,
+    /// How often everything was forgotten: what is older is not taken back.
+    era: AtomicU64,
 }
 
 impl Pool {
@@ -184,15 +291,22 @@ impl Pool {
         Self {
             idle: Mutex::default(),
             permits: Semaphore::new(size),
+            era: AtomicU64::default(),
         }
     }
 
-    pub(super) async fn lend(&self, connector: &Connector) -> Result<Lent<'_>, StoreError> {
-        let permit = self
-            .permits
-            .acquire()
+    /// Waits at most `patience` for its turn: a store that is slower than what is asked of it would
+    /// otherwise be asked by ever more callers who have given up already.
+    pub(super) async fn lend(
+        &self,
+        connector: &Connector,
+        patience: Duration,
+    ) -> Result<Lent<'_>, StoreError> {
+        let permit = tokio::time::timeout(patience, self.permits.acquire())
             .await
+            .map_err(|_| StoreError::Unavailable("too many calls wait for it already".to_owned()))?
             .map_err(|_| StoreError::Unavailable("it has been closed".to_owned()))?;
+        let era = self.era.load(Ordering::SeqCst);
         let idle = self.idle().pop();
         let connection = match idle {
             Some(connection) => connection,
@@ -201,12 +315,14 @@ impl Pool {
         Ok(Lent {
             connection,
             pool: self,
+            era,
             _permit: permit,
         })
     }
 
-    /// After a failure every idle connection is suspect.
+    /// After a failure every connection is suspect.
     pub(super) fn forget(&self) {
+        self.era.fetch_add(1, Ordering::SeqCst);
         self.idle().clear();
     }
 
@@ -219,14 +335,21 @@ impl Pool {
 pub(super) struct Lent<'a> {
     pub(super) connection: MultiplexedConnection,
     pool: &'a Pool,
+    era: u64,
     _permit: SemaphorePermit<'a>,
 }
 
 impl Lent<'_> {
     pub(super) fn give_back(self) {
         let Self {
-            connection, pool, ..
+            connection,
+            pool,
+            era,
+            ..
         } = self;
-        pool.idle().push(connection);
+        let mut idle = pool.idle();
+        if pool.era.load(Ordering::SeqCst) == era {
+            idle.push(connection);
+        }
     }
 }

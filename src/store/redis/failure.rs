@@ -1,6 +1,6 @@
 //! What a failure says about a commit: applied, not applied, or nobody knows.
 
-use crate::store::StoreError;
+use crate::store::{Fault, StoreError};
 use ::redis::RedisError;
 
 /// Why one sending of a commit gave no outcome.
@@ -13,18 +13,56 @@ pub(super) enum Failure {
     Final(StoreError),
 }
 
+/// Why a server was asked in vain: what it said, or what we say.
+pub(super) enum Queried {
+    Redis(RedisError),
+    Store(StoreError),
+}
+
+impl From<RedisError> for Queried {
+    fn from(error: RedisError) -> Self {
+        Self::Redis(error)
+    }
+}
+
+impl From<StoreError> for Queried {
+    fn from(error: StoreError) -> Self {
+        Self::Store(error)
+    }
+}
+
+impl Queried {
+    pub(super) fn into_error(self) -> StoreError {
+        match self {
+            Self::Redis(error) => ReadFailure::from(error).into_error(),
+            Self::Store(error) => error,
+        }
+    }
+}
+
 /// Why a read gave no answer.
 pub(super) enum ReadFailure {
     /// The connection failed: another one may serve.
     Connection(StoreError),
+    /// Not here, or not now: the shard has moved or is moving, a primary is still loading.
+    NotNow(StoreError),
     Final(StoreError),
+}
+
+impl ReadFailure {
+    pub(super) fn into_error(self) -> StoreError {
+        match self {
+            Self::Connection(error) | Self::NotNow(error) | Self::Final(error) => error,
+        }
+    }
 }
 
 impl From<RedisError> for ReadFailure {
     fn from(error: RedisError) -> Self {
         match failed(&error) {
             Failure::Unknown => Self::Connection(unavailable(&error)),
-            Failure::NotApplied(error) | Failure::Final(error) => Self::Final(error),
+            Failure::NotApplied(error) => Self::NotNow(error),
+            Failure::Final(error) => Self::Final(error),
         }
     }
 }
@@ -32,23 +70,6 @@ impl From<RedisError> for ReadFailure {
 impl From<StoreError> for ReadFailure {
     fn from(error: StoreError) -> Self {
         Self::Final(error)
-    }
-}
-
-/// Reads once more where the first connection turns out to be dead.
-pub(super) async fn twice<T, F: Future<Output = Result<T, ReadFailure>>>(
-    read: impl Fn() -> F,
-    before_again: impl FnOnce(),
-) -> Result<T, StoreError> {
-    match read().await {
-        Ok(answer) => Ok(answer),
-        Err(ReadFailure::Final(error)) => Err(error),
-        Err(ReadFailure::Connection(_)) => {
-            before_again();
-            read().await.map_err(|failure| match failure {
-                ReadFailure::Connection(error) | ReadFailure::Final(error) => error,
-            })
-        }
     }
 }
 
@@ -71,13 +92,18 @@ pub(super) fn failed(error: &RedisError) -> Failure {
         // The library could not say more than that the connection failed.
         None => Failure::Unknown,
         Some("OOM") => Failure::Final(StoreError::Full),
-        Some("NOAUTH" | "WRONGPASS" | "NOPERM") => Failure::Final(StoreError::Unfit(format!(
-            "Redis refuses a command to this user: {text}; docs/storage.md lists what it needs"
-        ))),
+        Some("NOAUTH" | "WRONGPASS" | "NOPERM") => Failure::Final(not_allowed(&text)),
         Some(
-            "READONLY" | "LOADING" | "MASTERDOWN" | "TRYAGAIN" | "CLUSTERDOWN" | "BUSY"
-            | "NOREPLICAS" | "MISCONF" | "NOSCRIPT",
+            "READONLY" | "LOADING" | "MASTERDOWN" | "TRYAGAIN" | "MOVED" | "ASK" | "CLUSTERDOWN"
+            | "BUSY" | "NOREPLICAS" | "MISCONF" | "NOSCRIPT" | "UNBLOCKED",
         ) => Failure::NotApplied(StoreError::Unavailable(text)),
+        // Two wordings, for the command and for the key.
+        Some(_)
+            if text.contains("ACL failure in script")
+                || text.contains("executing the script can't") =>
+        {
+            Failure::Final(not_allowed(&text))
+        }
         // Before version 7 the code of an error inside a script is part of its text.
         Some(_) if text.contains("OOM command not allowed") => Failure::Final(StoreError::Full),
         Some(_) => Failure::Final(StoreError::Corrupt(text)),
@@ -86,4 +112,11 @@ pub(super) fn failed(error: &RedisError) -> Failure {
 
 pub(super) fn unavailable(error: &RedisError) -> StoreError {
     StoreError::Unavailable(format!("Redis: {error}"))
+}
+
+fn not_allowed(text: &str) -> StoreError {
+    let message = format!(
+        "Redis refuses a command to this user: {text}; deploy/redis/dayfly.conf has the rights it needs"
+    );
+    Fault::UserRefused.found(message).into()
 }

@@ -1,6 +1,7 @@
 //! Is this Redis fit to hold leases? Each answer says what to change.
 
-use crate::store::StoreError;
+use super::nodes::Nodes;
+use crate::store::{Fault, Finding, StoreError};
 use ::redis::aio::MultiplexedConnection;
 use std::collections::HashMap;
 
@@ -42,58 +43,136 @@ impl Info {
         limit > 0 && self.number("used_memory") >= limit / 5 * 4
     }
 
-    pub(super) fn replicas(&self) -> u64 {
+    fn replicas(&self) -> u64 {
         self.number("connected_slaves")
     }
 
     /// `None`: the version is new enough.
-    pub(super) fn too_old(&self) -> Option<String> {
+    fn too_old(&self) -> Option<Finding> {
         let text = self.text("redis_version");
         let mut parts = text.split('.').map(|part| part.parse().unwrap_or(0));
         let version = (parts.next().unwrap_or(0), parts.next().unwrap_or(0));
-        (version < OLDEST)
-            .then(|| format!("Redis is version `{text}`; use 6.2 or newer, or Valkey 7.2 or newer"))
+        (version < OLDEST).then(|| {
+            Fault::TooOld.found(format!(
+                "Redis is version `{text}`; use 6.2 or newer, or Valkey 7.2 or newer"
+            ))
+        })
     }
 
-    fn problems(&self, min_replicas: u32) -> Vec<String> {
+    fn other_kind(&self, in_cluster: bool) -> Option<Finding> {
+        let message = match (self.text("redis_mode"), in_cluster) {
+            ("cluster", false) => {
+                "Redis is a node of a cluster; write redis+cluster:// in the address"
+            }
+            ("standalone", true) => "Redis is a single server; write redis:// in the address",
+            ("sentinel", _) => "Redis is a sentinel; write redis+sentinel:// in the address",
+            _ => return None,
+        };
+        Some(Fault::OtherKind.found(message))
+    }
+
+    fn problems(&self, min_replicas: u32, in_cluster: bool) -> Vec<Finding> {
         let mut problems: Vec<_> = self.too_old().into_iter().collect();
+        problems.extend(self.other_kind(in_cluster));
         if self.text("role") != "master" {
-            problems.push("Redis is a replica; point `store.redis` at the primary".to_owned());
+            let message = "Redis is a replica; point `store.redis` at the primary";
+            problems.push(Fault::NotPrimary.found(message));
         }
         let policy = self.text("maxmemory_policy");
         if policy != "noeviction" {
-            problems.push(format!(
+            problems.push(Fault::MayEvict.found(format!(
                 "Redis may evict leases (`maxmemory-policy {policy}`); set `maxmemory-policy noeviction`"
-            ));
+            )));
         }
         if self.replicas() < u64::from(min_replicas) {
-            problems.push(format!(
+            problems.push(Fault::TooFewReplicas.found(format!(
                 "Redis has {} replicas connected, `min_replicas` is {min_replicas}; connect more \
                  or lower `min_replicas`",
                 self.replicas()
-            ));
+            )));
         }
         for (name, what) in [
             ("aof_last_write_status", "append-only file"),
             ("rdb_last_bgsave_status", "snapshot"),
         ] {
             if self.text(name) == "err" {
-                problems.push(format!(
+                problems.push(Fault::CannotSave.found(format!(
                     "Redis could not write its last {what}; see its log and its disk"
-                ));
+                )));
             }
         }
+        problems.extend(self.advice(min_replicas));
         problems
+    }
+
+    fn advice(&self, min_replicas: u32) -> Vec<Finding> {
+        let mut advice = Vec::new();
+        if self.replicas() > u64::from(min_replicas) {
+            advice.push(Fault::MinReplicasLow.found(format!(
+                "a failover may lose acknowledged commits: `min_replicas` is {min_replicas}, and \
+                 {} replicas are connected; set it to the number that may be promoted",
+                self.replicas()
+            )));
+        }
+        // Only told where `min-replicas-to-write` is set: no right to CONFIG is needed to see it.
+        if min_replicas > 0 && !self.0.contains_key("min_slaves_good_slaves") {
+            advice.push(Fault::MayRunAlone.found(
+                "a primary that lost its replicas goes on writing what a failover throws away; \
+                 `min-replicas-to-write 1` in Redis stops it, and revocation with it",
+            ));
+        }
+        if self.number("maxmemory") == 0 {
+            advice
+                .push(Fault::NoMemoryLimit.found(
+                    "Redis has no `maxmemory`: nothing is kept free for revocation; set it",
+                ));
+        }
+        advice
     }
 }
 
-/// Everything that makes this server unfit, in words that say what to change.
-pub(super) async fn problems(
+/// What no start may pass, before anything is written: another kind of server, an old one.
+pub(super) async fn before_use(nodes: &Nodes) -> Result<(), StoreError> {
+    for node in nodes.all() {
+        let mut connection = node.connector.connect().await?;
+        let info = Info::read(&mut connection).await?;
+        let problem = info.too_old().or(info.other_kind(nodes.is_cluster()));
+        if let Some(problem) = problem {
+            return Err(problem.into());
+        }
+    }
+    Ok(())
+}
+
+/// Everything that makes these servers unfit, and advice, in words that say what to change.
+pub(super) async fn problems(nodes: &Nodes, min_replicas: u32) -> Result<Vec<Finding>, StoreError> {
+    let mut found = Vec::new();
+    if nodes.uncovered() > 0 {
+        found.push(Fault::SlotsUncovered.found(format!(
+            "{} of 65 shards lie in slots that no node of the cluster has; see CLUSTER INFO",
+            nodes.uncovered()
+        )));
+    }
+    for node in nodes.all() {
+        let mut connection = node.connector.connect().await?;
+        let own = of_one(&mut connection, min_replicas, nodes.is_cluster()).await?;
+        found.extend(own.into_iter().map(|mut finding| {
+            if nodes.is_cluster() {
+                finding.message = format!("{}: {}", node.name(), finding.message);
+            }
+            finding
+        }));
+    }
+    Ok(found)
+}
+
+async fn of_one(
     connection: &mut MultiplexedConnection,
     min_replicas: u32,
-) -> Result<Vec<String>, StoreError> {
+    in_cluster: bool,
+) -> Result<Vec<Finding>, StoreError> {
     let info = Info::read(connection).await?;
-    let mut problems = info.problems(min_replicas);
+    let mut problems = info.problems(min_replicas, in_cluster);
     if info.text("aof_enabled") != "1" {
         // A user may be kept from CONFIG; then nobody has said that snapshots are taken.
         let save: Result<HashMap<String, String>, _> = ::redis::cmd("CONFIG")
@@ -103,11 +182,10 @@ pub(super) async fn problems(
             .await;
         let saved = save.is_ok_and(|save| save.get("save").is_some_and(|when| !when.is_empty()));
         if !saved {
-            problems.push(
+            problems.push(Fault::Forgets.found(
                 "Redis keeps nothing over a restart, as far as this user may see; set \
-                 `appendonly yes`"
-                    .to_owned(),
-            );
+                 `appendonly yes`",
+            ));
         }
     }
     Ok(problems)
@@ -118,46 +196,82 @@ mod tests {
     use super::*;
 
     const FIT: &str = "redis_version:7.0.15\r\nrole:master\r\nconnected_slaves:2\r\n\
-        maxmemory:1000\r\nused_memory:10\r\nmaxmemory_policy:noeviction\r\n";
+        maxmemory:1000\r\nused_memory:10\r\nmaxmemory_policy:noeviction\r\n\
+        redis_mode:standalone\r\nmin_slaves_good_slaves:2\r\n";
 
-    fn spoilt(from: &str, to: &str) -> Vec<String> {
+    fn spoilt(from: &str, to: &str) -> Vec<Finding> {
         assert!(FIT.contains(from));
-        Info::parse(&FIT.replace(from, to)).problems(2)
+        Info::parse(&FIT.replace(from, to)).problems(2, false)
     }
 
     #[test]
     fn a_fit_server_has_no_problem() {
-        assert_eq!(Info::parse(FIT).problems(2), Vec::<String>::new());
+        assert_eq!(Info::parse(FIT).problems(2, false), Vec::<Finding>::new());
     }
 
     #[test]
     fn each_problem_says_what_to_change() {
-        for (from, to, words) in [
-            ("7.0.15", "6.0.9", "use 6.2"),
+        for (from, to, fault, words) in [
+            ("7.0.15", "6.0.9", Fault::TooOld, "use 6.2"),
+            (
+                "mode:standalone",
+                "mode:cluster",
+                Fault::OtherKind,
+                "write redis+cluster://",
+            ),
+            (
+                "mode:standalone",
+                "mode:sentinel",
+                Fault::OtherKind,
+                "write redis+sentinel://",
+            ),
+            (
+                "connected_slaves:2",
+                "connected_slaves:3",
+                Fault::MinReplicasLow,
+                "may be promoted",
+            ),
+            (
+                "min_slaves_good_slaves:2",
+                "",
+                Fault::MayRunAlone,
+                "min-replicas-to-write",
+            ),
+            (
+                "maxmemory:1000",
+                "maxmemory:0",
+                Fault::NoMemoryLimit,
+                "set it",
+            ),
             (
                 "role:master",
                 "role:slave",
+                Fault::NotPrimary,
                 "point `store.redis` at the primary",
             ),
             (
                 "noeviction",
                 "allkeys-lru",
+                Fault::MayEvict,
                 "set `maxmemory-policy noeviction`",
             ),
             (
                 "connected_slaves:2",
                 "connected_slaves:1",
+                Fault::TooFewReplicas,
                 "lower `min_replicas`",
             ),
             (
                 "used_memory",
                 "aof_last_write_status:err\r\nused_memory",
+                Fault::CannotSave,
                 "disk",
             ),
         ] {
             let problems = spoilt(from, to);
             assert_eq!(problems.len(), 1, "{problems:?}");
-            assert!(problems[0].contains(words), "{problems:?}");
+            assert_eq!(problems[0].fault, fault);
+            assert!(problems[0].message.contains(words), "{problems:?}");
         }
     }
 

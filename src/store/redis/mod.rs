@@ -1,37 +1,40 @@
 //! The Redis back end: one Lua call per commit, replicas waited for on a connection of its own.
 //!
-//! In: settings that name the primary. Out: a store that refuses a server which is not the
-//! primary, a shard that came back empty, and an acknowledgement that proves nothing.
+//! In: settings that name the primary, its sentinels or a cluster. Out: a store that refuses a
+//! server which is not the primary, a shard that came back empty, and an acknowledgement that proves
+//! nothing.
 
+mod address;
 mod birth;
+mod cluster;
 mod connection;
 mod failure;
 mod fitness;
+mod nodes;
 mod script;
+mod sentinel;
 mod session;
 
 use crate::ids::ShardId;
 use crate::secret::Secret;
 use crate::store::{
-    Generation, Index, Key, Log, Outcome, Position, Ranked, Record, Store, StoreError, Tail,
-    Transaction,
+    Finding, Generation, Index, Key, Log, Outcome, Position, Ranked, Record, Store, StoreError,
+    Tail, Transaction,
 };
-use ::redis::Pipeline;
 use async_trait::async_trait;
-use connection::{Connector, Pool, Shared};
-use failure::{twice, unavailable};
-use fitness::Info;
-use session::{Inner, Lane};
+use failure::unavailable;
+use nodes::Nodes;
+use session::Inner;
 use std::fmt;
 use std::ops::RangeInclusive;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
-/// How to reach one Redis primary.
+/// How to reach a Redis primary, or several of them.
 #[derive(Debug, Clone)]
 pub struct RedisSettings {
-    /// `redis://` or `rediss://`, with the user and password in it.
+    /// `redis://`, `redis+sentinel://` or `redis+cluster://`, `rediss` for TLS, with the user and
+    /// password in it.
     pub url: Secret<String>,
     /// How many replicas must acknowledge whatever lets a credential leave, and every fence.
     pub min_replicas: u32,
@@ -78,30 +81,17 @@ pub struct Redis {
 impl Redis {
     /// Connects, and gives birth to a store in which nothing was ever born.
     pub async fn connect(settings: RedisSettings) -> Result<Self, StoreError> {
-        let connector = Connector::new(&settings)?;
-        let mut connection = connector.connect().await?;
-        let info = Info::read(&mut connection).await?;
-        if let Some(problem) = info.too_old() {
-            return Err(StoreError::Unfit(problem));
-        }
-        if info.replicas() > u64::from(settings.min_replicas) {
-            tracing::warn!(
-                replicas = info.replicas(),
-                min_replicas = settings.min_replicas,
-                "a failover may lose acknowledged commits: min_replicas is below the number of replicas"
-            );
-        }
-        let births = birth::attend(&mut connection).await?;
+        let nodes = Nodes::open(&settings).await?;
+        fitness::before_use(&nodes).await?;
+        let births = birth::attend(&nodes).await?;
         let inner = Arc::new(Inner {
             settings,
-            connector,
+            nodes,
             births,
-            mint: Lane::of(64),
-            revoke: Lane::of(16),
-            readers: Shared::default(),
-            tails: Pool::of(16),
-            full: AtomicBool::new(info.is_nearly_full()),
         });
+        for node in inner.nodes.all() {
+            session::look_at_memory(&node).await;
+        }
         let watched = Arc::downgrade(&inner);
         let watching = tokio::spawn(async move {
             loop {
@@ -109,7 +99,7 @@ impl Redis {
                 let Some(inner) = watched.upgrade() else {
                     return;
                 };
-                inner.look_at_memory().await;
+                inner.look_after().await;
             }
         });
         Ok(Self { inner, watching })
@@ -118,9 +108,23 @@ impl Redis {
     /// Gives every shard that lost its data a new birth, and names them. What they held is gone
     /// for good: an operator decides this, and running processes must be started again.
     pub async fn recover(settings: &RedisSettings) -> Result<Vec<ShardId>, StoreError> {
-        let mut connection = Connector::new(settings)?.connect().await?;
-        birth::recover(&mut connection).await
+        birth::recover(&Nodes::open(settings).await?).await
     }
+
+    /// What a start would find, without starting and without a trace.
+    pub async fn inspect(settings: &RedisSettings) -> Result<Vec<Finding>, StoreError> {
+        let nodes = Nodes::open(settings).await?;
+        let found = fitness::problems(&nodes, settings.min_replicas).await?;
+        // What is not fit need not hold anything that can be read.
+        if found.iter().all(|finding| finding.fault.is_advice()) {
+            birth::look(&nodes).await?;
+        }
+        Ok(found)
+    }
+}
+
+fn shards() -> impl Iterator<Item = ShardId> {
+    ShardId::all().chain([ShardId::INSTALLATION])
 }
 
 impl Drop for Redis {
@@ -143,7 +147,7 @@ impl Store for Redis {
         if keys.is_empty() {
             return Ok(Vec::new());
         }
-        twice(|| self.inner.get(keys), || {}).await
+        self.inner.read(|| self.inner.get(keys)).await
     }
 
     async fn commit(&self, transaction: Transaction) -> Result<Outcome, StoreError> {
@@ -156,7 +160,9 @@ impl Store for Redis {
         ranks: RangeInclusive<i64>,
         limit: usize,
     ) -> Result<Vec<Ranked>, StoreError> {
-        twice(|| self.inner.range(index, &ranks, limit), || {}).await
+        self.inner
+            .read(|| self.inner.range(index, &ranks, limit))
+            .await
     }
 
     async fn tail(
@@ -166,21 +172,17 @@ impl Store for Redis {
         limit: usize,
         wait: Duration,
     ) -> Result<Tail, StoreError> {
-        let read = || self.inner.tail(log, after, limit, wait);
-        twice(read, || self.inner.tails.forget()).await
+        self.inner
+            .read(|| self.inner.tail(log, after, limit, wait))
+            .await
     }
 
     async fn generation(&self, shard: ShardId) -> Result<Option<Generation>, StoreError> {
-        let mut pipeline = Pipeline::with_capacity(1);
-        pipeline.cmd("GET").arg(script::birth(shard));
-        let found: (Option<Vec<u8>>,) = twice(|| self.inner.query(&pipeline), || {}).await?;
-        let bytes = found.0.and_then(|bytes| bytes.try_into().ok());
-        Ok(bytes.map(Generation))
+        self.inner.read(|| self.inner.generation(shard)).await
     }
 
-    async fn check(&self) -> Result<Vec<String>, StoreError> {
-        let mut connection = self.inner.connector.connect().await?;
-        fitness::problems(&mut connection, self.inner.settings.min_replicas).await
+    async fn check(&self) -> Result<Vec<Finding>, StoreError> {
+        fitness::problems(&self.inner.nodes, self.inner.settings.min_replicas).await
     }
 }
 

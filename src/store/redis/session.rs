@@ -2,79 +2,64 @@
 
 use super::RedisSettings;
 use super::birth::Births;
-use super::connection::{Connector, Pool, Shared, jitter};
-use super::failure::{Failure, ReadFailure, failed, is_suspect, not_connected};
+use super::connection::jitter;
+use super::failure::{Failure, Queried, ReadFailure, failed, is_suspect, not_connected};
 use super::fitness::Info;
+use super::nodes::{Node, Nodes};
 use super::script;
 use crate::clock::{Clock, SystemClock};
 use crate::ids::ShardId;
 use crate::store::{
-    self, CommitId, Durability, Index, Key, Log, Outcome, Position, Priority, Ranked, Record,
-    StoreError, Tail, Transaction,
+    self, CommitId, Durability, Generation, Index, Key, Log, Outcome, Position, Priority, Ranked,
+    Record, StoreError, Tail, Transaction,
 };
 use ::redis::aio::MultiplexedConnection;
 use ::redis::{Cmd, Pipeline, RedisError, Script, Value};
 use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
+
+const FIRST_PAUSE: Duration = Duration::from_millis(10);
+const LONGEST_PAUSE: Duration = Duration::from_millis(250);
 
 pub(super) struct Inner {
     pub(super) settings: RedisSettings,
-    pub(super) connector: Connector,
+    pub(super) nodes: Nodes,
     pub(super) births: Births,
-    /// Minting and revoking have connections of their own, so that a flood of one cannot delay
-    /// the other; so have readers.
-    pub(super) mint: Lane,
-    pub(super) revoke: Lane,
-    pub(super) readers: Shared,
-    pub(super) tails: Pool,
-    pub(super) full: AtomicBool,
 }
 
-pub(super) struct Lane {
-    shared: Shared,
-    replicated: Pool,
-}
-
-impl Lane {
-    pub(super) fn of(size: usize) -> Self {
-        Self {
-            shared: Shared::default(),
-            replicated: Pool::of(size),
-        }
-    }
-}
+/// A node, and the shards that it is asked about with the places of their keys.
+type Asked = (Arc<Node>, Vec<(ShardId, Vec<usize>)>);
 
 /// Members with their scores.
 type Scored = Vec<(Vec<u8>, f64)>;
 
 impl Inner {
-    pub(super) async fn look_at_memory(&self) {
-        let Ok((number, mut connection)) = self.readers.get(&self.connector).await else {
-            return;
-        };
-        match Info::read(&mut connection).await {
-            Ok(info) => self.full.store(info.is_nearly_full(), Ordering::Relaxed),
-            Err(_) => self.readers.forget(number).await,
+    pub(super) async fn look_after(&self) {
+        self.nodes.look_after().await;
+        for node in self.nodes.all() {
+            look_at_memory(&node).await;
         }
     }
 
+    /// Never takes longer than the retry budget, whatever the servers do.
     pub(super) async fn commit(&self, transaction: &Transaction) -> Result<Outcome, StoreError> {
         store::well_formed(transaction)?;
-        if transaction.priority == Priority::Mint && self.full.load(Ordering::Relaxed) {
-            return Err(StoreError::Full);
-        }
         let generation = self.births.of(transaction.shard)?;
         let clock = SystemClock::new();
         let give_up = clock.since_boot() + self.settings.retry_budget;
-        let mut pause = Duration::from_millis(10);
+        let mut pause = FIRST_PAUSE;
         let mut unknown = false;
         loop {
             let call = script::commit(transaction, generation, unknown);
-            let failure = match self.send(transaction, &call).await {
-                Ok(outcome) => return Ok(outcome),
-                Err(failure) => failure,
+            let left = give_up.saturating_sub(clock.since_boot());
+            let sent = tokio::time::timeout(left, self.send(transaction, &call)).await;
+            let failure = match sent {
+                Ok(Ok(outcome)) => return Ok(outcome),
+                Ok(Err(failure)) => failure,
+                Err(_) => Failure::Unknown,
             };
             let error = match failure {
                 Failure::Final(_) if unknown => StoreError::Unknown,
@@ -89,37 +74,70 @@ impl Inner {
             if clock.since_boot() + pause > give_up {
                 return Err(error);
             }
+            self.nodes.look_around().await;
             tokio::time::sleep(jitter(pause)).await;
-            pause = (pause * 2).min(Duration::from_millis(250));
+            pause = (pause * 2).min(LONGEST_PAUSE);
+        }
+    }
+
+    /// Reads once more where the first connection turns out to be dead, and for as long as the
+    /// retry budget where the shard is only on its way.
+    pub(super) async fn read<T, F: Future<Output = Result<T, ReadFailure>>>(
+        &self,
+        read: impl Fn() -> F,
+    ) -> Result<T, StoreError> {
+        let clock = SystemClock::new();
+        let give_up = clock.since_boot() + self.settings.retry_budget;
+        let mut pause = FIRST_PAUSE;
+        let mut broken = false;
+        loop {
+            match read().await {
+                Ok(answer) => return Ok(answer),
+                Err(ReadFailure::Final(error)) => return Err(error),
+                Err(ReadFailure::Connection(error)) if broken => return Err(error),
+                Err(ReadFailure::Connection(_)) => broken = true,
+                Err(ReadFailure::NotNow(error)) => {
+                    if clock.since_boot() + pause > give_up {
+                        return Err(error);
+                    }
+                    tokio::time::sleep(jitter(pause)).await;
+                    pause = (pause * 2).min(LONGEST_PAUSE);
+                }
+            }
+            self.nodes.look_around().await;
         }
     }
 
     async fn send(&self, transaction: &Transaction, call: &Cmd) -> Result<Outcome, Failure> {
+        let shard = transaction.shard;
+        let node = self.nodes.of(shard).map_err(not_connected)?;
         let lane = match transaction.priority {
-            Priority::Mint => &self.mint,
-            Priority::Revoke => &self.revoke,
+            Priority::Mint if node.full.load(Ordering::Relaxed) => {
+                return Err(Failure::Final(StoreError::Full));
+            }
+            Priority::Mint => &node.mint,
+            Priority::Revoke => &node.revoke,
         };
         let wanted = match transaction.durability {
             Durability::Replicated => self.settings.min_replicas,
             Durability::Local => 0,
         };
-        let shard = transaction.shard;
         if wanted == 0 {
             let (number, mut connection) = lane
                 .shared
-                .get(&self.connector)
+                .get(&node.connector)
                 .await
                 .map_err(not_connected)?;
             let answer = run(&mut connection, &script::COMMIT, call).await;
             if answer.as_ref().is_err_and(is_suspect) {
                 lane.shared.forget(number).await;
             }
-            let answer = answer.map_err(|error| failed(&error))?;
+            let answer = answer.map_err(|error| self.failed(shard, &node, &error))?;
             return script::read_commit(answer, shard).map_err(Failure::Final);
         }
         let mut lent = lane
             .replicated
-            .lend(&self.connector)
+            .lend(&node.connector, self.settings.response_timeout)
             .await
             .map_err(not_connected)?;
         let answer = self
@@ -128,7 +146,7 @@ impl Inner {
         if answer.as_ref().is_err_and(is_suspect) {
             lane.replicated.forget();
         }
-        let (answer, acknowledged) = answer.map_err(|error| failed(&error))?;
+        let (answer, acknowledged) = answer.map_err(|error| self.failed(shard, &node, &error))?;
         lent.give_back();
         let outcome = script::read_commit(answer, shard).map_err(Failure::Final)?;
         Ok(match outcome {
@@ -137,6 +155,16 @@ impl Inner {
             }
             other => other,
         })
+    }
+
+    fn failed(&self, shard: ShardId, node: &Node, error: &RedisError) -> Failure {
+        self.nodes.learn(shard, node, error);
+        failed(error)
+    }
+
+    fn read_failed(&self, shard: ShardId, node: &Node, error: RedisError) -> ReadFailure {
+        self.nodes.learn(shard, node, &error);
+        error.into()
     }
 
     /// A script and a `WAIT` behind it, in one write to a connection that nobody else uses.
@@ -174,7 +202,7 @@ impl Inner {
         log: &Log,
         after: Position,
         limit: usize,
-    ) -> Result<Tail, ReadFailure> {
+    ) -> Result<Tail, Queried> {
         let call = script::tail(log, self.births.of(log.shard)?, after, limit);
         let answer = if self.settings.min_replicas == 0 {
             connection.set_response_timeout(self.settings.response_timeout);
@@ -183,7 +211,7 @@ impl Inner {
             let (answer, acknowledged) =
                 self.run_and_wait(connection, &script::TAIL, &call).await?;
             if acknowledged < u64::from(self.settings.min_replicas) {
-                return Err(ReadFailure::Final(StoreError::Unavailable(format!(
+                return Err(Queried::Store(StoreError::Unavailable(format!(
                     "{acknowledged} of {} replicas acknowledged in time",
                     self.settings.min_replicas
                 ))));
@@ -200,8 +228,32 @@ impl Inner {
         limit: usize,
         wait: Duration,
     ) -> Result<Tail, ReadFailure> {
-        let mut lent = self.tails.lend(&self.connector).await?;
+        let node = self.nodes.of(log.shard)?;
+        let patience = self.settings.response_timeout;
+        let mut lent = node.tails.lend(&node.connector, patience).await?;
         let connection = &mut lent.connection;
+        match self.follow(connection, log, after, (limit, wait)).await {
+            Ok(tail) => {
+                lent.give_back();
+                Ok(tail)
+            }
+            Err(Queried::Redis(error)) => {
+                if is_suspect(&error) {
+                    node.tails.forget();
+                }
+                Err(self.read_failed(log.shard, &node, error))
+            }
+            Err(Queried::Store(error)) => Err(error.into()),
+        }
+    }
+
+    async fn follow(
+        &self,
+        connection: &mut MultiplexedConnection,
+        log: &Log,
+        after: Position,
+        (limit, wait): (usize, Duration),
+    ) -> Result<Tail, Queried> {
         let mut tail = self.look(connection, log, after, limit).await?;
         let empty = matches!(&tail, Tail::Entries { entries, .. } if entries.is_empty());
         if empty && limit > 0 && !wait.is_zero() {
@@ -220,7 +272,6 @@ impl Inner {
                 tail = self.look(connection, log, after, limit).await?;
             }
         }
-        lent.give_back();
         if limit == 0
             && let Tail::Entries { entries, .. } = &mut tail
         {
@@ -234,27 +285,48 @@ impl Inner {
         for (place, key) in keys.iter().enumerate() {
             shards.entry(key.shard).or_default().push(place);
         }
-        let mut pipeline = Pipeline::with_capacity(shards.len());
-        for (shard, places) in &shards {
-            let mut call = ::redis::cmd("MGET");
-            call.arg(script::birth(*shard));
-            for key in places.iter().filter_map(|place| keys.get(*place)) {
-                call.arg(script::record(key));
-            }
-            pipeline.add_command(call);
-        }
-        let answers: Vec<Vec<Option<Vec<u8>>>> = self.query(&pipeline).await?;
         let mut found = vec![None; keys.len()];
-        for ((shard, places), answer) in shards.iter().zip(answers) {
-            let mut answer = answer.into_iter();
-            self.alive(*shard, answer.next().flatten().as_deref())?;
-            for (place, bytes) in places.iter().zip(answer) {
-                if let (Some(slot), Some(bytes)) = (found.get_mut(*place), bytes) {
-                    *slot = Some(record(&bytes)?);
+        for (node, shards) in self.by_node(shards)? {
+            let mut pipeline = Pipeline::with_capacity(shards.len());
+            for (shard, places) in &shards {
+                let mut call = ::redis::cmd("MGET");
+                call.arg(script::birth(*shard));
+                for key in places.iter().filter_map(|place| keys.get(*place)) {
+                    call.arg(script::record(key));
+                }
+                pipeline.add_command(call);
+            }
+            let asked = shards
+                .first()
+                .map_or(ShardId::INSTALLATION, |(shard, _)| *shard);
+            let answers: Vec<Vec<Option<Vec<u8>>>> = self.query(asked, &node, &pipeline).await?;
+            for ((shard, places), answer) in shards.iter().zip(answers) {
+                let mut answer = answer.into_iter();
+                self.alive(*shard, answer.next().flatten().as_deref())?;
+                for (place, bytes) in places.iter().zip(answer) {
+                    if let (Some(slot), Some(bytes)) = (found.get_mut(*place), bytes) {
+                        *slot = Some(record(&bytes)?);
+                    }
                 }
             }
         }
         Ok(found)
+    }
+
+    /// What each node is to be asked for.
+    fn by_node(&self, shards: BTreeMap<ShardId, Vec<usize>>) -> Result<Vec<Asked>, StoreError> {
+        let mut asked: Vec<Asked> = Vec::new();
+        for (shard, places) in shards {
+            let node = self.nodes.of(shard)?;
+            match asked
+                .iter_mut()
+                .find(|(known, _)| Arc::ptr_eq(known, &node))
+            {
+                Some((_, shards)) => shards.push((shard, places)),
+                None => asked.push((node, vec![(shard, places)])),
+            }
+        }
+        Ok(asked)
     }
 
     pub(super) async fn range(
@@ -275,7 +347,9 @@ impl Inner {
             .arg(0)
             .arg(limit)
             .arg("WITHSCORES");
-        let (birth, found): (Option<Vec<u8>>, Scored) = self.query(&pipeline).await?;
+        let node = self.nodes.of(index.shard)?;
+        let (birth, found): (Option<Vec<u8>>, Scored) =
+            self.query(index.shard, &node, &pipeline).await?;
         self.alive(index.shard, birth.as_deref())?;
         let ranked = found.into_iter().map(|(member, score)| Ranked {
             member,
@@ -285,16 +359,29 @@ impl Inner {
         Ok(ranked.collect())
     }
 
-    pub(super) async fn query<T: ::redis::FromRedisValue>(
+    async fn query<T: ::redis::FromRedisValue>(
         &self,
+        shard: ShardId,
+        node: &Node,
         pipeline: &Pipeline,
     ) -> Result<T, ReadFailure> {
-        let (number, mut connection) = self.readers.get(&self.connector).await?;
-        let answer = pipeline.query_async(&mut connection).await;
-        if answer.as_ref().is_err_and(is_suspect) {
-            self.readers.forget(number).await;
-        }
-        Ok(answer?)
+        let answer = node.query(pipeline).await;
+        answer.map_err(|error| match error {
+            Queried::Redis(error) => self.read_failed(shard, node, error),
+            Queried::Store(error) => error.into(),
+        })
+    }
+
+    pub(super) async fn generation(
+        &self,
+        shard: ShardId,
+    ) -> Result<Option<Generation>, ReadFailure> {
+        let mut pipeline = Pipeline::with_capacity(1);
+        pipeline.cmd("GET").arg(script::birth(shard));
+        let node = self.nodes.of(shard)?;
+        let found: (Option<Vec<u8>>,) = self.query(shard, &node, &pipeline).await?;
+        let bytes = found.0.and_then(|bytes| bytes.try_into().ok());
+        Ok(bytes.map(Generation))
     }
 
     /// Is this the shard that was born?
@@ -305,6 +392,16 @@ impl Inner {
         } else {
             Err(StoreError::Lost(shard.number()))
         }
+    }
+}
+
+pub(super) async fn look_at_memory(node: &Node) {
+    let Ok((number, mut connection)) = node.readers.get(&node.connector).await else {
+        return;
+    };
+    match Info::read(&mut connection).await {
+        Ok(info) => node.full.store(info.is_nearly_full(), Ordering::Relaxed),
+        Err(_) => node.readers.forget(number).await,
     }
 }
 

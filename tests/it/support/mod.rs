@@ -13,6 +13,7 @@ pub mod forge;
 pub mod issuer;
 pub mod kube;
 pub mod moto;
+pub mod network;
 pub mod pipeline;
 pub mod postgres;
 pub mod process;

@@ -1,8 +1,16 @@
 //! A real `redis-server` on a free loopback port, with a folder of its own, gone with the value.
 
+#![allow(
+    dead_code,
+    clippy::allow_attributes,
+    reason = "shared by several test crates, none of which uses all of it"
+)]
+
+use rustix::process::{Pid, Signal, kill_process};
 use std::ffi::OsStr;
 use std::io::{self, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
@@ -11,6 +19,7 @@ pub struct RedisServer {
     child: Option<Child>,
     port: u16,
     folder: tempfile::TempDir,
+    program: PathBuf,
     arguments: Vec<String>,
 }
 
@@ -18,12 +27,12 @@ impl RedisServer {
     /// `None`: there is no `redis-server` here, which was said, and the test is to return. With
     /// `redis` in `DAYFLY_TEST_REQUIRE` that is an error instead.
     pub fn start(arguments: &[&str]) -> io::Result<Option<Self>> {
-        let mut server = Self {
-            child: None,
-            port: free_port()?,
-            folder: tempfile::tempdir()?,
-            arguments: arguments.iter().map(|&a| a.to_owned()).collect(),
-        };
+        Self::start_as(Path::new("redis-server"), arguments)
+    }
+
+    /// Another program that speaks the same.
+    pub fn start_as(program: &Path, arguments: &[&str]) -> io::Result<Option<Self>> {
+        let mut server = Self::new(program, arguments)?;
         match server.run() {
             Ok(()) => Ok(Some(server)),
             Err(error) if error.kind() == io::ErrorKind::NotFound && !required() => {
@@ -34,8 +43,37 @@ impl RedisServer {
         }
     }
 
+    fn new(program: &Path, arguments: &[&str]) -> io::Result<Self> {
+        Ok(Self {
+            child: None,
+            port: free_port()?,
+            folder: tempfile::tempdir()?,
+            program: program.to_owned(),
+            arguments: arguments.iter().map(|&a| a.to_owned()).collect(),
+        })
+    }
+
+    /// A sentinel that watches the primary at this port as `main`; two of them decide.
+    pub fn sentinel(primary: u16) -> io::Result<Self> {
+        let mut server = Self::new(Path::new("redis-server"), &[])?;
+        let conf = format!(
+            "port {}\nbind 127.0.0.1\ndir {}\nsentinel monitor main 127.0.0.1 {primary} 2\n\
+             sentinel down-after-milliseconds main 500\nsentinel failover-timeout main 2000\n",
+            server.port,
+            server.folder.path().display(),
+        );
+        std::fs::write(server.folder.path().join("sentinel.conf"), conf)?;
+        server.run()?;
+        Ok(server)
+    }
+
     pub fn port(&self) -> u16 {
         self.port
+    }
+
+    /// As a user of its own.
+    pub fn url_as(&self, user: &str, password: &str) -> String {
+        format!("redis://{user}:{password}@127.0.0.1:{}", self.port)
     }
 
     pub fn url(&self) -> String {
@@ -45,12 +83,19 @@ impl RedisServer {
     /// Starts it again in the same folder and on the same port.
     pub fn run(&mut self) -> io::Result<()> {
         let port = self.port.to_string();
-        let child = Command::new("redis-server")
-            .args(["--port", &port, "--bind", "127.0.0.1", "--save", ""])
-            .args(["--enable-debug-command", "yes"])
-            .arg("--dir")
-            .arg(self.folder.path())
-            .args(&self.arguments)
+        let mut command = Command::new(&self.program);
+        let conf = self.folder.path().join("sentinel.conf");
+        if conf.exists() {
+            command.arg(conf).arg("--sentinel");
+        } else {
+            command
+                .args(["--port", &port, "--bind", "127.0.0.1", "--save", ""])
+                .args(["--enable-debug-command", "yes"])
+                .arg("--dir")
+                .arg(self.folder.path())
+                .args(&self.arguments);
+        }
+        let child = command
             .stdout(Stdio::null())
             .stderr(Stdio::null())
             .spawn()?;
@@ -73,6 +118,34 @@ impl RedisServer {
         }
     }
 
+    /// Stops it in the middle of whatever it does; its connections stay open.
+    pub fn freeze(&self) {
+        self.signal(Signal::STOP);
+    }
+
+    pub fn thaw(&self) {
+        self.signal(Signal::CONT);
+    }
+
+    fn signal(&self, signal: Signal) {
+        if let Some(child) = &self.child {
+            // It may have ended by itself.
+            let _ = kill_process(Pid::from_child(child), signal);
+        }
+    }
+
+    /// Waits until so many replicas have everything.
+    pub fn until_followed_by(&self, replicas: usize) -> io::Result<()> {
+        for _ in 0..400 {
+            let told = self.command("INFO replication")?;
+            if told.matches("state=online").count() == replicas {
+                return Ok(());
+            }
+            std::thread::park_timeout(Duration::from_millis(25));
+        }
+        Err(io::Error::other("nobody follows"))
+    }
+
     /// Sends one line, as a person with a terminal would, and answers the first of the reply.
     pub fn command(&self, line: &str) -> io::Result<String> {
         let address = SocketAddr::from((Ipv4Addr::LOCALHOST, self.port));
@@ -86,9 +159,87 @@ impl RedisServer {
     }
 }
 
+/// The shipped `deploy/redis/dayfly.conf`, with its user switched on as the file says.
+pub fn shipped_conf(password: &str) -> String {
+    let conf = include_str!("../../../deploy/redis/dayfly.conf");
+    let hash = ring::digest::digest(&ring::digest::SHA256, password.as_bytes());
+    let hash: String = hash.as_ref().iter().map(|b| format!("{b:02x}")).collect();
+    conf.replace(
+        "user dayfly off resetpass",
+        &format!("user dayfly on #{hash}"),
+    )
+}
+
 impl Drop for RedisServer {
     fn drop(&mut self) {
         self.kill();
+    }
+}
+
+/// A primary, two replicas and three sentinels.
+#[derive(Debug)]
+pub struct Watched {
+    pub servers: Vec<RedisServer>,
+    pub sentinels: Vec<RedisServer>,
+}
+
+impl Watched {
+    pub fn start() -> io::Result<Option<Self>> {
+        let quick = ["--appendonly", "yes", "--repl-diskless-sync-delay", "0"];
+        let Some(primary) = RedisServer::start(&quick)? else {
+            return Ok(None);
+        };
+        let port = primary.port().to_string();
+        let follow = [quick.as_slice(), &["--replicaof", "127.0.0.1", &port]].concat();
+        let mut servers = vec![primary];
+        for _ in 0..2 {
+            servers.extend(RedisServer::start(&follow)?);
+        }
+        let mut watched = Self {
+            servers,
+            sentinels: Vec::new(),
+        };
+        if let Some(primary) = watched.servers.first() {
+            primary.until_followed_by(2)?;
+            for _ in 0..3 {
+                watched
+                    .sentinels
+                    .push(RedisServer::sentinel(primary.port())?);
+            }
+        }
+        for sentinel in &watched.sentinels {
+            sentinel.until_it_knows_the_others()?;
+        }
+        Ok(Some(watched))
+    }
+
+    pub fn url(&self) -> String {
+        let places: Vec<_> = self
+            .sentinels
+            .iter()
+            .map(|sentinel| format!("127.0.0.1:{}", sentinel.port()))
+            .collect();
+        format!("redis+sentinel://{}/main", places.join(","))
+    }
+}
+
+impl RedisServer {
+    /// Of a sentinel: both replicas and both other sentinels.
+    fn until_it_knows_the_others(&self) -> io::Result<()> {
+        for _ in 0..400 {
+            let told = self.command("SENTINEL MASTER main")?;
+            let knows_two = |name: &str| {
+                let rest = told
+                    .split_once(&format!("{name}\r\n"))
+                    .map(|(_, rest)| rest);
+                rest.and_then(|rest| rest.lines().nth(1)) == Some("2")
+            };
+            if knows_two("num-slaves") && knows_two("num-other-sentinels") {
+                return Ok(());
+            }
+            std::thread::park_timeout(Duration::from_millis(25));
+        }
+        Err(io::Error::other("the sentinels do not find each other"))
     }
 }
 
@@ -99,7 +250,7 @@ fn required() -> bool {
         .is_some_and(|list| list.split([',', ' ']).any(|word| word == "redis"))
 }
 
-fn free_port() -> io::Result<u16> {
+pub fn free_port() -> io::Result<u16> {
     Ok(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?
         .local_addr()?
         .port())

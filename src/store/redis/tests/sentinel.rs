@@ -1,0 +1,80 @@
+//! Sentinel: who is the primary is asked, and checked.
+
+use super::support::Watched;
+use super::*;
+
+fn settings(watched: &Watched) -> RedisSettings {
+    RedisSettings {
+        min_replicas: 1,
+        retry_budget: Duration::from_millis(500),
+        response_timeout: Duration::from_millis(300),
+        ..RedisSettings::new(Secret::new(watched.url()))
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_failover_is_followed_and_the_old_primary_is_never_believed() {
+    let Some(watched) = Watched::start().unwrap() else {
+        return;
+    };
+    let store = Redis::connect(settings(&watched)).await.unwrap();
+    assert_eq!(unfit(&store).await, [""; 0]);
+    assert!(is_applied(&store.commit(write(b"before")).await));
+    let old = &watched.servers[0];
+    old.freeze();
+    let mut names = Vec::new();
+    for number in 0..400 {
+        let name = format!("after {number}").into_bytes();
+        if is_applied(&store.commit(write(&name)).await) {
+            names.push(name);
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    assert_eq!(names.len(), 1, "no failover was followed");
+    // It wakes up and takes itself for the primary still.
+    old.thaw();
+    for number in 0..100 {
+        let name = format!("later {number}").into_bytes();
+        if is_applied(&store.commit(write(&name)).await) {
+            names.push(name);
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    assert!(names.len() > 50, "{}", names.len());
+    names.push(b"before".to_vec());
+    let keys: Vec<_> = names.iter().map(|name| key(name)).collect();
+    let found = store.get(&keys).await.unwrap();
+    assert!(
+        found.iter().all(Option::is_some),
+        "an acknowledged commit is lost"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn fewer_than_half_of_the_sentinels_are_not_believed() {
+    let Some(mut watched) = Watched::start().unwrap() else {
+        return;
+    };
+    let unknown = RedisSettings {
+        url: Secret::new(watched.url().replace("/main", "/other")),
+        ..settings(&watched)
+    };
+    let error = Redis::connect(unknown).await.unwrap_err();
+    assert_eq!(error.as_finding().fault, Fault::UnknownPrimary, "{error}");
+    let alone = RedisSettings {
+        min_replicas: 0,
+        ..settings(&watched)
+    };
+    let error = Redis::connect(alone).await.unwrap_err();
+    assert_eq!(error.as_finding().fault, Fault::NeedsMinReplicas, "{error}");
+    let sentinel = RedisSettings::new(Secret::new(watched.sentinels[0].url()));
+    let error = Redis::connect(sentinel).await.unwrap_err();
+    assert_eq!(error.as_finding().fault, Fault::OtherKind, "{error}");
+
+    watched.sentinels[0].kill();
+    drop(Redis::connect(settings(&watched)).await.unwrap());
+    watched.sentinels[1].kill();
+    let error = Redis::connect(settings(&watched)).await.unwrap_err();
+    assert!(error.to_string().contains("1 of 3 sentinels"), "{error}");
+}
