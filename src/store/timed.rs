@@ -5,8 +5,8 @@
 //! forward or back by what the two clocks were seen to differ by.
 
 use super::{
-    Generation, Index, Key, Log, Outcome, Position, Ranked, Record, Store, StoreError, Tail,
-    Transaction,
+    Finding, Generation, Index, Key, Log, Outcome, Position, Ranked, Record, Store, StoreError,
+    Tail, Transaction,
 };
 use crate::clock::Clock;
 use crate::ids::ShardId;
@@ -105,7 +105,7 @@ impl Store for InStoreTime {
         self.store.generation(shard).await
     }
 
-    async fn check(&self) -> Result<Vec<String>, StoreError> {
+    async fn check(&self) -> Result<Vec<Finding>, StoreError> {
         self.store.check().await
     }
 }

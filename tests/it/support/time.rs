@@ -5,8 +5,8 @@ use async_trait::async_trait;
 use dayfly::clock::{Clock, SystemClock};
 use dayfly::ids::ShardId;
 use dayfly::store::{
-    Generation, Index, Key, Log, Outcome, Position, Ranked, Record, Store, StoreError, Tail,
-    Transaction,
+    Finding, Generation, Index, Key, Log, Outcome, Position, Ranked, Record, Store, StoreError,
+    Tail, Transaction,
 };
 use std::ops::RangeInclusive;
 use std::sync::Arc;
@@ -128,7 +128,7 @@ impl Store for InItsTime {
         self.store.generation(shard).await
     }
 
-    async fn check(&self) -> Result<Vec<String>, StoreError> {
+    async fn check(&self) -> Result<Vec<Finding>, StoreError> {
         self.store.check().await
     }
 }
