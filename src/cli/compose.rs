@@ -16,7 +16,9 @@ use crate::broker::{
     SourceSettings,
 };
 use crate::clock::Clock;
-use crate::config::{NotifyWay, ResourceServerProof, Settings, sealing_key, secret_reference};
+use crate::config::{
+    NotifyWay, ResourceServerProof, Settings, StoreSettings, sealing_key, secret_reference,
+};
 use crate::connectors::{Connectors, Setup};
 use crate::fences::Fences;
 use crate::identity::{
