@@ -373,3 +373,19 @@ async fn check_names_the_file_and_the_line() {
     let report: Value = serde_json::from_str(&broken.is(1).out).unwrap();
     assert_eq!(report["ok"], false);
 }
+
+#[tokio::test]
+async fn a_type_alone_is_no_request_and_says_what_is_missing() {
+    let asked = [
+        "token",
+        "--target",
+        "orders",
+        "--agent",
+        "reporter",
+        "--type",
+        "postgres_login",
+    ];
+    let done = dayfly(&asked, &[], "").await;
+    done.is(2);
+    assert!(done.err.contains("--action"), "{done:?}");
+}
