@@ -70,20 +70,54 @@ pub(super) fn token(form: &Form) -> Result<&str, Refusal> {
     Ok(token)
 }
 
-/// Whether the signed form is asked for by name; `*/*` means JSON.
+/// Whether the signed form is asked for: by name, and no less than JSON (RFC 9110 section 12.5.1). `*/*`
+/// means JSON. Where neither will do, JSON is sent: it says what it is.
 fn wants_signed(headers: &HeaderMap) -> bool {
-    headers
+    let ranges: Vec<_> = headers
         .get_all(header::ACCEPT)
         .iter()
         .filter_map(|value| value.to_str().ok())
         .flat_map(|value| value.split(','))
-        .any(|range| {
-            let mut parts = range.split(';').map(str::trim);
-            let named = parts
-                .next()
-                .is_some_and(|media| media.eq_ignore_ascii_case(SIGNED));
-            named && !parts.any(|part| matches!(part, "q=0" | "q=0.0" | "q=0.00" | "q=0.000"))
-        })
+        .filter_map(range)
+        .collect();
+    let weight = |media: &str| {
+        let named = ranges.iter().filter(|(name, _)| name == media);
+        named.map(|(_, weight)| *weight).max()
+    };
+    // The most precise range counts, whatever a wider one says.
+    let json = weight("application/json")
+        .or_else(|| weight("application/*"))
+        .or_else(|| weight("*/*"))
+        .unwrap_or(0);
+    weight(SIGNED).is_some_and(|signed| signed > 0 && signed >= json)
+}
+
+/// A media range in lower case, and its weight in thousandths. One whose weight is none does not count.
+fn range(text: &str) -> Option<(String, u16)> {
+    let mut parts = text.split(';').map(str::trim);
+    let media = parts.next()?.to_ascii_lowercase();
+    let mut weight = 1000;
+    for part in parts {
+        let (name, value) = part.split_once('=').unwrap_or((part, ""));
+        if name.trim().eq_ignore_ascii_case("q") {
+            weight = thousandths(value.trim())?;
+        }
+    }
+    Some((media, weight))
+}
+
+/// RFC 9110 section 12.4.2: from 0 to 1, three digits behind the point at most.
+fn thousandths(text: &str) -> Option<u16> {
+    let (whole, fraction) = text.split_once('.').unwrap_or((text, ""));
+    if fraction.len() > 3 || !fraction.bytes().all(|digit| digit.is_ascii_digit()) {
+        return None;
+    }
+    let fraction: u16 = format!("{fraction:0<3}").parse().ok()?;
+    match (whole, fraction) {
+        ("0", fraction) => Some(fraction),
+        ("1", 0) => Some(1000),
+        _ => None,
+    }
 }
 
 #[cfg(test)]
@@ -97,13 +131,34 @@ mod tests {
             headers.insert(header::ACCEPT, HeaderValue::from_static(accept));
             wants_signed(&headers)
         };
-        assert!(asked("application/token-introspection+jwt"));
-        assert!(asked(
-            "application/json;q=0.5, Application/Token-Introspection+JWT; q=0.9"
-        ));
-        assert!(!asked("application/token-introspection+jwt;q=0, */*"));
-        assert!(!asked("*/*"));
-        assert!(!asked("application/json"));
+        for signed in [
+            "application/token-introspection+jwt",
+            "application/json;q=0.5, Application/Token-Introspection+JWT; q=0.9",
+            "application/json, application/token-introspection+jwt",
+            "application/token-introspection+jwt;q=0.001",
+            "application/token-introspection+jwt, */*;q=0.8",
+            "*/*, application/json;q=0.1, application/token-introspection+jwt; Q=0.2",
+            "application/token-introspection+jwt;q=1.000;ext=x",
+        ] {
+            assert!(asked(signed), "{signed}");
+        }
+        for json in [
+            "application/token-introspection+jwt;q=0, */*",
+            "application/token-introspection+jwt;Q=0.000",
+            "application/json, application/token-introspection+jwt;q=0.5",
+            "application/token-introspection+jwt;q=0.5, */*",
+            "application/token-introspection+jwt;q=0.5, application/*;q=0.7",
+            "application/token-introspection+jwt;q=2",
+            "application/token-introspection+jwt;q=0.0001",
+            "application/token-introspection+jwt;q=",
+            "application/jwt",
+            "*/*",
+            "application/*",
+            "application/json",
+            "text/html",
+        ] {
+            assert!(!asked(json), "{json}");
+        }
         assert!(!wants_signed(&HeaderMap::new()));
     }
 

@@ -254,6 +254,42 @@ async fn a_resource_server_with_a_key_signs_each_of_its_questions_once() {
     assert_eq!((answer.status, answer.error()), (401, "invalid_client"));
 }
 
+/// RFC 9701 section 5 asks for the signed form of answers alone; a refusal is RFC 6749's JSON.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_accepted_decides_the_form_of_an_answer_and_never_of_a_refusal() {
+    let broker = TestBroker::start().await;
+    let token = broker.issue().await["access_token"].clone();
+    let ask = |secret: &str, accept: &str| {
+        let request = broker.http.post(format!("{}/introspect", broker.url));
+        let request = request
+            .basic_auth("deploy-api", Some(secret))
+            .header("accept", accept)
+            .form(&[("token", token.as_str().unwrap())]);
+        async move { Answer::of(request.send().await.unwrap()).await }
+    };
+    for (accept, media) in [
+        (SIGNED, SIGNED),
+        (
+            "application/json, application/token-introspection+jwt;q=0.5",
+            "application/json",
+        ),
+        (
+            "application/json;q=0.5, application/token-introspection+jwt",
+            SIGNED,
+        ),
+        ("*/*", "application/json"),
+        ("text/html", "application/json"),
+    ] {
+        let answer = ask(SERVER_SECRET, accept).await;
+        assert_eq!(answer.status, 200, "{accept}");
+        assert_eq!(answer.headers["content-type"], media, "{accept}");
+    }
+    let refused = ask("wrong", SIGNED).await;
+    assert_eq!((refused.status, refused.error()), (401, "invalid_client"));
+    assert_eq!(refused.headers["content-type"], "application/json");
+    assert_eq!(refused.headers["cache-control"], "no-store");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_signed_answer_is_for_its_reader_and_no_token() {
     let broker = TestBroker::start().await;
