@@ -1,5 +1,6 @@
 //! Clients from their registries, unmodified, complete their flows.
 
+mod gateways;
 mod mcp;
 mod secure;
 

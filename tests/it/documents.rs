@@ -159,7 +159,9 @@ fn every_fence_says_what_it_is() {
 /// The file that the block says it is a part of.
 fn part_of(block: &Block) -> Option<&str> {
     let (kind, file) = block.info.split_once(' ')?;
-    (["js", "python", "toml"].contains(&kind) && file.starts_with("tests/")).then_some(file)
+    (["apache", "haproxy", "js", "lua", "python", "toml"].contains(&kind)
+        && file.starts_with("tests/"))
+    .then_some(file)
 }
 
 #[test]

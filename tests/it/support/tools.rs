@@ -35,6 +35,24 @@ fn tool(path: &str, name: &str) -> Option<PathBuf> {
     found
 }
 
+/// Whether a program of the system, found by this file of it, is there.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "`tests/run` speaks through the environment"
+)]
+pub fn program(name: &str, file: &str) -> bool {
+    let found = Path::new(file).exists();
+    let required = std::env::var("DAYFLY_TEST_REQUIRE").unwrap_or_default();
+    assert!(
+        found || !required.split(',').any(|word| word == "clients"),
+        "{name} is required and not installed: no {file}"
+    );
+    if !found {
+        eprintln!("skipped: no {file}");
+    }
+    found
+}
+
 /// Where the scripts of `tests/clients` lie.
 pub fn script(name: &str) -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR"))
