@@ -44,6 +44,8 @@ pub mod metric {
     pub const NOTICES: &str = "dayfly_notices_total";
     /// The store's clock minus this replica's, in seconds.
     pub const CLOCK_SKEW: &str = "dayfly_clock_skew_seconds";
+    /// Streams of events open now.
+    pub const LISTENERS: &str = "dayfly_event_listeners";
     /// Handlers that panicked.
     pub const PANICS: &str = "dayfly_panics_total";
 }

@@ -16,8 +16,9 @@ mod verify;
 
 pub use chain::Sign;
 pub use files::FileSink;
-pub use reader::{Cursor, Read};
+pub use reader::{Cursor, Page, Read, page, shards};
 pub use recent::recent;
+pub(crate) use recent::{pack, unpack};
 pub use sealing::{Sealing, check};
 pub use verify::{Finding, Report, SegmentBreak, verify};
 
@@ -157,6 +158,10 @@ pub enum Event {
 }
 
 impl Event {
+    pub fn named(name: &str) -> Option<Self> {
+        serde_json::from_value(name.into()).ok()
+    }
+
     pub fn name(self) -> &'static str {
         match self {
             Self::Issued => "issued",

@@ -41,8 +41,9 @@ fn key() -> Key {
     }
 }
 
-fn shards() -> impl Iterator<Item = ShardId> {
-    ShardId::all().chain([ShardId::INSTALLATION])
+/// Whose logs there are: the installation's first, where fences are.
+pub fn shards() -> impl Iterator<Item = ShardId> {
+    std::iter::once(ShardId::INSTALLATION).chain(ShardId::all())
 }
 
 impl Cursor {
@@ -110,35 +111,67 @@ impl Cursor {
             missed: 0,
         };
         for shard in shards() {
-            let from = self.position(shard);
-            let mut after = from;
-            loop {
-                match store.tail(&log(shard), after, PAGE, Duration::ZERO).await? {
-                    Tail::Entries { entries, .. } => {
-                        read.more |= entries.len() == PAGE;
-                        for entry in entries {
-                            read.cursor.put(shard, entry.position);
-                            // One that a newer version wrote is for that version's reader.
-                            if entry.position.sequence > from.sequence
-                                && let Ok(entry) = serde_json::from_slice(&entry.value)
-                            {
-                                read.entries.push(entry);
-                            }
-                        }
-                        break;
-                    }
-                    Tail::Trimmed { oldest } => {
-                        read.missed += oldest.sequence.saturating_sub(from.sequence);
-                        after = oldest;
-                    }
-                    // A failover lost what was read last: what it has now is read from its beginning, and
-                    // what was read already is known by its number.
-                    Tail::Forked { .. } if after != Position::ORIGIN => after = Position::ORIGIN,
-                    Tail::Forked { .. } => break,
-                }
-            }
+            let next = page(store, shard, self.position(shard)).await?;
+            read.more |= next.more;
+            read.missed += next.missed;
+            read.cursor.put(shard, next.after);
+            let entries = next.entries.into_iter();
+            read.entries.extend(entries.filter_map(|(_, entry)| entry));
         }
         Ok(read)
+    }
+}
+
+/// What lies behind a position of one shard.
+#[derive(Debug)]
+pub struct Page {
+    /// In their order. One that a newer version wrote is for that version's reader: only its place is
+    /// told.
+    pub entries: Vec<(Position, Option<Entry>)>,
+    /// Where to read on.
+    pub after: Position,
+    pub more: bool,
+    /// Entries that were trimmed before they were read.
+    pub missed: u64,
+    /// A failover lost what was read last.
+    pub forked: bool,
+}
+
+/// The next entries of one shard.
+pub async fn page(store: &dyn Store, shard: ShardId, from: Position) -> Result<Page, AuditError> {
+    let mut page = Page {
+        entries: Vec::new(),
+        after: from,
+        more: false,
+        missed: 0,
+        forked: false,
+    };
+    let log = log(shard);
+    loop {
+        match store.tail(&log, page.after, PAGE, Duration::ZERO).await? {
+            Tail::Entries { entries, .. } => {
+                page.more = entries.len() == PAGE;
+                for entry in entries {
+                    page.after = entry.position;
+                    if entry.position.sequence > from.sequence {
+                        let read = serde_json::from_slice(&entry.value).ok();
+                        page.entries.push((entry.position, read));
+                    }
+                }
+                return Ok(page);
+            }
+            Tail::Trimmed { oldest } => {
+                page.missed += oldest.sequence.saturating_sub(from.sequence);
+                page.after = oldest;
+            }
+            // A failover lost what was read last: what it has now is read from its beginning, and
+            // what was read already is known by its number.
+            Tail::Forked { .. } if page.after != Position::ORIGIN => {
+                page.forked = true;
+                page.after = Position::ORIGIN;
+            }
+            Tail::Forked { .. } => return Ok(page),
+        }
     }
 }
 

@@ -126,6 +126,15 @@ fn sortable(at: &str) -> String {
 }
 
 fn encode(read: &Read) -> String {
+    URL_SAFE_NO_PAD.encode(pack(read))
+}
+
+fn decode(cursor: &str) -> Option<Read> {
+    unpack(URL_SAFE_NO_PAD.decode(cursor).ok()?)
+}
+
+/// Numbers by shard, in few bytes.
+pub(crate) fn pack(read: &BTreeMap<u8, u64>) -> Vec<u8> {
     let mut bytes = vec![1];
     for (shard, sequence) in read {
         bytes.push(*shard);
@@ -136,11 +145,10 @@ fn encode(read: &Read) -> String {
         }
         bytes.push(rest as u8);
     }
-    URL_SAFE_NO_PAD.encode(bytes)
+    bytes
 }
 
-fn decode(cursor: &str) -> Option<Read> {
-    let bytes = URL_SAFE_NO_PAD.decode(cursor).ok()?;
+pub(crate) fn unpack(bytes: Vec<u8>) -> Option<BTreeMap<u8, u64>> {
     let mut bytes = bytes.into_iter();
     if bytes.next()? != 1 {
         return None;

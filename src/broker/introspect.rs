@@ -8,8 +8,55 @@ use crate::intent::behalf;
 use crate::jose::Purpose;
 use crate::leases::{Lease, Leases, Standing};
 use crate::wire::Introspection;
+use ring::digest::{SHA256, digest};
 use serde_json::{Map, Value, json};
 use std::sync::Arc;
+use std::time::Duration;
+
+/// Credentials that are remembered, each with its lease.
+const MOST: u64 = 20_000;
+
+/// How long one is known without another look at the store: what the store alone knows, that it has
+/// lost the lease, counts that late.
+pub const KNOWN: Duration = Duration::from_secs(10);
+
+/// Leases of credentials that were found alive, so that a gateway that asks for each of its requests
+/// costs no read of the store.
+///
+/// INVARIANT: what such a lease is worth is never remembered. Its record does not change while it is
+/// alive; what ends it is a fence, a time or the loss of its decision, and every answer looks at all
+/// three: see [`Leases::standing`]. What was ended without one of them was handed out to nobody.
+#[derive(Debug)]
+pub(in crate::broker) struct Seen {
+    leases: moka::sync::Cache<[u8; 32], Arc<Lease>>,
+}
+
+impl Default for Seen {
+    fn default() -> Self {
+        let leases = moka::sync::Cache::builder()
+            .max_capacity(MOST)
+            .time_to_live(KNOWN)
+            .build();
+        Self { leases }
+    }
+}
+
+impl Seen {
+    /// By the hash of the whole credential: whoever has the same string has what was verified.
+    fn key(token: &str) -> Option<[u8; 32]> {
+        digest(&SHA256, token.as_bytes()).as_ref().try_into().ok()
+    }
+
+    fn get(&self, token: &str) -> Option<Arc<Lease>> {
+        self.leases.get(&Self::key(token)?)
+    }
+
+    /// The time runs from the first look: asking again and again does not lengthen it.
+    fn remember(&self, token: &str, lease: &Arc<Lease>) {
+        let Some(key) = Self::key(token) else { return };
+        self.leases.entry(key).or_insert_with(|| Arc::clone(lease));
+    }
+}
 
 impl Broker {
     /// Unknown, expired, revoked and not-for-you all look the same: `{"active": false}`.
@@ -20,7 +67,7 @@ impl Broker {
     ) -> Result<Introspection, Refusal> {
         // INVARIANT: a stale view answers nothing, not even "inactive": it fails closed with 503.
         self.view()?;
-        let found = self.locate(token).await?;
+        let found = self.remembered(token).await?;
         // INVARIANT: the view that decides is taken last, after the store was read: an end that
         // was read meanwhile counts.
         let view = match &found {
@@ -35,12 +82,23 @@ impl Broker {
                 .any(|audience| *audience == lease.audience)
                 && matches!(Leases::standing(lease, &view, now), Standing::Live)
         });
+        if let Some(lease) = &alive {
+            self.seen.remember(token, lease);
+        }
         Ok(
             alive.map_or_else(Introspection::default, |lease| Introspection {
                 active: true,
                 members: self.members(&lease),
             }),
         )
+    }
+
+    /// The lease of a credential: the one that was found alive a moment ago, or the store's.
+    async fn remembered(&self, token: &str) -> Result<Option<Arc<Lease>>, Refusal> {
+        if let Some(lease) = self.seen.get(token) {
+            return Ok(Some(lease));
+        }
+        Ok(self.locate(token).await?.map(Arc::new))
     }
 
     /// The same answer as a signed JWT for this resource server alone.

@@ -69,6 +69,24 @@ impl Broker {
         metadata
     }
 
+    /// RFC 9728, of the doors that operators come to with a token. Their issuer is another's, so its
+    /// tokens are what it says they are: an audience of its own, no scopes.
+    pub fn protected_resource(&self, resource: &str) -> Value {
+        let mut metadata = json!({
+            "resource": resource,
+            "resource_name": "Dayfly",
+            "bearer_methods_supported": ["header"],
+            "dpop_signing_alg_values_supported": SIGNING_ALGORITHMS,
+            "tls_client_certificate_bound_access_tokens": self.certificates.taken,
+        });
+        let bundle = self.bundle.load();
+        if let (Some(issuer), Some(members)) = (bundle.operators.issuer(), metadata.as_object_mut())
+        {
+            members.insert("authorization_servers".to_owned(), json!([issuer]));
+        }
+        metadata
+    }
+
     /// Public keys: access tokens, signed introspection answers, audit checkpoints, status lists.
     pub fn jwks(&self) -> Value {
         let mut keys = Vec::new();

@@ -7,6 +7,7 @@ pub mod contexts;
 mod drift;
 mod delegation;
 pub mod enrol;
+pub mod events;
 pub mod exchange;
 pub mod facts;
 mod faults;
@@ -91,6 +92,8 @@ pub struct Broker {
     pub(in crate::broker) record: record::Recorder,
     pub(in crate::broker) usage: usage::Usage,
     pub(in crate::broker) sightings: sightings::Sightings,
+    pub(in crate::broker) events: events::Events,
+    pub(in crate::broker) seen: introspect::Seen,
     pub(in crate::broker) bundle: ArcSwap<Bundle>,
     /// Whoever left before this start is held.
     pub(in crate::broker) leavers_seen: AtomicBool,
@@ -127,8 +130,10 @@ pub struct Parts {
 
 impl Broker {
     pub fn new(parts: Parts, bundle: Bundle) -> Self {
+        let events = events::Events::new(&parts);
         let sealer = Arc::new(parts.sealer);
         Self {
+            events,
             url: parts.url,
             certificates: parts.certificates,
             clock: parts.clock,
@@ -145,6 +150,7 @@ impl Broker {
             connectors: parts.connectors,
             sealing: parts.sealing,
             status_lists: status::StatusLists::default(),
+            seen: introspect::Seen::default(),
             bundle: ArcSwap::from_pointee(bundle),
             leavers_seen: AtomicBool::new(false),
         }

@@ -1,6 +1,6 @@
 //! Operators are callers too: an OIDC token whose claims give a role, or the break-glass token.
 
-use super::{Broker, Reason, Refusal, possession};
+use super::{Broker, Bundle, Reason, Refusal, possession};
 use crate::audit::{Entry, Event};
 use crate::identity::{
     Caller, ClientCertificate, DpopProof, Identity, Presented, PresentedToken, TokenType,
@@ -53,6 +53,45 @@ pub struct Operator {
     pub break_glass: bool,
 }
 
+impl Operator {
+    fn development() -> Self {
+        Self {
+            name: "development-operator".to_owned(),
+            role: Role::Admin,
+            break_glass: false,
+        }
+    }
+}
+
+/// An operator who was let in, with what it takes to see whether it still would be.
+#[derive(Debug)]
+pub struct StillOperator {
+    operator: Operator,
+    token: Secret<String>,
+    certificate: Option<ClientCertificate>,
+    action: &'static str,
+}
+
+impl StillOperator {
+    pub fn new(
+        operator: Operator,
+        token: Secret<String>,
+        certificate: Option<ClientCertificate>,
+        action: &'static str,
+    ) -> Self {
+        Self {
+            operator,
+            token,
+            certificate,
+            action,
+        }
+    }
+
+    pub(in crate::broker) fn name(&self) -> &str {
+        &self.operator.name
+    }
+}
+
 /// What an operators' request shows that it holds, beside its token.
 #[derive(Debug, Default)]
 pub struct Possession {
@@ -63,6 +102,8 @@ pub struct Possession {
 /// `[operators]`.
 #[derive(Debug, Clone, Default)]
 pub struct OperatorSettings {
+    /// URL of the issuer of their tokens.
+    pub issuer: Option<String>,
     pub roles: Vec<RoleRule>,
     /// SHA-256 of tokens that the development broker makes for itself.
     pub development_tokens: Vec<[u8; 32]>,
@@ -115,6 +156,23 @@ impl Operators {
             .development_tokens
             .iter()
             .any(|known| known.as_slice().ct_eq(hash.as_slice()).into())
+    }
+
+    /// Who gives them their tokens, for the metadata.
+    pub(in crate::broker) fn issuer(&self) -> Option<&str> {
+        self.settings.issuer.as_deref()
+    }
+
+    fn known(&self, caller: &Caller) -> Result<Operator, Refusal> {
+        let role = self.role(caller.claims()).ok_or_else(|| {
+            let problem = format!("{} has no role", caller.subject());
+            Refusal::new(Reason::NotPermitted, problem)
+        })?;
+        Ok(Operator {
+            name: name(caller.subject(), caller.claims()),
+            role,
+            break_glass: false,
+        })
     }
 
     /// The highest role whose claims are all there, exactly or as a member of an array claim.
@@ -170,61 +228,78 @@ impl Broker {
                 ),
             ));
         }
+        self.may(&operator, action)?;
+        Ok(operator)
+    }
+
+    /// Whether the organisation's policies let it.
+    fn may(&self, operator: &Operator, action: &str) -> Result<(), Refusal> {
         let asked = Administration {
             name: &operator.name,
             role: operator.role.as_str(),
             break_glass: operator.break_glass,
             action,
-            now,
+            now: self.clock.now(),
         };
         let bundle = self.bundle.load();
         bundle
             .policy
             .administer(&asked)
-            .map_err(|why| Refusal::new(Reason::NotPermitted, why))?;
-        Ok(operator)
+            .map_err(|why| Refusal::new(Reason::NotPermitted, why))
     }
 
     async fn recognise(&self, bearer: &str, possession: Possession) -> Result<Operator, Refusal> {
-        let Possession {
-            dpop: proof,
-            certificate,
-        } = possession;
         let bundle = self.bundle.load_full();
+        let with_proof = possession.dpop.is_some();
         let unbound = || Refusal::new(Reason::NotAuthenticated, "a proof beside an unbound token");
         let ours = bundle.operators.development(bearer) || bearer.starts_with(BreakGlass::PREFIX);
-        if ours && proof.is_some() {
+        if ours && with_proof {
             return Err(unbound());
         }
         if bundle.operators.development(bearer) {
-            let name = "development-operator".to_owned();
-            return Ok(Operator {
-                name,
-                role: Role::Admin,
-                break_glass: false,
-            });
+            return Ok(Operator::development());
         }
         if bearer.starts_with(BreakGlass::PREFIX) {
-            return self.break_glass(bearer).await;
+            let operator = self.break_glass_of(bearer).await?;
+            tracing::warn!(operator = operator.name, "break-glass token used");
+            return Ok(operator);
         }
+        let caller = self.signed_in(&bundle, bearer, possession).await?;
+        possession::of_its_holder(&caller)?;
+        if with_proof {
+            // SECURITY: or a stolen bearer token could dress up as one that is bound to a key.
+            if caller.bound_key().is_none() {
+                return Err(unbound());
+            }
+            self.spend(&proofs(&caller), self.clock.now()).await?;
+        }
+        bundle.operators.known(&caller)
+    }
+
+    /// Whose token it is, whether or not its key was shown.
+    async fn signed_in(
+        &self,
+        bundle: &Bundle,
+        bearer: &str,
+        possession: Possession,
+    ) -> Result<Caller, Refusal> {
         let Some(identity) = &bundle.operators.identity else {
             return Err(Refusal::new(
                 Reason::NotAuthenticated,
                 "no operators are configured",
             ));
         };
-        let now = self.clock.now();
-        let with_proof = proof.is_some();
         let presented = Presented {
             subject_token: Some(PresentedToken {
                 unverified: Secret::new(bearer.to_owned()),
                 token_type: TokenType::IdToken,
             }),
-            dpop: proof,
-            certificate,
+            dpop: possession.dpop,
+            certificate: possession.certificate,
             ..Presented::default()
         };
-        let caller = identity.verify(&presented, now).await.map_err(|error| {
+        let now = self.clock.now();
+        identity.verify(&presented, now).await.map_err(|error| {
             let refusal = Refusal::from(error);
             match refusal.reason {
                 Reason::IssuerUnavailable | Reason::InvalidDpopProof | Reason::UseDpopNonce => {
@@ -232,30 +307,34 @@ impl Broker {
                 }
                 _ => Refusal::new(Reason::NotAuthenticated, refusal.detail),
             }
-        })?;
-        possession::of_its_holder(&caller)?;
-        if with_proof {
-            // SECURITY: or a stolen bearer token could dress up as one that is bound to a key.
-            if caller.bound_key().is_none() {
-                return Err(unbound());
-            }
-            self.spend(&proofs(&caller), now).await?;
-        }
-        let role = bundle.operators.role(caller.claims()).ok_or_else(|| {
-            Refusal::new(
-                Reason::NotPermitted,
-                format!("{} has no role", caller.subject()),
-            )
-        })?;
-        Ok(Operator {
-            name: name(caller.subject(), caller.claims()),
-            role,
-            break_glass: false,
         })
     }
 
-    /// Works while the identity provider is down. Every use is written to the log, loudly.
-    async fn break_glass(&self, token: &str) -> Result<Operator, Refusal> {
+    /// Whether an operator who was let in some time ago still would be. What proved the key of a bound
+    /// token was for that moment, and is not asked for again.
+    pub(in crate::broker) async fn still_operator(
+        &self,
+        seen: &StillOperator,
+    ) -> Result<(), Refusal> {
+        let bundle = self.bundle.load_full();
+        let bearer = seen.token.expose();
+        let operator = if bundle.operators.development(bearer) {
+            Operator::development()
+        } else if bearer.starts_with(BreakGlass::PREFIX) {
+            self.break_glass_of(bearer).await?
+        } else {
+            let possession = Possession {
+                dpop: None,
+                certificate: seen.certificate.clone(),
+            };
+            let caller = self.signed_in(&bundle, bearer, possession).await?;
+            bundle.operators.known(&caller)?
+        };
+        self.may(&operator, seen.action)
+    }
+
+    /// Works while the identity provider is down.
+    async fn break_glass_of(&self, token: &str) -> Result<Operator, Refusal> {
         let found = self.store.get(&[BreakGlass::key(token)]).await?;
         let record = found.into_iter().next().flatten().ok_or_else(|| {
             Refusal::new(
@@ -265,7 +344,6 @@ impl Broker {
         })?;
         let known: BreakGlass = serde_json::from_slice(&record.value)
             .map_err(|error| Refusal::new(Reason::Internal, error.to_string()))?;
-        tracing::warn!(operator = known.name, "break-glass token used");
         Ok(Operator {
             name: known.name,
             role: Role::Operator,
@@ -321,7 +399,7 @@ mod tests {
     fn role_of(rules: Vec<RoleRule>, claims: &Value) -> Option<Role> {
         let settings = OperatorSettings {
             roles: rules,
-            development_tokens: Vec::new(),
+            ..OperatorSettings::default()
         };
         Operators::new(None, settings).role(claims.as_object().unwrap())
     }
@@ -361,8 +439,8 @@ mod tests {
     #[test]
     fn a_development_token_is_known_by_its_hash_alone() {
         let settings = OperatorSettings {
-            roles: Vec::new(),
             development_tokens: vec![sha256("dayflyop_a")],
+            ..OperatorSettings::default()
         };
         let operators = Operators::new(None, settings);
         assert!(operators.development("dayflyop_a"));

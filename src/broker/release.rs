@@ -2,7 +2,7 @@
 
 use super::{Broker, Reason, Refusal, possession};
 use crate::connectors::{api_key, handle};
-use crate::identity::{Identity, Presented};
+use crate::identity::{Basic, Identity, Presented};
 use crate::ids::{LeaseId, ShardId};
 use crate::jose::{Algorithm, Compact, Purpose, TypRule};
 use crate::leases::Lease;
@@ -31,6 +31,26 @@ pub struct ResourceServerSettings {
 pub struct ResourceServer {
     pub name: String,
     pub audiences: Vec<String>,
+}
+
+/// A resource server that was let in, with what it takes to see whether it still would be.
+#[derive(Debug)]
+pub struct StillServer {
+    pub(in crate::broker) known: ResourceServer,
+    basic: Option<Basic>,
+    /// Of the configuration that let it in.
+    config: String,
+}
+
+impl StillServer {
+    pub(in crate::broker) fn name(&self) -> &str {
+        &self.known.name
+    }
+
+    /// An assertion or a certificate said who it was when it came, and cannot say it again.
+    pub(in crate::broker) fn proves_a_moment(&self) -> bool {
+        self.basic.is_none()
+    }
 }
 
 /// Knows resource servers; `identity` knows the keys of those that use `private_key_jwt`, and the
@@ -102,6 +122,31 @@ impl Broker {
             }
         };
         known.ok_or_else(|| Refusal::new(Reason::InvalidClient, "not a known resource server"))
+    }
+
+    /// The same for one that stays: it is looked at again and again.
+    pub async fn staying_server(&self, presented: &Presented) -> Result<StillServer, Refusal> {
+        let config = self.config_hash();
+        let known = self.resource_server(presented).await?;
+        let secret_counts = presented.client_assertion.is_none();
+        Ok(StillServer {
+            known,
+            basic: presented.basic.clone().filter(|_| secret_counts),
+            config,
+        })
+    }
+
+    /// As it is configured now, if it still would be let in.
+    pub(in crate::broker) fn still_server(&self, seen: &StillServer) -> Option<ResourceServer> {
+        let bundle = self.bundle.load();
+        match &seen.basic {
+            Some(basic) => bundle
+                .resource_servers
+                .by_secret(&basic.id, basic.secret.expose()),
+            // Whether its key is still there, only a new proof can tell.
+            None if bundle.hash == seen.config => Some(seen.known.clone()),
+            None => None,
+        }
     }
 
     /// From the holder it is a release: the work is done, the lease ends normally. An unknown token

@@ -305,7 +305,9 @@ fn operator_settings(
             claims: rule.claims.clone(),
         });
     }
+    let issuer = settings.operators.as_ref();
     Ok(OperatorSettings {
+        issuer: issuer.map(|table| table.issuer.url.clone()),
         roles,
         development_tokens: development_tokens.to_vec(),
     })

@@ -172,8 +172,7 @@ fn response(
 
 /// The name of an event of the audit, or the reason of a refusal.
 fn event(reader: &Reader<'_>, on: At<String>) -> Option<On> {
-    let named = serde_json::from_value::<Event>(on.value.as_str().into());
-    if let Ok(event) = named {
+    if let Some(event) = Event::named(&on.value) {
         return Some(On::Event(event));
     }
     let reason = Reason::ALL.iter().find(|reason| reason.code() == on.value);

@@ -205,7 +205,7 @@ pub(super) fn nothing() -> Refusal {
 
 /// The query, in which nothing unknown stands, and nothing without a value: `?dry_run` is not the
 /// real thing, and `?agent=` is not everyone's.
-fn closed(query: Option<String>, known: &[&str]) -> Result<Form, Refusal> {
+pub(super) fn closed(query: Option<String>, known: &[&str]) -> Result<Form, Refusal> {
     let form = Form::parse(query.unwrap_or_default().as_bytes())?;
     if form.pairs().any(|(name, _)| !known.contains(&name)) {
         return Err(malformed("an unknown query parameter", None));
@@ -216,7 +216,7 @@ fn closed(query: Option<String>, known: &[&str]) -> Result<Form, Refusal> {
     Ok(form)
 }
 
-fn parsed<T: FromStr>(query: &Form, name: &'static str) -> Result<Option<T>, Refusal> {
+pub(super) fn parsed<T: FromStr>(query: &Form, name: &'static str) -> Result<Option<T>, Refusal> {
     let parse = |text: &str| {
         text.parse()
             .map_err(|_| malformed("a query parameter is not a name", Some(name)))

@@ -3,6 +3,7 @@
 use super::Doors;
 use super::Peer;
 use super::certificate::{self, FromHandshake, HeaderRule, Shown};
+use super::discovery;
 use super::dpop;
 use super::error::Challenge;
 use super::error::Refused;
@@ -13,11 +14,12 @@ use crate::broker::Possession;
 use crate::broker::Reason;
 use crate::broker::Refusal;
 use crate::broker::Role;
+use crate::identity::ClientCertificate;
 use crate::identity::DpopProof;
 use crate::secret::Secret;
 use crate::telemetry::field;
 use axum::extract::{Request, State};
-use axum::http::{HeaderMap, header};
+use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 
@@ -30,12 +32,18 @@ pub(super) struct Gate {
 
 pub(super) async fn enter(State(gate): State<Gate>, request: Request, next: Next) -> Response {
     // Elsewhere a proof is not looked at, and answers may be cached.
-    let proving = matches!(gate.route.who, Who::Client | Who::Operator(_))
-        && request.headers().contains_key(dpop::HEADER);
+    let proving = matches!(
+        gate.route.who,
+        Who::Client | Who::Operator(_) | Who::Watcher
+    ) && request.headers().contains_key(dpop::HEADER);
+    let path = request.uri().path().to_owned();
     let mut response = match gate.admit(request, next).await {
         Ok(response) => response,
         Err(refused) => refused.into_response(),
     };
+    if response.status() == StatusCode::UNAUTHORIZED && gate.route.who.operators_come() {
+        gate.point_to_metadata(&mut response, &path);
+    }
     if proving {
         dpop::offer(&gate.doors.broker, &mut response);
     }
@@ -43,6 +51,26 @@ pub(super) async fn enter(State(gate): State<Gate>, request: Request, next: Next
 }
 
 impl Gate {
+    /// RFC 9728 section 5.1, in each challenge that asks for a token.
+    fn point_to_metadata(&self, response: &mut Response, path: &str) {
+        let url = discovery::resource_metadata_url(self.doors.broker.url(), path);
+        let Some(url) = url else { return };
+        let headers = response.headers_mut();
+        let asked: Vec<_> = headers
+            .get_all(header::WWW_AUTHENTICATE)
+            .iter()
+            .cloned()
+            .collect();
+        headers.remove(header::WWW_AUTHENTICATE);
+        for challenge in asked {
+            let text = challenge.to_str().unwrap_or_default();
+            let pointing = (!text.starts_with("Basic"))
+                .then(|| HeaderValue::from_str(&format!(r#"{text}, resource_metadata="{url}""#)));
+            let challenge = pointing.and_then(Result::ok).unwrap_or(challenge);
+            headers.append(header::WWW_AUTHENTICATE, challenge);
+        }
+    }
+
     async fn admit(&self, mut request: Request, next: Next) -> Result<Response, Refused> {
         let limits = &self.doors.limits;
         let connected = request
@@ -85,6 +113,16 @@ impl Gate {
                 let operator = self.operator(came, needed).await?;
                 request.extensions_mut().insert(operator);
             }
+            if self.route.who == Who::Watcher && token(request.headers()).is_some() {
+                let came = self.came(&request)?;
+                let bearer = Bearer {
+                    token: came.token.clone(),
+                    certificate: came.possession.certificate.clone(),
+                    action: self.route.about.id,
+                };
+                let operator = self.operator(came, Role::Viewer).await?;
+                request.extensions_mut().insert((operator, bearer));
+            }
             Ok(next.run(request).await)
         };
         tokio::time::timeout(limits.request_timeout, passing)
@@ -96,7 +134,7 @@ impl Gate {
     fn reads_certificates(&self) -> bool {
         matches!(
             self.route.who,
-            Who::Client | Who::ResourceServer | Who::Operator(_)
+            Who::Client | Who::ResourceServer | Who::Operator(_) | Who::Watcher
         )
     }
 
@@ -146,6 +184,14 @@ impl Gate {
             possession,
         })
     }
+}
+
+/// What let an operator in who stays.
+#[derive(Debug, Clone)]
+pub(super) struct Bearer {
+    pub token: Secret<String>,
+    pub certificate: Option<ClientCertificate>,
+    pub action: &'static str,
 }
 
 /// What came to an operators' door.

@@ -215,8 +215,13 @@ impl Connection {
         let activity = Arc::new(Activity::new());
         let service = {
             let (router, activity, from) = (self.router, activity.clone(), self.from);
+            let line = Line {
+                activity: activity.clone(),
+                stopping: self.stopping.clone(),
+            };
             service_fn(move |mut request: Request<Incoming>| {
                 request.extensions_mut().insert(ConnectedFrom(from));
+                request.extensions_mut().insert(line.clone());
                 request.extensions_mut().insert(shown.clone());
                 let under_way = activity.begin();
                 let answer = router.clone().oneshot(request.map(Body::new));
@@ -292,7 +297,28 @@ struct State {
     last: Instant,
 }
 
-struct UnderWay(Arc<Activity>);
+#[derive(Debug)]
+pub(super) struct UnderWay(Arc<Activity>);
+
+/// The connection that a request came on, for an answer that goes on after its head.
+#[derive(Debug, Clone)]
+pub(super) struct Line {
+    activity: Arc<Activity>,
+    stopping: watch::Receiver<bool>,
+}
+
+impl Line {
+    /// The connection is of use for as long as this is held.
+    pub fn busy(&self) -> UnderWay {
+        self.activity.begin()
+    }
+
+    /// Completes when this listener stops.
+    pub async fn stopped(mut self) {
+        // The sender is dropped when nobody listens any more: that is a stop, too.
+        drop(self.stopping.wait_for(|stop| *stop).await);
+    }
+}
 
 impl Activity {
     fn new() -> Self {

@@ -11,6 +11,7 @@ mod discovery;
 mod dpop;
 mod enrol;
 pub mod error;
+mod events;
 pub(crate) mod form;
 mod gate;
 mod health;
@@ -128,7 +129,9 @@ impl Limits {
     fn bucket(&self, who: Who) -> &peer::Bucket {
         match who {
             Who::ResourceServer => &self.introspection,
-            Who::Anyone | Who::Client | Who::Operator(_) | Who::Platform => &self.general,
+            Who::Anyone | Who::Client | Who::Operator(_) | Who::Watcher | Who::Platform => {
+                &self.general
+            }
         }
     }
 
@@ -138,7 +141,9 @@ impl Limits {
             // stranger with slow bodies keeps a revocation out.
             Who::Operator(_) => &self.operators,
             _ if route.path == "/token" => &self.exchanges,
-            Who::Anyone | Who::Client | Who::ResourceServer | Who::Platform => &self.others,
+            Who::Anyone | Who::Client | Who::ResourceServer | Who::Watcher | Who::Platform => {
+                &self.others
+            }
         }
     }
 }

@@ -10,7 +10,7 @@ mod refusals;
 use super::Doors;
 use super::error::told;
 use super::routes::{Listener, Route, TABLE, Who};
-use crate::broker::{Reason, Refusal};
+use crate::broker::{Reason, Refusal, Role};
 use crate::wire::ErrorBody;
 use about::{About, Body, Content, Field, Gives, Param, Takes};
 use axum::body::Bytes;
@@ -46,7 +46,9 @@ pub fn document(url: &str) -> Value {
     let mut paths: Map<String, Value> = Map::new();
     for route in TABLE {
         let operation = operation(route, &mut schemas);
-        let path = paths.entry(route.path).or_insert_with(|| json!({}));
+        // A rest of a path is a parameter, too.
+        let name = route.path.replace("{*", "{");
+        let path = paths.entry(name).or_insert_with(|| json!({}));
         if let Some(path) = path.as_object_mut() {
             path.insert(route.method.to_ascii_lowercase(), operation);
             if route.listener == Listener::Health {
@@ -145,10 +147,10 @@ fn operation(route: &Route, schemas: &mut SchemaGenerator) -> Value {
         "responses": responses(route, gives, schemas),
     });
     if let Some(members) = operation.as_object_mut() {
-        if let Who::Operator(role) = route.who {
+        if let Some(role) = role(route) {
             members.insert("x-dayfly-role".to_owned(), json!(role));
         }
-        let proof = matches!(route.who, Who::Operator(_)).then_some(&about::PROOF);
+        let proof = role(route).map(|_| &about::PROOF);
         let params: Vec<_> = params.iter().chain(proof).map(param).collect();
         if !params.is_empty() {
             members.insert("parameters".to_owned(), Value::Array(params));
@@ -163,7 +165,16 @@ fn operation(route: &Route, schemas: &mut SchemaGenerator) -> Value {
 /// Where a DPoP proof is looked at, its reasons are told and its next nonce is offered.
 fn reads_a_proof(route: &Route) -> bool {
     let named = |param: &Param| param.name == about::PROOF.name;
-    matches!(route.who, Who::Operator(_)) || route.about.params.iter().any(named)
+    role(route).is_some() || route.about.params.iter().any(named)
+}
+
+/// What operators need there.
+fn role(route: &Route) -> Option<Role> {
+    match route.who {
+        Who::Operator(role) => Some(role),
+        Who::Watcher => Some(Role::Viewer),
+        Who::Anyone | Who::Client | Who::ResourceServer | Who::Platform => None,
+    }
 }
 
 /// What OpenAPI can say of it: a proof in the form is for the form's own fields to say.
@@ -171,6 +182,7 @@ fn security(who: Who) -> Value {
     match who {
         Who::Operator(_) => json!([{ "operator": [] }]),
         Who::ResourceServer => json!([{ "resource_server": [] }, {}]),
+        Who::Watcher => json!([{ "operator": [] }, { "resource_server": [] }, {}]),
         Who::Anyone | Who::Client | Who::Platform => json!([]),
     }
 }

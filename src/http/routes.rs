@@ -4,6 +4,7 @@ use super::Doors;
 use super::admin;
 use super::discovery;
 use super::enrol;
+use super::events;
 use super::gate;
 use super::health;
 use super::introspect;
@@ -30,8 +31,17 @@ pub enum Who {
     ResourceServer,
     /// By bearer token, with at least this role.
     Operator(Role),
+    /// An operator who may view, by bearer token; a resource server, by client authentication.
+    Watcher,
     /// What runs around the broker: probes on their own listener, and webhooks, which are signed.
     Platform,
+}
+
+impl Who {
+    /// With a token of their issuer.
+    pub fn operators_come(self) -> bool {
+        matches!(self, Self::Operator(_) | Self::Watcher)
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -81,6 +91,8 @@ use Who::{Anyone, Client, Platform, ResourceServer};
 table! {
     POST "/token", Client, true, Public, token::exchange, about::EXCHANGE;
     POST "/introspect", ResourceServer, false, Public, introspect::introspect, about::INTROSPECT;
+    GET "/events", Who::Watcher, false, Public, events::watch, about::EVENTS;
+    POST "/events", ResourceServer, false, Public, events::watch_by_form, about::EVENTS_BY_FORM;
     POST "/revoke", Client, true, Public, revoke::release, about::RELEASE;
     POST "/enrol", Client, true, Public, enrol::enrol, about::ENROL;
     POST "/hooks/{source}", Platform, true, Public, webhook::receive, about::WEBHOOK;
@@ -92,6 +104,7 @@ table! {
     GET "/status/{list}", Anyone, false, Public, status::list, about::STATUS_LIST;
     GET "/.well-known/oauth-authorization-server", Anyone, false, Public, discovery::metadata, about::OAUTH_METADATA;
     GET "/.well-known/openid-configuration", Anyone, false, Public, discovery::metadata, about::OPENID_METADATA;
+    GET "/.well-known/oauth-protected-resource/{*resource}", Anyone, false, Public, discovery::resource_metadata, about::RESOURCE_METADATA;
     GET "/federation/{target}/.well-known/openid-configuration", Anyone, false, Public, discovery::federation_metadata, about::FEDERATION_METADATA;
     GET "/federation/{target}/jwks", Anyone, false, Public, discovery::federation_jwks, about::FEDERATION_KEYS;
 

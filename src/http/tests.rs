@@ -135,6 +135,7 @@ async fn refusal(response: Response) -> (StatusCode, HeaderMap, ErrorBody) {
 fn filled(path: &str) -> String {
     path.replace("{target}", "aws-prod")
         .replace("{source}", "github")
+        .replace("{*resource}", "events")
         .replace("{id}", "some-name")
 }
 

@@ -110,6 +110,11 @@ impl Leases {
         }
     }
 
+    /// For what else must come back unread and unchanged.
+    pub(crate) fn sealer(&self) -> &Sealer {
+        &self.sealer
+    }
+
     /// The lease, if there is or was one, its MAC checked.
     pub async fn get(&self, id: &LeaseId) -> Result<Option<Lease>, LeaseError> {
         Ok(self.get_all(&[*id]).await?.into_iter().next().flatten())

@@ -24,7 +24,6 @@ pub(super) fn issued(record: &Record, grant: &Grant, now: OffsetDateTime) -> Ent
         .with("goal", record.goal.as_str())
         .with("signer", text(&record.signer))
         .with("authority", text(&record.authority))
-        .with("audience", record.audience.as_str())
         .with("decided_by", record.decided_by.clone())
         .with("view", record.decided_at.0)
         .with("expires_at", record.expires_at.format(&Rfc3339).ok());
@@ -61,7 +60,11 @@ pub(super) fn step(before: State, record: &Record, now: OffsetDateTime) -> Optio
     }
     let why = record.closing.as_ref().map(|closing| closing.why);
     let event = match (record.state, why) {
-        (State::Active, _) => return Some(names(about(Event::Activated, record, now), record)),
+        (State::Active, _) => {
+            let entry = about(Event::Activated, record, now);
+            let expires_at = record.expires_at.format(&Rfc3339).ok();
+            return Some(names(entry.with("expires_at", expires_at), record));
+        }
         // Its end is recorded when there is one.
         (State::Revoking, Some(Why::Expired)) => return None,
         (State::Revoking, why) => begin(why),
@@ -94,6 +97,7 @@ fn about(event: Event, record: &Record, now: OffsetDateTime) -> Entry {
         .mission(record.mission.as_str())
         .target(record.target.as_str())
         .lease(record.id.to_string())
+        .with("audience", record.audience.as_str())
         .with("state", record.state.as_str())
 }
 

@@ -1,10 +1,12 @@
 //! What the broker says of itself to whoever asks.
 
 use crate::support::broker::{Answer, Setup, TestBroker, form};
-use crate::support::world::assert_refused;
+use crate::support::issuer::Issuer;
+use crate::support::world::{assert_refused, inline_keys};
 use dayfly::broker::Reason;
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 const AWS: &str = r#"
 [target.aws-prod]
@@ -161,4 +163,84 @@ async fn only_a_target_that_trusts_one_has_an_issuer_of_its_own() {
             );
         }
     }
+}
+
+/// RFC 9728 section 3.3: what was found by a 401 is used only if it names the URL that was asked.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_refusal_at_an_operators_door_leads_to_the_metadata_of_that_very_door() {
+    for below in ["", "/dayfly"] {
+        let issuer = Arc::new(Issuer::named("https://ci.example").await);
+        let broker = TestBroker::with(Setup {
+            public_url: Some(format!("https://broker.example{below}")),
+            more: format!(
+                "[operators]\nissuer = \"{}\"\naudience = \"operators\"\nalgorithms = [\"RS256\"]\n\
+                 roles = [{{ role = \"viewer\", claims = {{ groups = \"staff\" }} }}]\n\
+                 keys = {}\n",
+                issuer.url,
+                inline_keys(&issuer.key()),
+            ),
+            issuer: Some(Arc::clone(&issuer)),
+            ..Setup::default()
+        })
+        .await;
+        for path in ["/admin/v1/leases", "/admin/v1/agents/deployer", "/events"] {
+            let url = format!("{}{below}{path}", broker.at);
+            for request in [
+                broker.http.get(&url),
+                broker.http.get(&url).bearer_auth("x"),
+            ] {
+                let refused = Answer::of(request.send().await.unwrap()).await;
+                assert_eq!(refused.status, 401, "{path}");
+                for challenge in refused.headers.get_all("www-authenticate") {
+                    let challenge = challenge.to_str().unwrap();
+                    let (_, named) = challenge.split_once("resource_metadata=\"").unwrap();
+                    let named = named.strip_suffix('"').unwrap();
+                    let known = format!(
+                        "https://broker.example/.well-known/oauth-protected-resource{below}{path}"
+                    );
+                    assert_eq!(named, known);
+                }
+            }
+            let known = format!(
+                "{}/.well-known/oauth-protected-resource{below}{path}",
+                broker.at
+            );
+            let told = Answer::of(broker.http.get(known).send().await.unwrap()).await;
+            assert_eq!(told.status, 200, "{path}: {}", told.body);
+            assert_eq!(told.headers["content-type"], "application/json");
+            assert_eq!(
+                told.body,
+                json!({
+                    "resource": format!("https://broker.example{below}{path}"),
+                    "resource_name": "Dayfly",
+                    "authorization_servers": [issuer.url],
+                    "bearer_methods_supported": ["header"],
+                    "dpop_signing_alg_values_supported": told.body["dpop_signing_alg_values_supported"],
+                    "tls_client_certificate_bound_access_tokens": false,
+                })
+            );
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_takes_no_operators_token_has_no_such_metadata() {
+    let broker = TestBroker::start().await;
+    for path in [
+        "/token",
+        "/introspect",
+        "/admin/v1",
+        "/admin/v1/leases/",
+        "/admin/v1/leases/a/b",
+        "/x",
+        "/",
+    ] {
+        let known = format!("/.well-known/oauth-protected-resource{path}");
+        assert_eq!(get(&broker, &known).await.status, 404, "{path}");
+    }
+    // Without an issuer there is none to name.
+    let told = get(&broker, "/.well-known/oauth-protected-resource/events").await;
+    assert!(told.body.get("authorization_servers").is_none());
+    let refused = broker.post("/introspect", &form(&[("token", "x")])).await;
+    assert!(refused.headers.get("www-authenticate").is_none());
 }

@@ -207,8 +207,17 @@ async fn operators_door(house: &House, route: &Route, needed: Role) {
         (401, "invalid_client"),
         "{what}"
     );
+    let metadata = format!(
+        "{}/.well-known/oauth-protected-resource{path}",
+        house.world.broker.url
+    );
+    let asked = format!("Bearer realm=\"dayfly\", resource_metadata=\"{metadata}\"");
+    assert_eq!(nobody.headers["www-authenticate"], asked.as_str(), "{what}");
+    let told = send(house.world.broker.http.get(&metadata), None).await;
+    let url = format!("{}{path}", house.world.broker.url);
     assert_eq!(
-        nobody.headers["www-authenticate"], "Bearer realm=\"dayfly\"",
+        (told.status, &told.body["resource"]),
+        (200, &json!(url)),
         "{what}"
     );
     let agent = ask(Some(house.world.broker.platform_token())).await;
@@ -309,13 +318,46 @@ async fn resource_servers_door(house: &House, route: &Route) {
             "{what}"
         );
     }
-    let right = send(ask().basic_auth("deploy-api", Some(SERVER_SECRET)), None).await;
+    let right = ask().basic_auth("deploy-api", Some(SERVER_SECRET));
+    if route.path == "/events" {
+        // It goes on and on.
+        assert_eq!(right.send().await.unwrap().status(), 200);
+        return;
+    }
+    let right = send(right, None).await;
     assert_eq!((right.status, &right.body["active"]), (200, &json!(false)));
+}
+
+async fn watchers_door(house: &House, route: &Route) {
+    let ask = || house.request(route, route.path);
+    for (what, request) in [
+        ("nobody", ask()),
+        (
+            "an agent",
+            ask().bearer_auth(house.world.broker.platform_token()),
+        ),
+        ("another", ask().basic_auth("deployer", Some(SERVER_SECRET))),
+    ] {
+        let answer = send(request, None).await;
+        assert_eq!(
+            (answer.status, answer.error()),
+            (401, "invalid_client"),
+            "{what}"
+        );
+    }
+    for request in [
+        ask().bearer_auth(house.operator(Role::Viewer)),
+        ask().basic_auth("deploy-api", Some(SERVER_SECRET)),
+    ] {
+        let answer = request.send().await.unwrap();
+        assert_eq!(answer.status(), 200);
+        assert_eq!(answer.headers()["cache-control"], "no-store");
+    }
 }
 
 async fn anyones_door(house: &House, route: &Route) {
     let path = route.path.replace("{target}", "aws-prod");
-    let path = path.replace("{list}", "0");
+    let path = path.replace("{list}", "0").replace("{*resource}", "events");
     if path == "/status/0" {
         // Nothing is told before the first sweep.
         let ask = || async { send(house.request(route, &path), None).await.status == 200 };
@@ -400,6 +442,7 @@ async fn each_door_opens_for_whom_it_is_and_for_nobody_else() {
             Who::Client => clients_door(&house, route).await,
             Who::ResourceServer => resource_servers_door(&house, route).await,
             Who::Operator(needed) => operators_door(&house, route, needed).await,
+            Who::Watcher => watchers_door(&house, route).await,
             Who::Platform => platforms_door(&house, route).await,
         }
     }

@@ -136,6 +136,7 @@ async fn things(world: &World) -> Value {
             "/admin/v1/sightings/{id}": sighting["id"],
             "/federation/{target}/.well-known/openid-configuration": "aws-prod",
             "/federation/{target}/jwks": "aws-prod",
+            "/.well-known/oauth-protected-resource/{resource}": "events",
             "/hooks/{source}": "gitlab",
             "/status/{list}": 0,
         },
@@ -178,13 +179,15 @@ async fn schemathesis_finds_no_door_that_is_not_as_documented() {
     let told = String::from_utf8_lossy(&output.stdout);
     let more = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{told}\n{more}");
-    // It did not only knock: every door let it in. One is always shut, and one is the document,
-    // which the tool reads and does not try.
+    // It did not only knock: every door let it in. One is always shut, one is the document, which
+    // the tool reads and does not try, and one has no end.
     let seen = std::fs::read_to_string(seen).unwrap();
     for route in TABLE.iter().filter(|route| {
-        route.listener == Listener::Public && !["/authorize", "/openapi.json"].contains(&route.path)
+        route.listener == Listener::Public
+            && !["/authorize", "/openapi.json", "/events"].contains(&route.path)
     }) {
-        let wanted = format!("{} {} 20", route.method, route.path);
+        let path = route.path.replace("{*", "{");
+        let wanted = format!("{} {path} 20", route.method);
         assert!(
             seen.lines().any(|line| line.starts_with(&wanted)),
             "{} {} was never passed",

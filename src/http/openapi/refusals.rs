@@ -26,7 +26,7 @@ pub fn of(route: &Route) -> BTreeMap<u16, Refused> {
         }
         if face.shown != Shown::Never {
             // RFC 9449 section 7.1: beside an access token it is a challenge.
-            let challenged = matches!(route.who, Who::Operator(_)) && PROOF.contains(&reason);
+            let challenged = super::role(route).is_some() && PROOF.contains(&reason);
             let status = if challenged {
                 401
             } else {
@@ -114,6 +114,7 @@ fn reasons(route: &Route) -> BTreeSet<Reason> {
     }
     match route.who {
         Who::Operator(_) => all.extend([OPERATOR, STORE].concat()),
+        Who::Watcher => all.extend([OPERATOR, CLIENT, STORE].concat()),
         Who::Client | Who::ResourceServer => all.extend([CLIENT, STORE].concat()),
         Who::Anyone | Who::Platform => {}
     }

@@ -43,7 +43,7 @@ fn it_has_every_door_of_the_table_and_no_other() {
         .collect();
     let table: BTreeSet<_> = TABLE
         .iter()
-        .map(|route| format!("{} {}", route.method, route.path))
+        .map(|route| format!("{} {}", route.method, route.path.replace("{*", "{")))
         .collect();
     assert_eq!(told, table);
     assert_eq!(document["servers"][0]["url"], URL);
@@ -74,6 +74,7 @@ fn a_paths_parameters_are_the_documents() {
             .path
             .split('/')
             .filter_map(|part| part.strip_prefix('{')?.strip_suffix('}'))
+            .map(|name| name.trim_start_matches('*'))
             .collect();
         let told: Vec<_> = route
             .about

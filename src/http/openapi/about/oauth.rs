@@ -1,8 +1,9 @@
 //! The doors of OAuth, and of platforms.
 
 use super::{
-    About, Content, Field, Gives, MAY_BE_EMPTY, NO_MORE, OAUTH, OBJECT, PLATFORM, PROOF, Param,
-    Refuses, TEXT, TOKEN, Takes, body, field, header, ok, path, required, typed,
+    AGENT, About, Content, Field, Gives, LEASE, MAY_BE_EMPTY, MISSION, NO_MORE, OAUTH, OBJECT,
+    PLATFORM, PROOF, Param, Refuses, TARGET, TEXT, TOKEN, Takes, body, field, header, ok, path,
+    query, required, typed,
 };
 use crate::broker::Reason;
 use crate::wire;
@@ -256,4 +257,54 @@ pub const WEBHOOK: About = About {
         Reason::StoreUnavailable,
         Reason::StaleView,
     ]),
+};
+
+const LAST_EVENT_ID: Param = header(
+    "Last-Event-ID",
+    "The `id` of the last event that was taken: what came after it is told first.",
+);
+const STREAM: &[Gives] = &[typed(
+    "Server-sent events, until one of the two hangs up. The last one, `bye`, says why.",
+    &[("text/event-stream", TEXT)],
+)];
+const TEXT_OF_EVENTS: &str = "Operators are told the entries of the audit, by their names there. Resource servers are told of their own \
+audiences' leases: `issued`, `fenced`, `revoked`, `ended`. To both: `ready`, `gap` (some were missed), `bye`. Eight streams of one caller at a replica.";
+
+pub const EVENTS: About = About {
+    id: "events",
+    tag: OAUTH,
+    summary: "What happens, as it happens",
+    text: TEXT_OF_EVENTS,
+    params: &[
+        LAST_EVENT_ID,
+        query(
+            "client_id",
+            TEXT,
+            "Of a resource server that shows a certificate: its name.",
+        ),
+        query("event", TEXT, "Of operators: only entries with this name."),
+        query("agent", AGENT, "Of operators: only of this agent."),
+        query("mission", MISSION, "Of operators: only of this mission."),
+        query("target", TARGET, "Of operators: only of this target."),
+        query("lease", LEASE, "Of operators: only of this lease."),
+        CLIENT_CERT,
+        CLIENT_CERT_CHAIN,
+    ],
+    takes: Takes::Nothing,
+    gives: STREAM,
+    refuses: NO_MORE,
+};
+
+pub const EVENTS_BY_FORM: About = About {
+    id: "eventsByForm",
+    tag: OAUTH,
+    summary: "The same for resource servers that prove themselves in a form",
+    text: TEXT_OF_EVENTS,
+    params: &[LAST_EVENT_ID, CLIENT_CERT, CLIENT_CERT_CHAIN],
+    takes: Takes::Form {
+        fields: &[CLIENT_ID, CLIENT_ASSERTION, CLIENT_ASSERTION_TYPE],
+        example: r#"{"client_assertion_type":"urn:ietf:params:oauth:client-assertion-type:jwt-bearer","client_assertion":"eyJhbGciOi..."}"#,
+    },
+    gives: STREAM,
+    refuses: NO_MORE,
 };

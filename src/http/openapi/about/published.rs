@@ -30,6 +30,21 @@ pub const KEY_SET: About = About {
     refuses: NO_MORE,
 };
 
+pub const RESOURCE_METADATA: About = About {
+    id: "protectedResource",
+    tag: PUBLIC,
+    summary: "Whose tokens a door for operators takes",
+    text: "RFC 9728, of each door of the administration and of the events. A 401 of such a door names its document in `resource_metadata`.",
+    params: &[path(
+        "resource",
+        r#"{"type":"string","pattern":"^(admin/v1/[a-z]+|events)$"}"#,
+        "The door's path, below the issuer's.",
+    )],
+    takes: Takes::Nothing,
+    gives: &[typed("The metadata.", &[("application/json", OBJECT)])],
+    refuses: NO_MORE,
+};
+
 pub const STATUS_LISTS: About = About {
     id: "statusLists",
     tag: PUBLIC,
