@@ -5,31 +5,30 @@ use crate::support::process::{free_port, until};
 use crate::support::tools;
 use base64::Engine as _;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD;
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::process::Stdio;
+use std::time::Duration;
 use tokio::io::AsyncWriteExt as _;
 use tokio::process::{Child, Command};
 
-/// One that is running, killed when it is dropped, and where its page is.
+/// One that is running, told to stop when it is dropped: killed, it would leave its workers behind.
 struct Gateway {
-    _child: Child,
+    child: Child,
     http: reqwest::Client,
 }
 
 impl Gateway {
     async fn start(mut command: Command, page: &str) -> Self {
-        let child = command.kill_on_drop(true).spawn().unwrap();
+        let child = command.spawn().unwrap();
         let http = dayfly::client::http_client().unwrap();
         until("a gateway that answers", || async {
             http.get(page).send().await.is_ok()
         })
         .await;
-        Self {
-            _child: child,
-            http,
-        }
+        Self { child, http }
     }
 
     async fn status(&self, page: &str, token: Option<&str>) -> u16 {
@@ -39,6 +38,22 @@ impl Gateway {
             None => request,
         };
         request.send().await.unwrap().status().as_u16()
+    }
+}
+
+impl Drop for Gateway {
+    fn drop(&mut self) {
+        let id = self.child.id().and_then(|id| i32::try_from(id).ok());
+        if let Some(pid) = id.and_then(Pid::from_raw) {
+            drop(kill_process(pid, Signal::TERM));
+        }
+        for _ in 0..500 {
+            if !matches!(self.child.try_wait(), Ok(None)) {
+                return;
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        drop(self.child.start_kill());
     }
 }
 
