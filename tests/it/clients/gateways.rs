@@ -45,7 +45,7 @@ impl Drop for Gateway {
     fn drop(&mut self) {
         let id = self.child.id().and_then(|id| i32::try_from(id).ok());
         if let Some(pid) = id.and_then(Pid::from_raw) {
-            drop(kill_process(pid, Signal::TERM));
+            let _ = kill_process(pid, Signal::TERM);
         }
         for _ in 0..500 {
             if !matches!(self.child.try_wait(), Ok(None)) {
