@@ -47,13 +47,6 @@ impl Drop for Gateway {
         if let Some(pid) = id.and_then(Pid::from_raw) {
             let _ = kill_process(pid, Signal::TERM);
         }
-        for _ in 0..500 {
-            if !matches!(self.child.try_wait(), Ok(None)) {
-                return;
-            }
-            std::thread::sleep(Duration::from_millis(10));
-        }
-        drop(self.child.start_kill());
     }
 }
 
