@@ -6,6 +6,7 @@ pub mod clock;
 pub mod ids;
 pub mod secret;
 pub mod telemetry;
+pub mod steps;
 
 // Cellar: knows no domain noun.
 pub mod store;

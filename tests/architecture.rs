@@ -171,3 +171,121 @@ fn is_test(path: &Path) -> bool {
     path.file_name().is_some_and(|name| name == "tests.rs")
         || path.components().any(|part| part.as_os_str() == "tests")
 }
+
+/// Where an exchange, a revocation, a sweep and a sealing write.
+const WRITERS: [&str; 11] = [
+    "audit/files.rs",
+    "audit/sealing.rs",
+    "broker/exchange.rs",
+    "broker/revoke.rs",
+    "connectors/postgres/end.rs",
+    "connectors/postgres/mint.rs",
+    "fences/raise.rs",
+    "leases/close.rs",
+    "leases/hand_on.rs",
+    "leases/open.rs",
+    "leases/sweep/",
+];
+
+/// What changes the store or a downstream.
+const WRITES: [&str; 8] = [
+    "settle(",
+    ".commit(",
+    ".step(",
+    ".step_all(",
+    ".mint(grant",
+    "connector.end(",
+    "fs::rename(",
+    ".batch_execute(",
+];
+
+/// Functions whose callers name the steps, or which are part of none of the four.
+const STEPLESS: [&str; 11] = [
+    // Their callers do.
+    "step",
+    "step_all",
+    "abandon",
+    "write_claim",
+    "record",
+    "no_login",
+    "no_privilege",
+    "no_role",
+    // Nothing but the time of the next attempt.
+    "postpone",
+    // A proof that is spent without a lease: there is nothing to lose.
+    "spend",
+    // A mint that is made here is written with its lease, by `open_lease`.
+    "mint_here",
+];
+
+#[test]
+fn every_write_has_a_step_at_which_tests_kill_the_process() {
+    let mut wrong = Vec::new();
+    for (path, text) in &sources() {
+        let name = path.display().to_string();
+        let looked_at = WRITERS.iter().any(|writer| name.starts_with(writer));
+        if is_test(path) || !looked_at {
+            continue;
+        }
+        let (mut function, mut steps, mut open) = (String::new(), 0, None);
+        for (number, line) in code(text) {
+            if let Some((_, rest)) = line.split_once("fn ")
+                && line.trim_end().ends_with(['(', '{'])
+                && let Some((called, _)) = rest.split_once(['(', '<'])
+            {
+                wrong.extend(open.take());
+                (function, steps) = (called.to_owned(), 0);
+                continue;
+            }
+            if line.contains("steps::at(") {
+                (steps, open) = (steps + 1, None);
+            }
+            let writes = WRITES.iter().any(|write| line.contains(write));
+            if writes && !STEPLESS.contains(&function.as_str()) {
+                let place = format!("{name}:{number} in `{function}`");
+                if steps == 0 {
+                    wrong.push(place);
+                } else {
+                    open = Some(place);
+                }
+            }
+        }
+        wrong.extend(open);
+    }
+    assert!(
+        wrong.is_empty(),
+        "name the moments before and after these writes in src/steps.rs, and reach them in tests/it/every_step.rs:\n{}",
+        wrong.join("\n")
+    );
+}
+
+#[test]
+fn every_step_is_taken_and_the_program_watches_none() {
+    let files = sources();
+    let table = files.iter().find(|(path, _)| path == Path::new("steps.rs"));
+    let names = table.unwrap().1.lines().filter_map(|line| {
+        let (name, text) = line.strip_prefix("    ")?.split_once(" \"")?;
+        text.ends_with('"').then_some(name)
+    });
+    let names: Vec<_> = names.collect();
+    assert!(names.len() > 40, "{names:?}");
+    let others: Vec<_> = files
+        .iter()
+        .filter(|(path, _)| path != Path::new("steps.rs") && !is_test(path))
+        .collect();
+    for name in names {
+        let taken = format!("steps::at(Step::{name})");
+        let count: usize = others
+            .iter()
+            .map(|(_, text)| text.matches(&taken).count())
+            .sum();
+        assert!(count > 0, "{name} is named and never taken");
+    }
+    for (path, text) in others {
+        assert!(
+            !text.contains("steps::watch") && !text.contains("watch as"),
+            "{} could make the program die at a step",
+            path.display()
+        );
+    }
+}

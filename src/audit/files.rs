@@ -3,6 +3,7 @@
 use super::AuditError;
 use super::chain::Chain;
 use super::verify::own;
+use crate::steps::{self, Step};
 use std::fs::{File, OpenOptions};
 use std::io::Write;
 use std::os::unix::fs::OpenOptionsExt;
@@ -86,7 +87,9 @@ impl FileSink {
             return Ok(());
         }
         let aside = beside(&self.path, checkpoint);
+        steps::at(Step::TurningOver);
         std::fs::rename(&self.path, &aside).map_err(|error| AuditError::write(&aside, error))?;
+        steps::at(Step::TurnedOver);
         self.file = create(&self.path)?;
         self.length = 0;
         sync_folder(&self.path)

@@ -11,6 +11,7 @@ use super::verify::own;
 use super::{AuditError, log, reader};
 use crate::clock::Clock;
 use crate::ids::ShardId;
+use crate::steps::{self, Step};
 use crate::store::{
     CommitId, Outcome, Position, Store, StoreError, Tail, Transaction, Write, settle,
 };
@@ -273,7 +274,10 @@ impl Work {
         );
         let transaction = state.write(version, now)?;
         let (id, until) = (transaction.id, state.until);
-        if !is_applied(&settle(self.store.as_ref(), transaction).await?) {
+        steps::at(Step::SealClaiming);
+        let outcome = settle(self.store.as_ref(), transaction).await?;
+        steps::at(Step::SealClaimed);
+        if !is_applied(&outcome) {
             return Ok(false);
         }
         self.held = Some(Held {
@@ -296,6 +300,7 @@ impl Work {
     ) -> Result<Option<Held>, AuditError> {
         let length = run.bytes.len() as u64;
         if length > 0 {
+            steps::at(Step::Exporting);
             let bytes = run.bytes;
             let appended = tokio::task::spawn_blocking(move || {
                 held.sink.append(&bytes)?;
@@ -304,6 +309,7 @@ impl Work {
             held = appended
                 .await
                 .map_err(|error| AuditError::write(&self.path, std::io::Error::other(error)))??;
+            steps::at(Step::Exported);
         }
         let now = self.clock.now();
         let backlog = self.shared.backlog.load(Ordering::Relaxed);
@@ -315,7 +321,11 @@ impl Work {
         // trimmed; a crash between leaves the file one checkpoint ahead, which `reconcile` knows.
         let transaction = state.write(Some(held.version), now)?;
         let version = transaction.id;
-        if is_applied(&settle(self.store.as_ref(), transaction).await?) {
+        let outcome = settle(self.store.as_ref(), transaction).await?;
+        if length > 0 {
+            steps::at(Step::Sealed);
+        }
+        if is_applied(&outcome) {
             held.chain = run.chain;
             held.version = version;
             held.until = state.until;
@@ -424,7 +434,9 @@ impl Work {
                         log: log(shard),
                         through,
                     });
+            steps::at(Step::Trimming);
             self.store.commit(transaction).await?;
+            steps::at(Step::Trimmed);
             *trimmed = through;
         }
         Ok(())

@@ -11,6 +11,7 @@ use crate::intent::{Asked, Behalf, Intent};
 use crate::leases::{Issued, LeaseError};
 use crate::policy::Grant;
 use crate::secret::Secret;
+use crate::steps::{self, Step};
 use crate::wire::{Revocation, TokenResponse};
 use std::sync::Arc;
 use time::{Duration, OffsetDateTime};
@@ -107,6 +108,7 @@ impl Broker {
     ) -> Result<TokenResponse, Refusal> {
         self.pin(agent, intent, now).await?;
         let grant = bundle.policy.decide(agent, intent, view, now)?;
+        steps::at(Step::Decided);
         // INVARIANT: before there is a child, its parent says that there may be one.
         if let Some(parent) = grant.parent()
             && !self.leases.hand_on(&parent, now).await?
@@ -151,16 +153,20 @@ impl Broker {
         }
         let draft = self.leases.draft(grant, &promises, now);
         let reserved = self.leases.reserve(draft, grant, now).await?;
+        steps::at(Step::Minting);
         let mut minted = match connector
             .mint(grant, reserved.context(self.clock.now()))
             .await
         {
             Ok(minted) => minted,
             Err(error) => {
+                steps::at(Step::MintFailed);
                 self.leases.fail(reserved, &error, self.clock.now()).await?;
+                steps::at(Step::Abandoned);
                 return Err(Refusal::from(error));
             }
         };
+        steps::at(Step::Minted);
         let bearer = bearer(&mut minted, &reserved.lease().id);
         let view = self.fences.last();
         match self
@@ -223,6 +229,7 @@ impl Broker {
             None => None,
         };
         let promises = connector.promises();
+        steps::at(Step::Answering);
         Ok(TokenResponse {
             access_token: bearer.expose().clone(),
             issued_token_type: minted.issued_token_type.to_string(),

@@ -11,6 +11,7 @@ use crate::fences::{
 use crate::ids::{AgentId, LeaseId, ShardId, TargetId};
 use crate::intent::Principal;
 use crate::leases::{Filter, Lease, Leases, Standing, State};
+use crate::steps::{self, Step};
 use crate::store::{Guard, Key, Outcome, Transaction, Write};
 use crate::wire::{RevocationReceipt, RevocationRequest, RevocationState, Selector, Subject};
 use serde::{Deserialize, Serialize};
@@ -195,7 +196,10 @@ impl Broker {
                 value,
                 expires_at: Some(now + Duration::days(90)),
             });
-        match self.store.commit(transaction).await? {
+        steps::at(Step::ReceiptWriting);
+        let outcome = self.store.commit(transaction).await?;
+        steps::at(Step::ReceiptWritten);
+        match outcome {
             Outcome::Applied { .. } | Outcome::Unreplicated { .. } => {}
             refused => {
                 return Err(

@@ -36,11 +36,13 @@ pub use output::{Failure, Output};
 
 use crate::broker::operators::BreakGlass;
 use crate::client::deliver::write_atomically;
+use crate::clock::Clock;
 use crate::ids;
 use crate::secret::Secret;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::Arc;
 
 /// A credential broker: narrow, minutes-long, recorded, killable credentials for agents and pipelines.
 #[derive(Debug, Parser)]
@@ -285,6 +287,12 @@ pub fn main() -> ExitCode {
         Ok(code) => ExitCode::from(code),
         Err(failure) => output.fail(&failure),
     }
+}
+
+/// `dayfly serve --config FOLDER` by a clock of the caller's own, in the caller's process.
+pub async fn serve_by(clock: Arc<dyn Clock>, config: PathBuf) -> Result<u8, Failure> {
+    let args = serve::ServeArgs::of(config);
+    serve::serve_by(clock, args, &Output::new(Format::Table)).await
 }
 
 /// 2, and 120 for `exec`, whose other codes are its command's; 0 for help and version.

@@ -2,7 +2,7 @@
 
 use super::compose::Composed;
 use super::output::{Failure, Output};
-use crate::clock::SystemClock;
+use crate::clock::{Clock, SystemClock};
 use crate::config::{self, Settings};
 use crate::http::{Bound, ListenSettings, health_router, router};
 use crate::telemetry::{LogFormat, Metrics, init_log};
@@ -30,7 +30,26 @@ pub struct ServeArgs {
     log: String,
 }
 
+impl ServeArgs {
+    pub(super) fn of(config: PathBuf) -> Self {
+        Self {
+            config: Some(config),
+            state: PathBuf::new(),
+            log_json: false,
+            log: "info".to_owned(),
+        }
+    }
+}
+
 pub async fn serve(args: ServeArgs, output: &Output) -> Result<u8, Failure> {
+    serve_by(Arc::new(SystemClock::new()), args, output).await
+}
+
+pub(super) async fn serve_by(
+    clock: Arc<dyn Clock>,
+    args: ServeArgs,
+    output: &Output,
+) -> Result<u8, Failure> {
     let format = if args.log_json {
         LogFormat::Json
     } else {
@@ -47,7 +66,7 @@ pub async fn serve(args: ServeArgs, output: &Output) -> Result<u8, Failure> {
         tracing::warn!("{}", warning.message);
     }
 
-    let composed = Composed::open(&settings, Arc::new(SystemClock::new()), tokens).await?;
+    let composed = Composed::open(&settings, clock, tokens).await?;
     let doors = settings.broker.doors.clone();
     let public = bind(settings.broker.listen.clone()).await?;
     let health = bind(settings.broker.health_listen.clone()).await?;

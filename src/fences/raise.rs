@@ -3,6 +3,7 @@
 use super::{By, Fence, FenceError, FenceKind, Fences, NewFence, View, entry, log};
 use crate::audit::{Entry, Event};
 use crate::ids::{self, ShardId};
+use crate::steps::{self, Step};
 use crate::store::{Guard, LogEntry, Outcome, Position, StoreError, Transaction, Write, settle};
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -76,7 +77,10 @@ impl Fences {
             .write(audited(&fence, &new.by).append(ShardId::INSTALLATION));
         transaction.guards = guards;
         transaction.writes.extend(writes);
-        let (appended, replicated) = match settle(self.store.as_ref(), transaction).await? {
+        steps::at(Step::Raising);
+        let outcome = settle(self.store.as_ref(), transaction).await?;
+        steps::at(Step::Raised);
+        let (appended, replicated) = match outcome {
             Outcome::Applied { appended } => (appended, true),
             Outcome::Unreplicated { appended } => (appended, false),
             Outcome::Conflict { .. } => return Ok(None),
@@ -87,6 +91,7 @@ impl Fences {
             .copied()
             .ok_or_else(|| StoreError::Corrupt("an append without a position".to_owned()))?;
         self.enforce(LogEntry { position, value }).await;
+        steps::at(Step::InForce);
         Ok(Some(Raised {
             fence,
             position,

@@ -6,6 +6,7 @@ use super::{DEADLINE, KEPT, LeaseError, Leases, TOLERANCE, keys, notes, status};
 use crate::connectors::{Handle, RevocationClass};
 use crate::fences::{By, Dimension, DimensionKind, EndedBy, FenceKind, Fences, NewFence, Raised};
 use crate::ids::LeaseId;
+use crate::steps::{self, Step};
 use crate::store::{Guard, Outcome, Transaction, Write, settle};
 use time::OffsetDateTime;
 
@@ -185,11 +186,13 @@ impl Leases {
                 return Ok(());
             }
             let closing = closing.clone();
+            steps::at(Step::Marking);
             let changed = self
                 .step(&lease, now, |record| {
                     record.advance(event, Some(closing), now)
                 })
                 .await?;
+            steps::at(Step::Marked);
             if changed.is_some() {
                 return Ok(());
             }

@@ -10,6 +10,7 @@ use super::{LeaseError, Leases, Standing};
 use crate::fences::View;
 use crate::ids::LeaseId;
 use crate::intent::Parent;
+use crate::steps::{self, Step};
 use time::OffsetDateTime;
 
 /// Attempts to write over a record that someone else is writing, too.
@@ -59,12 +60,14 @@ impl Leases {
             if lease.handed_on {
                 return Ok(true);
             }
+            steps::at(Step::ParentMarking);
             let marked = self
                 .step(&lease, now, |record| {
                     record.handed_on = true;
                     true
                 })
                 .await?;
+            steps::at(Step::ParentMarked);
             if marked.is_some() {
                 return Ok(true);
             }

@@ -9,6 +9,7 @@ use crate::fences::{Dimension, DimensionKind, LONGEST_LIFETIME, View};
 use crate::ids::{AgentId, LeaseId, ShardId};
 use crate::policy::Grant;
 use crate::replay::ReplayMark;
+use crate::steps::{self, Step};
 use crate::store::{Guard, Outcome, Transaction, Write, settle};
 use serde_bytes::ByteArray;
 use std::time::Duration;
@@ -174,7 +175,10 @@ impl Leases {
         let transaction = put_names(self.put(transaction, &record, now)?, &record)
             .write(notes::issued(&record, grant, now).append(shard));
         let version = transaction.id;
-        match settle(self.store.as_ref(), transaction).await? {
+        steps::at(Step::Reserving);
+        let outcome = settle(self.store.as_ref(), transaction).await?;
+        steps::at(Step::Reserved);
+        match outcome {
             Outcome::Applied { .. } => Ok(Lease::new(record, version)),
             Outcome::Conflict { guard: 1 } => Err(LeaseError::DecideAgain),
             Outcome::Conflict { guard: 2 } => Err(LeaseError::TooMany(grant.max_active())),
@@ -249,7 +253,10 @@ impl Leases {
                 transaction = transaction.write(entry.append(record.id.shard()));
             }
             let version = transaction.id;
-            match settle(self.store.as_ref(), transaction).await? {
+            steps::at(Step::Activating);
+            let outcome = settle(self.store.as_ref(), transaction).await?;
+            steps::at(Step::Activated);
+            match outcome {
                 Outcome::Applied { .. } => {
                     let lease = Lease::new(record, version);
                     return if lease.state == State::Active {

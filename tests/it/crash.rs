@@ -8,7 +8,6 @@ use dayfly::clock::{Clock as _, SystemClock};
 use rustix::process::Signal;
 use serde_json::{Value, json};
 use std::sync::Arc;
-use std::time::Duration;
 
 /// A broker that mints AWS sessions at a moto which enforces IAM, through a proxy.
 struct Cloud {
@@ -181,18 +180,15 @@ async fn killed_between_mint_and_activate_it_has_the_session_on_record() {
         .await
         .unwrap();
     assert_eq!(found.body["agent"], "deployer", "{}", found.body);
+    again.kill();
     // Nobody comes back for it. Once no answer can be on its way any more it is what it is.
-    let given_up = tokio::time::timeout(Duration::from_secs(150), async {
-        loop {
-            let lease = cloud.open_lease(&again).await;
-            if lease["state"] != "reserved" {
-                return lease;
-            }
-            tokio::time::sleep(Duration::from_secs(1)).await;
-        }
+    let mut again = cloud.replica.spawn_mortal(75);
+    again.until_ready().await;
+    until("it is given up", || async {
+        cloud.open_lease(&again).await["state"] != "reserved"
     })
-    .await
-    .unwrap();
+    .await;
+    let given_up = cloud.open_lease(&again).await;
     assert_eq!(given_up["state"], "revoking", "{given_up}");
     assert_eq!(given_up["alive"], false);
     assert_eq!(given_up["id"], session.name.as_str());

@@ -38,6 +38,7 @@ mod enrolment;
 mod events;
 mod every_reason;
 mod every_route;
+mod every_step;
 mod exchange;
 mod exec;
 mod explain;

@@ -2,6 +2,7 @@
 
 use super::super::{ConnectorError, Ended};
 use super::link::{Link, Session, said};
+use crate::steps::{self, Step};
 use std::time::Duration;
 use tokio_postgres::error::SqlState;
 
@@ -28,9 +29,12 @@ pub(super) async fn end(
         return Ok(Ended::Dead);
     }
     no_login(&session, role).await?;
+    steps::at(Step::LoginTaken);
     // INVARIANT: before the sessions: what survives a moment longer may do nothing any more.
     let stripped = no_privilege(&session, role, oid).await;
+    steps::at(Step::PrivilegesTaken);
     no_session(&session, oid).await?;
+    steps::at(Step::SessionsEnded);
     let dropped = match stripped {
         Ok(()) => no_role(&session, role).await,
         Err(error) => {
@@ -42,6 +46,7 @@ pub(super) async fn end(
             no_role(&session, role).await
         }
     };
+    steps::at(Step::RoleDropped);
     // A login that had passed its check before the first step shows up only now.
     no_session(&session, oid).await?;
     match dropped {

@@ -5,6 +5,7 @@ use super::link::{Session, said};
 use crate::authority::{Authority, Permission, SQL_PRIVILEGES, Vocabulary};
 use crate::ids;
 use crate::secret::Secret;
+use crate::steps::{self, Step};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use std::collections::{BTreeMap, BTreeSet};
@@ -157,10 +158,12 @@ fn is_meant(location: &str, schema: &str, name: &str) -> bool {
 /// The role's number. `Refused` and `Unavailable`: the server has undone it all.
 pub(super) async fn make(session: &Session, making: &Making<'_>) -> Result<u32, ConnectorError> {
     let statement = statement(making)?;
+    steps::at(Step::RoleMaking);
     session
         .batch_execute(statement.expose())
         .await
         .map_err(|error| undone(&error))?;
+    steps::at(Step::RoleMade);
     let lost = |why: String| ConnectorError::Unknown(why);
     let row = session
         .query_one(

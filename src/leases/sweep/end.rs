@@ -6,6 +6,7 @@ use crate::connectors::{Connector, ConnectorError, Ended};
 use crate::ids::{self, TargetId};
 use crate::leases::state::{Event, State, Why};
 use crate::leases::{Lease, LeaseError, TOLERANCE};
+use crate::steps::{self, Step};
 use std::sync::PoisonError;
 use std::time::Duration;
 use time::OffsetDateTime;
@@ -32,11 +33,7 @@ impl Sweeper {
         now: OffsetDateTime,
     ) -> Result<Swept, LeaseError> {
         if let Some(until) = self.silent_until(&lease.target, now) {
-            self.leases.step(lease, until, |_| true).await?;
-            return Ok(Swept {
-                alive: 1,
-                ..Swept::default()
-            });
+            return self.postpone(lease, until).await;
         }
         // INVARIANT: the index may have been read before another sweeper's claim and the lease after
         // it: a claim on top of a claim would succeed.
@@ -45,6 +42,7 @@ impl Sweeper {
         }
         // The claim: whoever writes the next attempt's time may make this one.
         let retry_at = now + pause(lease.attempts);
+        steps::at(Step::EndClaiming);
         let claimed = self
             .leases
             .step(lease, retry_at, |record| {
@@ -53,6 +51,7 @@ impl Sweeper {
                 true
             })
             .await?;
+        steps::at(Step::EndClaimed);
         let Some(lease) = claimed else {
             return Ok(Swept::default());
         };
@@ -64,7 +63,19 @@ impl Sweeper {
                 None => Attempt::Failed("no target of this name is configured".to_owned()),
             }
         };
-        self.record(&lease, attempt, retry_at, now).await
+        steps::at(Step::EndRecording);
+        let swept = self.record(&lease, attempt, retry_at, now).await?;
+        steps::at(Step::EndRecorded);
+        Ok(swept)
+    }
+
+    /// Nothing but the time of the next attempt.
+    async fn postpone(&self, lease: &Lease, until: OffsetDateTime) -> Result<Swept, LeaseError> {
+        self.leases.step(lease, until, |_| true).await?;
+        Ok(Swept {
+            alive: 1,
+            ..Swept::default()
+        })
     }
 
     async fn attempt(
@@ -77,6 +88,7 @@ impl Sweeper {
             Ok(handle) => handle,
             Err(error) => return Attempt::Failed(error.to_string()),
         };
+        steps::at(Step::Ending);
         let ending = connector.end(&lease.record().id, handle.as_ref());
         let ended = tokio::time::timeout(self.patience, ending)
             .await
@@ -84,6 +96,7 @@ impl Sweeper {
                 self.note_silence(&lease.target, now);
                 Err(ConnectorError::Unknown("no answer in time".to_owned()))
             });
+        steps::at(Step::Ended);
         // INVARIANT: without a handle, "there is nothing of that name" says something only once no
         // mint can still be on its way.
         let settled = lease.mint_by + TOLERANCE;
@@ -148,10 +161,7 @@ impl Sweeper {
             Attempt::Wait(_) | Attempt::Failed(_) if outlived && lease.state.is_open() => {
                 swept.lapsed += u64::from(self.lapse(lease, now).await?);
             }
-            Attempt::Wait(until) => {
-                self.leases.step(lease, until, |_| true).await?;
-                swept.alive += 1;
-            }
+            Attempt::Wait(until) => swept.add(self.postpone(lease, until).await?),
             Attempt::Failed(error) => {
                 tracing::warn!(lease = %lease.id, target = %lease.target, attempts = lease.attempts, %error, "a credential could not be ended; it is tried again");
                 swept.alive += 1;

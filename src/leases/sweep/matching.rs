@@ -14,6 +14,7 @@ use crate::leases::look::PAGE;
 use crate::leases::record::Record;
 use crate::leases::state::State;
 use crate::leases::{Closing, DEADLINE, Lease, LeaseError, keys};
+use crate::steps::{self, Step};
 use crate::store::{CommitId, Guard, Index, Link, Outcome, Position, Transaction, Write, settle};
 use serde::{Deserialize, Serialize};
 use serde_bytes::ByteArray;
@@ -176,17 +177,21 @@ impl Sweeper {
         };
         // INVARIANT: `swept` moves before the leases are read. The other way round, a lease could
         // be added after the reading and before the move, and nobody would match it.
+        steps::at(Step::ShardClaiming);
         let Some(version) = self
             .write_claim(shard, &claim, found.version, Some(position.sequence))
             .await?
         else {
             return Ok(None);
         };
+        steps::at(Step::ShardClaimed);
         let hits = self.match_open(index, view, now).await?;
         claim.sequence = position.sequence;
         claim.link = ByteArray::new(position.link.0);
         claim.until = 0;
+        steps::at(Step::ShardMatched);
         self.write_claim(shard, &claim, Some(version), None).await?;
+        steps::at(Step::ShardDone);
         Ok(Some(hits))
     }
 
@@ -249,7 +254,10 @@ impl Sweeper {
             }
             hits += changes.len() as u64;
             for batch in changes.chunks(MARKED) {
-                if self.leases.step_all(batch.to_vec(), now).await?.is_none() {
+                steps::at(Step::BatchMarking);
+                let marked = self.leases.step_all(batch.to_vec(), now).await?;
+                steps::at(Step::BatchMarked);
+                if marked.is_none() {
                     // One of them was changed meanwhile: each on its own.
                     for (lease, record) in batch {
                         if let Some(closing) = &record.closing {

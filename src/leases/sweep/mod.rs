@@ -13,6 +13,7 @@ use crate::clock::Clock;
 use crate::connectors::{Connector, RevocationClass};
 use crate::fences::Fences;
 use crate::ids::{self, LeaseId, SHARDS, ShardId, TargetId};
+use crate::steps::{self, Step};
 use crate::store::{Index, MAX_RANK, Position, Transaction, Write};
 use arc_swap::ArcSwap;
 use futures_util::StreamExt;
@@ -255,11 +256,13 @@ impl Sweeper {
                 swept.add(self.end(lease, now).await?);
             }
             State::Revoking if now >= lease.mint_by + TOLERANCE => {
+                steps::at(Step::GivingUp);
                 self.leases
                     .step(lease, now, |record| {
                         record.advance(Event::LostUnnamed, None, now)
                     })
                     .await?;
+                steps::at(Step::GivenUp);
                 swept.stale += 1;
             }
             State::Unclaimed if now >= lease.lives_until + TOLERANCE => {
@@ -288,11 +291,13 @@ impl Sweeper {
             "nobody came back for the reservation",
             now,
         );
+        steps::at(Step::GivingUp);
         self.leases
             .step(lease, now, |record| {
                 record.advance(event, Some(closing), now)
             })
             .await?;
+        steps::at(Step::GivenUp);
         Ok(())
     }
 
@@ -306,22 +311,26 @@ impl Sweeper {
         };
         let event = if by_itself { Event::TimeUp } else { Event::End };
         let closing = Closing::new(Why::Expired, "dayfly", "its time was up", now);
+        steps::at(Step::Expiring);
         let changed = self
             .leases
             .step(lease, now, |record| {
                 record.advance(event, Some(closing), now)
             })
             .await?;
+        steps::at(Step::Expired);
         Ok(by_itself && changed.is_some())
     }
 
     async fn lapse(&self, lease: &Lease, now: OffsetDateTime) -> Result<bool, LeaseError> {
+        steps::at(Step::Lapsing);
         let changed = self
             .leases
             .step(lease, now, |record| {
                 record.advance(Event::Outlived, None, now)
             })
             .await?;
+        steps::at(Step::Lapsed);
         Ok(changed.is_some())
     }
 
@@ -347,7 +356,9 @@ impl Sweeper {
                 member: ranked.member,
             });
         }
+        steps::at(Step::Forgetting);
         self.leases.store.commit(transaction).await?;
+        steps::at(Step::Forgotten);
         Ok(())
     }
 }

@@ -2,12 +2,12 @@
 
 use crate::cli::dayfly;
 use crate::crash::Session;
-use crate::support::broker::{Answer, b64, form, sha256, unique};
+use crate::support::broker::Answer;
 use crate::support::moto::Moto;
-use crate::support::process::{Installation, Process, Replica, now, secret_file, until};
+use crate::support::process::{Installation, Process, Replica, secret_file, until};
 use crate::support::proxy::{Point, Proxy};
 use crate::support::redis::RedisServer;
-use crate::support::world::{ASSERTION, EXCHANGE, JWT, inline_keys, key};
+use crate::support::world::{inline_keys, key};
 use dayfly::jose::SigningKey;
 use rustix::process::Signal;
 use serde_json::{Value, json};
@@ -66,43 +66,10 @@ allow = [{allow}]
         })
     }
 
-    fn sign(&self, name: &str, typ: &str, claims: &Value) -> String {
-        let key = &self.keys[name];
-        key.sign(typ, key.verifying().kid(), claims, false).unwrap()
-    }
-
     /// `parent`: the credential that is handed on.
     fn form(&self, name: &str, parent: Option<&str>, detail: &Value) -> Vec<(String, String)> {
-        let (url, now) = (&self.installation.url, now());
-        let assertion = json!({
-            "iss": name, "sub": name, "aud": url, "iat": now, "exp": now + 60, "jti": unique(),
-        });
-        let mut intent = json!({
-            "iss": name, "sub": name, "client_id": name, "aud": url,
-            "iat": now, "exp": now + 120, "jti": unique(),
-            "mission": { "id": "relay" },
-            "authorization_details": [detail],
-            "intent": { "goal": "Look why the checkout is slow" },
-        });
-        let assertion = self.sign(name, "JWT", &assertion);
-        let mut fields = vec![
-            ("client_assertion", assertion.as_str()),
-            ("client_assertion_type", ASSERTION),
-        ];
-        match parent {
-            None => fields.push(("grant_type", "client_credentials")),
-            Some(token) => {
-                intent["subject_token_hash"] = json!(b64(&sha256(token.as_bytes())));
-                fields.extend([
-                    ("grant_type", EXCHANGE),
-                    ("subject_token", token),
-                    ("subject_token_type", JWT),
-                ]);
-            }
-        }
-        let intent = self.sign(name, "intent+jwt", &intent);
-        fields.push(("intent", &intent));
-        form(&fields)
+        let key = (name, &self.keys[name]);
+        self.installation.client_form(key, "relay", parent, detail)
     }
 
     async fn granted(&self, at: &Process, form: &[(String, String)]) -> Value {

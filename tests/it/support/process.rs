@@ -3,6 +3,7 @@
 
 use super::broker::{Answer, SERVER_SECRET, b64, form, sha256, unique};
 use super::issuer::Issuer;
+use super::world::{ASSERTION, EXCHANGE, JWT};
 use dayfly::clock::{Clock as _, SystemClock};
 use dayfly::jose::{Algorithm, SigningKey};
 use rustix::process::{Pid, Signal, kill_process};
@@ -18,6 +19,10 @@ use std::time::Duration;
 
 /// Longer than any start, stop or answer takes on a busy machine.
 pub const PATIENCE: Duration = Duration::from_secs(60);
+
+/// The configuration of a broker in the tests' own binary, and how many seconds its clock is ahead.
+pub const MORTAL_FOLDER: &str = "MORTAL_FOLDER";
+pub const MORTAL_AHEAD: &str = "MORTAL_AHEAD";
 
 /// One installation: a platform, an agent, operators, and the folders of its replicas.
 pub struct Installation {
@@ -45,6 +50,8 @@ pub struct Process {
     pub base: String,
     pub health: String,
     log: PathBuf,
+    /// Seconds that its clock is ahead.
+    pub ahead: i64,
 }
 
 impl Installation {
@@ -103,7 +110,10 @@ impl Installation {
 
     /// A token of the platform, good in every way.
     pub fn platform_token(&self) -> String {
-        let now = now();
+        self.platform_token_at(now())
+    }
+
+    fn platform_token_at(&self, now: i64) -> String {
         self.issuer.sign(&json!({
             "iss": self.issuer.url, "sub": "repo:acme/checkout:ref:refs/heads/main",
             "aud": self.url, "iat": now, "nbf": now, "exp": now + 300, "jti": unique(),
@@ -118,8 +128,12 @@ impl Installation {
     }
 
     pub fn form_with_mission(&self, mission: &str, detail: &Value) -> Vec<(String, String)> {
-        let now = now();
-        let token = self.platform_token();
+        self.form_at(now(), mission, detail)
+    }
+
+    /// The same for a broker whose clock says this.
+    pub fn form_at(&self, now: i64, mission: &str, detail: &Value) -> Vec<(String, String)> {
+        let token = self.platform_token_at(now);
         let claims = json!({
             "iss": "deployer", "sub": "deployer", "client_id": "deployer", "aud": self.url,
             "iat": now, "nbf": now, "exp": now + 120, "jti": unique(),
@@ -144,6 +158,47 @@ impl Installation {
         ])
     }
 
+    /// A form of an agent with a key of its own. `parent`: the credential that is handed on.
+    pub fn client_form(
+        &self,
+        (name, key): (&str, &SigningKey),
+        mission: &str,
+        parent: Option<&str>,
+        detail: &Value,
+    ) -> Vec<(String, String)> {
+        let (url, now) = (&self.url, now());
+        let sign = |typ, claims| key.sign(typ, key.verifying().kid(), claims, false).unwrap();
+        let assertion = json!({
+            "iss": name, "sub": name, "aud": url, "iat": now, "exp": now + 60, "jti": unique(),
+        });
+        let mut intent = json!({
+            "iss": name, "sub": name, "client_id": name, "aud": url,
+            "iat": now, "exp": now + 120, "jti": unique(),
+            "mission": { "id": mission },
+            "authorization_details": [detail],
+            "intent": { "goal": "Look why the checkout is slow" },
+        });
+        let assertion = sign("JWT", &assertion);
+        let mut fields = vec![
+            ("client_assertion", assertion.as_str()),
+            ("client_assertion_type", ASSERTION),
+        ];
+        match parent {
+            None => fields.push(("grant_type", "client_credentials")),
+            Some(token) => {
+                intent["subject_token_hash"] = json!(b64(&sha256(token.as_bytes())));
+                fields.extend([
+                    ("grant_type", EXCHANGE),
+                    ("subject_token", token),
+                    ("subject_token_type", JWT),
+                ]);
+            }
+        }
+        let intent = sign("intent+jwt", &intent);
+        fields.push(("intent", &intent));
+        form(&fields)
+    }
+
     /// A form that is granted as it is.
     pub fn good_form(&self) -> Vec<(String, String)> {
         self.form_for(&json!({
@@ -153,8 +208,7 @@ impl Installation {
     }
 
     /// The token of an operator who may do everything.
-    fn operator_token(&self) -> String {
-        let now = now();
+    fn operator_token(&self, now: i64) -> String {
         self.issuer.sign(&json!({
             "iss": self.issuer.url, "sub": "olga", "aud": "dayfly-operators", "jti": unique(),
             "iat": now, "exp": now + 300, "groups": ["security"],
@@ -206,7 +260,7 @@ impl Installation {
                 method.parse().unwrap(),
                 format!("{}/admin/v1{path}", at.base),
             )
-            .bearer_auth(self.operator_token());
+            .bearer_auth(self.operator_token(now() + at.ahead));
         if let Some(body) = body {
             request = request.json(&body);
         }
@@ -265,6 +319,23 @@ impl Replica {
         )
     }
 
+    /// The same broker in a process of the tests' own binary, by a clock that is ahead. It dies where
+    /// the file `die-at` of its folder says: see [`crate::every_step`].
+    pub fn spawn_mortal(&self, ahead: i64) -> Process {
+        let mut command = Command::new(std::env::current_exe().unwrap());
+        command
+            .args([
+                "--exact",
+                "every_step::a_broker_for_the_others",
+                "--nocapture",
+            ])
+            .env(MORTAL_FOLDER, &self.folder)
+            .env(MORTAL_AHEAD, ahead.to_string());
+        let mut process = spawned(command, &self.folder, self);
+        process.ahead = ahead;
+        process
+    }
+
     /// What its file says, changed.
     pub fn edit(&self, from: &str, to: &str) {
         let path = self.folder.join("dayfly.toml");
@@ -276,10 +347,15 @@ impl Replica {
 
 /// `dayfly` with these arguments, in this folder, with the log beside it.
 pub fn spawn(arguments: &[&str], folder: &Path, at: &Replica) -> Process {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_dayfly"));
+    command.args(arguments);
+    spawned(command, folder, at)
+}
+
+fn spawned(mut command: Command, folder: &Path, at: &Replica) -> Process {
     let log = folder.join(format!("{}.log", unique()));
     let file = File::create(&log).unwrap();
-    let child = Command::new(env!("CARGO_BIN_EXE_dayfly"))
-        .args(arguments)
+    let child = command
         .current_dir(folder)
         .env_remove("DAYFLY_CONFIG")
         .stdin(Stdio::null())
@@ -292,6 +368,7 @@ pub fn spawn(arguments: &[&str], folder: &Path, at: &Replica) -> Process {
         base: at.base.clone(),
         health: at.health.clone(),
         log,
+        ahead: 0,
     }
 }
 
@@ -326,7 +403,11 @@ impl Process {
 
     /// Waits until it has ended by itself.
     pub async fn ended(&mut self) -> ExitStatus {
-        let until = tokio::time::Instant::now() + PATIENCE;
+        self.ended_within(PATIENCE).await
+    }
+
+    pub async fn ended_within(&mut self, patience: Duration) -> ExitStatus {
+        let until = tokio::time::Instant::now() + patience;
         loop {
             if let Some(status) = self.child.try_wait().unwrap() {
                 return status;

@@ -1,0 +1,170 @@
+//! SIGKILL of a broker at every step of an exchange, a revocation, a sweep and a sealing, for a
+//! credential that is made here and for each downstream. Afterwards nothing works that is not on
+//! record, what was acknowledged dead is dead, and the audit verifies.
+//!
+//! The steps come from [`dayfly::steps`]: one that is not in [`cases`] does not compile here, and
+//! one that is never reached fails. `tests/architecture.rs` says that every write has one.
+
+mod run;
+mod scenes;
+
+use crate::support::process::{MORTAL_AHEAD, MORTAL_FOLDER};
+use dayfly::clock::{Clock, SystemClock};
+use dayfly::steps::{self, Step};
+use futures_util::StreamExt as _;
+use run::{Kind, Run, Site};
+use rustix::process::{Signal, getpid, kill_process};
+use scenes::Scene;
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+use time::OffsetDateTime;
+
+/// Brokers that live at the same time.
+const ABREAST: usize = 4;
+
+/// The machine's clocks, the first one set forward.
+#[derive(Debug)]
+struct Ahead(Duration, SystemClock);
+
+impl Clock for Ahead {
+    fn now(&self) -> OffsetDateTime {
+        self.1.now() + self.0
+    }
+
+    fn since_boot(&self) -> Duration {
+        self.1.since_boot()
+    }
+}
+
+fn told(name: &str) -> Option<OsString> {
+    std::env::vars_os().find_map(|(known, value)| (known == name).then_some(value))
+}
+
+/// Proves nothing by itself: the others start it in a process of its own.
+#[test]
+fn a_broker_for_the_others() {
+    let Some(folder) = told(MORTAL_FOLDER) else {
+        return;
+    };
+    let ahead = told(MORTAL_AHEAD).unwrap();
+    let ahead = Duration::from_secs(ahead.to_str().unwrap().parse().unwrap());
+    drop(rustls::crypto::ring::default_provider().install_default());
+    assert!(steps::watch(die_if_told));
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .unwrap();
+    let clock = Arc::new(Ahead(ahead, SystemClock::new()));
+    let served = runtime.block_on(dayfly::cli::serve_by(clock, PathBuf::from(folder)));
+    if let Err(failure) = served {
+        eprintln!("{}", failure.message);
+        std::process::exit(1);
+    }
+}
+
+fn die_if_told(step: Step) {
+    // It works in its own folder.
+    if std::fs::read(Path::new("die-at")).is_ok_and(|named| named == step.name().as_bytes()) {
+        kill_process(getpid(), Signal::KILL).unwrap();
+        loop {
+            std::thread::park();
+        }
+    }
+}
+
+/// How each step is reached, and with which credentials.
+fn cases(step: Step) -> Vec<(Kind, Scene)> {
+    use Kind::{Aws, Local, Postgres};
+    let each = |kinds: &[Kind], scene: Scene| kinds.iter().map(|kind| (*kind, scene)).collect();
+    let all = [Local, Aws, Postgres];
+    let downstream = [Aws, Postgres];
+    match step {
+        Step::Decided | Step::Reserving | Step::Reserved | Step::Answering => {
+            each(&all, Scene::Exchange)
+        }
+        Step::ParentMarking | Step::ParentMarked => each(&[Local], Scene::HandOn),
+        Step::Minting | Step::Minted | Step::Activating => each(&downstream, Scene::Exchange),
+        Step::Activated => vec![
+            (Aws, Scene::Exchange),
+            (Postgres, Scene::Exchange),
+            (Aws, Scene::FencedMeanwhile),
+        ],
+        Step::MintFailed | Step::Abandoned => {
+            vec![(Aws, Scene::LostAnswer), (Postgres, Scene::RefusedMint)]
+        }
+        Step::RoleMaking | Step::RoleMade => each(&[Postgres], Scene::Exchange),
+        Step::Raising | Step::Raised | Step::InForce => vec![
+            (Local, Scene::Revoke),
+            (Aws, Scene::Revoke),
+            (Postgres, Scene::Revoke),
+            (Local, Scene::Release),
+            (Postgres, Scene::Release),
+        ],
+        Step::ReceiptWriting
+        | Step::ReceiptWritten
+        | Step::ShardClaiming
+        | Step::ShardClaimed
+        | Step::BatchMarking
+        | Step::BatchMarked
+        | Step::ShardMatched
+        | Step::ShardDone => each(&all, Scene::Revoke),
+        Step::Marking | Step::Marked => each(&all, Scene::Release),
+        Step::EndClaiming
+        | Step::EndClaimed
+        | Step::Ending
+        | Step::Ended
+        | Step::EndRecording
+        | Step::EndRecorded => each(&downstream, Scene::Revoke),
+        Step::LoginTaken | Step::PrivilegesTaken | Step::SessionsEnded | Step::RoleDropped => {
+            each(&[Postgres], Scene::Revoke)
+        }
+        Step::GivingUp | Step::GivenUp => each(&downstream, Scene::GiveUp),
+        Step::Expiring | Step::Expired => each(&all, Scene::Expire),
+        Step::Lapsing | Step::Lapsed => each(&[Aws], Scene::Lapse),
+        Step::Forgetting | Step::Forgotten => each(&[Local], Scene::Forget),
+        Step::SealClaiming | Step::SealClaimed => each(&[Local], Scene::Start),
+        Step::Exporting | Step::Exported | Step::Sealed => each(&[Local], Scene::Seal),
+        Step::Trimming | Step::Trimmed => each(&[Local], Scene::ManyEntries),
+        Step::TurningOver | Step::TurnedOver => each(&[Local], Scene::LargeEntries),
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_credential_is_orphaned_and_no_revocation_lost_at_whatever_step_a_broker_dies() {
+    let Some(site) = Site::start().await else {
+        return;
+    };
+    // One part of them, while something is looked into: `DAYFLY_TEST_STEP=sweep-`.
+    let part = told("DAYFLY_TEST_STEP").map(|part| part.to_string_lossy().into_owned());
+    let part = part.unwrap_or_default();
+    let wanted = Step::ALL.iter().filter(|step| step.name().contains(&part));
+    let cases = wanted.flat_map(|step| {
+        let with = |(kind, scene)| (*step, kind, scene);
+        cases(*step).into_iter().map(with)
+    });
+    let runs = cases.enumerate().map(|(number, (step, kind, scene))| {
+        let run = Run::new(site.clone(), number, step, kind);
+        async move {
+            // On its own, so that one that fails does not take the others along.
+            let ended = tokio::spawn(scenes::play(run, scene)).await;
+            ended.err().map(|error| {
+                let said = error.into_panic();
+                let said = said.downcast_ref::<String>().cloned().unwrap_or_default();
+                format!("{} {kind:?} {scene:?}: {said}", step.name())
+            })
+        }
+    });
+    let failed: Vec<_> = futures_util::stream::iter(runs)
+        .buffer_unordered(ABREAST)
+        .filter_map(async |failed| failed)
+        .collect()
+        .await;
+    assert!(
+        failed.is_empty(),
+        "{} failed:\n{}",
+        failed.len(),
+        failed.join("\n")
+    );
+}

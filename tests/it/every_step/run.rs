@@ -1,0 +1,395 @@
+//! One broker that dies once, with what it made downstream, and what must hold of it afterwards.
+
+use crate::crash::Session;
+use crate::support::broker::Answer;
+use crate::support::moto::Moto;
+use crate::support::postgres::{PASSWORD, Postgres};
+use crate::support::process::{Installation, PATIENCE, Process, Replica, now, secret_file, until};
+use crate::support::proxy::Proxy;
+use dayfly::steps::Step;
+use rustix::process::Signal;
+use serde_json::{Value, json};
+use std::collections::BTreeSet;
+use std::os::unix::process::ExitStatusExt as _;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+/// What is shared by all runs.
+pub struct Site {
+    pub installation: Arc<Installation>,
+    moto: Moto,
+    postgres: Postgres,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// Minted here, in the commit of its lease.
+    Local,
+    Aws,
+    Postgres,
+}
+
+pub struct Run {
+    pub site: Arc<Site>,
+    pub step: Step,
+    pub kind: Kind,
+    pub replica: Replica,
+    /// In front of STS.
+    pub proxy: Option<Proxy>,
+    /// Of this run alone: what it made in PostgreSQL is told by it.
+    pub mission: String,
+    more: String,
+}
+
+/// What was promised to somebody before the broker died.
+#[derive(Debug, Default)]
+pub struct Promised {
+    /// Handed out, and ended by nobody.
+    pub alive: Vec<Value>,
+    /// Acknowledged dead.
+    pub dead: Vec<Value>,
+    /// Nobody was told so, and whoever wanted it dead says so again.
+    pub again: Option<Again>,
+}
+
+#[derive(Debug, Clone, Copy)]
+pub enum Again {
+    Revoke,
+    Release,
+}
+
+impl Site {
+    pub async fn start() -> Option<Arc<Self>> {
+        let (moto, postgres) = tokio::join!(Moto::start(true), Postgres::start());
+        Some(Arc::new(Self {
+            installation: Installation::start().await,
+            moto: moto?,
+            postgres: postgres?,
+        }))
+    }
+}
+
+impl Run {
+    pub async fn new(site: Arc<Site>, number: usize, step: Step, kind: Kind) -> Self {
+        let mission = format!("run-{number}");
+        let proxy = match kind {
+            Kind::Aws => Some(Proxy::before(&site.moto.url).await),
+            Kind::Local | Kind::Postgres => None,
+        };
+        let (allow, target) = match (&proxy, kind) {
+            (Some(proxy), _) => aws(&site.moto, proxy),
+            (None, Kind::Postgres) => postgres(&site.postgres),
+            (None, _) => (
+                r#"target = "deploy-api", actions = ["deploy:write"], locations = ["https://deploy.example/checkout"]"#.to_owned(),
+                String::new(),
+            ),
+        };
+        let more = format!(
+            "[mission.{mission}]\nagents = [\"deployer\"]\nowner = \"sre@acme.example\"\n\
+             purpose = \"What is interrupted\"\nttl = \"15m\"\nallow = [{{ {allow} }}]\n{target}"
+        );
+        // How fresh the view is, is for others to show: many run at once here.
+        let store = r#"{ embedded = "dayfly.redb", fence_view_max_age = "20s" }"#;
+        let replica = site.installation.replica(&mission, store, &more);
+        if kind == Kind::Aws {
+            secret_file(&replica.folder.join("aws.id"), &site.moto.access_key_id);
+            let secret = &site.moto.secret_access_key;
+            secret_file(&replica.folder.join("aws.secret"), secret);
+        }
+        if kind == Kind::Postgres {
+            secret_file(&replica.folder.join("orders-db.password"), PASSWORD);
+        }
+        Self {
+            site,
+            step,
+            kind,
+            replica,
+            proxy,
+            mission,
+            more,
+        }
+    }
+
+    /// Adds to its configuration.
+    pub fn configure(&self, text: &str) {
+        let path = self.replica.folder.join("more.toml");
+        std::fs::write(path, format!("{}{text}", self.more)).unwrap();
+    }
+
+    fn die_at(&self) -> PathBuf {
+        self.replica.folder.join("die-at")
+    }
+
+    /// From here on it dies at this step.
+    pub fn arm(&self, step: Step) {
+        std::fs::write(self.die_at(), step.name()).unwrap();
+    }
+
+    pub fn spawn(&self, ahead: i64) -> Process {
+        self.replica.spawn_mortal(ahead)
+    }
+
+    pub async fn serve(&self, ahead: i64) -> Process {
+        let mut process = self.spawn(ahead);
+        process.until_ready().await;
+        process
+    }
+
+    /// Waits until it has died of what it was told to die of, and of nothing else.
+    pub async fn died(&self, process: &mut Process) {
+        // A build for development is slow at reading what is large.
+        let status = process.ended_within(4 * PATIENCE).await;
+        assert_eq!(status.signal(), Some(9), "{status}\n{}", process.log());
+        std::fs::remove_file(self.die_at()).unwrap();
+    }
+
+    pub fn target(&self) -> &'static str {
+        match self.kind {
+            Kind::Local => "deploy-api",
+            Kind::Aws => "aws-prod",
+            Kind::Postgres => "orders-db",
+        }
+    }
+
+    pub fn detail(&self) -> Value {
+        let (kind, action, location) = match self.kind {
+            Kind::Local => (
+                "access_token",
+                "deploy:write",
+                "https://deploy.example/checkout",
+            ),
+            Kind::Aws => ("aws_session", "s3:ListAllMyBuckets", "*"),
+            Kind::Postgres => ("postgres_login", "select", "public.orders"),
+        };
+        json!({
+            "type": kind, "identifier": self.target(),
+            "actions": [action], "locations": [location],
+        })
+    }
+
+    pub fn form(&self, at: &Process, detail: &Value) -> Vec<(String, String)> {
+        let installation = &self.site.installation;
+        installation.form_at(now() + at.ahead, &self.mission, detail)
+    }
+
+    pub async fn ask(&self, at: &Process) -> reqwest::Result<Answer> {
+        let form = self.form(at, &self.detail());
+        self.site.installation.exchange(at, &form).await
+    }
+
+    pub async fn issued(&self, at: &Process) -> Value {
+        let answer = self.ask(at).await.unwrap();
+        assert_eq!(answer.status, 200, "{}\n{}", answer.body, at.log());
+        answer.body
+    }
+
+    /// One of another mission, which nothing that happens here may end.
+    pub async fn bystander(&self, at: &Process) -> Value {
+        let installation = &self.site.installation;
+        let detail = json!({
+            "type": "access_token", "identifier": "deploy-api",
+            "actions": ["deploy:write"], "locations": ["https://deploy.example/checkout"],
+        });
+        let form = installation.form_at(now() + at.ahead, "deploy-checkout", &detail);
+        let answer = installation.exchange(at, &form).await.unwrap();
+        assert_eq!(answer.status, 200, "{}\n{}", answer.body, at.log());
+        answer.body
+    }
+
+    /// Ends all of this run's mission.
+    pub async fn revoke(&self, at: &Process) -> reqwest::Result<Answer> {
+        let selector = json!({ "mission": self.mission });
+        self.site.installation.revoke(at, selector).await
+    }
+
+    /// As its holder.
+    pub async fn release(&self, at: &Process, issued: &Value) -> reqwest::Result<u16> {
+        let token = issued["access_token"].as_str().unwrap();
+        let http = &self.site.installation.http;
+        let request = http.post(format!("{}/revoke", at.base));
+        let answer = request.form(&[("token", token)]).send().await?;
+        Ok(answer.status().as_u16())
+    }
+
+    /// Leases whose credentials exist downstream, whoever has heard of them.
+    async fn made(&self) -> BTreeSet<String> {
+        match (&self.proxy, self.kind) {
+            (Some(proxy), _) => {
+                let passed = proxy.passed();
+                passed
+                    .iter()
+                    .map(|passed| Session::of(passed).name)
+                    .collect()
+            }
+            (None, Kind::Postgres) => {
+                let postgres = &self.site.postgres;
+                let client = postgres.login("postgres", PASSWORD).await.unwrap();
+                let comment = format!("Dayfly: agent deployer, mission {}", self.mission);
+                let roles = "SELECT rolname::text FROM pg_roles r JOIN pg_shdescription d \
+                             ON d.objoid = r.oid AND d.classoid = 'pg_authid'::regclass \
+                             WHERE d.description = $1";
+                let rows = client.query(roles, &[&comment]).await.unwrap();
+                rows.iter().map(|row| row.get(0)).collect()
+            }
+            (None, _) => BTreeSet::new(),
+        }
+    }
+
+    async fn open(&self, at: &Process, alive: bool) -> BTreeSet<String> {
+        let leases = self.site.installation.open_leases(at, self.target()).await;
+        let wanted = leases
+            .iter()
+            .filter(|lease| !alive || lease["alive"] == true);
+        wanted
+            .map(|lease| lease["id"].as_str().unwrap().to_owned())
+            .collect()
+    }
+
+    /// It is started again, and everything must hold.
+    pub async fn holds(self, ahead: i64, promised: &Promised) {
+        let process = self.serve(ahead).await;
+        let (made, open) = (self.made().await, self.open(&process, false).await);
+        let lapsed = self.lapsed(&process, &made).await;
+        let on_record = open.union(&lapsed).cloned().collect();
+        let suspects: BTreeSet<_> = made.difference(&on_record).cloned().collect();
+        // What was ended between the two looks is no orphan.
+        let still = self.made().await;
+        let orphans: Vec<_> = suspects.intersection(&still).collect();
+        assert!(orphans.is_empty(), "{orphans:?}\n{}", process.log());
+        self.say_again(&process, promised).await;
+        self.promises_hold(&process, promised).await;
+        // What nobody was given, or was told is dead, is ended where it can be.
+        if self.kind == Kind::Postgres {
+            until("no login works that nobody holds", || async {
+                let alive = self.open(&process, true).await;
+                self.made().await.is_subset(&alive)
+            })
+            .await;
+        }
+        self.bystander(&process).await;
+        self.audit_is_sound(process).await;
+    }
+
+    async fn say_again(&self, at: &Process, promised: &Promised) {
+        let status = match (promised.again, promised.dead.first()) {
+            (Some(Again::Revoke), _) => self.revoke(at).await.unwrap().status,
+            (Some(Again::Release), Some(issued)) => self.release(at, issued).await.unwrap(),
+            _ => return,
+        };
+        assert_eq!(status, 200, "{}", at.log());
+    }
+
+    async fn promises_hold(&self, at: &Process, promised: &Promised) {
+        let installation = &self.site.installation;
+        for (issued, alive) in promised
+            .alive
+            .iter()
+            .map(|issued| (issued, true))
+            .chain(promised.dead.iter().map(|issued| (issued, false)))
+        {
+            let id = issued["lease_id"].as_str().unwrap();
+            let lease = installation.lease(at, id).await;
+            assert_eq!(lease["alive"], alive, "{lease}\n{}", at.log());
+            if issued["issued_token_type"]
+                .as_str()
+                .is_some_and(|kind| kind.ends_with(":access_token"))
+            {
+                let token = issued["access_token"].as_str().unwrap();
+                assert_eq!(installation.is_active(at, token).await, alive, "{lease}");
+            }
+        }
+    }
+
+    /// Those that are past the longest life that they could have had.
+    async fn lapsed(&self, at: &Process, made: &BTreeSet<String>) -> BTreeSet<String> {
+        let mut lapsed = BTreeSet::new();
+        for id in made.iter().filter(|_| self.kind == Kind::Aws) {
+            let lease = self.site.installation.lease(at, id).await;
+            if matches!(lease["state"].as_str(), Some("lapsed" | "expired")) {
+                lapsed.insert(id.clone());
+            }
+        }
+        lapsed
+    }
+
+    /// Stopped in order, the whole export verifies, and each thing stands in it once.
+    async fn audit_is_sound(&self, mut process: Process) {
+        let open = self.open(&process, false).await;
+        process.signal(Signal::TERM);
+        let status = process.ended().await;
+        assert!(status.success(), "{status}\n{}", process.log());
+        let export = self.replica.folder.join("audit.jsonl");
+        let report = dayfly::audit::verify(&export, &|_| true).unwrap();
+        assert!(report.is_sound(), "{report:?}");
+        assert_eq!((report.unsealed, report.breaks.len()), (0, 0), "{report:?}");
+        let (mut seen, mut issued) = (BTreeSet::new(), BTreeSet::new());
+        for line in self.exported().lines() {
+            let line: Value = serde_json::from_str(line).unwrap();
+            let (Some(lease), Some(event)) = (
+                line["entry"]["lease"].as_str(),
+                line["entry"]["event"].as_str(),
+            ) else {
+                continue;
+            };
+            assert!(
+                seen.insert((lease.to_owned(), event.to_owned())),
+                "{event} of {lease} stands there twice"
+            );
+            if event == "issued" {
+                issued.insert(lease.to_owned());
+            }
+        }
+        assert!(open.is_subset(&issued), "{open:?}");
+    }
+
+    /// With what was turned over and lies beside.
+    fn exported(&self) -> String {
+        let files = std::fs::read_dir(&self.replica.folder).unwrap();
+        let files = files.map(|file| file.unwrap().path());
+        let exports = files.filter(|file| {
+            let name = file.file_name().unwrap().to_string_lossy();
+            name.starts_with("audit") && name.ends_with(".jsonl")
+        });
+        exports
+            .map(|file| std::fs::read_to_string(file).unwrap())
+            .collect()
+    }
+}
+
+fn aws(moto: &Moto, proxy: &Proxy) -> (String, String) {
+    let target = format!(
+        r#"
+[target.aws-prod]
+kind = "aws"
+role = "{}"
+method = "assume_role"
+endpoint = "{}"
+access_key_id = "file:aws.id"
+secret_access_key = "file:aws.secret"
+ceiling = {{ actions = ["s3:*"], locations = ["*"] }}
+"#,
+        moto.role_arn, proxy.url
+    );
+    let allow = r#"target = "aws-prod", actions = ["s3:ListAllMyBuckets"], locations = ["*"]"#;
+    (allow.to_owned(), target)
+}
+
+fn postgres(server: &Postgres) -> (String, String) {
+    let target = format!(
+        r#"
+[target.orders-db]
+kind = "postgres"
+host = "127.0.0.1"
+port = {}
+database = "orders"
+username = "dayfly"
+password = "file:orders-db.password"
+ca = "file:{}"
+ceiling = {{ actions = ["select"], locations = ["public.*"] }}
+"#,
+        server.port,
+        server.ca.display()
+    );
+    let allow = r#"target = "orders-db", actions = ["select"], locations = ["public.*"]"#;
+    (allow.to_owned(), target)
+}
