@@ -100,6 +100,10 @@ impl Line {
         self.dead.store(false, Ordering::SeqCst);
     }
 
+    pub(crate) fn is_dead(&self) -> bool {
+        self.dead.load(Ordering::SeqCst)
+    }
+
     pub(crate) fn commits(&self) -> i64 {
         self.commits.load(Ordering::SeqCst)
     }

@@ -5,6 +5,7 @@ mod closing;
 mod crash;
 mod handing_on;
 mod looking;
+mod model;
 mod opening;
 mod status;
 mod sweeping;

@@ -187,4 +187,4 @@ impl Store for Redis {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

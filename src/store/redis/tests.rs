@@ -8,7 +8,7 @@ use crate::store::Write;
 use crate::store::conformance;
 
 #[path = "../../../tests/it/support/redis.rs"]
-mod support;
+pub(crate) mod support;
 #[path = "../../../tests/it/support/network.rs"]
 mod network;
 
