@@ -466,3 +466,51 @@ fn the_page_about_the_command_line_is_what_the_program_says() {
     }
     assert!(page::examples_of_help(&Cli::command()) > 15);
 }
+
+#[test]
+fn every_test_that_the_fail_matrix_names_exists_and_every_row_names_one() {
+    let text = std::fs::read_to_string(root().join("docs/fail-matrix.md")).unwrap();
+    let tests = functions_that_test();
+    let (mut wrong, mut seen) = (Vec::new(), 0);
+    for row in text.lines().filter(|line| line.starts_with("| ")) {
+        let last = row.trim_end_matches(" |").rsplit(" | ").next().unwrap();
+        if last == "shown by" {
+            continue;
+        }
+        // Why there is none stands there.
+        if last.starts_with("none: ") {
+            continue;
+        }
+        let names: Vec<_> = last.split('`').skip(1).step_by(2).collect();
+        seen += names.len();
+        if names.is_empty() {
+            wrong.push(format!("no test: {row}"));
+        }
+        let unknown = names.iter().filter(|name| !tests.contains(**name));
+        wrong.extend(unknown.map(|name| format!("there is no test `{name}`")));
+    }
+    assert!(seen > 40, "only {seen} were found");
+    fail_if_any(&wrong);
+}
+
+/// The names of all tests, of the rooms' own and of these.
+fn functions_that_test() -> std::collections::BTreeSet<String> {
+    let sources = files().into_iter().filter(|(path, _)| {
+        path.extension().is_some_and(|kind| kind == "rs")
+            && (path.starts_with("src") || path.starts_with("tests"))
+    });
+    let mut tests = std::collections::BTreeSet::new();
+    for (_, bytes) in sources {
+        let text = String::from_utf8(bytes).unwrap();
+        let mut is_test = false;
+        for line in text.lines().map(str::trim) {
+            if line.starts_with("#[test]") || line.starts_with("#[tokio::test") {
+                is_test = true;
+            } else if let Some((_, rest)) = line.split_once("fn ").filter(|_| is_test) {
+                tests.extend(rest.split('(').next().map(str::to_owned));
+                is_test = false;
+            }
+        }
+    }
+    tests
+}
