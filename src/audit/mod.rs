@@ -10,6 +10,7 @@ mod files;
 mod ocsf;
 mod reader;
 mod recent;
+mod recover;
 mod sealing;
 mod state;
 mod verify;
@@ -19,6 +20,7 @@ pub use files::FileSink;
 pub use reader::{Cursor, Page, Read, page, shards};
 pub use recent::recent;
 pub(crate) use recent::{pack, unpack};
+pub use recover::{Lost, lost, resume};
 pub use sealing::{Sealing, check};
 pub use verify::{Finding, Report, SegmentBreak, verify};
 
@@ -54,7 +56,7 @@ pub enum AuditError {
     },
     #[error(
         "the store is behind the exported audit: it knows checkpoint {store}, the export holds \
-         {export}; restore the store, or move the export away if the loss is accepted"
+         {export}; restore a newer store, or run `dayfly recover` if the loss is accepted"
     )]
     StoreBehind { store: u64, export: u64 },
     #[error("a checkpoint cannot be signed: {0}")]

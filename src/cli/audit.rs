@@ -31,9 +31,10 @@ pub enum AuditCommand {
     Verify {
         /// The exported folder or file.
         path: PathBuf,
-        /// The broker's published keys: a file saved from `/jwks`. Without it they are fetched.
+        /// The broker's published keys: a file saved from `/jwks`. Without it they are fetched. Several
+        /// where the store was lost in between, and its keys with it.
         #[arg(long)]
-        keys: Option<PathBuf>,
+        keys: Vec<PathBuf>,
         /// The broker's URL.
         #[arg(long, env = "DAYFLY_URL", default_value = "http://127.0.0.1:8420")]
         url: String,
@@ -46,12 +47,16 @@ pub async fn audit(command: AuditCommand, output: &Output) -> Result<u8, Failure
             operator_side::audit_tail(&operator, limit, output).await
         }
         AuditCommand::Verify { path, keys, url } => {
-            let keys = match keys {
-                Some(file) => read_keys(&file)?,
-                None => fetch_keys(&url).await?,
-            };
-            let report = audit::verify(&path, &|jws| checkpoint_holds(jws, &keys))
-                .map_err(|error| Failure::failed(error.to_string()))?;
+            let mut sets = Vec::new();
+            for file in &keys {
+                sets.push(read_keys(file)?);
+            }
+            if sets.is_empty() {
+                sets.push(fetch_keys(&url).await?);
+            }
+            let holds = |jws: &str| sets.iter().any(|keys| checkpoint_holds(jws, keys));
+            let report =
+                audit::verify(&path, &holds).map_err(|error| Failure::failed(error.to_string()))?;
             show(&report, output)?;
             Ok(u8::from(!report.is_sound()))
         }
@@ -113,10 +118,21 @@ fn show(report: &Report, output: &Output) -> Result<(), Failure> {
         "entries": report.entries,
         "checkpoints": report.checkpoints,
         "unsealed": report.unsealed,
+        "breaks": report.breaks,
         "findings": findings,
     });
     output.show(&value, |_| {
         let mut lines = findings.clone();
+        lines.extend(report.breaks.iter().map(|lost| {
+            format!(
+                "{}:{}: the store lost what shard {} had behind place {}; it was sealed up to {}",
+                lost.file.display(),
+                lost.line,
+                lost.shard,
+                lost.resumes.min(lost.sealed),
+                lost.sealed
+            )
+        }));
         lines.push(format!(
             "{}: {} entries, {} signed checkpoints, {} entries behind the last one",
             if report.is_sound() {

@@ -1,54 +1,180 @@
-//! `dayfly recover`: a shard of the store came back without its data. Everything it held is dead for
-//! good; this gives it a new birth, so that minting can go on.
+//! `dayfly recover`: shards that came back empty begin anew, and what the store lost and the exported
+//! audit still has is made good: what stood stands again, what may be alive is ended.
 
+use super::compose::sealer;
 use super::output::{Failure, Output};
-use super::stores::redis_settings;
-use crate::config::{self, StoreSettings};
+use super::stores::{open_store, redis_settings};
+use crate::audit::{self, Entry, Event, Lost};
+use crate::clock::{Clock, SystemClock};
+use crate::config::{self, Settings, StoreSettings};
+use crate::connectors::{Promises, RevocationClass};
+use crate::fences::{self, Fences};
+use crate::ids::ShardId;
+use crate::leases::{Leases, Remembered};
 use crate::store::redis::Redis;
+use crate::store::{Outcome, Store, Transaction, settle};
 use clap::Args;
-use serde_json::json;
+use serde::Serialize;
 use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
 
 #[derive(Debug, Args)]
 pub struct RecoverArgs {
     /// The broker's configuration folder.
     #[arg(long, env = "DAYFLY_CONFIG")]
     config: PathBuf,
-    /// Stop every broker first. Leases of the lost shards are gone: what they minted downstream lives
-    /// until it expires, as far as their kind allows.
+    /// Stop every broker first. What the store and the exported audit both do not have is gone for good.
     #[arg(long)]
     i_understand: bool,
+}
+
+/// What was done.
+#[derive(Debug, Default, Serialize)]
+struct Recovered {
+    /// Shards that begin anew.
+    recovered: Vec<u8>,
+    /// The checkpoint of the export that sealing goes on behind; absent where the store was not behind.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    checkpoint: Option<u64>,
+    /// Entries that the export has and the store had not.
+    lost_entries: usize,
+    /// Holds, restrictions and ends that were raised again.
+    fences: usize,
+    /// Leases that brokers end downstream once they run.
+    leases_to_end: usize,
+    /// Leases whose credentials nobody can end: they live until they expire.
+    leases_until_expiry: usize,
+    /// Leases that the audit tells too little of, or whose target is not configured: end them by hand.
+    leases_by_hand: Vec<String>,
 }
 
 pub async fn recover(args: RecoverArgs, output: &Output) -> Result<u8, Failure> {
     let settings = config::load(&args.config)
         .and_then(|document| document.resolve())
         .map_err(|problems| Failure::failed(problems.to_string()))?;
-    if let StoreSettings::Embedded { .. } = settings.broker.store {
-        return Err(Failure::usage(
-            "the embedded store is one file: it is there as a whole or not at all, restore it from its backup",
-        ));
-    }
     if !args.i_understand {
         return Err(Failure::usage(
-            "this declares the leases of every lost shard dead for good: stop every broker, then add --i-understand",
+            "what neither the store nor the exported audit has is lost for good: stop every broker, then add --i-understand",
         ));
+    }
+    let mut done = Recovered {
+        recovered: born_anew(&settings).await?,
+        ..Recovered::default()
+    };
+    let store = open_store(&settings.broker.store).await?;
+    let lost = audit::lost(store.as_ref(), &settings.broker.audit_path).await;
+    if let Some(lost) = lost.map_err(failed)? {
+        make_good(&settings, store, &lost, &mut done).await?;
+    }
+    output.show(&done, told)?;
+    Ok(0)
+}
+
+async fn born_anew(settings: &Settings) -> Result<Vec<u8>, Failure> {
+    if let StoreSettings::Embedded { .. } = settings.broker.store {
+        return Ok(Vec::new());
     }
     let store = redis_settings(&settings.broker.store)?;
     let lost = Redis::recover(&store).await.map_err(|error| Failure {
         code: 6,
-        ..Failure::failed(error.to_string())
+        ..failed(error)
     })?;
-    let shards: Vec<u8> = lost.iter().map(|shard| shard.number()).collect();
-    output.show(&json!({ "recovered": shards }), |_| {
-        if shards.is_empty() {
-            "no shard had lost its data: nothing was changed".to_owned()
-        } else {
-            format!(
-                "{} shards begin anew; start the brokers again",
-                shards.len()
-            )
+    Ok(lost.iter().map(|shard| shard.number()).collect())
+}
+
+async fn make_good(
+    settings: &Settings,
+    store: Arc<dyn Store>,
+    lost: &Lost,
+    done: &mut Recovered,
+) -> Result<(), Failure> {
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
+    let now = clock.now();
+    done.checkpoint = Some(lost.checkpoint());
+    done.lost_entries = lost.entries.len();
+    // INVARIANT: fences first. Whatever goes wrong behind them, nothing that was ended lives.
+    let sealer = sealer(settings)?;
+    let age = Duration::from_secs(3600);
+    let fences = Fences::idle(store.clone(), sealer.clone(), clock.clone(), age);
+    fences.follow(Duration::ZERO).await.map_err(failed)?;
+    for fence in fences::again(&lost.entries, now) {
+        fences.raise(fence, clock.now()).await.map_err(failed)?;
+        done.fences += 1;
+    }
+    let leases = Leases::new(store.clone(), sealer, clock.clone());
+    for remembered in Remembered::of(&lost.entries).into_values() {
+        let promises = promises(settings, &remembered.target);
+        let by_hand = match promises {
+            // The broker's word is enough, and it has none for them any more.
+            Some(promises) if promises.class == RevocationClass::Broker => false,
+            Some(promises) if promises.class == RevocationClass::Expiry => {
+                done.leases_until_expiry += usize::from(remembered.expires_at > now);
+                false
+            }
+            Some(promises) if promises.expires_by_itself && remembered.expires_at < now => false,
+            Some(promises) if promises.named_by_lease => {
+                let rebuilt = leases.rebuild(&remembered, &promises, clock.now()).await;
+                let rebuilt = rebuilt.map_err(failed)?;
+                done.leases_to_end += usize::from(rebuilt);
+                false
+            }
+            _ => true,
+        };
+        if by_hand {
+            done.leases_by_hand.push(remembered.id.to_string());
         }
-    })?;
-    Ok(0)
+    }
+    let said = Entry::new(Event::OperatorAction, now)
+        .reason("recovered")
+        .with("checkpoint", lost.checkpoint())
+        .with("lost_entries", lost.entries.len())
+        .with("unreadable", lost.unreadable);
+    let shard = ShardId::INSTALLATION;
+    let transaction = Transaction::new(shard, now + Duration::from_secs(60))
+        .revoking()
+        .write(said.append(shard));
+    match settle(store.as_ref(), transaction).await.map_err(failed)? {
+        Outcome::Applied { .. } | Outcome::Unreplicated { .. } => {}
+        refused => return Err(Failure::failed(format!("the store refused: {refused:?}"))),
+    }
+    // INVARIANT: last. Until then the store is behind, no broker starts on it, and all of this is done again.
+    audit::resume(store.as_ref(), lost, now)
+        .await
+        .map_err(failed)
+}
+
+fn promises(settings: &Settings, target: &str) -> Option<Promises> {
+    let mut known = settings.targets.iter();
+    let (_, connector) = known.find(|(known, _)| known.id.as_str() == target)?;
+    Some(connector.promises(settings.broker.fence_view_max_age))
+}
+
+fn told(done: &Recovered) -> String {
+    let mut lines = Vec::new();
+    if !done.recovered.is_empty() {
+        lines.push(format!("{} shards begin anew", done.recovered.len()));
+    }
+    if let Some(checkpoint) = done.checkpoint {
+        lines.push(format!(
+            "{} entries that the store lost were found in the export, which goes on behind checkpoint {checkpoint}",
+            done.lost_entries
+        ));
+        lines.push(format!(
+            "{} holds, restrictions and ends were raised again; {} leases will be ended, {} live until they expire",
+            done.fences, done.leases_to_end, done.leases_until_expiry
+        ));
+    }
+    for lease in &done.leases_by_hand {
+        lines.push(format!("end by hand: {lease}"));
+    }
+    if lines.is_empty() {
+        return "nothing was lost: nothing was changed".to_owned();
+    }
+    lines.push("start the brokers again".to_owned());
+    lines.join("\n")
+}
+
+fn failed(error: impl std::fmt::Display) -> Failure {
+    Failure::failed(error.to_string())
 }

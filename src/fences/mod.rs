@@ -4,6 +4,7 @@
 //! refuses new ones until lifted. Each replica tails the log and folds it into a [`View`]; the
 //! corridor takes the view on its first line and everything below decides on that one view.
 
+mod again;
 mod entry;
 mod follow;
 mod fork;
@@ -16,6 +17,7 @@ mod view;
 #[cfg(test)]
 pub(crate) mod tests;
 
+pub use again::again;
 pub use follow::{Fences, MOST_SKEW, Skewed, Stale};
 pub use raise::Raised;
 pub use restrict::{MOST_RESTRICTIONS, Restriction};

@@ -8,6 +8,7 @@ use crate::store::{Guard, LogEntry, Outcome, Position, StoreError, Transaction, 
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
 
 /// How long a fence may take to be written, in store time.
 const DEADLINE: Duration = Duration::from_secs(30);
@@ -152,6 +153,9 @@ fn audited(fence: &Fence, by: &By) -> Entry {
         .with("dimension", fence.dimension.kind.as_str())
         .with("value", fence.dimension.value.as_str())
         .with("weight", fence.weight.as_str());
+    if let Some(until) = fence.until {
+        entry = entry.with("until", until.format(&Rfc3339).ok());
+    }
     let author = fence.author.as_str();
     entry = match by {
         By::Operator => entry.operator(author),

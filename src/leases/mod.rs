@@ -10,6 +10,7 @@ mod keys;
 mod look;
 mod notes;
 mod open;
+mod rebuild;
 mod record;
 mod state;
 mod status;
@@ -20,6 +21,7 @@ mod tests;
 
 pub use look::{Blast, Cursor, Filter, Page};
 pub use open::{Draft, Issued, Reserved};
+pub use rebuild::Remembered;
 pub use record::{Closing, Lease, Record};
 pub use state::{Event, State, Why};
 pub use status::{Bits, SIZE as STATUS_LIST_SIZE};

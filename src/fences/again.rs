@@ -1,0 +1,94 @@
+//! What stood, by the audit's word: for a store that lost its log.
+
+use super::{Dimension, DimensionKind, FenceKind, LONGEST_LIFETIME, NewFence, Restriction, Weight};
+use crate::audit::{Entry, Event};
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
+
+/// To be raised again, in this order: what holds or is denied still, and every end whose leases could be
+/// alive. A hold that is over is the end that it also was.
+pub fn again(entries: &[Entry], now: OffsetDateTime) -> Vec<NewFence> {
+    let mut standing: Vec<Found> = Vec::new();
+    for found in entries.iter().filter_map(Found::read) {
+        if found.new.kind != FenceKind::Lift {
+            standing.push(found);
+            continue;
+        }
+        for held in &mut standing {
+            held.lift(&found.new);
+        }
+    }
+    standing
+        .into_iter()
+        .filter_map(|found| found.still(now))
+        .collect()
+}
+
+struct Found {
+    new: NewFence,
+    id: String,
+    at: OffsetDateTime,
+    lifted: bool,
+}
+
+impl Found {
+    fn read(entry: &Entry) -> Option<Self> {
+        if !matches!(entry.event, Event::FenceRaised | Event::FenceLifted) {
+            return None;
+        }
+        let text = |name: &str| entry.detail.get(name).and_then(|value| value.as_str());
+        let value = |name: &str| entry.detail.get(name).cloned().unwrap_or_default();
+        let kind: FenceKind = serde_json::from_value(value("kind")).ok()?;
+        let dimension: DimensionKind = serde_json::from_value(value("dimension")).ok()?;
+        let author = entry.operator.as_deref().or(entry.agent.as_deref());
+        let author = author.or(text("by")).unwrap_or("dayfly");
+        let reason = entry.reason.as_deref().unwrap_or_default();
+        let dimension = Dimension::new(dimension, text("value")?);
+        let mut new = NewFence::new(kind, dimension, author, reason)
+            .weight(serde_json::from_value::<Weight>(value("weight")).unwrap_or_default());
+        new.until = text("until").and_then(|until| OffsetDateTime::parse(until, &Rfc3339).ok());
+        if kind == FenceKind::Restrict {
+            new.restriction = Some(Restriction {
+                denied: serde_json::from_value(value("denied")).ok()?,
+                ends_leases: value("ends_leases").as_bool().unwrap_or(true),
+            });
+        }
+        Some(Self {
+            new,
+            id: text("fence").unwrap_or_default().to_owned(),
+            at: entry.at,
+            lifted: false,
+        })
+    }
+
+    fn lift(&mut self, lift: &NewFence) {
+        self.lifted |= match self.new.kind {
+            FenceKind::Hold => {
+                self.new.dimension == lift.dimension && self.new.weight <= lift.weight
+            }
+            FenceKind::Restrict => {
+                lift.dimension.kind == DimensionKind::Restriction && lift.dimension.value == self.id
+            }
+            FenceKind::Kill | FenceKind::Lift | FenceKind::Configure => false,
+        };
+    }
+
+    fn still(mut self, now: OffsetDateTime) -> Option<NewFence> {
+        let over = self.lifted || self.new.until.is_some_and(|until| until <= now);
+        let ends = match self.new.kind {
+            FenceKind::Kill => true,
+            FenceKind::Hold => self.new.weight > Weight::Review,
+            FenceKind::Restrict | FenceKind::Lift | FenceKind::Configure => false,
+        };
+        match self.new.kind {
+            FenceKind::Hold | FenceKind::Restrict if !over => Some(self.new),
+            // What it ended has run out by itself.
+            _ if !ends || self.at + LONGEST_LIFETIME < now => None,
+            _ => {
+                self.new.kind = FenceKind::Kill;
+                self.new.until = None;
+                Some(self.new)
+            }
+        }
+    }
+}

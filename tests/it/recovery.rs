@@ -1,0 +1,244 @@
+//! The store is lost, or put back to an older day. What the exported audit still has is made good:
+//! nothing that was ended comes back, and nothing that lives downstream is forgotten.
+
+use crate::cli::dayfly;
+use crate::support::postgres::{PASSWORD, Postgres};
+use crate::support::process::{Installation, Process, Replica, secret_file, until};
+use crate::support::redis::RedisServer;
+use rustix::process::Signal;
+use serde_json::{Value, json};
+use std::sync::Arc;
+
+/// A mission that reads a table of a real PostgreSQL.
+fn orders(server: &Postgres) -> String {
+    format!(
+        r#"
+[mission.read-orders]
+agents = ["deployer"]
+owner = "sre@acme.example"
+purpose = "Look at orders"
+ttl = "5m"
+allow = [{{ target = "orders-db", actions = ["select"], locations = ["public.orders"] }}]
+
+[target.orders-db]
+kind = "postgres"
+host = "127.0.0.1"
+port = {}
+database = "orders"
+username = "dayfly"
+password = "file:orders-db.password"
+ca = "file:{}"
+ceiling = {{ actions = ["select"], locations = ["public.*"] }}
+"#,
+        server.port,
+        server.ca.display()
+    )
+}
+
+struct World {
+    installation: Arc<Installation>,
+    replica: Replica,
+    server: Postgres,
+}
+
+impl World {
+    fn form(&self) -> Vec<(String, String)> {
+        let detail = json!({
+            "type": "postgres_login", "identifier": "orders-db",
+            "actions": ["select"], "locations": ["public.orders"],
+        });
+        self.installation.form_with_mission("read-orders", &detail)
+    }
+
+    /// A login, and whether it exists.
+    async fn login(&self, at: &Process) -> Value {
+        let answer = self.installation.exchange(at, &self.form()).await.unwrap();
+        assert_eq!(answer.status, 200, "{}\n{}", answer.body, at.log());
+        answer.body
+    }
+
+    async fn exists(&self, login: &Value) -> bool {
+        let role = login["lease_id"].as_str().unwrap();
+        let query = format!("SELECT count(*) FROM pg_roles WHERE rolname = '{role}'");
+        self.server.ask(&query).await == 1
+    }
+
+    async fn revoked(&self, at: &Process, selector: Value) {
+        let answer = self.installation.revoke(at, selector).await.unwrap();
+        assert_eq!(answer.status, 200, "{}", answer.body);
+    }
+
+    /// Stopped in order: everything is exported.
+    async fn stop(&self, mut process: Process) {
+        process.signal(Signal::TERM);
+        let status = process.ended().await;
+        assert!(status.success(), "{}", process.log());
+    }
+
+    async fn keys(&self, at: &Process, name: &str) -> String {
+        let path = self.replica.folder.join(name);
+        let answer = self.installation.http.get(format!("{}/jwks", at.base));
+        let text = answer.send().await.unwrap().text().await.unwrap();
+        std::fs::write(&path, text).unwrap();
+        path.to_str().unwrap().to_owned()
+    }
+
+    async fn refuses_to_start(&self) {
+        let mut process = self.replica.spawn();
+        assert!(!process.ended().await.success());
+        assert!(
+            process.log().contains("dayfly recover"),
+            "{}",
+            process.log()
+        );
+    }
+
+    async fn recover(&self) -> Value {
+        let folder = self.replica.folder.to_str().unwrap();
+        let arguments = [
+            "recover",
+            "--config",
+            folder,
+            "--i-understand",
+            "-o",
+            "json",
+        ];
+        let done = dayfly(&arguments, &[], "").await;
+        serde_json::from_str(&done.is(0).out).unwrap()
+    }
+
+    async fn verified(&self, keys: &[&str]) -> Value {
+        let export = self.replica.folder.join("audit.jsonl");
+        let mut arguments = vec!["audit", "verify", export.to_str().unwrap(), "-o", "json"];
+        for file in keys {
+            arguments.extend(["--keys", file]);
+        }
+        let done = dayfly(&arguments, &[], "").await;
+        serde_json::from_str(&done.is(0).out).unwrap()
+    }
+}
+
+fn token(issued: &Value) -> &str {
+    issued["access_token"].as_str().unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn after_a_total_loss_what_stood_stands_and_what_lives_downstream_is_ended() {
+    let Some(redis) = RedisServer::start(&["--appendonly", "yes"]).unwrap() else {
+        return;
+    };
+    let Some(server) = Postgres::start().await else {
+        return;
+    };
+    let installation = Installation::start().await;
+    let replica = installation.on_redis("one", &redis.url(), &orders(&server));
+    secret_file(&replica.folder.join("orders-db.password"), PASSWORD);
+    let world = World {
+        installation: installation.clone(),
+        replica,
+        server,
+    };
+    let process = world.replica.serve().await;
+    let local = installation.issue(&process).await;
+    let (living, ended) = (world.login(&process).await, world.login(&process).await);
+    let selector = json!({ "lease": ended["lease_id"] });
+    world.revoked(&process, selector).await;
+    until("its end", || async { !world.exists(&ended).await }).await;
+    world
+        .revoked(&process, json!({ "mission": "deploy-checkout" }))
+        .await;
+    world.revoked(&process, json!({ "task": "a task" })).await;
+    let lift = json!({ "selector": { "task": "a task" }, "reason": "it was a test" });
+    let lifted = installation.admin(&process, "POST", "/lifts", Some(lift));
+    assert_eq!(lifted.await.unwrap().status, 200);
+    let before = world.keys(&process, "before.json").await;
+    world.stop(process).await;
+
+    assert!(redis.command("FLUSHALL").unwrap().starts_with("+OK"));
+    world.refuses_to_start().await;
+    assert!(world.exists(&living).await);
+    let done = world.recover().await;
+    assert_eq!(done["leases_to_end"], 1, "{done}");
+    assert_eq!(done["leases_by_hand"], json!([]));
+    assert!(done["lost_entries"].as_u64().unwrap() > 5, "{done}");
+
+    let process = world.replica.serve().await;
+    until("the end of what lived", || async {
+        !world.exists(&living).await
+    })
+    .await;
+    assert!(!installation.is_active(&process, token(&local)).await);
+    let held = installation
+        .exchange(&process, &installation.good_form())
+        .await
+        .unwrap();
+    assert_eq!(held.reason(), "held", "{}", held.body);
+    let fresh = world.login(&process).await;
+    assert!(world.exists(&fresh).await);
+    let shown = installation
+        .lease(&process, living["lease_id"].as_str().unwrap())
+        .await;
+    assert_eq!(shown["agent"], "deployer", "{shown}");
+    let after = world.keys(&process, "after.json").await;
+    world.stop(process).await;
+    // Nothing more is to do, and the export says where the gap is.
+    assert_eq!(world.recover().await["lost_entries"], 0);
+    let report = world.verified(&[&before, &after]).await;
+    assert_eq!(report["sound"], true, "{report}");
+    assert!(!report["breaks"].as_array().unwrap().is_empty(), "{report}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_backup_revives_nothing_that_was_ended_and_kills_nothing_that_lives() {
+    let Some(server) = Postgres::start().await else {
+        return;
+    };
+    let installation = Installation::start().await;
+    let replica = installation.embedded(&orders(&server));
+    secret_file(&replica.folder.join("orders-db.password"), PASSWORD);
+    let world = World {
+        installation: installation.clone(),
+        replica,
+        server,
+    };
+    let process = world.replica.serve().await;
+    let (lives, dies) = (
+        installation.issue(&process).await,
+        installation.issue(&process).await,
+    );
+    let login = world.login(&process).await;
+    world.stop(process).await;
+    let store = world.replica.folder.join("dayfly.redb");
+    let backup = world.replica.folder.join("backup.redb");
+    std::fs::copy(&store, &backup).unwrap();
+
+    let process = world.replica.serve().await;
+    let selector = json!({ "lease": dies["lease_id"] });
+    world.revoked(&process, selector).await;
+    let later = installation.issue(&process).await;
+    let later_login = world.login(&process).await;
+    world
+        .revoked(&process, json!({ "target": "nowhere" }))
+        .await;
+    let keys = world.keys(&process, "keys.json").await;
+    world.stop(process).await;
+
+    std::fs::copy(&backup, &store).unwrap();
+    world.refuses_to_start().await;
+    let done = world.recover().await;
+    assert_eq!(done["fences"], 2, "{done}");
+    assert_eq!(done["leases_to_end"], 1, "{done}");
+    let process = world.replica.serve().await;
+    assert!(installation.is_active(&process, token(&lives)).await);
+    assert!(!installation.is_active(&process, token(&dies)).await);
+    assert!(!installation.is_active(&process, token(&later)).await);
+    until("the end of what the backup does not know", || async {
+        !world.exists(&later_login).await
+    })
+    .await;
+    assert!(world.exists(&login).await);
+    world.stop(process).await;
+    let report = world.verified(&[&keys]).await;
+    assert_eq!(report["sound"], true, "{report}");
+    assert!(!report["breaks"].as_array().unwrap().is_empty(), "{report}");
+}
