@@ -6,17 +6,24 @@ use crate::support::issuer::Issuer;
 use crate::support::process::until;
 use crate::support::tools;
 use crate::support::world::{assert_refused, key};
+use async_trait::async_trait;
 use base64::Engine as _;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 use dayfly::broker::Reason;
-use dayfly::store::Store;
+use dayfly::ids::ShardId;
 use dayfly::store::embedded::Embedded;
+use dayfly::store::{
+    Generation, Guard, Index, Key, Log, Outcome, Position, Ranked, Record, Store, StoreError, Tail,
+    Transaction,
+};
 use flate2::read::{GzDecoder, ZlibDecoder};
 use reqwest::Response;
 use reqwest::header::HeaderMap;
 use serde_json::{Value, json};
 use std::io::Read as _;
+use std::ops::RangeInclusive;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 use tokio::time::Instant;
 
@@ -99,6 +106,21 @@ async fn an_independent_library_reads_a_live_token_valid_and_a_revoked_one_inval
     assert_eq!(said["typ"], "statuslist+jwt");
 }
 
+fn kid(token: &str) -> String {
+    let header = BASE64_URL_SAFE_NO_PAD.decode(token.split('.').next().unwrap());
+    let header: Value = serde_json::from_slice(&header.unwrap()).unwrap();
+    header["kid"].as_str().unwrap().to_owned()
+}
+
+/// The key ids that the broker publishes.
+async fn published(broker: &TestBroker) -> Vec<String> {
+    let jwks = get(broker, &format!("{}/jwks", broker.url), &[]).await;
+    let jwks: Value = jwks.json().await.unwrap();
+    let keys = jwks["keys"].as_array().unwrap().iter();
+    keys.map(|key| key["kid"].as_str().unwrap().to_owned())
+        .collect()
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_list_names_itself_and_is_signed_with_a_key_of_its_own() {
     let broker = TestBroker::start().await;
@@ -113,15 +135,7 @@ async fn a_list_names_itself_and_is_signed_with_a_key_of_its_own() {
     assert_eq!(exp, Some(iat + 60));
     assert_eq!(claims["status_list"]["bits"], 1);
     assert_eq!(bits(&token).len(), 1 << 17);
-    let kid = |token: &str| {
-        let header = BASE64_URL_SAFE_NO_PAD.decode(token.split('.').next().unwrap());
-        let header: Value = serde_json::from_slice(&header.unwrap()).unwrap();
-        header["kid"].as_str().unwrap().to_owned()
-    };
-    let jwks = get(&broker, &format!("{}/jwks", broker.url), &[]).await;
-    let jwks: Value = jwks.json().await.unwrap();
-    let keys = jwks["keys"].as_array().unwrap();
-    assert!(keys.iter().any(|key| key["kid"] == kid(&token).as_str()));
+    assert!(published(&broker).await.contains(&kid(&token)));
     assert_ne!(
         kid(&token),
         kid(issued["access_token"].as_str().unwrap()),
@@ -295,4 +309,133 @@ allow = [{ target = "quiet", actions = ["deploy:read"], locations = ["https://qu
         list.status() == 200
     })
     .await;
+}
+
+async fn rotate(broker: &TestBroker, compromised: bool) {
+    let wanted = json!({ "purpose": "status_list", "compromised": compromised });
+    let answer = broker.admin("POST", "/keys/rotate", Some(wanted)).await;
+    assert_eq!(answer.status, 200, "{}", answer.body);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_list_that_is_signed_with_a_new_key_says_what_the_old_one_said() {
+    let broker = TestBroker::start().await;
+    let (live, dead) = (broker.issue().await, broker.issue().await);
+    let revoked = broker.revoke(json!({ "lease": dead["lease_id"] })).await;
+    assert_eq!(revoked.status, 200);
+    dies(&broker, place(&broker, &dead)).await;
+    let ((living, url), (over, _)) = (place(&broker, &live), place(&broker, &dead));
+    let old = list(&broker, &url).await;
+
+    // As planned: the next key is published, and does not sign before everybody can know it.
+    rotate(&broker, false).await;
+    let between = list(&broker, &url).await;
+    assert_eq!(kid(&between), kid(&old));
+    assert!(is_over(&between, over) && !is_over(&between, living));
+
+    // Compromised: nobody is left with a list of the old key for longer than one is told.
+    rotate(&broker, true).await;
+    let begun = Instant::now();
+    let new = loop {
+        let told = list(&broker, &url).await;
+        if kid(&told) != kid(&old) {
+            break told;
+        }
+        assert!(begun.elapsed() < BOUND, "still signed with the old key");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    };
+    let keys = published(&broker).await;
+    assert!(keys.contains(&kid(&new)) && !keys.contains(&kid(&old)));
+    assert!(is_over(&new, over) && !is_over(&new, living));
+    // A rotation of the lists' key ends no token.
+    assert!(
+        broker
+            .is_active(live["access_token"].as_str().unwrap())
+            .await
+    );
+}
+
+/// A store in which the first places that are drawn are taken.
+#[derive(Debug)]
+struct Crowded {
+    store: Embedded,
+    taken: AtomicU32,
+}
+
+#[async_trait]
+impl Store for Crowded {
+    async fn get(&self, keys: &[Key]) -> Result<Vec<Option<Record>>, StoreError> {
+        self.store.get(keys).await
+    }
+
+    async fn commit(&self, transaction: Transaction) -> Result<Outcome, StoreError> {
+        let guards = &transaction.guards;
+        let place = guards.iter().position(
+            |guard| matches!(guard, Guard::Absent(key) if key.name.starts_with(b"lease-status/")),
+        );
+        if let Some(guard) = place
+            && self.taken.load(Ordering::SeqCst) > 0
+        {
+            self.taken.fetch_sub(1, Ordering::SeqCst);
+            return Ok(Outcome::Conflict { guard });
+        }
+        self.store.commit(transaction).await
+    }
+
+    async fn range(
+        &self,
+        index: &Index,
+        ranks: RangeInclusive<i64>,
+        limit: usize,
+    ) -> Result<Vec<Ranked>, StoreError> {
+        self.store.range(index, ranks, limit).await
+    }
+
+    async fn tail(
+        &self,
+        log: &Log,
+        after: Position,
+        limit: usize,
+        wait: Duration,
+    ) -> Result<Tail, StoreError> {
+        self.store.tail(log, after, limit, wait).await
+    }
+
+    async fn generation(&self, shard: ShardId) -> Result<Option<Generation>, StoreError> {
+        self.store.generation(shard).await
+    }
+
+    async fn check(&self) -> Result<Vec<String>, StoreError> {
+        self.store.check().await
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_place_that_is_taken_is_drawn_again_and_eight_are_enough() {
+    let store = Arc::new(Crowded {
+        store: Embedded::in_memory().unwrap(),
+        taken: AtomicU32::new(7),
+    });
+    let broker = TestBroker::with(Setup {
+        store: Some(store.clone()),
+        ..Setup::default()
+    })
+    .await;
+    let issued = broker.issue().await;
+    assert_eq!(store.taken.load(Ordering::SeqCst), 0);
+    // The token that was answered points to the place that its lease took.
+    let revoked = broker.revoke(json!({ "lease": issued["lease_id"] })).await;
+    assert_eq!(revoked.status, 200);
+    dies(&broker, place(&broker, &issued)).await;
+
+    store.taken.store(8, Ordering::SeqCst);
+    let form = broker.good_form();
+    let crowded = broker.exchange(&form).await;
+    assert_refused(&crowded, Reason::StoreUnavailable, "no place");
+    // Nothing was written: what was presented is good for another try.
+    let again = broker.exchange(&form).await;
+    assert_eq!(again.status, 200, "{}", again.body);
+    let leases = broker.admin("GET", "/leases?agent=deployer", None).await;
+    let live = leases.body["items"].as_array().unwrap().iter();
+    assert_eq!(live.filter(|lease| lease["alive"] == true).count(), 1);
 }
