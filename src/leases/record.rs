@@ -20,6 +20,8 @@ const MAC_LENGTH: usize = 32;
 const MAC_PURPOSE: &str = "lease";
 
 /// Every field of a lease. To read one, hold a [`Lease`].
+// INVARIANT: at rest it is an array. A new field comes last and has a default, or what lies in stores is
+// not read any more; the last one alone may be left out.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Record {
     pub id: LeaseId,
@@ -185,7 +187,8 @@ impl Lease {
 
 impl Record {
     pub(in crate::leases) fn bytes(&self, sealer: &Sealer) -> Result<Vec<u8>, LeaseError> {
-        let body = rmp_serde::to_vec_named(self)
+        // Without the names of its fields, which were a third of it. Records with names are read, too.
+        let body = rmp_serde::to_vec(self)
             .map_err(|error| LeaseError::Unwritable(self.id, error.to_string()))?;
         let mut bytes = sealer.mac(MAC_PURPOSE, &body)?.to_vec();
         bytes.extend_from_slice(&body);
