@@ -59,23 +59,7 @@ impl Composed {
         clock: Arc<dyn Clock>,
         development_tokens: Vec<[u8; 32]>,
     ) -> Result<Self, Failure> {
-        let store = open_store(&settings.broker.store).await?;
-        let found = store
-            .check()
-            .await
-            .map_err(|error| Failure::failed(error.to_string()))?;
-        let (advice, unfit): (Vec<_>, Vec<_>) =
-            found.iter().partition(|finding| finding.fault.is_advice());
-        for finding in advice {
-            tracing::warn!(code = finding.fault.code(), "{}", finding.message);
-        }
-        if !unfit.is_empty() {
-            let lines: Vec<_> = unfit.iter().map(ToString::to_string).collect();
-            return Err(Failure::failed(format!(
-                "the store is not fit for use:\n  {}",
-                lines.join("\n  ")
-            )));
-        }
+        let store = open_fit(&settings.broker.store).await?;
         Self::over(store, settings, clock, development_tokens).await
     }
 
@@ -203,6 +187,28 @@ fn kept(settings: &Settings) -> KeyringSettings {
         access_tokens: settings.broker.access_token_algorithm,
         ..KeyringSettings::default()
     }
+}
+
+/// The store that the settings name, if it is fit for use.
+pub async fn open_fit(settings: &StoreSettings) -> Result<Arc<dyn Store>, Failure> {
+    let store = open_store(settings).await?;
+    let found = store
+        .check()
+        .await
+        .map_err(|error| Failure::failed(error.to_string()))?;
+    let (advice, unfit): (Vec<_>, Vec<_>) =
+        found.iter().partition(|finding| finding.fault.is_advice());
+    for finding in advice {
+        tracing::warn!(code = finding.fault.code(), "{}", finding.message);
+    }
+    if !unfit.is_empty() {
+        let lines: Vec<_> = unfit.iter().map(ToString::to_string).collect();
+        return Err(Failure::failed(format!(
+            "the store is not fit for use:\n  {}",
+            lines.join("\n  ")
+        )));
+    }
+    Ok(store)
 }
 
 pub fn sealer(settings: &Settings) -> Result<Sealer, Failure> {

@@ -289,10 +289,15 @@ pub fn main() -> ExitCode {
     }
 }
 
-/// `dayfly serve --config FOLDER` by a clock of the caller's own, in the caller's process.
-pub async fn serve_by(clock: Arc<dyn Clock>, config: PathBuf) -> Result<u8, Failure> {
+/// `dayfly serve --config FOLDER` by a clock of the caller's own, in the caller's process. `store`: what
+/// stands in for the store that the settings name.
+pub async fn serve_by(
+    clock: Arc<dyn Clock>,
+    store: &serve::OfStore,
+    config: PathBuf,
+) -> Result<u8, Failure> {
     let args = serve::ServeArgs::of(config);
-    serve::serve_by(clock, args, &Output::new(Format::Table)).await
+    serve::serve_by((clock, store), args, &Output::new(Format::Table)).await
 }
 
 /// 2, and 120 for `exec`, whose other codes are its command's; 0 for help and version.

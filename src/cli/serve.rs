@@ -1,10 +1,11 @@
 //! `dayfly serve`: listens until it is told to stop, drains, and swaps its configuration on SIGHUP.
 
-use super::compose::Composed;
+use super::compose::{Composed, open_fit};
 use super::output::{Failure, Output};
 use crate::clock::{Clock, SystemClock};
 use crate::config::{self, Settings};
 use crate::http::{Bound, ListenSettings, health_router, router};
+use crate::store::Store;
 use crate::telemetry::{LogFormat, Metrics, init_log};
 use clap::Args;
 use clap::builder::FalseyValueParser;
@@ -30,6 +31,9 @@ pub struct ServeArgs {
     log: String,
 }
 
+/// What stands in for the store that the settings name: itself.
+pub type OfStore = dyn Fn(Arc<dyn Store>) -> Arc<dyn Store> + Send + Sync;
+
 impl ServeArgs {
     pub(super) fn of(config: PathBuf) -> Self {
         Self {
@@ -42,11 +46,12 @@ impl ServeArgs {
 }
 
 pub async fn serve(args: ServeArgs, output: &Output) -> Result<u8, Failure> {
-    serve_by(Arc::new(SystemClock::new()), args, output).await
+    let clock = Arc::new(SystemClock::new());
+    serve_by((clock, &|store| store), args, output).await
 }
 
 pub(super) async fn serve_by(
-    clock: Arc<dyn Clock>,
+    (clock, store): (Arc<dyn Clock>, &OfStore),
     args: ServeArgs,
     output: &Output,
 ) -> Result<u8, Failure> {
@@ -66,7 +71,8 @@ pub(super) async fn serve_by(
         tracing::warn!("{}", warning.message);
     }
 
-    let composed = Composed::open(&settings, clock, tokens).await?;
+    let opened = store(open_fit(&settings.broker.store).await?);
+    let composed = Composed::over(opened, &settings, clock, tokens).await?;
     let doors = settings.broker.doors.clone();
     let public = bind(settings.broker.listen.clone()).await?;
     let health = bind(settings.broker.health_listen.clone()).await?;

@@ -9,8 +9,10 @@ mod run;
 mod scenes;
 
 use crate::support::process::{MORTAL_AHEAD, MORTAL_FOLDER};
+use crate::support::time::InItsTime;
 use dayfly::clock::{Clock, SystemClock};
 use dayfly::steps::{self, Step};
+use dayfly::store::Store;
 use futures_util::StreamExt as _;
 use run::{Kind, Run, Site};
 use rustix::process::{Signal, getpid, kill_process};
@@ -57,7 +59,10 @@ fn a_broker_for_the_others() {
         .build()
         .unwrap();
     let clock = Arc::new(Ahead(ahead, SystemClock::new()));
-    let served = runtime.block_on(dayfly::cli::serve_by(clock, PathBuf::from(folder)));
+    let time = clock.clone();
+    let in_time = move |store| Arc::new(InItsTime::of(store, time.clone())) as Arc<dyn Store>;
+    let folder = PathBuf::from(folder);
+    let served = runtime.block_on(dayfly::cli::serve_by(clock, &in_time, folder));
     if let Err(failure) = served {
         eprintln!("{}", failure.message);
         std::process::exit(1);

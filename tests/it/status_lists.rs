@@ -13,8 +13,8 @@ use dayfly::broker::Reason;
 use dayfly::ids::ShardId;
 use dayfly::store::embedded::Embedded;
 use dayfly::store::{
-    Generation, Guard, Index, Key, Log, Outcome, Position, Ranked, Record, Store, StoreError, Tail,
-    Transaction,
+    Finding, Generation, Guard, Index, Key, Log, Outcome, Position, Ranked, Record, Store,
+    StoreError, Tail, Transaction,
 };
 use flate2::read::{GzDecoder, ZlibDecoder};
 use reqwest::Response;
@@ -405,7 +405,7 @@ impl Store for Crowded {
         self.store.generation(shard).await
     }
 
-    async fn check(&self) -> Result<Vec<String>, StoreError> {
+    async fn check(&self) -> Result<Vec<Finding>, StoreError> {
         self.store.check().await
     }
 }
