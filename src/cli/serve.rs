@@ -108,12 +108,10 @@ pub(super) async fn serve_by(
         wait(stopped),
     ));
 
-    let mut hangup =
-        signal(SignalKind::hangup()).map_err(|error| Failure::failed(error.to_string()))?;
-    let mut terminate =
-        signal(SignalKind::terminate()).map_err(|error| Failure::failed(error.to_string()))?;
-    let mut interrupt =
-        signal(SignalKind::interrupt()).map_err(|error| Failure::failed(error.to_string()))?;
+    let failed = |error: std::io::Error| Failure::failed(error.to_string());
+    let mut hangup = signal(SignalKind::hangup()).map_err(failed)?;
+    let mut terminate = signal(SignalKind::terminate()).map_err(failed)?;
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(failed)?;
     loop {
         tokio::select! {
             _ = hangup.recv() => {

@@ -83,6 +83,12 @@ impl World {
         path.to_str().unwrap().to_owned()
     }
 
+    fn checkpoints(&self) -> u64 {
+        let export = self.replica.folder.join("audit.jsonl");
+        let report = dayfly::audit::verify(&export, &|_| true);
+        report.map_or(0, |report| report.checkpoints)
+    }
+
     async fn refuses_to_start(&self) {
         let mut process = self.replica.spawn();
         assert!(!process.ended().await.success());
@@ -214,7 +220,10 @@ async fn a_backup_revives_nothing_that_was_ended_and_kills_nothing_that_lives() 
 
     let process = world.replica.serve().await;
     let selector = json!({ "lease": dies["lease_id"] });
+    let sealed = world.checkpoints();
     world.revoked(&process, selector).await;
+    // A store that is a single checkpoint behind is what a crash leaves, and starts.
+    until("a checkpoint", || async { world.checkpoints() > sealed }).await;
     let later = installation.issue(&process).await;
     let later_login = world.login(&process).await;
     world
