@@ -5,7 +5,7 @@ mod closing;
 mod crash;
 mod handing_on;
 mod looking;
-mod model;
+mod histories;
 mod opening;
 mod status;
 mod sweeping;
