@@ -369,10 +369,15 @@ pub fn b64(bytes: &[u8]) -> String {
 
 /// A certificate for 127.0.0.1 that is its own authority.
 fn certificate(folder: &std::path::Path) -> TlsFiles {
-    let made = rcgen::generate_simple_self_signed(["127.0.0.1".to_owned()]).unwrap();
+    let mut params = rcgen::CertificateParams::new(["127.0.0.1".to_owned()]).unwrap();
+    // HAProxy looks for an address in the common name alone.
+    let name = &mut params.distinguished_name;
+    name.push(rcgen::DnType::CommonName, "127.0.0.1");
+    let own = rcgen::KeyPair::generate().unwrap();
+    let made = params.self_signed(&own).unwrap();
     let [certificate, key] = ["ca.pem", "tls.key"].map(|name| folder.join(name));
-    write_secret(&certificate, &made.cert.pem());
-    write_secret(&key, &made.signing_key.serialize_pem());
+    write_secret(&certificate, &made.pem());
+    write_secret(&key, &own.serialize_pem());
     TlsFiles {
         certificate,
         key,
