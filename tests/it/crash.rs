@@ -274,6 +274,10 @@ async fn every_token_that_was_answered_is_active_after_a_crash() {
             .exchange(&process, &installation.good_form())
             .await
         {
+            // A loaded machine may have a stale view for a moment: who is told so has no token.
+            if answer.status == 503 {
+                continue;
+            }
             assert_eq!(answer.status, 200, "{}", answer.body);
             answered.lock().unwrap().push(answer.body);
         }
