@@ -265,6 +265,8 @@ impl Stage {
                     PATIENCE.as_secs()
                 )));
             }
+            // An answer from memory waits for nothing: the worker would never look at its sockets.
+            tokio::task::yield_now().await;
         }
     }
 
