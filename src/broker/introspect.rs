@@ -67,7 +67,12 @@ impl Broker {
     ) -> Result<Introspection, Refusal> {
         // INVARIANT: a stale view answers nothing, not even "inactive": it fails closed with 503.
         self.view()?;
-        let found = self.remembered(token).await?;
+        let remembered = self.seen.get(token);
+        let read = remembered.is_none();
+        let found = match remembered {
+            Some(lease) => Some(lease),
+            None => self.locate(token).await?.map(Arc::new),
+        };
         // INVARIANT: the view that decides is taken last, after the store was read: an end that
         // was read meanwhile counts.
         let view = match &found {
@@ -82,7 +87,9 @@ impl Broker {
                 .any(|audience| *audience == lease.audience)
                 && matches!(Leases::standing(lease, &view, now), Standing::Live)
         });
-        if let Some(lease) = &alive {
+        // INVARIANT: only what was read just now. What was remembered may have run out since, and would be
+        // put back for as long again.
+        if read && let Some(lease) = &alive {
             self.seen.remember(token, lease);
         }
         Ok(
@@ -91,14 +98,6 @@ impl Broker {
                 members: self.members(&lease),
             }),
         )
-    }
-
-    /// The lease of a credential: the one that was found alive a moment ago, or the store's.
-    async fn remembered(&self, token: &str) -> Result<Option<Arc<Lease>>, Refusal> {
-        if let Some(lease) = self.seen.get(token) {
-            return Ok(Some(lease));
-        }
-        Ok(self.locate(token).await?.map(Arc::new))
     }
 
     /// The same answer as a signed JWT for this resource server alone.
