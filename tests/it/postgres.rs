@@ -6,17 +6,10 @@ use crate::support::postgres::{PASSWORD, Postgres};
 use serde_json::{Value, json};
 use std::time::Duration;
 
-struct World {
-    broker: TestBroker,
-    server: Postgres,
-}
-
-impl World {
-    async fn start() -> Option<Self> {
-        let server = Postgres::start().await?;
-        let ca = std::fs::read_to_string(&server.ca).unwrap();
-        let more = format!(
-            r#"
+/// A mission that reads a table of this server, and its target. `ca`: its file, from the configuration's folder.
+pub fn mission(server: &Postgres, ca: &str) -> String {
+    format!(
+        r#"
 [mission.read-orders]
 agents = ["deployer"]
 owner = "sre@acme.example"
@@ -31,11 +24,23 @@ port = {}
 database = "orders"
 username = "dayfly"
 password = "file:orders-db.password"
-ca = "file:orders-db.ca"
+ca = "file:{ca}"
 ceiling = {{ actions = ["select"], locations = ["public.*"] }}
 "#,
-            server.port
-        );
+        server.port
+    )
+}
+
+struct World {
+    broker: TestBroker,
+    server: Postgres,
+}
+
+impl World {
+    async fn start() -> Option<Self> {
+        let server = Postgres::start().await?;
+        let ca = std::fs::read_to_string(&server.ca).unwrap();
+        let more = mission(&server, "orders-db.ca");
         let files = vec![
             ("orders-db.password".to_owned(), PASSWORD.to_owned()),
             ("orders-db.ca".to_owned(), ca),

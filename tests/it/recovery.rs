@@ -2,38 +2,13 @@
 //! nothing that was ended comes back, and nothing that lives downstream is forgotten.
 
 use crate::cli::dayfly;
+use crate::postgres::mission;
 use crate::support::postgres::{PASSWORD, Postgres};
 use crate::support::process::{Installation, Process, Replica, secret_file, until};
 use crate::support::redis::RedisServer;
 use rustix::process::Signal;
 use serde_json::{Value, json};
 use std::sync::Arc;
-
-/// A mission that reads a table of a real PostgreSQL.
-fn orders(server: &Postgres) -> String {
-    format!(
-        r#"
-[mission.read-orders]
-agents = ["deployer"]
-owner = "sre@acme.example"
-purpose = "Look at orders"
-ttl = "5m"
-allow = [{{ target = "orders-db", actions = ["select"], locations = ["public.orders"] }}]
-
-[target.orders-db]
-kind = "postgres"
-host = "127.0.0.1"
-port = {}
-database = "orders"
-username = "dayfly"
-password = "file:orders-db.password"
-ca = "file:{}"
-ceiling = {{ actions = ["select"], locations = ["public.*"] }}
-"#,
-        server.port,
-        server.ca.display()
-    )
-}
 
 struct World {
     installation: Arc<Installation>,
@@ -137,7 +112,11 @@ async fn after_a_total_loss_what_stood_stands_and_what_lives_downstream_is_ended
         return;
     };
     let installation = Installation::start().await;
-    let replica = installation.on_redis("one", &redis.url(), &orders(&server));
+    let replica = installation.on_redis(
+        "one",
+        &redis.url(),
+        &mission(&server, &server.ca.display().to_string()),
+    );
     secret_file(&replica.folder.join("orders-db.password"), PASSWORD);
     let world = World {
         installation: installation.clone(),
@@ -200,7 +179,7 @@ async fn a_backup_revives_nothing_that_was_ended_and_kills_nothing_that_lives() 
         return;
     };
     let installation = Installation::start().await;
-    let replica = installation.embedded(&orders(&server));
+    let replica = installation.embedded(&mission(&server, &server.ca.display().to_string()));
     secret_file(&replica.folder.join("orders-db.password"), PASSWORD);
     let world = World {
         installation: installation.clone(),
