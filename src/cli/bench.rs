@@ -3,10 +3,13 @@
 //! and its own follower of the fence log, as it would on a machine of its own.
 
 mod decide;
+mod memory;
 
 use super::compose::Composed;
 use super::output::{Failure, Output, columns};
-use crate::broker::{Broker, ExchangeRequest, GrantType, Operator, Refusal, ResourceServer, Role};
+use crate::broker::{
+    Broker, ExchangeRequest, GrantType, Operator, Reason, Refusal, ResourceServer, Role,
+};
 use crate::client::deliver::{Folder, write_atomically};
 use crate::client::proof::{Prover, Source};
 use crate::client::request::{Wanted, form};
@@ -32,6 +35,11 @@ const AGENT: &str = "agent";
 const TARGET: &str = "api";
 /// Revocations that are made first and not counted: connections are opened and scripts loaded.
 const WARM_UP: usize = 20;
+const BUILD: &str = if cfg!(debug_assertions) {
+    "debug"
+} else {
+    "release"
+};
 /// Longer than any bound that a broker promises.
 const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -43,6 +51,9 @@ pub enum BenchCommand {
     /// Decide among few and among many missions: it should cost the same.
     #[command(after_help = "Example:\n  dayfly bench decide --missions 10,1000,10000 -o json")]
     Decide(decide::DecideBench),
+    /// Hold a million leases, kill the broker, end all of them: what it costs and how long it takes.
+    #[command(after_help = "Example:\n  dayfly bench memory --leases 1000000 -o json")]
+    Memory(memory::MemoryBench),
 }
 
 #[derive(Debug, Args)]
@@ -80,6 +91,7 @@ pub async fn bench(command: BenchCommand, output: &Output) -> Result<u8, Failure
     let args = match command {
         BenchCommand::Revoke(args) => args,
         BenchCommand::Decide(args) => return decide::run(&args, output),
+        BenchCommand::Memory(args) => return memory::run(&args, output).await,
     };
     let folder = Folder::make(&std::env::temp_dir())?;
     let (url, server) = match args.redis {
@@ -89,7 +101,7 @@ pub async fn bench(command: BenchCommand, output: &Output) -> Result<u8, Failure
             (url, Some(child))
         }
     };
-    let stage = Stage::set(&folder, url, args.replicas).await?;
+    let stage = Stage::of(&folder, (url, CONFIGURATION), args.replicas).await?;
     let report = stage.measure(args.samples).await;
     stage.clear().await;
     drop(server);
@@ -120,13 +132,17 @@ fn table(report: &Report) -> String {
 struct Stage {
     clock: Arc<dyn Clock>,
     replicas: Vec<Composed>,
-    prover: Prover,
+    key: SigningKey,
     operator: Operator,
     resource_server: ResourceServer,
 }
 
 impl Stage {
-    async fn set(folder: &Folder, url: String, replicas: u16) -> Result<Self, Failure> {
+    async fn of(
+        folder: &Folder,
+        (url, configuration): (String, &str),
+        replicas: u16,
+    ) -> Result<Self, Failure> {
         let key = SigningKey::generate(Algorithm::Es256)
             .map_err(failed)?
             .named_by_thumbprint();
@@ -142,7 +158,7 @@ impl Stage {
         ] {
             write_atomically(&folder.path().join(name), &Secret::new(text))?;
         }
-        let files = vec![("bench.toml".to_owned(), CONFIGURATION.to_owned())];
+        let files = vec![("bench.toml".to_owned(), configuration.to_owned())];
         let settings = config::load_with(files, folder.path().to_owned())
             .and_then(|document| document.resolve())
             .map_err(failed)?;
@@ -156,13 +172,10 @@ impl Stage {
         for replica in &composed {
             until_ready(&replica.broker).await?;
         }
-        let source = Source::Key {
-            agent: AGENT.to_owned(),
-        };
         Ok(Self {
             clock,
             replicas: composed,
-            prover: Prover::new(source, Some(key))?,
+            key,
             operator: Operator {
                 name: "bench".to_owned(),
                 role: Role::Operator,
@@ -197,11 +210,7 @@ impl Stage {
             max_ms: percentile(&dead, 100),
             receipt_p50_ms: percentile(&receipts, 50),
             receipt_p99_ms: percentile(&receipts, 99),
-            build: if cfg!(debug_assertions) {
-                "debug"
-            } else {
-                "release"
-            },
+            build: BUILD,
         })
     }
 
@@ -271,6 +280,11 @@ impl Stage {
     }
 
     async fn issue(&self, broker: &Broker) -> Result<TokenResponse, Failure> {
+        self.exchange(broker, AGENT).await.map_err(refused)
+    }
+
+    /// A proof and an intent of this agent, and what the broker gives for them.
+    async fn exchange(&self, broker: &Broker, agent: &str) -> Result<TokenResponse, Refusal> {
         let wanted = Wanted {
             mission: "measure".to_owned(),
             target: TARGET.to_owned(),
@@ -282,9 +296,17 @@ impl Stage {
             evidence: Vec::new(),
             platform_signed: false,
             on_behalf_of: None,
-            agent: AGENT.to_owned(),
+            agent: agent.to_owned(),
         };
-        let form = form(URL, &self.prover, &wanted, self.clock.now()).await?;
+        let unsigned =
+            |error: &dyn std::fmt::Display| Refusal::new(Reason::Internal, error.to_string());
+        let source = Source::Key {
+            agent: agent.to_owned(),
+        };
+        let prover =
+            Prover::new(source, Some(self.key.clone())).map_err(|error| unsigned(&error))?;
+        let form = form(URL, &prover, &wanted, self.clock.now()).await;
+        let form = form.map_err(|error| unsigned(&error))?;
         let field = |name: &str| {
             let found = form.iter().find(|(known, _)| *known == name);
             found.map(|(_, value)| value.clone())
@@ -303,7 +325,7 @@ impl Stage {
             },
             requested_token_type: None,
         };
-        broker.exchange(request).await.map_err(refused)
+        broker.exchange(request).await
     }
 
     async fn clear(self) {

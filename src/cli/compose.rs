@@ -176,6 +176,11 @@ impl Composed {
         Ok(())
     }
 
+    /// Audit entries that wait to be sealed, as far as this replica knows.
+    pub fn waiting(&self) -> u64 {
+        self.sealing.backlog()
+    }
+
     /// Seals and exports what is still open, before the process ends.
     pub async fn finish(&self) {
         self.sealing.finish().await;

@@ -8,7 +8,7 @@ fn measured(arguments: &[&str]) -> Value {
     let done = Command::new(env!("CARGO_BIN_EXE_dayfly"))
         .arg("bench")
         .args(arguments)
-        .args(["--samples", "5", "-o", "json"])
+        .args(["-o", "json"])
         .output()
         .unwrap();
     assert!(
@@ -26,10 +26,21 @@ fn a_revocation_is_measured_until_every_other_replica_refuses() {
     };
     // On a server of its own, and on one that it is given.
     for (replicas, report) in [
-        (2, measured(&["revoke", "--replicas", "2"])),
+        (
+            2,
+            measured(&["revoke", "--samples", "5", "--replicas", "2"]),
+        ),
         (
             3,
-            measured(&["revoke", "--replicas", "3", "--redis", &redis.url()]),
+            measured(&[
+                "revoke",
+                "--samples",
+                "5",
+                "--replicas",
+                "3",
+                "--redis",
+                &redis.url(),
+            ]),
         ),
     ] {
         assert_eq!(report["replicas"], replicas, "{report}");
@@ -45,11 +56,29 @@ fn a_revocation_is_measured_until_every_other_replica_refuses() {
 
 #[test]
 fn a_decision_is_measured_among_few_and_among_many_missions() {
-    let report = measured(&["decide", "--missions", "10,100"]);
+    let report = measured(&["decide", "--samples", "5", "--missions", "10,100"]);
     assert_eq!(report["missions"], serde_json::json!([10, 100]));
     let few = report["decide_us"]["10"].as_f64().unwrap();
     let many = report["decide_us"]["100"].as_f64().unwrap();
     assert!(few > 0.0 && many > 0.0, "{report}");
     let ratio = report["ratio"].as_f64().unwrap();
     assert!((ratio - many / few).abs() < 1e-9, "{report}");
+}
+
+#[test]
+fn a_store_full_of_leases_is_weighed_killed_over_and_emptied() {
+    if RedisServer::start(&[]).unwrap().is_none() {
+        return;
+    }
+    let report = measured(&["memory", "--leases", "300", "--native", "40"]);
+    let figure = |name: &str| report[name].as_f64().unwrap();
+    // Few leases carry all that a store has once: what a million cost each, they do not tell.
+    assert!(figure("redis_bytes_per_lease") > 300.0, "{report}");
+    assert_eq!(report["keys"]["lease"], 300, "{report}");
+    assert!(figure("broker_rss_mib") > 1.0, "{report}");
+    assert!(figure("ready_after_sigkill_ms") > 0.0, "{report}");
+    assert_eq!(report["kill_all_entries"], 1, "{report}");
+    assert!(figure("kill_all_dead_ms") <= 1000.0, "{report}");
+    assert!(figure("kill_all_closed_seconds") > 0.0, "{report}");
+    assert!(figure("native_ended_seconds") > 0.0, "{report}");
 }

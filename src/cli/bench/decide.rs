@@ -9,7 +9,7 @@ use crate::fences::View;
 use crate::identity::Facts;
 use crate::ids::{AgentId, MissionId, TargetId};
 use crate::intent::{Intent, SignerClass};
-use crate::policy::{Binding, Mission, Mode, Policy, Target};
+use crate::policy::{Binding, Grant, Mission, Mode, Policy, Target};
 use clap::Args;
 use serde::Serialize;
 use std::collections::BTreeMap;
@@ -120,7 +120,7 @@ fn table(report: &Report) -> String {
 }
 
 /// One policy, and what is asked of it.
-struct Stage {
+pub(super) struct Stage {
     count: u32,
     policy: Policy,
     asked: Vec<(AdmittedAgent, Intent)>,
@@ -128,7 +128,7 @@ struct Stage {
 }
 
 impl Stage {
-    fn set(count: u32, now: OffsetDateTime) -> Result<Self, Failure> {
+    pub(super) fn set(count: u32, now: OffsetDateTime) -> Result<Self, Failure> {
         let mut missions = Vec::new();
         let mut agents = BTreeMap::new();
         let mut targets = BTreeMap::new();
@@ -172,6 +172,15 @@ impl Stage {
             asked,
             took: Vec::new(),
         })
+    }
+
+    /// One for each that asks.
+    pub(super) fn grants(&self, view: &View, now: OffsetDateTime) -> Result<Vec<Grant>, Failure> {
+        let decided = self.asked.iter().map(|(agent, intent)| {
+            let decided = self.policy.decide(agent, intent, view, now);
+            decided.map_err(|denied| Failure::failed(denied.detail))
+        });
+        decided.collect()
     }
 
     fn batch(&self, now: OffsetDateTime) -> Result<Duration, Failure> {
@@ -236,7 +245,7 @@ fn new_agent(id: AgentId, now: OffsetDateTime) -> Agent {
         intent_keys: Vec::new(),
         ceiling: None,
         limits: Limits {
-            active: 10,
+            active: 1_000_000,
             per_minute: 60,
         },
         terms: crate::agents::Terms::of_agent(),

@@ -40,7 +40,11 @@ impl Info {
     /// Four fifths of the memory are used: what is left belongs to revocation and its audit.
     pub(super) fn is_nearly_full(&self) -> bool {
         let limit = self.number("maxmemory");
-        limit > 0 && self.number("used_memory") >= limit / 5 * 4
+        limit > 0 && self.used_memory() >= limit / 5 * 4
+    }
+
+    pub(super) fn used_memory(&self) -> u64 {
+        self.number("used_memory")
     }
 
     fn replicas(&self) -> u64 {

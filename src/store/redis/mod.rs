@@ -14,6 +14,7 @@ mod nodes;
 mod script;
 mod sentinel;
 mod session;
+mod usage;
 
 use crate::ids::ShardId;
 use crate::secret::Secret;
@@ -29,6 +30,7 @@ use std::fmt;
 use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::time::Duration;
+pub use usage::{Usage, usage, used_memory};
 
 /// How to reach a Redis primary, or several of them.
 #[derive(Debug, Clone)]
