@@ -172,7 +172,7 @@ fn configuration() -> String {
         text.push_str(&format!(
             "\n[agent.agent-{number}]\nowner = \"bench@localhost\"\npurpose = \"Holds leases\"\n\
              ends = 2099-12-31\nidentity = {{ client = {{ keys = \"file:agent.jwks.json\" }} }}\n\
-             limits = {{ active = 100000, per_minute = 1000000 }}\n"
+             limits = {{ active = 100000, per_minute = 100000 }}\n"
         ));
     }
     text
@@ -406,8 +406,8 @@ async fn native(count: u32) -> Result<Duration, Failure> {
     let settings = RedisSettings::new(Secret::new(url));
     let store: Arc<dyn Store> = Arc::new(Redis::connect(settings.clone()).await.map_err(failed)?);
     let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
-    let fences = Fences::start(store.clone(), clock.clone(), PATIENCE);
     let sealer = Sealer::new(&[Secret::new(ids::random::<32>().to_vec())]).map_err(failed)?;
+    let fences = Fences::start(store.clone(), sealer.clone(), clock.clone(), PATIENCE);
     let leases = Arc::new(Leases::new(store, sealer, clock.clone()));
     let downstream = Arc::new(Downstream::default());
     let until = clock.since_boot() + PATIENCE;
