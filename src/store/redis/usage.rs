@@ -1,10 +1,10 @@
 //! How much memory is used, and for what: for measuring, never for deciding.
 
-use super::connection::Connector;
-use super::fitness::Info;
-use super::{RedisSettings, unavailable};
+use super::RedisSettings;
+use super::nodes::{Node, Nodes};
+use crate::ids::ShardId;
 use crate::store::StoreError;
-use ::redis::aio::MultiplexedConnection;
+use ::redis::{Cmd, FromRedisValue};
 use std::collections::BTreeMap;
 
 /// Of so many records and commits, one is weighed.
@@ -25,28 +25,43 @@ pub struct Usage {
 
 /// The bytes alone, which is one question.
 pub async fn used_memory(settings: &RedisSettings) -> Result<u64, StoreError> {
-    let mut connection = Connector::new(settings)?.connect().await?;
-    Ok(Info::read(&mut connection).await?.used_memory())
+    let node = Nodes::open(settings).await?.of(ShardId::INSTALLATION)?;
+    used(&node).await
+}
+
+async fn ask<T: FromRedisValue>(node: &Node, command: &mut Cmd) -> Result<T, StoreError> {
+    let mut pipeline = ::redis::pipe();
+    pipeline.add_command(command.clone());
+    let answer: Result<(T,), _> = node.query(&pipeline).await;
+    let silent = |_| StoreError::Unavailable("it did not say what it holds".to_owned());
+    answer.map(|(answer,)| answer).map_err(silent)
+}
+
+async fn used(node: &Node) -> Result<u64, StoreError> {
+    let text: String = ask(node, ::redis::cmd("INFO").arg("memory")).await?;
+    let used = text
+        .lines()
+        .find_map(|line| line.strip_prefix("used_memory:"));
+    Ok(used.and_then(|used| used.trim().parse().ok()).unwrap_or(0))
 }
 
 /// Looks at every key.
 pub async fn usage(settings: &RedisSettings) -> Result<Usage, StoreError> {
-    let mut connection = Connector::new(settings)?.connect().await?;
+    let node = Nodes::open(settings).await?.of(ShardId::INSTALLATION)?;
     let mut usage = Usage {
-        used_memory: Info::read(&mut connection).await?.used_memory(),
+        used_memory: used(&node).await?,
         ..Usage::default()
     };
     let mut cursor = 0_u64;
+    let node = node.as_ref();
     loop {
-        let (next, keys): (u64, Vec<Vec<u8>>) = ::redis::cmd("SCAN")
-            .arg(cursor)
-            .arg("COUNT")
-            .arg(1000)
-            .query_async(&mut connection)
-            .await
-            .map_err(|error| unavailable(&error))?;
+        let (next, keys): (u64, Vec<Vec<u8>>) = ask(
+            node,
+            ::redis::cmd("SCAN").arg(cursor).arg("COUNT").arg(1000),
+        )
+        .await?;
         for key in keys {
-            usage.count(&mut connection, &key).await?;
+            usage.count(node, &key).await?;
         }
         cursor = next;
         if cursor == 0 {
@@ -56,11 +71,7 @@ pub async fn usage(settings: &RedisSettings) -> Result<Usage, StoreError> {
 }
 
 impl Usage {
-    async fn count(
-        &mut self,
-        connection: &mut MultiplexedConnection,
-        key: &[u8],
-    ) -> Result<(), StoreError> {
+    async fn count(&mut self, node: &Node, key: &[u8]) -> Result<(), StoreError> {
         let Some((kind, what)) = what_for(key) else {
             return Ok(());
         };
@@ -68,21 +79,13 @@ impl Usage {
         *count += 1;
         let whole = matches!(kind, b'i' | b'l');
         if whole || *count % WEIGHED == 1 {
-            let bytes: Option<u64> = ::redis::cmd("MEMORY")
-                .arg("USAGE")
-                .arg(key)
-                .query_async(connection)
-                .await
-                .map_err(|error| unavailable(&error))?;
+            let bytes: Option<u64> =
+                ask(node, ::redis::cmd("MEMORY").arg("USAGE").arg(key)).await?;
             let stands_for = if whole { 1 } else { WEIGHED };
             *self.bytes.entry(what.clone()).or_default() += bytes.unwrap_or(0) * stands_for;
         }
         if kind == b'i' {
-            let members: u64 = ::redis::cmd("ZCARD")
-                .arg(key)
-                .query_async(connection)
-                .await
-                .map_err(|error| unavailable(&error))?;
+            let members: u64 = ask(node, ::redis::cmd("ZCARD").arg(key)).await?;
             *self.members.entry(what).or_default() += members;
         }
         Ok(())
