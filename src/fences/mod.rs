@@ -293,7 +293,7 @@ pub const LONGEST_LIFETIME: Duration = Duration::from_secs(24 * 3600);
 pub(in crate::fences) const MARGIN: Duration = Duration::from_secs(3600);
 
 /// The one log of the installation.
-pub(in crate::fences) fn log() -> Log {
+pub(crate) fn log() -> Log {
     Log {
         shard: ShardId::INSTALLATION,
         name: "fences",

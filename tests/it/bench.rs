@@ -74,7 +74,10 @@ fn a_store_full_of_leases_is_weighed_killed_over_and_emptied() {
     let figure = |name: &str| report[name].as_f64().unwrap();
     // Few leases carry all that a store has once: what a million cost each, they do not tell.
     assert!(figure("redis_bytes_per_lease") > 300.0, "{report}");
-    assert_eq!(report["keys"]["lease"], 300, "{report}");
+    // Under load an answer may come too late for whoever asked: asked again, it is another lease.
+    let (leases, again) = (figure("leases"), figure("asked_again"));
+    assert!((300.0..=300.0 + again).contains(&leases), "{report}");
+    assert_eq!(report["keys"]["lease"], report["leases"], "{report}");
     assert!(figure("broker_rss_mib") > 1.0, "{report}");
     assert!(figure("ready_after_sigkill_ms") > 0.0, "{report}");
     assert_eq!(report["kill_all_entries"], 1, "{report}");

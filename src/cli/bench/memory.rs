@@ -15,7 +15,7 @@ use crate::ids::{self, LeaseId};
 use crate::leases::{Connectors, Leases, Sweeper};
 use crate::policy::Grant;
 use crate::secret::{Sealer, Secret};
-use crate::store::Store;
+use crate::store::{Position, Store, Tail};
 use crate::store::redis::{Redis, RedisSettings, Usage, usage, used_memory};
 use crate::wire::{RevocationRequest, Selector};
 use async_trait::async_trait;
@@ -49,7 +49,11 @@ pub struct MemoryBench {
 
 #[derive(Debug, Serialize)]
 struct Report {
-    leases: u32,
+    /// How many the store holds: those that were asked for, and those whose answer was lost and
+    /// that were asked for again.
+    leases: u64,
+    /// Exchanges that were asked again, because the answer was to come back later.
+    asked_again: u32,
     seed_seconds: f64,
     /// What the server's memory grew by, over the leases: every key counts, proofs that were spent among them.
     redis_bytes_per_lease: f64,
@@ -81,7 +85,7 @@ pub async fn run(args: &MemoryBench, output: &Output) -> Result<u8, Failure> {
     let stage = Stage::of(&folder, (url, &configuration()), 2).await?;
     let empty = used_memory(&settings).await.map_err(failed)?;
     let began = clock.since_boot();
-    stage.seed(args.leases).await?;
+    let asked_again = stage.seed(args.leases).await?;
     let seed_seconds = (clock.since_boot() - began).as_secs_f64();
     stage.until_sealed().await?;
     let full = usage(&settings).await.map_err(failed)?;
@@ -90,9 +94,11 @@ pub async fn run(args: &MemoryBench, output: &Output) -> Result<u8, Failure> {
     stage.clear().await;
     drop(server);
     let ended = native(args.native).await?;
-    let per = |bytes: u64| bytes as f64 / f64::from(args.leases);
+    let leases = full.keys.get("lease").copied().unwrap_or_default().max(1);
+    let per = |bytes: u64| bytes as f64 / leases as f64;
     let report = Report {
-        leases: args.leases,
+        leases,
+        asked_again,
         seed_seconds,
         redis_bytes_per_lease: per(full.used_memory.saturating_sub(empty)),
         bytes_per_lease: full
@@ -186,8 +192,10 @@ struct Killed {
 }
 
 impl Stage {
-    async fn seed(&self, leases: u32) -> Result<(), Failure> {
-        let next = AtomicU32::new(0);
+    /// Says how many exchanges had to be asked again. Each of those may have made a lease before:
+    /// where the store did not answer in time, nobody knows.
+    async fn seed(&self, leases: u32) -> Result<u32, Failure> {
+        let (next, again) = (AtomicU32::new(0), AtomicU32::new(0));
         let workers = (0..ABREAST).map(|_| async {
             loop {
                 let number = next.fetch_add(1, Ordering::Relaxed);
@@ -203,6 +211,7 @@ impl Stage {
                     match self.exchange(&first.broker, &agent).await {
                         Ok(_) => break,
                         Err(refusal) if refusal.retry_after.is_some() && tries < 600 => {
+                            again.fetch_add(1, Ordering::Relaxed);
                             tokio::time::sleep(Duration::from_millis(500)).await;
                         }
                         Err(refusal) => return Err(refused(refusal)),
@@ -211,7 +220,7 @@ impl Stage {
             }
         });
         let done: Result<Vec<()>, Failure> = futures_util::future::try_join_all(workers).await;
-        done.map(|_| ())
+        done.map(|_| again.into_inner())
     }
 
     /// What waits to be sealed would be counted as if it stayed.
@@ -242,6 +251,7 @@ impl Stage {
             kill_only: true,
             retire: false,
         };
+        let before = fences(first.store.as_ref()).await?;
         let begun = self.clock.since_boot();
         let revoking = first.broker.revoke(&self.operator, request, false);
         let watching = self.until_active(&other.broker, token, false);
@@ -253,7 +263,7 @@ impl Stage {
             let closed = self.clock.since_boot().saturating_sub(begun);
             if open(&found) == 0 {
                 return Ok(Killed {
-                    entries: receipt.position.unwrap_or_default(),
+                    entries: receipt.position.unwrap_or_default().saturating_sub(before),
                     dead,
                     closed,
                 });
@@ -262,6 +272,19 @@ impl Stage {
                 return Err(Failure::failed("leases that were ended stay open"));
             }
             tokio::time::sleep(Duration::from_millis(500)).await;
+        }
+    }
+}
+
+/// How many entries the fence log has had.
+async fn fences(store: &dyn Store) -> Result<u64, Failure> {
+    let log = crate::fences::log();
+    let mut after = Position::ORIGIN;
+    loop {
+        let tail = store.tail(&log, after, 0, Duration::ZERO).await;
+        match tail.map_err(failed)? {
+            Tail::Entries { head, .. } | Tail::Forked { head } => return Ok(head.sequence),
+            Tail::Trimmed { oldest } => after = oldest,
         }
     }
 }
