@@ -6,11 +6,13 @@
 use super::{Agent, IdentityMatch};
 use crate::identity::{Caller, claims};
 use crate::ids::{AgentId, IssuerId};
+use governor::clock::{Clock as _, DefaultClock};
 use governor::{DefaultDirectRateLimiter, DefaultKeyedRateLimiter, Quota, RateLimiter};
 use serde_json::Value;
 use std::collections::{BTreeMap, HashMap};
 use std::num::NonZeroU32;
 use std::sync::Arc;
+use std::time::Duration;
 
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum RegistryError {
@@ -37,17 +39,41 @@ pub(super) struct Entry {
     pub(super) requests: DefaultDirectRateLimiter,
     /// Of each person who runs it.
     pub(super) in_person: DefaultKeyedRateLimiter<(IssuerId, String)>,
+    /// Of each of its instances, where those have a limit of their own.
+    instances: Option<DefaultKeyedRateLimiter<String>>,
 }
+
+/// Names of instances are the requests' own: so many are remembered, then those that rest are forgotten.
+const MOST_INSTANCES: usize = 4096;
 
 impl Entry {
     pub(super) fn new(agent: Arc<Agent>) -> Result<Self, RegistryError> {
         let per_minute = NonZeroU32::new(agent.limits.per_minute)
             .ok_or_else(|| RegistryError::NoRequests(agent.id.clone()))?;
+        let own = agent.limits.instance.per_minute;
+        let own = own.map(|most| {
+            let most = NonZeroU32::new(most);
+            most.ok_or_else(|| RegistryError::NoRequests(agent.id.clone()))
+        });
+        let instances = own.transpose()?;
         Ok(Self {
+            instances: instances.map(|most| RateLimiter::keyed(Quota::per_minute(most))),
             agent,
             requests: RateLimiter::direct(Quota::per_minute(per_minute)),
             in_person: RateLimiter::keyed(Quota::per_minute(per_minute)),
         })
+    }
+
+    /// `Err`: how long to wait.
+    pub(super) fn count_instance(&self, name: Option<&str>) -> Result<(), Duration> {
+        let Some(instances) = &self.instances else {
+            return Ok(());
+        };
+        if instances.len() > MOST_INSTANCES {
+            instances.retain_recent();
+        }
+        let counted = instances.check_key(&name.unwrap_or_default().to_owned());
+        counted.map_err(|not_until| not_until.wait_time_from(DefaultClock::default().now()))
     }
 }
 

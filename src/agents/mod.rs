@@ -64,6 +64,16 @@ pub struct Limits {
     pub active: u64,
     /// Exchanges per minute.
     pub per_minute: u32,
+    /// Of each of its processes, by what the requests call it; those that name none are one.
+    pub instance: InstanceLimits,
+}
+
+/// Fair shares within the agent's own. An instance is what a request says, so this keeps nobody from
+/// what another process of the same agent may have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct InstanceLimits {
+    pub active: Option<u64>,
+    pub per_minute: Option<u32>,
 }
 
 /// An agent in standing, with the caller that proved to be it. Only this room makes one.
@@ -231,7 +241,7 @@ impl Registry {
             });
         }
         check_standing(&agent, view, now)?;
-        self.count(&agent, &caller)?;
+        self.count(&agent, &caller, intent.instance())?;
         Ok(AdmittedAgent { agent, caller })
     }
 
@@ -248,10 +258,23 @@ impl Registry {
 
     /// Last, so that only an agent in standing uses up its own allowance. A person who runs it uses up
     /// neither the agent's nor another person's.
-    fn count(&self, agent: &Agent, caller: &Caller) -> Result<(), AgentError> {
+    fn count(
+        &self,
+        agent: &Agent,
+        caller: &Caller,
+        instance: Option<&str>,
+    ) -> Result<(), AgentError> {
         let Some(entry) = self.entries.get(&agent.id) else {
             return Err(AgentError::Unknown);
         };
+        let too_many = |wait| AgentError::TooMany {
+            agent: agent.id.clone(),
+            retry_after: wait,
+        };
+        // First: one that asks all the time does not use up what the others may ask.
+        if caller.proof() != Proof::Person {
+            entry.count_instance(instance).map_err(too_many)?;
+        }
         let counted = match caller.proof() {
             Proof::Person => {
                 let person = (caller.issuer().clone(), caller.subject().to_owned());
@@ -259,10 +282,8 @@ impl Registry {
             }
             _ => entry.requests.check(),
         };
-        counted.map_err(|not_until| AgentError::TooMany {
-            agent: agent.id.clone(),
-            retry_after: not_until.wait_time_from(DefaultClock::default().now()),
-        })
+        counted
+            .map_err(|not_until| too_many(not_until.wait_time_from(DefaultClock::default().now())))
     }
 }
 

@@ -23,6 +23,7 @@ fn agent(name: &str, identities: Vec<IdentityMatch>) -> Agent {
         limits: Limits {
             active: 10,
             per_minute: 3,
+            instance: Default::default(),
         },
         terms: Terms::of_agent(),
         labels: BTreeMap::new(),

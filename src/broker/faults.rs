@@ -181,7 +181,9 @@ impl From<LeaseError> for Refusal {
                 };
                 Self::new(reason, detail).exact()
             }
-            LeaseError::TooMany(_) => Self::new(Reason::TooManyLeases, detail).exact().after(30),
+            LeaseError::TooMany(_) | LeaseError::TooManyOfInstance(_) => {
+                Self::new(Reason::TooManyLeases, detail).exact().after(30)
+            }
             LeaseError::Fenced(_) | LeaseError::Closed(_) => {
                 Self::new(Reason::RevokedMeanwhile, detail).exact()
             }

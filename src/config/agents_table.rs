@@ -10,7 +10,7 @@ use super::source::Place;
 use super::targets;
 use super::terms;
 use super::trust_domains::TrustDomains;
-use crate::agents::{Agent, IdentityMatch, Limits, Terms};
+use crate::agents::{Agent, IdentityMatch, InstanceLimits, Limits, Terms};
 use crate::authority::{Authority, Permission};
 use crate::identity::{CertificateRule, CertificateSettings, ClientSettings};
 use crate::ids::{AgentId, TargetId};
@@ -131,6 +131,16 @@ fn limits(reader: &Reader<'_>) -> Limits {
     let rate = limits
         .as_ref()
         .and_then(|limits| limits.number("per_minute", 1..=100_000));
+    let instance = limits.as_ref().and_then(|limits| limits.table("instance"));
+    let instance = instance.map(|instance| {
+        let active = instance.number("active", 1..=100_000);
+        let rate = instance.number("per_minute", 1..=100_000);
+        instance.finish();
+        InstanceLimits {
+            active,
+            per_minute: rate.and_then(|rate| u32::try_from(rate).ok()),
+        }
+    });
     if let Some(limits) = limits {
         limits.finish();
     }
@@ -138,6 +148,7 @@ fn limits(reader: &Reader<'_>) -> Limits {
     Limits {
         active: active.unwrap_or(ACTIVE),
         per_minute,
+        instance: instance.unwrap_or_default(),
     }
 }
 

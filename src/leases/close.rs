@@ -287,6 +287,12 @@ impl Leases {
             .parent
             .map(|_| (keys::children(shard), member.clone(), open));
         let over = status::over(record).map(|rank| (rank.index, rank.member, Some(rank.rank)));
+        let used = matches!(record.state, State::Reserved | State::Active)
+            .then_some(keys::rank(record.expires_at));
+        let of_instance = record.of_instance.then(|| {
+            let index = keys::quota_of_instance(&record.agent, record.instance.as_deref());
+            (index, member.clone(), used)
+        });
         let ranks = [
             (keys::open(shard), member.clone(), open),
             (
@@ -295,12 +301,7 @@ impl Leases {
                 record.due(retry_at).map(keys::rank),
             ),
             // What nobody can use any more does not use up the agent's quota.
-            (
-                keys::quota(&record.agent),
-                member.clone(),
-                matches!(record.state, State::Reserved | State::Active)
-                    .then_some(keys::rank(record.expires_at)),
-            ),
+            (keys::quota(&record.agent), member.clone(), used),
             // A target whose class is `expiry` has no backlog: nothing there waits to be done.
             (
                 keys::ending(shard),
@@ -323,7 +324,8 @@ impl Leases {
             // INVARIANT: a lease that is open is never reclaimed.
             expires_at: closed.filter(|_| !record.uncollected).map(|at| at + KEPT),
         });
-        for (index, member, rank) in ranks.into_iter().chain(child).chain(over) {
+        let ranks = ranks.into_iter().chain(child).chain(over);
+        for (index, member, rank) in ranks.chain(of_instance) {
             let write = match rank {
                 Some(rank) => Write::Rank {
                     index,

@@ -90,6 +90,20 @@ pub(super) fn quota(agent: &AgentId) -> Index {
     }
 }
 
+/// The same of one of its instances; those that name none are one.
+pub(super) fn quota_of_instance(agent: &AgentId, instance: Option<&str>) -> Index {
+    let name = digest(&SHA256, instance.unwrap_or_default().as_bytes());
+    let name: String = name
+        .as_ref()
+        .iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect();
+    Index {
+        shard: shard(agent),
+        name: Cow::Owned(format!("lease-quota/{agent}/{name}")),
+    }
+}
+
 fn index(shard: ShardId, name: &'static str) -> Index {
     Index {
         shard,

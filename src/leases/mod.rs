@@ -79,6 +79,8 @@ pub enum LeaseError {
     Replayed(String),
     #[error("the agent holds {0} live leases, its limit: release some or wait")]
     TooMany(u64),
+    #[error("this instance of the agent holds {0} live leases, its limit: release some or wait")]
+    TooManyOfInstance(u64),
     #[error("the decision was made on a view that is older than what was swept: decide again")]
     DecideAgain,
     #[error("the place drawn in the status list is taken: draw again")]

@@ -172,6 +172,16 @@ impl Leases {
             });
         transaction = spend_all(transaction, shard, grant.replay());
         transaction = status::take(transaction, &record);
+        // Behind all others, whose places tell what they are.
+        let of_instance = grant.max_of_instance();
+        let of_instance = of_instance.map(|than| (transaction.guards.len(), than));
+        if let Some((_, than)) = of_instance {
+            transaction = transaction.guard(Guard::Fewer {
+                index: keys::quota_of_instance(&record.agent, record.instance.as_deref()),
+                above_rank: keys::rank(now),
+                than,
+            });
+        }
         let transaction = put_names(self.put(transaction, &record, now)?, &record)
             .write(notes::issued(&record, grant, now).append(shard));
         let version = transaction.id;
@@ -183,6 +193,9 @@ impl Leases {
             Outcome::Conflict { guard: 1 } => Err(LeaseError::DecideAgain),
             Outcome::Conflict { guard: 2 } => Err(LeaseError::TooMany(grant.max_active())),
             Outcome::Conflict { guard } => {
+                if let Some((_, most)) = of_instance.filter(|(at, _)| *at == guard) {
+                    return Err(LeaseError::TooManyOfInstance(most));
+                }
                 // The marks' guards come after the three above, in their order, and then the index.
                 let at = guard.saturating_sub(3);
                 if at == grant.replay().len() {
@@ -359,6 +372,7 @@ fn new_record(draft: &Draft, grant: &Grant) -> Record {
         id: draft.id,
         state: State::Reserved,
         agent: grant.agent().clone(),
+        of_instance: grant.max_of_instance().is_some(),
         instance: grant.instance().map(str::to_owned),
         owner: grant.owner().to_owned(),
         mission: grant.mission().clone(),

@@ -89,6 +89,7 @@ impl Remembered {
             state: State::Revoking,
             agent: agent.parse().ok()?,
             instance: None,
+            of_instance: false,
             owner,
             mission: mission.parse().ok()?,
             target: self.target.parse().ok()?,

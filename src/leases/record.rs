@@ -96,8 +96,12 @@ pub struct Record {
     /// No access left, but rubbish remains downstream.
     pub uncollected: bool,
     /// Its place in the status list of its shard.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default)]
     pub status: Option<u32>,
+    /// It counts for its instance, too. INVARIANT: fields have no names in the record, so the last alone
+    /// is left out.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub(in crate::leases) of_instance: bool,
 }
 
 /// Why a lease ends or ended, and how far that is.

@@ -48,6 +48,7 @@ pub struct Grant {
     pub(in crate::policy) replay: Vec<ReplayMark>,
     /// Live leases that the agent may hold at once.
     pub(in crate::policy) max_active: u64,
+    pub(in crate::policy) max_of_instance: Option<u64>,
     pub(in crate::policy) intent_sha256: [u8; 32],
     /// For the audit: what was only said, and which evidence was accepted.
     pub(in crate::policy) declared: Map<String, Value>,
@@ -128,6 +129,11 @@ impl Grant {
     }
     pub fn max_active(&self) -> u64 {
         self.max_active
+    }
+
+    /// Live leases at once of the instance that the request names, or of all that name none.
+    pub fn max_of_instance(&self) -> Option<u64> {
+        self.max_of_instance
     }
     pub fn intent_sha256(&self) -> &[u8; 32] {
         &self.intent_sha256
@@ -224,6 +230,7 @@ mod builder {
                     position: Position::ORIGIN,
                     replay: Vec::new(),
                     max_active: 10,
+                    max_of_instance: None,
                     intent_sha256: [7; 32],
                     declared: serde_json::Map::new(),
                     evidence: Vec::new(),
@@ -297,6 +304,10 @@ mod builder {
         }
         pub fn max_active(mut self, leases: u64) -> Self {
             self.grant.max_active = leases;
+            self
+        }
+        pub fn max_of_instance(mut self, leases: Option<u64>) -> Self {
+            self.grant.max_of_instance = leases;
             self
         }
         pub fn bound_key(mut self, key: Confirmation) -> Self {

@@ -310,6 +310,7 @@ impl Policy {
                 .cloned()
                 .collect(),
             max_active: decision.max_active,
+            max_of_instance: decision.max_of_instance,
             intent_sha256: *intent.sha256(),
             declared: intent.declared().clone(),
             evidence: intent.evidence().to_vec(),

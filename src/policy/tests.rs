@@ -84,6 +84,7 @@ fn agent() -> Agent {
         limits: Limits {
             active: 10,
             per_minute: 60,
+            instance: Default::default(),
         },
         terms: crate::agents::Terms::of_agent(),
         labels: labels("team", "payments"),

@@ -91,6 +91,8 @@ pub(super) struct Decision<'a> {
     pub dimensions: Vec<Dimension>,
     pub chain: Vec<Principal>,
     pub max_active: u64,
+    /// Of the instance that the request names.
+    pub max_of_instance: Option<u64>,
     pub decided_by: Vec<String>,
     /// What would have been refused if the mission enforced.
     pub observed: Vec<Denied>,
@@ -181,6 +183,7 @@ impl Policy {
             dimensions,
             chain: served.chain,
             max_active,
+            max_of_instance: question.agent.limits.instance.active,
             decided_by,
             observed: observer.into_passed(),
         })

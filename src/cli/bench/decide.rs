@@ -247,6 +247,7 @@ fn new_agent(id: AgentId, now: OffsetDateTime) -> Agent {
         limits: Limits {
             active: 1_000_000,
             per_minute: 60,
+            instance: Default::default(),
         },
         terms: crate::agents::Terms::of_agent(),
         labels: BTreeMap::from([("team".to_owned(), "bench".to_owned())]),

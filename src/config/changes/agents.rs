@@ -74,6 +74,17 @@ fn both(table: &mut Table<'_>, was: &Agent, is: &Agent) {
     table.ordered("limits.active", (was.limits.active, is.limits.active), text);
     let per_minute = (was.limits.per_minute, is.limits.per_minute);
     table.ordered("limits.per_minute", per_minute, text);
+    let (old, new) = (was.limits.instance, is.limits.instance);
+    let most = |limit: Option<u64>| limit.unwrap_or(u64::MAX);
+    let show = |limit: &u64| match *limit {
+        u64::MAX => "none".to_owned(),
+        some => some.to_string(),
+    };
+    let active = (most(old.active), most(new.active));
+    table.ordered("limits.instance.active", active, show);
+    let rate = |limit: Option<u32>| most(limit.map(u64::from));
+    let rates = (rate(old.per_minute), rate(new.per_minute));
+    table.ordered("limits.instance.per_minute", rates, show);
     super::terms(table, (&was.terms, &is.terms));
     let identities = |agent: &Agent| agent.identities.iter().map(shown).collect::<BTreeSet<_>>();
     table.grown("identity", &identities(was), &identities(is));

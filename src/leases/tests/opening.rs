@@ -102,6 +102,29 @@ async fn a_refused_reservation_spends_nothing() {
     bench.issue(&grant(1)).await.unwrap();
 }
 
+/// Fields have no names in a record: what is left out at its end moves none of the others.
+#[tokio::test]
+async fn a_lease_that_counts_for_its_instance_is_read_as_it_was_written() {
+    for class in [RevocationClass::Broker, RevocationClass::Native] {
+        let bench = Bench::new(class, true).await;
+        for most in [None, Some(1)] {
+            let grant = Grant::for_tests().agent("deployer").instance("a");
+            let lease = bench.issue(&grant.max_of_instance(most).build()).await;
+            let lease = lease.unwrap().lease;
+            assert_eq!(lease.status.is_some(), class == RevocationClass::Broker);
+            assert_eq!(lease.of_instance, most.is_some());
+            assert_eq!(bench.again(&lease).await, lease);
+        }
+        let another = |name: &str| {
+            let grant = Grant::for_tests().agent("deployer").instance(name);
+            grant.max_of_instance(Some(1)).build()
+        };
+        let refused = bench.issue(&another("a")).await;
+        assert!(matches!(refused, Err(LeaseError::TooManyOfInstance(1))));
+        bench.issue(&another("b")).await.unwrap();
+    }
+}
+
 #[tokio::test]
 async fn an_agent_holds_as_many_leases_as_it_may_and_no_more() {
     let bench = Bench::new(RevocationClass::Broker, true).await;
