@@ -1,6 +1,7 @@
 //! `access`: who can reach what, from either side, by the configuration alone.
 
 use super::output::{Failure, Output, columns};
+use super::selector::label;
 use super::simulate::built;
 use crate::authority::Authority;
 use crate::ids::{AgentId, TargetId};
@@ -52,13 +53,6 @@ struct Row {
     /// Until when `require` and `when` are only observed.
     #[serde(skip_serializing_if = "Option::is_none")]
     observe_until: Option<String>,
-}
-
-fn label(text: &str) -> Result<(String, String), String> {
-    let (name, value) = text
-        .split_once('=')
-        .ok_or_else(|| "write NAME=VALUE".to_owned())?;
-    Ok((name.to_owned(), value.to_owned()))
 }
 
 pub fn access(args: &AccessArgs, output: &Output) -> Result<u8, Failure> {

@@ -6,6 +6,7 @@ use super::keygen::{self, KeygenArgs};
 use super::operator_side::{get, pairs, post_revocation};
 use super::output::{Failure, Output, columns};
 use super::review::{cards, seen};
+use super::selector::{has, label};
 use super::sightings::{self, AdoptArgs};
 use crate::ids::{AgentId, MissionId};
 use crate::wire::{AgentView, LiftRequest, Page, RevocationRequest, Selector};
@@ -39,6 +40,9 @@ pub enum AgentCommand {
     /// All agents: state, live leases, owner, last day.
     #[command(after_help = "Example:\n  dayfly agent list")]
     List {
+        /// Only those with this label; several: with all of them.
+        #[arg(long, value_name = "NAME=VALUE", value_parser = label)]
+        label: Vec<(String, String)>,
         #[command(flatten)]
         operator: OperatorArgs,
     },
@@ -122,8 +126,9 @@ pub async fn agent(command: AgentCommand, output: &Output) -> Result<u8, Failure
         AgentCommand::Keys(args) => return enrol::keys(args, output).await,
         AgentCommand::Sightings { operator } => return sightings::list(&operator, output).await,
         AgentCommand::Adopt(args) => return sightings::adopt(args, output).await,
-        AgentCommand::List { operator } => {
-            let page: Page<AgentView> = get(&operator, "/agents").await?;
+        AgentCommand::List { label, operator } => {
+            let mut page: Page<AgentView> = get(&operator, "/agents").await?;
+            page.items.retain(|agent| has(&agent.labels, &label));
             output.show(&page, |page| {
                 let rows: Vec<_> = page.items.iter().map(agent_row).collect();
                 columns(&["AGENT", "STATE", "LIVE", "OWNER", "ENDS"], &rows)

@@ -1,12 +1,16 @@
 //! `mission suggest`: the mission that would have allowed exactly what was asked and refused.
 
-use super::output::{Failure, Output};
+use super::OperatorArgs;
+use super::operator_side::get;
+use super::output::{Failure, Output, columns};
 use super::recorded::{Decision, Outcome, decisions};
+use super::selector::{has, label};
 use crate::authority::{Authority, Permission, Vocabulary};
 use crate::clock::{Clock, SystemClock};
 use crate::ids::AgentId;
 use crate::intent::SignerClass;
 use crate::policy::{Denial, Recorded};
+use crate::wire::{MissionView, Page, ReviewView};
 use clap::{Args, Subcommand};
 use serde::Serialize;
 use serde_json::Value;
@@ -25,6 +29,15 @@ pub enum MissionCommand {
         after_help = "Example:\n  dayfly mission suggest --audit audit.jsonl --agent checkout-deployer > suggested.toml"
     )]
     Suggest(SuggestArgs),
+    /// All missions: state, owner, last day, who may have them.
+    #[command(after_help = "Example:\n  dayfly mission list --label env=prod")]
+    List {
+        /// Only those with this label; several: with all of them.
+        #[arg(long, value_name = "NAME=VALUE", value_parser = label)]
+        label: Vec<(String, String)>,
+        #[command(flatten)]
+        operator: OperatorArgs,
+    },
 }
 
 #[derive(Debug, Args)]
@@ -66,8 +79,40 @@ struct Suggestion {
     decisions: usize,
 }
 
-pub fn mission(command: &MissionCommand, output: &Output) -> Result<u8, Failure> {
-    let MissionCommand::Suggest(args) = command;
+pub async fn mission(command: MissionCommand, output: &Output) -> Result<u8, Failure> {
+    match command {
+        MissionCommand::Suggest(args) => suggest(&args, output),
+        MissionCommand::List { label, operator } => list(&operator, &label, output).await,
+    }
+}
+
+async fn list(
+    operator: &OperatorArgs,
+    labels: &[(String, String)],
+    output: &Output,
+) -> Result<u8, Failure> {
+    let page: Page<ReviewView> = get(operator, "/reviews?all=true").await?;
+    let missions = page.items.into_iter().filter_map(|item| item.mission);
+    let mut items: Vec<_> = missions.filter(|one| has(&one.labels, labels)).collect();
+    items.sort_by(|a, b| a.id.cmp(&b.id));
+    output.show(&Page { items, next: None }, |page| {
+        let row = |mission: &MissionView| {
+            let agents: Vec<_> = mission.agents.iter().map(ToString::to_string).collect();
+            vec![
+                mission.id.to_string(),
+                mission.state.clone(),
+                mission.owner.clone(),
+                mission.ends.clone().unwrap_or_else(|| "never".to_owned()),
+                agents.join(", "),
+            ]
+        };
+        let rows: Vec<_> = page.items.iter().map(row).collect();
+        columns(&["MISSION", "STATE", "OWNER", "ENDS", "AGENTS"], &rows)
+    })?;
+    Ok(0)
+}
+
+fn suggest(args: &SuggestArgs, output: &Output) -> Result<u8, Failure> {
     let found = decisions(&args.audit)?;
     let today = SystemClock::new().now().date();
     let mut groups: BTreeMap<Group, (bool, Vec<&Decision>)> = BTreeMap::new();

@@ -127,7 +127,7 @@ enum Command {
         after_help = "Example:\n  dayfly simulate --audit /var/lib/dayfly/audit.jsonl --config ."
     )]
     Simulate(simulate::SimulateArgs),
-    /// Missions: suggest.
+    /// Missions: list, suggest.
     #[command(subcommand)]
     Mission(mission::MissionCommand),
     /// Ask for a credential and print it.
@@ -332,7 +332,7 @@ async fn run(command: Command, output: &Output) -> Result<u8, Failure> {
         Command::Access(args) => access::access(&args, output),
         Command::Diff(args) => diff::diff(&args, output),
         Command::Simulate(args) => simulate::simulate(&args, output),
-        Command::Mission(command) => mission::mission(&command, output),
+        Command::Mission(command) => mission::mission(command, output).await,
         Command::Schema => check::schema(output),
         Command::Explain(args) => check::explain(args, output).await,
         Command::Audit(command) => audit::audit(command, output).await,

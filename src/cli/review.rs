@@ -6,11 +6,13 @@ use super::OperatorArgs;
 use super::agent::described;
 use super::operator_side::{client, get};
 use super::output::{Failure, Output, moment};
+use super::selector::{has, label};
 use crate::agents::governance::Decision;
 use crate::clock::{Clock, SystemClock};
 use crate::wire::{Attention, Page, ReviewRequest, ReviewView, Subject};
 use clap::Args;
 use reqwest::Method;
+use std::collections::BTreeMap;
 use std::io::{BufRead as _, Write as _};
 
 #[derive(Debug, Args)]
@@ -24,6 +26,9 @@ pub struct ReviewArgs {
     /// Everything that is registered, whether it is due or not.
     #[arg(long)]
     all: bool,
+    /// Only what has this label itself; several: all of them.
+    #[arg(long, value_name = "NAME=VALUE", value_parser = label, conflicts_with = "decisions")]
+    label: Vec<(String, String)>,
     /// Only show what is due.
     #[arg(long, conflicts_with = "decisions")]
     list: bool,
@@ -63,7 +68,8 @@ pub async fn review(args: ReviewArgs, output: &Output) -> Result<u8, Failure> {
     } else {
         "/reviews"
     };
-    let page: Page<ReviewView> = get(&args.operator, path).await?;
+    let mut page: Page<ReviewView> = get(&args.operator, path).await?;
+    page.items.retain(|item| has(labels(item), &args.label));
     if args.list || output.is_json() {
         output.show(&page, |page| {
             let cards: Vec<_> = page.items.iter().map(card).collect();
@@ -135,6 +141,13 @@ async fn decide(
     Ok(client
         .admin(Method::POST, "/reviews", Some(&request))
         .await?)
+}
+
+fn labels(item: &ReviewView) -> &BTreeMap<String, String> {
+    static NONE: BTreeMap<String, String> = BTreeMap::new();
+    let of_agent = item.agent.as_ref().map(|agent| &agent.labels);
+    let of_mission = item.mission.as_ref().map(|mission| &mission.labels);
+    of_agent.or(of_mission).unwrap_or(&NONE)
 }
 
 fn subject(item: &ReviewView) -> Option<Subject> {

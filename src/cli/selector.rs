@@ -4,6 +4,7 @@ use super::output::Failure;
 use crate::ids::{AgentId, LeaseId, MissionId, TargetId};
 use crate::wire::Selector;
 use clap::Args;
+use std::collections::BTreeMap;
 
 /// Exactly one selector. What others named, and the hashes of keys, may begin with a hyphen.
 #[derive(Debug, Args)]
@@ -106,6 +107,20 @@ impl SelectorArgs {
             "name what to revoke: see `dayfly revoke --help`",
         ))
     }
+}
+
+/// `NAME=VALUE`.
+pub fn label(text: &str) -> Result<(String, String), String> {
+    let (name, value) = text
+        .split_once('=')
+        .ok_or_else(|| "write NAME=VALUE".to_owned())?;
+    Ok((name.to_owned(), value.to_owned()))
+}
+
+/// Whether all of these stand among the labels.
+pub fn has(labels: &BTreeMap<String, String>, wanted: &[(String, String)]) -> bool {
+    let mut all = wanted.iter();
+    all.all(|(name, value)| labels.get(name) == Some(value))
 }
 
 #[cfg(test)]
