@@ -143,6 +143,8 @@ pub enum Event {
     Resumed,
     /// A reviewer decided.
     Reviewed,
+    /// Once more, and it drifts.
+    DriftSoon,
     /// An alarm: an agent asks for what its mission does not allow, again and again.
     Drift,
     /// Whoever owned agents or missions has left.
@@ -192,6 +194,7 @@ impl Event {
             Self::Retired => "retired",
             Self::Resumed => "resumed",
             Self::Reviewed => "reviewed",
+            Self::DriftSoon => "drift_soon",
             Self::Drift => "drift",
             Self::OwnerLeft => "owner_left",
             Self::OwnerBack => "owner_back",

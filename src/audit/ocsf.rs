@@ -50,9 +50,11 @@ pub(super) fn class(event: Event) -> Class {
         Event::OperatorAction | Event::KeyRotated => class(ENTITY_MANAGEMENT, 3, 1, 3),
         // Create.
         Event::KeyEnrolled => class(ENTITY_MANAGEMENT, 1, 1, 3),
-        Event::EndsSoon | Event::ReviewDue | Event::DormantSoon | Event::Reviewed => {
-            class(ENTITY_MANAGEMENT, 3, 1, 1)
-        }
+        Event::EndsSoon
+        | Event::ReviewDue
+        | Event::DormantSoon
+        | Event::DriftSoon
+        | Event::Reviewed => class(ENTITY_MANAGEMENT, 3, 1, 1),
         Event::ReviewOverdue
         | Event::UnderReview
         | Event::Suspended

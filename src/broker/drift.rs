@@ -32,9 +32,16 @@ impl Broker {
             return;
         };
         let counted = self.count_drift(agent, &mission.id, &mission.drift, (refusal, now));
+        let most = usize::try_from(mission.drift.count).unwrap_or(usize::MAX);
         let acted = match counted.await {
-            Ok(true) => self.drifted(agent, &mission.id, &mission.drift, now).await,
-            Ok(false) => return,
+            Ok(recent) if recent >= most => {
+                self.drifted(agent, &mission.id, &mission.drift, now).await
+            }
+            Ok(recent) if recent + 1 == most => {
+                self.drifts_soon(bundle, agent, &mission.id, (&mission.drift, now))
+                    .await
+            }
+            Ok(_) => return,
             Err(refusal) => Err(refusal),
         };
         if let Err(refusal) = acted {
@@ -42,14 +49,14 @@ impl Broker {
         }
     }
 
-    /// Whether it is too often now.
+    /// How often it was within the time, this one included.
     async fn count_drift(
         &self,
         agent: &AgentId,
         mission: &MissionId,
         drift: &Drift,
         (refusal, now): (&Refusal, OffsetDateTime),
-    ) -> Result<bool, Refusal> {
+    ) -> Result<usize, Refusal> {
         let shard = ShardId::of(agent, None);
         let index = Index {
             shard,
@@ -82,7 +89,48 @@ impl Broker {
             }
         }
         settle(self.store.as_ref(), transaction).await?;
-        Ok(recent >= count)
+        Ok(recent)
+    }
+
+    /// The last but one is told, so that nobody is surprised by the last. Once in the time within which
+    /// it is counted.
+    async fn drifts_soon(
+        &self,
+        bundle: &Bundle,
+        agent: &AgentId,
+        mission: &MissionId,
+        (drift, now): (&Drift, OffsetDateTime),
+    ) -> Result<(), Refusal> {
+        let subject = Subject::Agent(agent.clone());
+        let next = if drift.suspends {
+            "once more, and it is suspended"
+        } else {
+            "once more, and it is an alarm"
+        };
+        let asked = drift.count.saturating_sub(1);
+        let why = format!("asked {asked} times for more than mission {mission} allows: {next}");
+        let mark = format!("drift_soon/{mission}");
+        for _ in 0..TRIES {
+            let mut found = self.remember(&subject, now).await?;
+            let stamp = now.unix_timestamp();
+            let last = found.record.told.get(&mark);
+            if last.is_some_and(|last| stamp - last < within(drift).whole_seconds()) {
+                return Ok(());
+            }
+            found.record.told.insert(mark.clone(), stamp);
+            let owner = bundle.agents.get(agent).map(|agent| agent.owner.clone());
+            let notice = entry(Event::DriftSoon, &subject, now)
+                .mission(mission.as_str())
+                .reason(Event::DriftSoon.name())
+                .with("owner", owner)
+                .with("why", why.as_str());
+            if found.save(self.store.as_ref(), Some(notice), now).await? {
+                tracing::warn!(%agent, %mission, "governance: {why}");
+                metrics::counter!(metric::NOTICES, "kind" => "drift_soon").increment(1);
+                return Ok(());
+            }
+        }
+        Ok(())
     }
 
     /// Once in the time within which it is counted, whatever the number of replicas.

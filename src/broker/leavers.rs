@@ -166,10 +166,7 @@ impl Broker {
                 return Ok(());
             }
             let said = format!("source {}", left.source);
-            let entry = Entry::new(Event::OwnerLeft, now)
-                .reason("owner_left")
-                .with("by", said.as_str())
-                .with("owner", next.unwrap_or(name));
+            let entry = owner_left_entry(bundle, next.unwrap_or(name), &said, now);
             let view = self.view()?;
             // An operator's hold stays what it is; when that is lifted, this one takes its place.
             let stands = next.is_some_and(|owner| stands(&view, owner));
@@ -372,6 +369,40 @@ fn allowed(source: &SourceSettings, names: BTreeSet<String>) -> Result<BTreeSet<
         return Err(Refusal::new(Reason::NotPermitted, problem));
     }
     Ok(own)
+}
+
+fn owner_left_entry(bundle: &Bundle, owner: &str, by: &str, now: OffsetDateTime) -> Entry {
+    let (agents, missions) = of_owner(bundle, owner);
+    Entry::new(Event::OwnerLeft, now)
+        .reason("owner_left")
+        .with("by", by)
+        .with("owner", owner)
+        .with("agents", agents)
+        .with("missions", missions)
+        .with("backup_owners", backups(bundle, owner))
+}
+
+/// The names of what is held with them: agents, and missions.
+fn of_owner(bundle: &Bundle, owner: &str) -> (Vec<String>, Vec<String>) {
+    let agents = bundle.agents.iter().filter(|agent| agent.owner == owner);
+    let missions = bundle
+        .policy
+        .missions()
+        .filter(|mission| mission.owner == owner);
+    (
+        agents.map(|agent| agent.id.to_string()).collect(),
+        missions.map(|mission| mission.id.to_string()).collect(),
+    )
+}
+
+/// Who answers for their agents now.
+fn backups<'a>(bundle: &'a Bundle, owner: &str) -> Vec<&'a str> {
+    let own = bundle.agents.iter().filter(|agent| agent.owner == owner);
+    let backups = own.filter_map(|agent| agent.backup_owner.as_deref());
+    let others: BTreeSet<&str> = backups
+        .filter(|one| !one.eq_ignore_ascii_case(owner))
+        .collect();
+    others.into_iter().collect()
 }
 
 /// As the configuration writes them.

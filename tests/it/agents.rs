@@ -78,6 +78,11 @@ async fn who_asks_too_often_beyond_its_mission_is_suspended_where_the_mission_sa
     for _ in 0..2 {
         assert_eq!(beyond(&broker).await.reason(), "exceeds_mission");
     }
+    // The last but one is told, once in the time.
+    let soon = seen(&broker, "drift_soon").await;
+    assert_eq!((soon.len(), &soon[0]["agent"]), (1, &json!("deployer")));
+    assert_eq!(soon[0]["mission"], "deploy-checkout");
+    assert_eq!(soon[0]["detail"]["owner"], "payments@acme.example");
     // Those are forgotten by the time that the next ones come.
     clock.advance(Duration::from_secs(601));
     for _ in 0..2 {
@@ -503,4 +508,165 @@ async fn a_campaign_in_the_terminal_keeps_narrows_and_retires() {
         shown.out.contains("team=payments") && shown.out.contains("next review"),
         "{shown:?}"
     );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn agents_missions_and_reviews_are_found_by_their_labels() {
+    let broker = TestBroker::with(Setup {
+        mission: "labels = { env = \"prod\" }".to_owned(),
+        more: "[agent.deployer.labels]\nteam = \"payments\"\nenv = \"prod\"\n\
+               [agent.idle]\nowner = \"x@acme.example\"\npurpose = \"Waits\"\nends = 2099-01-01\n\
+               identity = { issuer = \"ci\", subject = \"idle\" }\nlabels = { team = \"payments\" }\n"
+            .to_owned(),
+        ..Setup::default()
+    })
+    .await;
+    let names = async |arguments: &[&str]| {
+        let all: Vec<_> = arguments.iter().copied().chain(["-o", "json"]).collect();
+        let found = run(&broker, &all, "").await.json();
+        let items = found["items"].as_array().unwrap().iter();
+        let name = |item: &Value| {
+            let id = [&item["id"], &item["agent"]["id"], &item["mission"]["id"]];
+            id.iter().find_map(|id| id.as_str()).unwrap().to_owned()
+        };
+        let mut names: Vec<_> = items.map(name).collect();
+        names.sort();
+        names
+    };
+    let agents = async |label: &[&str]| names(&[&["agent", "list"], label].concat()).await;
+    assert_eq!(agents(&[]).await, ["deployer", "idle"]);
+    assert_eq!(
+        agents(&["--label", "team=payments"]).await,
+        ["deployer", "idle"]
+    );
+    assert_eq!(
+        agents(&["--label", "team=payments", "--label", "env=prod"]).await,
+        ["deployer"]
+    );
+    assert!(agents(&["--label", "team=pay"]).await.is_empty());
+    assert_eq!(names(&["mission", "list"]).await, ["deploy-checkout"]);
+    assert_eq!(
+        names(&["mission", "list", "--label", "env=prod"]).await,
+        ["deploy-checkout"]
+    );
+    assert!(
+        names(&["mission", "list", "--label", "env=test"])
+            .await
+            .is_empty()
+    );
+    let table = run(&broker, &["mission", "list"], "").await;
+    assert!(
+        table
+            .is(0)
+            .out
+            .contains("deploy-checkout  active  sre@acme.example"),
+        "{table:?}"
+    );
+    let reviews = async |label: &str| names(&["review", "--all", "--list", "--label", label]).await;
+    assert_eq!(reviews("env=prod").await, ["deploy-checkout", "deployer"]);
+    assert_eq!(reviews("team=payments").await, ["deployer", "idle"]);
+    run(&broker, &["agent", "list", "--label", "team"], "")
+        .await
+        .is(2);
+}
+
+/// Each label ends what carries it, whether it is the agent's, the mission's or the target's.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_label_ends_what_carries_it_whichever_of_the_three_has_it() {
+    let broker = TestBroker::with(Setup {
+        mission: "labels = { tier = \"one\", shared = \"mission\" }".to_owned(),
+        more: "[agent.deployer.labels]\nteam = \"payments\"\nshared = \"agent\"\n[target.deploy-api.labels]\ndata = \"none\"\nshared = \"target\"\n"
+            .to_owned(),
+        ..Setup::default()
+    })
+    .await;
+    for label in [
+        "team=payments",
+        "tier=one",
+        "data=none",
+        // One name in all three: none of them hides another.
+        "shared=agent",
+        "shared=mission",
+        "shared=target",
+    ] {
+        let token = broker.issue().await["access_token"].clone();
+        let token = token.as_str().unwrap();
+        let ended = ["revoke", "--label", label, "--kill-only", "--reason", "x"];
+        run(
+            &broker,
+            &["revoke", "--label", "team=other", "--kill-only"],
+            "",
+        )
+        .await
+        .is(0);
+        assert!(broker.is_active(token).await, "{label}");
+        run(&broker, &ended, "").await.is(0);
+        assert!(!broker.is_active(token).await, "{label}");
+    }
+}
+
+/// An intent of one of the deployer's processes.
+fn of_instance(broker: &TestBroker, instance: Option<&str>) -> Vec<(String, String)> {
+    let token = broker.platform_token();
+    let mut claims = broker.intent_claims(&token);
+    if let Some(instance) = instance {
+        claims["instance"] = json!(instance);
+    }
+    let form = with(broker.good_form(), "subject_token", &token);
+    with(form, "intent", &broker.sign_intent(&claims))
+}
+
+async fn sharing(limits: &str) -> TestBroker {
+    let broker = TestBroker::start().await;
+    let text = crate::support::broker::configuration(&broker.url, &broker.issuer, "ES256");
+    let text = text.replace("limits = { active = 100, per_minute = 100000 }", limits);
+    let settings = dayfly::config::load_with(
+        vec![("test.toml".to_owned(), text)],
+        broker.folder.path().to_owned(),
+    )
+    .and_then(|document| document.resolve())
+    .unwrap_or_else(|problems| panic!("{problems}"));
+    broker.composed.reload(&settings).await.unwrap();
+    broker
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_instance_that_holds_its_share_leaves_the_others_theirs() {
+    let broker = sharing("limits = { active = 5, instance = { active = 2 } }").await;
+    let ask = async |instance: Option<&str>| broker.exchange(&of_instance(&broker, instance)).await;
+    let first = ask(Some("a")).await;
+    assert_eq!(first.status, 200, "{}", first.body);
+    assert_eq!(ask(Some("a")).await.status, 200);
+    let third = ask(Some("a")).await;
+    assert_eq!((third.status, third.reason()), (429, "too_many_leases"));
+    // Others have theirs, those that name none as one.
+    assert_eq!(ask(Some("b")).await.status, 200);
+    assert_eq!(ask(None).await.status, 200);
+    // What is given back is had again.
+    let token = first.body["access_token"].as_str().unwrap();
+    let form = crate::support::broker::form(&[("token", token)]);
+    assert_eq!(broker.post("/revoke", &form).await.status, 200);
+    assert_eq!(ask(Some("a")).await.status, 200);
+    // The agent's own limit holds for all of them together.
+    assert_eq!(ask(Some("b")).await.status, 200);
+    let sixth = ask(Some("c")).await;
+    assert_eq!((sixth.status, sixth.reason()), (429, "too_many_leases"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_instance_that_asks_too_often_does_not_use_up_what_the_others_may_ask() {
+    let broker = sharing("limits = { per_minute = 5, instance = { per_minute = 2 } }").await;
+    let ask = async |instance: Option<&str>| broker.exchange(&of_instance(&broker, instance)).await;
+    for _ in 0..2 {
+        assert_eq!(ask(Some("a")).await.status, 200);
+    }
+    for _ in 0..5 {
+        let refused = ask(Some("a")).await;
+        assert_eq!(
+            (refused.status, refused.reason()),
+            (429, "too_many_requests")
+        );
+    }
+    assert_eq!(ask(Some("b")).await.status, 200);
+    assert_eq!(ask(None).await.status, 200);
 }

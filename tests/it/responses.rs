@@ -126,18 +126,30 @@ async fn an_agent_that_wanders_is_suspended_and_somebody_is_told_until_it_is_hea
         broker.is_active(token.as_str().unwrap()).await,
         "once is allowed"
     );
-    wander(&broker).await;
+    // Before the last one somebody is told that it is the last but one.
     let told = pager.has(1).await;
     assert_eq!(
         pager.asked.load(Ordering::SeqCst),
         3,
         "twice it was not taken"
     );
+    assert_eq!(
+        (&told[0]["soon"], &told[0]["count"]),
+        (&json!(true), &json!(1))
+    );
+    assert_eq!(told[0]["actions"], json!([]));
+    assert_eq!(told[0]["why"], "once more within the time, and: suspend");
     assert_eq!(told[0]["agent"], "deployer");
-    assert_eq!(told[0]["owner"], "payments@acme.example");
-    assert_eq!(told[0]["reason"], "exceeds_mission");
-    assert_eq!(told[0]["actions"], json!(["suspend"]));
-    assert_eq!(told[0]["count"], 2);
+    wander(&broker).await;
+    let told = pager.has(2).await;
+    assert_eq!(told[1]["agent"], "deployer");
+    assert_eq!(told[1]["owner"], "payments@acme.example");
+    assert_eq!(told[1]["reason"], "exceeds_mission");
+    assert_eq!(told[1]["actions"], json!(["suspend"]));
+    assert_eq!(
+        (&told[1]["soon"], &told[1]["count"]),
+        (&json!(false), &json!(2))
+    );
     assert!(!broker.is_active(token.as_str().unwrap()).await);
     let agent = broker.admin("GET", "/agents/deployer", None).await.body;
     assert_eq!(agent["state"], "suspended", "{agent}");
@@ -422,4 +434,65 @@ async fn what_waits_and_cannot_be_read_is_moved_aside_once_and_audited() {
     assert_eq!(told.count(), 1, "{audit}");
     let agent = broker.admin("GET", "/agents/deployer", None).await.body;
     assert_eq!(agent["state"], "suspended", "the others are done: {agent}");
+}
+
+/// The mail that a leaver's backup owner gets: what they answer for from now on.
+#[tokio::test(flavor = "multi_thread")]
+async fn whoever_answers_for_a_leavers_agents_is_told() {
+    let folder = tempfile::tempdir().unwrap();
+    let mail = folder.path().join("mail");
+    let script = folder.path().join("sendmail");
+    std::fs::write(
+        &script,
+        format!(
+            "#!/bin/sh\ncat > {0}.new && mv {0}.new {0}\n",
+            mail.display()
+        ),
+    )
+    .unwrap();
+    let mode = <std::fs::Permissions as std::os::unix::fs::PermissionsExt>::from_mode(0o755);
+    std::fs::set_permissions(&script, mode).unwrap();
+    let more = format!(
+        "[source.people]\nkind = \"scim\"\nsecret = \"file:hook.secret\"\nends = [\"acme.example\"]\n\
+         [agent.second]\nowner = \"ann@acme.example\"\nbackup_owner = \"bob@acme.example\"\npurpose = \"Waits\"\n\
+         ends = 2099-01-01\nidentity = {{ issuer = \"ci\", subject = \"second\" }}\n\
+         [[notify]]\nname = \"who-is-left\"\ncommand = [\"{}\"]\nto = [\"backup_owner\"]\n\
+         [[response]]\nname = \"left\"\non = \"owner_left\"\ndo = [\"notify\"]\n",
+        script.display()
+    );
+    let broker = start(more).await;
+    let left = |name: &str| json!({ "userName": name, "active": false }).to_string();
+    let send = async |body: String| {
+        let request = broker.http.post(format!("{}/hooks/people", broker.url));
+        let request = request
+            .header("authorization", "Bearer hook-secret")
+            .body(body);
+        assert_eq!(request.send().await.unwrap().status().as_u16(), 204);
+    };
+    // Nobody answers for the deployer when its owner is gone: nobody is told, and nothing waits for it.
+    send(left("payments@acme.example")).await;
+    send(left("ann@acme.example")).await;
+    until(|| mail.exists()).await;
+    let text = std::fs::read_to_string(&mail).unwrap();
+    assert!(
+        text.starts_with("To: bob@acme.example\nSubject: dayfly: owner_left"),
+        "{text}"
+    );
+    assert!(text.contains("owner        ann@acme.example\n"), "{text}");
+    assert!(text.contains("backup       bob@acme.example\n"), "{text}");
+    let audit = broker.admin("GET", "/audit?limit=1000", None).await.body;
+    let entries = audit["items"].as_array().unwrap().iter();
+    let of_ann = entries.filter(|entry| entry["detail"]["owner"] == "ann@acme.example");
+    let of_ann: Vec<_> = of_ann
+        .filter(|entry| entry["event"] == "owner_left")
+        .collect();
+    assert_eq!(
+        of_ann[0]["detail"]["agents"],
+        json!(["second"]),
+        "{of_ann:?}"
+    );
+    assert_eq!(
+        of_ann[0]["detail"]["backup_owners"],
+        json!(["bob@acme.example"])
+    );
 }

@@ -44,7 +44,12 @@ impl Notify {
                 secret,
             } => post(client, url, secret, message, now).await,
             Way::Command { words, to } => {
-                let ended = tokio::time::timeout(PATIENCE, run(words, mail(message, to))).await;
+                let told = recipients(message, to);
+                // Nobody answers for it: there is nobody to tell.
+                if told.is_empty() && !to.is_empty() {
+                    return Ok(());
+                }
+                let ended = tokio::time::timeout(PATIENCE, run(words, mail(message, &told))).await;
                 ended.unwrap_or_else(|_| Err("it did not end within 10 seconds".to_owned()))
             }
         }
@@ -106,6 +111,28 @@ async fn run(words: &[String], text: String) -> Result<(), String> {
     }
 }
 
+/// Whoever is named, and in the places of `owner` and `backup_owner` whoever answers for what it is about.
+pub(super) fn recipients(message: &Message, to: &[String]) -> Vec<String> {
+    // SECURITY: one address is one recipient, whatever an owner's name holds.
+    let address = |text: &&String| {
+        text.contains('@')
+            && !text
+                .chars()
+                .any(|c| c.is_whitespace() || c.is_control() || c == ',')
+    };
+    let mut all: Vec<String> = Vec::new();
+    for name in to {
+        match name.as_str() {
+            "owner" => all.extend(message.owner.iter().filter(address).cloned()),
+            "backup_owner" => all.extend(message.backup_owners.iter().filter(address).cloned()),
+            _ => all.push(name.clone()),
+        }
+    }
+    let mut seen = std::collections::BTreeSet::new();
+    all.retain(|one| seen.insert(one.clone()));
+    all
+}
+
 /// RFC 5322, as `sendmail -t` takes it.
 pub(super) fn mail(message: &Message, to: &[String]) -> String {
     let what = message.reason.as_deref().unwrap_or(&message.event);
@@ -114,13 +141,15 @@ pub(super) fn mail(message: &Message, to: &[String]) -> String {
     if !to.is_empty() {
         text.push_str(&format!("To: {}\n", line(&to.join(", "))));
     }
+    let soon = if message.soon { "soon: " } else { "" };
     let subject = match who {
-        Some(who) => format!("dayfly: {what}: {who}"),
-        None => format!("dayfly: {what}"),
+        Some(who) => format!("dayfly: {soon}{what}: {who}"),
+        None => format!("dayfly: {soon}{what}"),
     };
     text.push_str(&format!("Subject: {}\n", line(&subject)));
     text.push_str("Auto-Submitted: auto-generated\nContent-Type: text/plain; charset=utf-8\n\n");
     let count = message.count.to_string();
+    let backup = message.backup_owners.join(", ");
     let actions = message.actions.join(", ");
     let at = message.at.to_string();
     let entry = message.entry.to_string();
@@ -130,6 +159,7 @@ pub(super) fn mail(message: &Message, to: &[String]) -> String {
         ("why", message.why.as_ref()),
         ("agent", message.agent.as_ref()),
         ("owner", message.owner.as_ref()),
+        ("backup", Some(&backup).filter(|all| !all.is_empty())),
         ("mission", message.mission.as_ref()),
         ("target", message.target.as_ref()),
         ("lease", message.lease.as_ref()),

@@ -97,6 +97,9 @@ pub(in crate::broker) struct Message {
     pub reason: Option<String>,
     pub agent: Option<String>,
     pub owner: Option<String>,
+    /// Who answers for it where the owner does not.
+    #[serde(default)]
+    pub backup_owners: Vec<String>,
     pub mission: Option<String>,
     pub target: Option<String>,
     pub lease: Option<String>,
@@ -106,6 +109,9 @@ pub(in crate::broker) struct Message {
     pub count: usize,
     /// What was done about it beside telling.
     pub actions: Vec<String>,
+    /// Nothing was done yet: one more, and it is.
+    #[serde(default)]
+    pub soon: bool,
 }
 
 /// When each response saw each agent, in milliseconds.
@@ -125,13 +131,13 @@ impl ResponseSettings {
             && (mission.is_none() || mission == mission_of(entry).as_deref())
     }
 
-    /// Whether this entry is the last that it takes.
-    fn counts(&self, entry: &Entry, seen: &mut Seen) -> bool {
+    /// Whether this entry is the last that it takes, or the last but one.
+    fn counts(&self, entry: &Entry, seen: &mut Seen) -> Counted {
         if !self.is_about(entry) {
-            return false;
+            return Counted::No;
         }
         if self.count <= 1 {
-            return true;
+            return Counted::Last;
         }
         let at = milliseconds(entry.at);
         let within = i64::try_from(self.within.as_millis()).unwrap_or(i64::MAX);
@@ -139,12 +145,36 @@ impl ResponseSettings {
         let moments = seen.entry(key.clone()).or_default();
         moments.retain(|moment| at.saturating_sub(*moment) < within);
         moments.push(at);
-        let full = moments.len() >= self.count;
-        if full {
+        let number = moments.len();
+        if number >= self.count {
             seen.remove(&key);
+            return Counted::Last;
         }
-        full
+        if number + 1 == self.count {
+            return Counted::LastButOne;
+        }
+        Counted::No
     }
+
+    /// Whoever is told of what it stops is told before it does.
+    fn warns(&self) -> bool {
+        self.actions.contains(&Action::Notify)
+            && self.actions.iter().any(|one| *one != Action::Notify)
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Counted {
+    No,
+    LastButOne,
+    Last,
+}
+
+/// Who answers for the agent that an entry is about.
+#[derive(Debug, Clone, Default)]
+struct Owners {
+    owner: Option<String>,
+    backup: Option<String>,
 }
 
 /// The mission of an entry, or the one that a refused request named.
@@ -158,8 +188,14 @@ fn mission_of(entry: &Entry) -> Option<String> {
 }
 
 impl Message {
-    fn of(entry: &Entry, response: &ResponseSettings, owner: Option<String>) -> Self {
+    fn of(entry: &Entry, response: &ResponseSettings, owners: Owners) -> Self {
         let told = |name: &str| entry.detail.get(name)?.as_str().map(str::to_owned);
+        let listed = |name: &str| {
+            let list = entry.detail.get(name).and_then(Value::as_array);
+            let list = list.into_iter().flatten();
+            let texts = list.filter_map(|one| Some(one.as_str()?.to_owned()));
+            texts.collect::<Vec<_>>()
+        };
         let fence = || {
             Some(format!(
                 "{} {} {}",
@@ -176,7 +212,12 @@ impl Message {
             entry: entry.id,
             reason: entry.reason.clone(),
             agent: entry.agent.clone(),
-            owner,
+            // An entry about an owner, and about no agent, names both itself.
+            owner: owners.owner.or_else(|| told("owner")),
+            backup_owners: match owners.backup {
+                Some(backup) => vec![backup],
+                None => listed("backup_owners"),
+            },
             mission: mission_of(entry),
             target: entry.target.clone(),
             lease: entry.lease.clone(),
@@ -189,7 +230,19 @@ impl Message {
                 .map(|action| action.word().to_owned())
                 .filter(|word| word != "notify")
                 .collect(),
+            soon: false,
         }
+    }
+
+    /// Of the last but one: what the next one does.
+    fn soon(mut self) -> Self {
+        let next = self.actions.join(", ");
+        self.id.push_str("/soon");
+        self.why = Some(format!("once more within the time, and: {next}"));
+        self.count = self.count.saturating_sub(1);
+        self.actions.clear();
+        self.soon = true;
+        self
     }
 }
 

@@ -1,7 +1,7 @@
 //! The claim, and the queues: one for what is done, and one for each who is told.
 
 use super::work::count;
-use super::{Action, Message, Responses, Seen, milliseconds};
+use super::{Action, Counted, Message, Owners, Responses, Seen, milliseconds};
 use crate::audit::{AuditError, Cursor, Entry};
 use crate::broker::Broker;
 use crate::ids::ShardId;
@@ -119,18 +119,24 @@ impl Responses {
     fn asked(
         &self,
         entries: &[Entry],
-        owner: impl Fn(&str) -> Option<String>,
+        owners: impl Fn(&str) -> Option<Owners>,
         seen: &mut Seen,
     ) -> Vec<Item> {
         let mut items = Vec::new();
         for entry in entries {
             for response in &self.responses {
-                if !response.counts(entry, seen) {
+                let counted = response.counts(entry, seen);
+                let soon = counted == Counted::LastButOne && response.warns();
+                if counted != Counted::Last && !soon {
                     continue;
                 }
-                let owner = entry.agent.as_deref().and_then(&owner);
-                let message = Message::of(entry, response, owner);
-                for action in &response.actions {
+                let owners = entry.agent.as_deref().and_then(&owners);
+                let mut message = Message::of(entry, response, owners.unwrap_or_default());
+                if soon {
+                    message = message.soon();
+                }
+                let actions = response.actions.iter();
+                for action in actions.filter(|one| !soon || **one == Action::Notify) {
                     if *action != Action::Notify {
                         items.push(Item::new(action.word(), None, &message));
                         continue;
@@ -183,7 +189,10 @@ impl Broker {
             forget(&mut next.seen, &bundle.responses, now);
             let owner = |agent: &str| {
                 let agent = bundle.agents.get(&agent.parse().ok()?)?;
-                Some(agent.owner.clone())
+                Some(Owners {
+                    owner: Some(agent.owner.clone()),
+                    backup: agent.backup_owner.clone(),
+                })
             };
             let items = bundle.responses.asked(&read.entries, owner, &mut next.seen);
             next.receivers

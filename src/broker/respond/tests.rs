@@ -1,4 +1,4 @@
-use super::deliver::mail;
+use super::deliver::{mail, recipients};
 use super::*;
 use crate::audit::Event;
 use time::macros::datetime;
@@ -28,7 +28,8 @@ fn refused(agent: &str, after: i64) -> Entry {
 #[test]
 fn the_last_of_so_many_within_the_time_counts_and_then_it_begins_anew() {
     let (response, mut seen) = (response(), Seen::new());
-    let mut fires = |agent, after| response.counts(&refused(agent, after), &mut seen);
+    let mut fires =
+        |agent, after| response.counts(&refused(agent, after), &mut seen) == Counted::Last;
     assert!(!fires("a", 0));
     assert!(!fires("a", 10));
     assert!(!fires("b", 11), "each agent by itself");
@@ -44,8 +45,9 @@ fn it_is_about_its_own_event_reason_agent_and_mission() {
         ..response()
     };
     let entry = || refused("a", 0).mission("deploy");
-    let counts =
-        |response: &ResponseSettings, entry: &Entry| response.counts(entry, &mut Seen::new());
+    let counts = |response: &ResponseSettings, entry: &Entry| {
+        response.counts(entry, &mut Seen::new()) == Counted::Last
+    };
     assert!(counts(&one, &entry()));
     assert!(!counts(&one, &entry().reason("held")));
     assert!(!counts(
@@ -80,7 +82,7 @@ fn it_is_about_its_own_event_reason_agent_and_mission() {
 fn what_an_agent_chose_adds_no_header_to_a_mail() {
     let mut entry = refused("a", 0).with("why", "x\r\nBcc: eve@example.com");
     entry.agent = Some("a\nTo: eve@example.com".to_owned());
-    let message = Message::of(&entry, &response(), None);
+    let message = Message::of(&entry, &response(), Owners::default());
     let text = mail(&message, &["security@acme.example".to_owned()]);
     let (head, body) = text.split_once("\n\n").unwrap();
     let heads: Vec<_> = head
@@ -90,4 +92,46 @@ fn what_an_agent_chose_adds_no_header_to_a_mail() {
     assert_eq!(heads, ["To", "Subject", "Auto-Submitted", "Content-Type"]);
     assert!(body.lines().all(|line| !line.starts_with("Bcc")));
     assert!(body.contains("done         suspend\n"), "{body}");
+}
+
+#[test]
+fn the_last_but_one_is_told_where_the_last_stops_something() {
+    let mut seen = Seen::new();
+    let counted: Vec<_> = [0, 10, 20, 30, 40]
+        .map(|after| response().counts(&refused("a", after), &mut seen))
+        .into();
+    use Counted::{Last, LastButOne, No};
+    assert_eq!(counted, [No, LastButOne, Last, No, LastButOne]);
+    assert!(response().warns());
+    for actions in [vec![Action::Notify], vec![Action::Suspend]] {
+        let other = ResponseSettings {
+            actions,
+            ..response()
+        };
+        assert!(!other.warns());
+    }
+    let message = Message::of(&refused("a", 0), &response(), Owners::default());
+    let soon = message.clone().soon();
+    assert_ne!(soon.id, message.id);
+    assert_eq!((soon.count, soon.soon, soon.actions.len()), (2, true, 0));
+    assert!(soon.why.unwrap().ends_with("and: suspend"));
+}
+
+#[test]
+fn a_mail_goes_to_whoever_answers_for_it_and_to_one_address_each() {
+    let owners = Owners {
+        owner: Some("ann@acme.example".to_owned()),
+        backup: Some("bob@acme.example, eve@example.com".to_owned()),
+    };
+    let message = Message::of(&refused("a", 0), &response(), owners);
+    let to = |names: &[&str]| {
+        let names: Vec<_> = names.iter().map(|name| (*name).to_owned()).collect();
+        recipients(&message, &names)
+    };
+    assert_eq!(to(&["owner"]), ["ann@acme.example"]);
+    assert!(to(&["backup_owner"]).is_empty());
+    assert_eq!(
+        to(&["x@y.example", "owner", "owner"]),
+        ["x@y.example", "ann@acme.example"]
+    );
 }
