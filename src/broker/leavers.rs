@@ -7,7 +7,7 @@
 use super::{Broker, Bundle, Operator, Reason, Refusal, Role, SourceSettings};
 use crate::audit::{Entry, Event};
 use crate::fences::{
-    By, Dimension, DimensionKind, FenceKind, Fences, NewFence, Raised, View, Weight,
+    By, Dimension, DimensionKind, FenceKind, Fences, HeldBy, NewFence, Raised, View, Whose,
 };
 use crate::ids::ShardId;
 use crate::secret::Sealer;
@@ -167,15 +167,12 @@ impl Broker {
             }
             let said = format!("source {}", left.source);
             let entry = owner_left_entry(bundle, next.unwrap_or(name), &said, now);
-            let view = self.view()?;
-            // An operator's hold stays what it is; when that is lifted, this one takes its place.
-            let stands = next.is_some_and(|owner| stands(&view, owner));
             left.held.extend(next.map(str::to_owned));
             let mut writes = vec![kept.put(&self.sealer, &left)?];
             // Whoever owns nothing is only remembered.
             writes.extend(next.map(|_| entry.append(ShardId::INSTALLATION)));
             match next {
-                Some(owner) if !stands => {
+                Some(owner) => {
                     let fence = hold(owner, &said);
                     let raised = self
                         .fences
@@ -185,13 +182,10 @@ impl Broker {
                         tracing::warn!(owner, "an owner has left: what was theirs is suspended");
                     }
                 }
-                _ => {
+                None => {
                     let mut transaction = Transaction::new(ShardId::INSTALLATION, now + DEADLINE)
                         .revoking()
                         .guard(kept.guard());
-                    if stands {
-                        transaction = transaction.guard(Fences::unmoved(&view));
-                    }
                     transaction.writes.append(&mut writes);
                     if let Outcome::TooLate = settle(self.store.as_ref(), transaction).await? {
                         return Err(Refusal::new(Reason::StoreUnavailable, "too late").after(1));
@@ -237,7 +231,9 @@ impl Broker {
                 Some(owner) => {
                     let on = Dimension::new(DimensionKind::Owner, owner.as_str());
                     let why = "its owner is active again";
-                    let lift = NewFence::new(FenceKind::Lift, on, &said, why).by(By::Source);
+                    let lift = NewFence::new(FenceKind::Lift, on, &said, why)
+                        .by(By::Source)
+                        .lifts(Whose::Sources);
                     let raised = self.fences.raise_with(lift, guards, writes, now).await?;
                     if let Some(raised) = &raised {
                         self.record.fenced(&raised.fence);
@@ -259,8 +255,8 @@ impl Broker {
         Err(contended())
     }
 
-    /// An operator lifts the hold on an owner. Whoever has left stays held: by the hold that stands for
-    /// that, or by one that takes the operator's place. Only an admin's word is as good as the provider's.
+    /// An operator lifts what holds an owner. Whoever has left stays held for that: only an admin's word is as
+    /// good as the provider's.
     pub(in crate::broker) async fn lift_owner(
         &self,
         by: &Operator,
@@ -272,22 +268,19 @@ impl Broker {
             let kept = self.kept(owner, now).await?;
             let view = self.view()?;
             let on = Dimension::new(DimensionKind::Owner, owner);
-            let lift = NewFence::new(FenceKind::Lift, on, &by.name, reason);
+            let lift = NewFence::new(FenceKind::Lift, on.clone(), &by.name, reason);
             let (fence, writes) = match &kept.left {
                 None => (lift, Vec::new()),
                 Some(_) if by.role >= Role::Admin => (lift, vec![Write::Delete(kept.key.clone())]),
-                Some(left) if is_held_for_leaving(&view, owner) => {
+                Some(_) if !view.holds_on(&on).iter().all(HeldBy::is_of_a_source) => {
+                    (lift.lifts(Whose::Others), Vec::new())
+                }
+                Some(left) => {
                     let why = format!(
                         "its owner has left (source {}, {}): that they are active again, by the same source, ends it, or an admin's lift",
                         left.source, left.at
                     );
                     return Err(Refusal::new(Reason::NotPermitted, why).exact());
-                }
-                Some(left) => {
-                    let mut left = left.clone();
-                    left.held.insert(owner.to_owned());
-                    let said = format!("source {}", left.source);
-                    (hold(owner, &said), vec![kept.put(&self.sealer, &left)?])
                 }
             };
             let guards = vec![kept.guard(), Fences::unmoved(&view)];
@@ -312,18 +305,11 @@ fn hold(owner: &str, said: &str) -> NewFence {
     NewFence::new(FenceKind::Hold, on, said, "its owner has left").by(By::Source)
 }
 
-/// Whether a hold stands that stops as much, for as long.
-fn stands(view: &View, owner: &str) -> bool {
-    let on = Dimension::new(DimensionKind::Owner, owner);
-    let mut all = view.holds_on(&on).into_iter();
-    all.any(|hold| hold.weight >= Weight::Suspension && hold.until.is_none())
-}
-
 /// No operator's hold carries the rule of a source.
 fn is_held_for_leaving(view: &View, owner: &str) -> bool {
     let on = Dimension::new(DimensionKind::Owner, owner);
     let mut all = view.holds_on(&on).into_iter();
-    all.any(|hold| hold.rule.is_some_and(|rule| rule.starts_with("source/")))
+    all.any(|hold| hold.is_of_a_source())
 }
 
 fn contended() -> Refusal {

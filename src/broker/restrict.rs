@@ -4,7 +4,6 @@ use super::{Broker, Operator, Reason, Refusal};
 use crate::authority::{Authority, Permission, Vocabulary};
 use crate::fences::{
     By, Dimension, DimensionKind, Fence, FenceKind, MOST_RESTRICTIONS, NewFence, Restriction,
-    Weight,
 };
 use crate::leases::{Filter, Leases, Standing};
 use crate::wire::{
@@ -46,13 +45,9 @@ impl Broker {
             .map(|seconds| Duration::seconds(seconds.into()));
         let new = NewFence {
             by,
-            kind: FenceKind::Restrict,
-            dimension: target,
-            reason: request.reason,
-            author: author.to_owned(),
             until: lasts.map(|lasts| now + lasts),
             restriction: Some(restriction.clone()),
-            weight: Weight::default(),
+            ..NewFence::new(FenceKind::Restrict, target, author, &request.reason)
         };
         let (view, state) = if dry_run {
             let view = (request.target, restriction.clone(), new.reason, new.author);
@@ -110,16 +105,8 @@ impl Broker {
         let unknown = || Refusal::new(Reason::NotFound, "no such restriction stands").exact();
         let standing = standing.ok_or_else(unknown)?;
         let restriction = standing.restriction.as_ref().ok_or_else(unknown)?;
-        let lift = NewFence {
-            by: By::Operator,
-            kind: FenceKind::Lift,
-            dimension: Dimension::new(DimensionKind::Restriction, id.to_string()),
-            reason,
-            author: by.name.clone(),
-            until: None,
-            restriction: None,
-            weight: Weight::default(),
-        };
+        let on = Dimension::new(DimensionKind::Restriction, id.to_string());
+        let lift = NewFence::new(FenceKind::Lift, on, &by.name, &reason);
         let raised = self.fences.raise(lift, now).await?;
         self.record.fenced(&raised.fence);
         Ok(RestrictionReceipt {

@@ -208,7 +208,7 @@ impl Broker {
             }
         }
         let coverage = self.covered(&recorded.fence.dimension, now).await?;
-        Ok(finished(recorded, coverage))
+        Ok(self.finished(recorded, coverage))
     }
 
     /// What a fence on this dimension covers: what is alive, what is being ended, what cannot be.
@@ -303,32 +303,39 @@ impl Broker {
         let coverage = self
             .covered(&recorded.fence.dimension, self.clock.now())
             .await?;
-        Ok(finished(recorded, coverage))
+        Ok(self.finished(recorded, coverage))
     }
-}
 
-fn finished(recorded: Recorded, coverage: Coverage) -> RevocationReceipt {
-    let state = if !recorded.replicated {
-        RevocationState::NotYetReplicated
-    } else if recorded.fence.kind == FenceKind::Lift {
-        RevocationState::Lifted
-    } else if coverage.outstanding > 0 {
-        RevocationState::Revoking
-    } else if coverage.until_expiry > 0 {
-        RevocationState::ConfirmedExceptExpiry
-    } else {
-        RevocationState::Confirmed
-    };
-    let holds = recorded.fence.kind == FenceKind::Hold;
-    let position = Some(recorded.position);
-    receipt(
-        Some(recorded.fence.id),
-        recorded.selector,
-        position,
-        state,
-        holds,
-        coverage,
-    )
+    fn finished(&self, recorded: Recorded, coverage: Coverage) -> RevocationReceipt {
+        let state = if !recorded.replicated {
+            RevocationState::NotYetReplicated
+        } else if recorded.fence.kind == FenceKind::Lift {
+            RevocationState::Lifted
+        } else if coverage.outstanding > 0 {
+            RevocationState::Revoking
+        } else if coverage.until_expiry > 0 {
+            RevocationState::ConfirmedExceptExpiry
+        } else {
+            RevocationState::Confirmed
+        };
+        let holds = match recorded.fence.kind {
+            FenceKind::Hold => true,
+            // Somebody else's hold may stand on it still.
+            FenceKind::Lift => self.view().map_or(true, |view| {
+                !view.holds_on(&recorded.fence.dimension).is_empty()
+            }),
+            _ => false,
+        };
+        let position = Some(recorded.position);
+        receipt(
+            Some(recorded.fence.id),
+            recorded.selector,
+            position,
+            state,
+            holds,
+            coverage,
+        )
+    }
 }
 
 fn receipt(

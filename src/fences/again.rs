@@ -15,7 +15,7 @@ pub fn again(entries: &[Entry], now: OffsetDateTime) -> Vec<NewFence> {
             continue;
         }
         for held in &mut standing {
-            held.lift(&found.new);
+            held.lift(&found);
         }
     }
     standing
@@ -29,6 +29,8 @@ struct Found {
     id: String,
     at: OffsetDateTime,
     lifted: bool,
+    /// The holds that it ends, by their ids.
+    lifts: Vec<String>,
 }
 
 impl Found {
@@ -58,17 +60,15 @@ impl Found {
             id: text("fence").unwrap_or_default().to_owned(),
             at: entry.at,
             lifted: false,
+            lifts: serde_json::from_value(value("lifts")).unwrap_or_default(),
         })
     }
 
-    fn lift(&mut self, lift: &NewFence) {
+    fn lift(&mut self, lift: &Self) {
+        let on = &lift.new.dimension;
         self.lifted |= match self.new.kind {
-            FenceKind::Hold => {
-                self.new.dimension == lift.dimension && self.new.weight <= lift.weight
-            }
-            FenceKind::Restrict => {
-                lift.dimension.kind == DimensionKind::Restriction && lift.dimension.value == self.id
-            }
+            FenceKind::Hold => lift.lifts.contains(&self.id),
+            FenceKind::Restrict => on.kind == DimensionKind::Restriction && on.value == self.id,
             FenceKind::Kill | FenceKind::Lift | FenceKind::Configure => false,
         };
     }

@@ -3,11 +3,16 @@
 
 use super::{Fence, FenceError};
 use crate::secret::{MAC_LENGTH, SealError, Sealer};
+use time::OffsetDateTime;
+use time::macros::datetime;
 
 /// No MessagePack map begins with it, as entries did before they had a MAC.
 const VERSION: u8 = 2;
 const ENTRY: &str = "fence";
 const SNAPSHOT: &str = "fences snapshot";
+/// SECURITY: whoever can write to the store chooses the times of a fence. One that a lifetime is added to must
+/// not be the last that can be told.
+const LATEST: OffsetDateTime = datetime!(9000-01-01 0:00 UTC);
 
 /// Whether a broker of this installation wrote it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -33,7 +38,10 @@ pub(in crate::fences) fn unwrap(
     sequence: u64,
 ) -> Result<(Fence, Author), FenceError> {
     let (author, body) = opened(sealer, ENTRY, value).ok_or(FenceError::OtherFormat(sequence))?;
-    let fence = rmp_serde::from_slice(body).map_err(|_| FenceError::Unreadable(sequence))?;
+    let mut fence: Fence =
+        rmp_serde::from_slice(body).map_err(|_| FenceError::Unreadable(sequence))?;
+    fence.at = fence.at.min(LATEST);
+    fence.until = fence.until.map(|until| until.min(LATEST));
     Ok((fence, author))
 }
 

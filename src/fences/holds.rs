@@ -1,8 +1,8 @@
-//! What stands on a dimension, what takes whose place, and what a lift ends; and which configuration is in
+//! What stands on a dimension, and what a lift ends; and which configuration is in
 //! force.
 
 use super::view::Kept;
-use super::{Dimension, DimensionHash, Fence, HeldBy, View, Weight};
+use super::{Dimension, DimensionHash, Fence, HeldBy, NewFence, View, Weight, Whose};
 use std::sync::Arc;
 use time::OffsetDateTime;
 
@@ -10,11 +10,16 @@ use time::OffsetDateTime;
 const MOST_CONFIGURATIONS: usize = 64;
 
 impl View {
-    /// What a lift of this weight ends on a dimension now.
-    pub(in crate::fences) fn lifted_by(&self, on: &Dimension, weight: Weight) -> Vec<uuid::Uuid> {
-        let stands = self.holds.get(&on.hash()).into_iter().flatten();
+    /// What a lift ends on its dimension now.
+    pub(in crate::fences) fn lifted_by(&self, new: &NewFence) -> Vec<uuid::Uuid> {
+        let stands = self.holds.get(&new.dimension.hash()).into_iter().flatten();
+        let may = |fence: &Fence| match new.lifts {
+            Whose::Everybodys => true,
+            Whose::Sources => is_of_a_source(fence.rule.as_deref()),
+            Whose::Others => !is_of_a_source(fence.rule.as_deref()),
+        };
         stands
-            .filter(|kept| kept.fence.weight <= weight)
+            .filter(|kept| kept.fence.weight <= new.weight && may(&kept.fence))
             .map(|kept| kept.fence.id)
             .collect()
     }
@@ -23,6 +28,12 @@ impl View {
     pub fn holds_on(&self, on: &Dimension) -> Vec<HeldBy> {
         let stands = self.holds.get(&on.hash()).into_iter().flatten();
         stands.map(|kept| HeldBy::of(&kept.fence)).collect()
+    }
+
+    /// Whether a hold that ends what is alive stands on it until somebody lifts it.
+    pub fn is_suspended(&self, on: &Dimension) -> bool {
+        let mut stands = self.holds.get(&on.hash()).into_iter().flatten();
+        stands.any(|kept| kept.fence.weight >= Weight::Suspension && kept.fence.until.is_none())
     }
 
     /// The fence that says which configuration is in force.
@@ -36,19 +47,16 @@ impl View {
         self.configurations.iter().any(is_it) && !self.configurations.last().is_some_and(is_it)
     }
 
-    /// INVARIANT: a hold takes the place of what it makes needless: older, no stronger, gone no later. So an
-    /// old hold that is put on the log again, with its lift behind it, takes no newer one along.
-    pub(in crate::fences) fn hold(&mut self, dimension: DimensionHash, new: Kept) {
+    /// INVARIANT: no hold takes another one's place: whoever can write to the store could put a known one back
+    /// whose lift is on the log already, and end a real one by it. A hold that is folded once more stands once.
+    pub(in crate::fences) fn hold(&mut self, dimension: DimensionHash, new: Kept, ours: bool) {
+        let is_it = |known: &Kept| known.fence.id == new.fence.id;
         let all = Arc::make_mut(&mut self.holds).entry(dimension).or_default();
-        let covers = |by: &Fence, of: &Fence| by.weight >= of.weight && lasts_as_long(by, of);
-        let needless = |known: &Kept| {
-            let newer = known.fence.at > new.fence.at;
-            known.fence.id == new.fence.id || (newer && covers(&known.fence, &new.fence))
-        };
-        if all.iter().any(needless) {
+        // SECURITY: what nobody of ours wrote may come before the real one of that id, and hides it nowhere.
+        if !ours && all.iter().any(is_it) {
             return;
         }
-        all.retain(|old| old.fence.at > new.fence.at || !covers(&new.fence, &old.fence));
+        all.retain(|known| !is_it(known));
         all.push(new);
     }
 
@@ -92,11 +100,17 @@ impl View {
     }
 }
 
-fn lasts_as_long(one: &Fence, other: &Fence) -> bool {
-    one.until
-        .is_none_or(|until| other.until.is_some_and(|other| until >= other))
-}
-
 fn is_past(kept: &Kept, now: OffsetDateTime) -> bool {
     kept.fence.until.is_some_and(|until| until < now)
+}
+
+impl HeldBy {
+    /// Whether a webhook's source said so.
+    pub fn is_of_a_source(&self) -> bool {
+        is_of_a_source(self.rule.as_deref())
+    }
+}
+
+fn is_of_a_source(rule: Option<&str>) -> bool {
+    rule.is_some_and(|rule| rule.starts_with("source/"))
 }

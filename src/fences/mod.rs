@@ -251,6 +251,18 @@ pub struct NewFence {
     /// Exactly where the kind is [`FenceKind::Restrict`].
     pub restriction: Option<Restriction>,
     pub weight: Weight,
+    pub lifts: Whose,
+}
+
+/// Which holds a lift ends, of those on its dimension that are no stronger.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Whose {
+    #[default]
+    Everybodys,
+    /// What webhooks' sources said.
+    Sources,
+    /// Everything else.
+    Others,
 }
 
 impl NewFence {
@@ -264,7 +276,14 @@ impl NewFence {
             until: None,
             restriction: None,
             weight: Weight::default(),
+            lifts: Whose::default(),
         }
+    }
+
+    #[must_use]
+    pub fn lifts(mut self, whose: Whose) -> Self {
+        self.lifts = whose;
+        self
     }
 
     #[must_use]

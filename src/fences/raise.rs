@@ -42,7 +42,7 @@ impl Fences {
         now: OffsetDateTime,
     ) -> Result<Option<Raised>, FenceError> {
         let lifts = match new.kind {
-            FenceKind::Lift => self.view.load().lifted_by(&new.dimension, new.weight),
+            FenceKind::Lift => self.view.load().lifted_by(&new),
             _ => Vec::new(),
         };
         let rule = match &new.by {
@@ -155,6 +155,10 @@ fn audited(fence: &Fence, by: &By) -> Entry {
         .with("weight", fence.weight.as_str());
     if let Some(until) = fence.until {
         entry = entry.with("until", until.format(&Rfc3339).ok());
+    }
+    if fence.kind == FenceKind::Lift {
+        let lifts: Vec<_> = fence.lifts.iter().map(ToString::to_string).collect();
+        entry = entry.with("lifts", lifts);
     }
     let author = fence.author.as_str();
     entry = match by {

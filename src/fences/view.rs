@@ -142,12 +142,12 @@ impl View {
         }
     }
 
-    /// The hold on any of these dimensions, if there is one; of several the strongest.
+    /// The hold on any of these dimensions, if there is one; of several the strongest, of those the last.
     pub fn held(&self, dimensions: &[DimensionHash]) -> Option<HeldBy> {
         let mut strongest: Option<&Kept> = None;
         let on = dimensions.iter().filter_map(|one| self.holds.get(one));
         for kept in on.flatten() {
-            if strongest.is_none_or(|known| kept.fence.weight > known.fence.weight) {
+            if strongest.is_none_or(|known| kept.fence.weight >= known.fence.weight) {
                 strongest = Some(kept);
             }
         }
@@ -257,7 +257,7 @@ impl View {
                 if fence.weight > Weight::Review {
                     self.kill(dimension, kept.clone());
                 }
-                self.hold(dimension, kept);
+                self.hold(dimension, kept, ours);
             }
             FenceKind::Restrict => self.restrict(kept, ours),
             FenceKind::Lift | FenceKind::Configure if !ours => {}
@@ -362,7 +362,11 @@ impl View {
                 link: store::link(&view.position.link, &value),
             };
             let lifts = match fence.kind {
-                FenceKind::Lift => view.lifted_by(&fence.dimension, fence.weight),
+                FenceKind::Lift => {
+                    let on = fence.dimension.clone();
+                    let lift = super::NewFence::new(fence.kind, on, "", "").weight(fence.weight);
+                    view.lifted_by(&lift)
+                }
                 _ => Vec::new(),
             };
             let fence = Fence { lifts, ..fence };

@@ -3,7 +3,7 @@
 use super::queue::Item;
 use super::{Action, Message, Responses};
 use crate::broker::{Broker, Reason, Refusal};
-use crate::fences::{By, Dimension, DimensionKind, FenceKind, LONGEST_LIFETIME, NewFence, Weight};
+use crate::fences::{By, Dimension, DimensionKind, FenceKind, LONGEST_LIFETIME, NewFence};
 use crate::ids::{AgentId, MissionId};
 use crate::wire::{RestrictionRequest, Selector};
 use time::{Duration, OffsetDateTime};
@@ -101,22 +101,11 @@ impl Broker {
     ) -> Result<(), Refusal> {
         // SECURITY: only what stops as much, and as long. A review that is overdue refuses what is new, and
         // what is alive lives on.
-        let held = self.view()?.held(&[dimension.hash()]);
-        let stands =
-            held.is_some_and(|hold| hold.weight >= Weight::Suspension && hold.until.is_none());
-        if kind == FenceKind::Hold && stands {
+        if kind == FenceKind::Hold && self.view()?.is_suspended(&dimension) {
             return Ok(());
         }
-        let fence = NewFence {
-            by: rule(&author),
-            kind,
-            dimension,
-            reason,
-            author,
-            until: (kind == FenceKind::Kill).then_some(now + LONGEST_LIFETIME),
-            restriction: None,
-            weight: Weight::default(),
-        };
+        let mut fence = NewFence::new(kind, dimension, &author, &reason).by(rule(&author));
+        fence.until = (kind == FenceKind::Kill).then_some(now + LONGEST_LIFETIME);
         self.fence(fence, selector, now).await.map(drop)
     }
 

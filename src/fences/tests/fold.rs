@@ -1,4 +1,4 @@
-use super::{NOW, agent, fence, sealer};
+use super::{NOW, agent, fence, new, sealer};
 use crate::fences::entry::{self, Author};
 use crate::fences::snapshot;
 use crate::fences::{
@@ -11,7 +11,10 @@ use std::time::Duration;
 
 pub(super) fn add(view: &View, fence: &Fence) -> View {
     let lifts = match fence.kind {
-        FenceKind::Lift => view.lifted_by(&fence.dimension, fence.weight),
+        FenceKind::Lift => {
+            let lift = new(fence.kind, fence.dimension.clone()).weight(fence.weight);
+            view.lifted_by(&lift)
+        }
         _ => Vec::new(),
     };
     let fence = Fence {

@@ -50,16 +50,7 @@ pub(crate) fn fence(kind: FenceKind, dimension: Dimension) -> Fence {
 }
 
 pub(crate) fn new(kind: FenceKind, dimension: Dimension) -> NewFence {
-    NewFence {
-        by: crate::fences::By::default(),
-        kind,
-        dimension,
-        reason: "a test".to_owned(),
-        author: "ops@acme.example".to_owned(),
-        until: None,
-        weight: crate::fences::Weight::default(),
-        restriction: None,
-    }
+    NewFence::new(kind, dimension, "ops@acme.example", "a test")
 }
 
 /// A replica that is driven by hand.

@@ -107,6 +107,71 @@ async fn an_old_lift_that_is_put_on_the_log_again_lifts_nothing() {
     }
 }
 
+/// A hold that nobody of ours wrote, under the id of this one, later and as strong as can be.
+fn forged(under: &Fence) -> Fence {
+    Fence {
+        at: under.at + Duration::from_secs(3600 * 24 * 365 * 70),
+        weight: Weight::Retirement,
+        reason: "forged".to_owned(),
+        ..under.clone()
+    }
+}
+
+#[tokio::test]
+async fn a_forged_time_at_the_end_of_all_time_stops_nothing() {
+    let (store, line, fences, _) = held().await;
+    let last = time::PrimitiveDateTime::MAX.assume_utc();
+    for (kind, name) in [(FenceKind::Hold, "b"), (FenceKind::Kill, "c")] {
+        let forged = Fence {
+            at: last,
+            until: Some(last),
+            ..fence(kind, agent(name))
+        };
+        append(&store, entry::wrap(&stranger(), &forged).unwrap()).await;
+    }
+    for fences in [&fences, &replica(&line)] {
+        follow(fences).await;
+        assert!(is_held(fences, "a") && is_held(fences, "b"));
+    }
+    fences.store_snapshot_now().await;
+    let from_the_snapshot = replica(&line);
+    follow(&from_the_snapshot).await;
+    assert!(is_held(&from_the_snapshot, "b"));
+}
+
+#[test]
+fn a_forged_hold_and_an_old_lift_end_no_real_one() {
+    let old = fence(FenceKind::Hold, agent("a"));
+    let lift = Fence {
+        lifts: vec![old.id],
+        weight: Weight::Retirement,
+        ..fence(FenceKind::Lift, agent("a"))
+    };
+    let real = fence(FenceKind::Hold, agent("a"));
+    let mut view = add(&View::origin(), &real);
+    view = add_by(&view, &forged(&old), Author::Anybody);
+    view = add_by(&view, &lift, Author::Ours);
+    assert_eq!(view.held(&[agent("a").hash()]).unwrap().fence_id, real.id);
+}
+
+#[test]
+fn a_forged_hold_hides_the_real_one_of_its_id_in_neither_order() {
+    let real = fence(FenceKind::Hold, agent("a"));
+    let forged = forged(&real);
+    for order in [[&real, &forged], [&forged, &real]] {
+        let author = |fence: &Fence| match fence == &real {
+            true => Author::Ours,
+            false => Author::Anybody,
+        };
+        let view = order.iter().fold(View::origin(), |view, fence| {
+            add_by(&view, fence, author(fence))
+        });
+        let stands = view.holds_on(&agent("a"));
+        assert_eq!(stands.len(), 1);
+        assert_eq!(stands[0].reason, real.reason);
+    }
+}
+
 #[test]
 fn a_stronger_hold_of_old_takes_no_newer_one_along() {
     let retired = Fence {

@@ -299,16 +299,8 @@ async fn a_key_that_is_held_proves_nothing_even_where_an_old_record_is_put_back(
     let token = desk.invite().await;
     desk.enrol(&token, &key).await.unwrap();
     let old = desk.read(&keys_key(&agent())).await;
-    let fence = NewFence {
-        by: crate::fences::By::default(),
-        kind: FenceKind::Hold,
-        dimension: Dimension::new(DimensionKind::IssuerKey, key.thumbprint()),
-        reason: "stolen".to_owned(),
-        author: "octavia".to_owned(),
-        until: None,
-        weight: crate::fences::Weight::default(),
-        restriction: None,
-    };
+    let on = Dimension::new(DimensionKind::IssuerKey, key.thumbprint());
+    let fence = NewFence::new(FenceKind::Hold, on, "octavia", "stolen");
     desk.enrolment.fences.raise(fence, desk.now).await.unwrap();
     let seen = async {
         while !desk.verifying().await.unwrap().is_empty() {

@@ -5,7 +5,7 @@ use crate::connectors::{
     Connector, ConnectorError, Ended, Handle, MintContext, Minted, Promises, RevocationClass,
 };
 use crate::fences::tests::fixture::{Advanced, Line};
-use crate::fences::{Dimension, DimensionKind, FenceKind, Fences, NewFence};
+use crate::fences::{Dimension, DimensionKind, FenceKind, Fences};
 use crate::ids::{self, LeaseId};
 use crate::leases::{Connectors, Issued, Lease, LeaseError, Leases, Sweeper, Swept};
 use crate::policy::Grant;
@@ -240,16 +240,7 @@ impl Bench {
     }
 
     pub(super) async fn raise(&self, kind: FenceKind, dimension: Dimension) {
-        let fence = NewFence {
-            by: crate::fences::By::default(),
-            kind,
-            dimension,
-            reason: "a test".to_owned(),
-            author: "ops@acme.example".to_owned(),
-            until: None,
-            weight: crate::fences::Weight::default(),
-            restriction: None,
-        };
+        let fence = crate::fences::tests::new(kind, dimension);
         self.fences.raise(fence, self.now()).await.unwrap();
     }
 

@@ -19,16 +19,7 @@ async fn live_a_life(bench: &Bench, ending: bool) -> Result<(), LeaseError> {
             .await?;
     } else {
         let agent = crate::fences::Dimension::new(DimensionKind::Agent, "deployer");
-        let fence = crate::fences::NewFence {
-            by: crate::fences::By::default(),
-            kind: crate::fences::FenceKind::Kill,
-            dimension: agent,
-            reason: "a test".to_owned(),
-            author: "ops@acme.example".to_owned(),
-            until: None,
-            weight: crate::fences::Weight::default(),
-            restriction: None,
-        };
+        let fence = crate::fences::tests::new(crate::fences::FenceKind::Kill, agent);
         bench.fences.raise(fence, bench.now()).await?;
     }
     bench.sweeper.run_once(bench.now()).await?;
