@@ -46,6 +46,10 @@ pub mod metric {
     pub const CLOCK_SKEW: &str = "dayfly_clock_skew_seconds";
     /// Streams of events open now.
     pub const LISTENERS: &str = "dayfly_event_listeners";
+    /// The number of the published configuration that decides here; 0: the replica's own folder does.
+    pub const CONFIG_REVISION: &str = "dayfly_config_revision";
+    /// 1 while another configuration was published than decides here, else 0.
+    pub const CONFIG_BEHIND: &str = "dayfly_config_behind";
     /// Handlers that panicked.
     pub const PANICS: &str = "dayfly_panics_total";
 }

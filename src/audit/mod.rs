@@ -151,6 +151,8 @@ pub enum Event {
     OwnerLeft,
     /// They are active again, and what was held for it is not any more.
     OwnerBack,
+    /// A webhook told facts.
+    FactsTold,
     /// Somebody with a valid proof knocked, and no agent is theirs.
     Sighted,
     /// An alarm: somebody came in by the break-glass token.
@@ -198,6 +200,7 @@ impl Event {
             Self::Drift => "drift",
             Self::OwnerLeft => "owner_left",
             Self::OwnerBack => "owner_back",
+            Self::FactsTold => "facts_told",
             Self::Sighted => "sighted",
             Self::BreakGlassUsed => "break_glass_used",
             Self::RecordUnreadable => "record_unreadable",

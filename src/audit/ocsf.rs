@@ -66,7 +66,7 @@ pub(super) fn class(event: Event) -> Class {
         Event::Drift | Event::BreakGlassUsed => class(ENTITY_MANAGEMENT, 99, 2, 4),
         Event::KeyPinned => class(ENTITY_MANAGEMENT, 1, 1, 1),
         Event::JoinTokenReused | Event::OtherKeyPinned => class(ENTITY_MANAGEMENT, 99, 2, 4),
-        Event::ConfigLoaded => class(ENTITY_MANAGEMENT, 3, 1, 1),
+        Event::ConfigLoaded | Event::FactsTold => class(ENTITY_MANAGEMENT, 3, 1, 1),
         Event::RecordUnreadable | Event::StoreSegmentBreak => class(ENTITY_MANAGEMENT, 99, 99, 4),
     }
 }

@@ -555,6 +555,7 @@ fn an_entry_survives_the_trip_and_its_event_is_named_as_it_is_written() {
         Event::KeyRotated,
         Event::ConfigLoaded,
         Event::RecordUnreadable,
+        Event::FactsTold,
         Event::StoreSegmentBreak,
     ] {
         let entry = Entry::new(event, now())

@@ -38,6 +38,8 @@ pub enum SourceKind {
     Generic,
     /// A SCIM user who is not active any more: an owner has left.
     Scim,
+    /// `[facts.NAME]`: it tells facts, and ends what hung on those that are no more.
+    Facts,
 }
 
 impl Broker {
@@ -80,6 +82,9 @@ impl Broker {
         let known = known.ok_or_else(unknown)?;
         if !is_authentic(known, headers, body, self.clock.now()) {
             return Err(unknown());
+        }
+        if known.kind == SourceKind::Facts {
+            return self.facts_told(&bundle, known, (headers, body)).await;
         }
         let body: Value = serde_json::from_slice(body)
             .map_err(|error| Refusal::new(Reason::MalformedRequest, error.to_string()).exact())?;
@@ -136,7 +141,7 @@ fn is_authentic(
                 .into()
         }),
         SourceKind::Scim => leavers::is_authentic(source, headers),
-        SourceKind::Generic => {
+        SourceKind::Generic | SourceKind::Facts => {
             let Some(timestamp) = header("x-dayfly-timestamp") else {
                 return false;
             };
@@ -197,7 +202,7 @@ fn ended(
             (project, "pipeline", facts)
         }
         // Handled before: it ends no context.
-        SourceKind::Scim => return Ok(Vec::new()),
+        SourceKind::Scim | SourceKind::Facts => return Ok(Vec::new()),
         SourceKind::Generic => {
             let kind = text("/kind");
             let id = text("/id");

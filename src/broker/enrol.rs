@@ -73,8 +73,7 @@ impl Broker {
     /// `POST /enrol`. Until the token is spent, every refusal has one face.
     pub async fn enrol(&self, token: &Secret<String>, proof: &str) -> Result<EnrolAnswer, Refusal> {
         let now = self.clock.now();
-        let bundle = self.bundle.load_full();
-        let view = self.view()?;
+        let (view, bundle) = self.deciding().await?;
         let applicant = proof::verify(proof, token, &self.url, now).map_err(EnrolError::from)?;
         let unknown = |why: String| Refusal::new(Reason::InvalidClient, why);
         let id = applicant.agent();

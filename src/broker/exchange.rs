@@ -43,10 +43,8 @@ impl Broker {
     /// RFC 8693 section 2, RFC 6749 section 4.4, RFC 7523 section 2.1.
     pub async fn exchange(&self, request: ExchangeRequest) -> Result<TokenResponse, Refusal> {
         let now = self.clock.now();
-        let bundle = self.bundle.load_full();
-        // INVARIANT: the view comes first; everything below decides on this one view, so that an
-        // end that is appended meanwhile is later than the lease and kills it.
-        let view = self.view()?;
+        // INVARIANT: the view comes first, with the configuration of its position.
+        let (view, bundle) = self.deciding().await?;
         self.may_mint()?;
         self.walk(&bundle, view, request, now).await
     }

@@ -4,7 +4,7 @@ use super::{Broker, Refusal};
 use crate::fences::{By, Dimension, FenceKind, LONGEST_LIFETIME, NewFence};
 use crate::identity::Facts;
 use crate::ids::IssuerId;
-use crate::intent::{Board, Polled, group};
+use crate::intent::{Changed, group};
 use crate::policy::contexts;
 use crate::wire::Selector;
 use std::collections::BTreeSet;
@@ -22,34 +22,24 @@ pub fn start(broker: &Arc<Broker>) {
             let bundle = broker.bundle.load_full();
             if let Some(board) = bundle.intents.board() {
                 for polled in bundle.intents.polled() {
-                    if board.is_due(polled) {
-                        tokio::spawn(ask(broker.clone(), board.clone(), polled.clone()));
+                    if !board.is_due(polled) {
+                        continue;
                     }
+                    let (broker, board, polled) = (broker.clone(), board.clone(), polled.clone());
+                    tokio::spawn(async move {
+                        if polled.tells() {
+                            broker.hear_told(&board, &polled).await;
+                            board.done(&polled);
+                        } else if let Some(changed) = board.look(&polled).await {
+                            broker.end_changed(polled.name(), &changed).await;
+                        }
+                    });
                 }
             }
             drop(broker);
             tokio::time::sleep(TICK).await;
         }
     });
-}
-
-/// Beside the others: one that is slow delays nobody.
-async fn ask(broker: Arc<Broker>, board: Arc<Board>, polled: Polled) {
-    let Some(changed) = board.look(&polled).await else {
-        return;
-    };
-    let name = polled.name();
-    for (kind, id) in ended(&changed.before, &changed.after) {
-        // INVARIANT: until it is on the log. Without a store nothing is minted either.
-        while let Err(refusal) = broker.fact_ended(name, &kind, &id).await {
-            tracing::error!(
-                fact = kind,
-                why = refusal.detail,
-                "a fact ended and that is not on the log yet"
-            );
-            tokio::time::sleep(AGAIN).await;
-        }
-    }
 }
 
 /// The contexts that were and are no more.
@@ -70,6 +60,21 @@ fn ended(before: &Facts, after: &Facts) -> Vec<(String, String)> {
 }
 
 impl Broker {
+    /// Beside the others: one that is slow delays nobody.
+    pub(super) async fn end_changed(&self, name: &IssuerId, changed: &Changed) {
+        for (kind, id) in ended(&changed.before, &changed.after) {
+            // INVARIANT: until it is on the log. Without a store nothing is minted either.
+            while let Err(refusal) = self.fact_ended(name, &kind, &id).await {
+                tracing::error!(
+                    fact = kind,
+                    why = refusal.detail,
+                    "a fact ended and that is not on the log yet"
+                );
+                tokio::time::sleep(AGAIN).await;
+            }
+        }
+    }
+
     /// A kill and no hold: whether it holds now is for the next decision to ask, and a freeze that was lifted
     /// lets work go on.
     async fn fact_ended(&self, name: &IssuerId, kind: &str, id: &str) -> Result<(), Refusal> {

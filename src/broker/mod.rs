@@ -17,6 +17,7 @@ pub mod keys;
 mod leavers;
 pub mod operators;
 mod possession;
+pub mod publish;
 mod record;
 pub mod refusal;
 pub mod release;
@@ -28,6 +29,7 @@ pub mod show;
 mod sightings;
 mod standing;
 pub mod status;
+mod told;
 mod usage;
 
 pub use contexts::{SourceKind, SourceSettings};
@@ -71,6 +73,8 @@ pub struct Bundle {
     pub hash: String,
     /// Of what all replicas must have in common.
     pub decides: String,
+    /// The number of its publication; 0: it is the replica's own folder.
+    pub revision: u64,
 }
 
 /// What outlives a reload.
@@ -94,6 +98,7 @@ pub struct Broker {
     pub(in crate::broker) sightings: sightings::Sightings,
     pub(in crate::broker) events: events::Events,
     pub(in crate::broker) seen: introspect::Seen,
+    pub(in crate::broker) publishing: Option<publish::Publishing>,
     pub(in crate::broker) bundle: ArcSwap<Bundle>,
     /// Whoever left before this start is held.
     pub(in crate::broker) leavers_seen: AtomicBool,
@@ -126,6 +131,8 @@ pub struct Parts {
     pub sealing: Arc<Sealing>,
     /// Shared with the sweeper, which ends what older configurations minted.
     pub connectors: Arc<ArcSwap<Connectors>>,
+    /// Present where the configuration is a published one.
+    pub publishing: Option<publish::Publishing>,
 }
 
 impl Broker {
@@ -151,6 +158,7 @@ impl Broker {
             sealing: parts.sealing,
             status_lists: status::StatusLists::default(),
             seen: introspect::Seen::default(),
+            publishing: parts.publishing,
             bundle: ArcSwap::from_pointee(bundle),
             leavers_seen: AtomicBool::new(false),
         }
@@ -206,6 +214,11 @@ impl Broker {
             problems.push(NOT_LOOKED.to_owned());
         }
         problems.extend(self.sealing.fault());
+        problems.extend(
+            self.publishing
+                .as_ref()
+                .and_then(publish::Publishing::behind),
+        );
         if problems.is_empty() {
             Ok(())
         } else {

@@ -164,6 +164,8 @@ reasons! {
     ClockSkewed = "clock_skewed", After;
     /// Another configuration is in force than this replica has: it mints nothing until it has that one.
     ConfigurationSuperseded = "configuration_superseded", After;
+    /// This replica does not have the configuration that was published; the others may.
+    StaleConfiguration = "stale_configuration", After;
     /// The broker is shutting down or overloaded.
     Overloaded = "overloaded", After;
     /// A fault of the broker's own. The cause is in its log under the refusal id.
@@ -176,6 +178,10 @@ reasons! {
     NotPermitted = "not_permitted", Never;
     /// There is nothing under this name.
     NotFound = "not_found", Never;
+    /// The configuration was not published: `problems` says what is wrong with it, as `dayfly check` does.
+    ConfigurationRefused = "configuration_refused", Never;
+    /// Somebody else published a configuration meanwhile: look at it, and publish again.
+    PublishedMeanwhile = "published_meanwhile", Never;
 }
 
 impl fmt::Display for Reason {
@@ -199,6 +205,8 @@ pub struct Refusal {
     pub detail: String,
     /// Seconds, where waiting helps.
     pub retry_after: Option<u32>,
+    /// Of a configuration, for the operator who sent it.
+    pub problems: Option<Box<[serde_json::Value]>>,
 }
 
 impl Refusal {
@@ -211,6 +219,7 @@ impl Refusal {
             mission: None,
             detail: detail.into(),
             retry_after: None,
+            problems: None,
         }
     }
 

@@ -6,9 +6,11 @@ mod agent;
 mod agent_side;
 mod audit;
 mod bench;
+mod bundle;
 mod check;
 mod completion;
 pub mod compose;
+mod config;
 mod demo;
 mod enrol;
 mod diff;
@@ -226,6 +228,9 @@ enum Command {
     /// The record: tail, verify.
     #[command(subcommand)]
     Audit(audit::AuditCommand),
+    /// The configuration of all replicas: publish, show.
+    #[command(subcommand)]
+    Config(config::ConfigCommand),
     /// Signing keys: rotate.
     #[command(subcommand)]
     Key(operator_side::KeyCommand),
@@ -337,6 +342,7 @@ async fn run(command: Command, output: &Output) -> Result<u8, Failure> {
         Command::Explain(args) => check::explain(args, output).await,
         Command::Audit(command) => audit::audit(command, output).await,
         Command::Operator(command) => operator::operator(command, output).await,
+        Command::Config(command) => config::config(command, output).await,
         Command::Key(command) => operator_side::key(command, output).await,
         Command::Recover(args) => recover::recover(args, output).await,
         Command::Bench(command) => bench::bench(command, output).await,

@@ -13,7 +13,7 @@ use crate::wire::{LeaseView, RevocationReceipt, RevocationRequest, Selector};
 use clap::Args;
 use reqwest::Method;
 use serde::Serialize;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use time::OffsetDateTime;
 
 #[derive(Debug, Args)]
@@ -31,8 +31,16 @@ pub struct NarrowedArgs {
     operator: OperatorArgs,
 }
 
+/// What is looked for, and whether it is ended.
+pub struct Narrowing<'a> {
+    pub config: &'a Path,
+    /// Ends them, for this reason.
+    pub revoke: Option<&'a str>,
+    pub operator: &'a OperatorArgs,
+}
+
 #[derive(Debug, Serialize)]
-struct Report {
+pub struct Report {
     /// Leases that were looked at.
     alive: usize,
     narrowed: Vec<Narrowed>,
@@ -52,9 +60,21 @@ struct Narrowed {
 }
 
 pub async fn narrowed(args: NarrowedArgs, output: &Output) -> Result<u8, Failure> {
-    let (policy, agents) = built(&args.config)?;
+    let narrowing = Narrowing {
+        config: &args.config,
+        revoke: args.reason.as_deref().filter(|_| args.revoke),
+        operator: &args.operator,
+    };
+    let report = look(narrowing).await?;
+    output.show(&report, table)?;
+    Ok(0)
+}
+
+/// Compares what lives with the folder, and ends what it would not grant, where that is wanted.
+pub async fn look(narrowing: Narrowing<'_>) -> Result<Report, Failure> {
+    let (policy, agents) = built(narrowing.config)?;
     let alive = [("alive", Some("true".to_owned()))];
-    let leases = list(&args.operator, &alive, usize::MAX).await?.items;
+    let leases = list(narrowing.operator, &alive, usize::MAX).await?.items;
     let now = SystemClock::new().now();
     let mut report = Report {
         alive: leases.len(),
@@ -63,12 +83,12 @@ pub async fn narrowed(args: NarrowedArgs, output: &Output) -> Result<u8, Failure
             .filter_map(|lease| judged(lease, &policy, &agents, now))
             .collect(),
     };
-    if let (true, Some(reason)) = (args.revoke, &args.reason) {
-        let client = client(&args.operator)?;
+    if let Some(reason) = narrowing.revoke {
+        let client = client(narrowing.operator)?;
         for found in &mut report.narrowed {
             let request = RevocationRequest {
                 selector: Selector::Lease(found.lease),
-                reason: reason.clone(),
+                reason: reason.to_owned(),
                 kill_only: false,
                 retire: false,
             };
@@ -78,8 +98,7 @@ pub async fn narrowed(args: NarrowedArgs, output: &Output) -> Result<u8, Failure
             found.revoked = true;
         }
     }
-    output.show(&report, table)?;
-    Ok(0)
+    Ok(report)
 }
 
 fn judged(
@@ -117,7 +136,7 @@ fn judged(
     })
 }
 
-fn table(report: &Report) -> String {
+pub fn table(report: &Report) -> String {
     let rows: Vec<_> = report
         .narrowed
         .iter()

@@ -86,7 +86,7 @@ pub(super) async fn serve_by(
         listen = %public.address(),
         health = %health.address(),
         mtls = mtls.as_ref().map(|mtls| mtls.address().to_string()),
-        config = settings.hash,
+        config = composed.broker.config_hash(),
         "dayfly serves"
     );
 
@@ -147,11 +147,11 @@ fn load(dir: &Path) -> Result<Settings, Failure> {
 /// Everything or nothing: a folder with a mistake in it leaves the broker as it was.
 async fn reload(dir: &Path, composed: &Composed) {
     let swapped = match load(dir) {
-        Ok(settings) => composed.reload(&settings).await.map(|()| settings),
+        Ok(settings) => composed.reload(&settings).await,
         Err(failure) => Err(failure),
     };
     match swapped {
-        Ok(settings) => tracing::info!(config = settings.hash, "the configuration was swapped"),
+        Ok(hash) => tracing::info!(config = hash, "the configuration was swapped"),
         Err(failure) => tracing::error!(
             kept = composed.broker.config_hash(),
             "the configuration was kept: {}",

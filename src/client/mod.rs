@@ -65,7 +65,21 @@ fn told(body: &ErrorBody) -> String {
     if let Some(at) = &body.at {
         text = format!("{text} at {at}");
     }
-    format!("{text} (refusal {})", body.refusal_id)
+    text = format!("{text} (refusal {})", body.refusal_id);
+    for problem in &body.problems {
+        let part = |name: &str| {
+            problem
+                .get(name)
+                .and_then(|part| part.as_str())
+                .unwrap_or("")
+        };
+        let line = problem
+            .get("line")
+            .map_or(String::new(), |line| format!(":{line}"));
+        let (file, code, message) = (part("file"), part("code"), part("message"));
+        text = format!("{text}\n  {file}{line} [{code}] {message}");
+    }
+    text
 }
 
 /// `http` clients never follow redirects: a redirected secret is a leaked one.

@@ -23,13 +23,7 @@ pub(in crate::config) fn url(reader: &Reader<'_>, decoder: &Decoder<'_>) -> Opti
     let text = reader.required_text("url", "\"https://dayfly.example\"")?;
     let at = text.at;
     // The broker decides for itself whether it is a loopback one.
-    let decoder = Decoder {
-        doc: decoder.doc,
-        desk: decoder.desk,
-        read: std::cell::RefCell::default(),
-        allow_loopback: true,
-        takes_certificates: true,
-    };
+    let decoder = Decoder::new(decoder.doc, decoder.desk);
     let url = decoder.url(text)?.value;
     if url.ends_with('/') {
         let help = format!("write `url = \"{}\"`", url.trim_end_matches('/'));
@@ -54,8 +48,8 @@ pub(in crate::config) fn decode(
         let ask_client = tls.boolean("ask_client").unwrap_or(false);
         tls.finish();
         Some(TlsFiles {
-            certificate: decoder.path(&certificate?.value),
-            key: decoder.path(&key?.value),
+            certificate: decoder.own_path(&certificate?.value),
+            key: decoder.own_path(&key?.value),
             ask_client,
         })
     });
@@ -82,13 +76,14 @@ pub(in crate::config) fn decode(
         path
     });
     // Always exported: what is not cannot be trimmed, and would fill the store.
-    let audit_path = decoder.path(
+    let audit_path = decoder.own_path(
         audit_path
             .as_ref()
             .map_or("audit.jsonl", |path| &path.value),
     );
     let (doors, connections) = limits(reader);
     let dpop_nonce = nonce(reader);
+    let published = reader.choice("config", &["folder", "published"]) == Some("published");
     let drain = reader.duration("drain", Duration::from_secs(0)..=Duration::from_secs(600));
     let mut listen = ListenSettings::on(listen);
     listen.tls = tls;
@@ -112,6 +107,7 @@ pub(in crate::config) fn decode(
         sealing_keys,
         access_token_algorithm,
         dpop_nonce,
+        published,
         audit_path,
     })
 }
@@ -128,8 +124,8 @@ fn mtls_of(
     let key = reader.text("key");
     let own = match (certificate, key) {
         (Some(certificate), Some(key)) => Some(TlsFiles {
-            certificate: decoder.path(&certificate.value),
-            key: decoder.path(&key.value),
+            certificate: decoder.own_path(&certificate.value),
+            key: decoder.own_path(&key.value),
             ask_client: true,
         }),
         (None, None) => tls.map(|tls| TlsFiles {
@@ -187,13 +183,13 @@ fn store_of(reader: &Reader<'_>, decoder: &Decoder<'_>) -> Option<StoreSettings>
                 }
             }
             Some(StoreSettings::Embedded {
-                path: decoder.path(&path.value),
+                path: decoder.own_path(&path.value),
             })
         }
         (None, Some(url)) => {
-            let path = |text: At<String>| decoder.path(&text.value);
+            let path = |text: At<String>| decoder.own_path(&text.value);
             Some(StoreSettings::Redis {
-                url: decoder.reference(url)?.value,
+                url: decoder.own_reference(url)?.value,
                 min_replicas: u32::try_from(replicas.unwrap_or(0)).unwrap_or(0),
                 ca: ca.map(path),
                 identity: certificate.map(path).zip(key.map(path)),
@@ -239,7 +235,7 @@ fn keys(reader: &Reader<'_>, decoder: &Decoder<'_>) -> Option<(Vec<String>, Algo
     let is_empty = named.is_empty();
     let sealing: Vec<_> = named
         .into_iter()
-        .filter_map(|key: At<String>| Some(decoder.reference(key)?.value))
+        .filter_map(|key: At<String>| Some(decoder.own_reference(key)?.value))
         .collect();
     if is_empty {
         let help = "name at least one; make it with `openssl rand -base64 32`";

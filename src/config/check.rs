@@ -52,7 +52,7 @@ pub fn check_files(
     report(&Document::gather(files, base, &[]), now)
 }
 
-fn report(document: &Document, now: OffsetDateTime) -> CheckReport {
+pub(in crate::config) fn report(document: &Document, now: OffsetDateTime) -> CheckReport {
     let (mut problems, cases, hash) = match document.resolve_at(Some(now)) {
         Err(problems) => (problems, Vec::new(), None),
         Ok(settings) => {

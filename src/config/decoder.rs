@@ -11,7 +11,7 @@ use super::values::{self, UrlProblem};
 use crate::identity::KeySource;
 use crate::jose::KeySet;
 use std::cell::RefCell;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 pub(in crate::config) struct Decoder<'a> {
@@ -19,23 +19,91 @@ pub(in crate::config) struct Decoder<'a> {
     pub desk: &'a Desk,
     /// Key sets that were read, for the hash: another key set is another configuration.
     pub read: RefCell<BTreeMap<String, Vec<u8>>>,
+    /// Files and variables that `[broker]` names.
+    pub own: RefCell<BTreeSet<String>>,
+    /// Every reference to a secret.
+    pub references: RefCell<BTreeSet<String>>,
     /// Whether issuers on loopback may do without TLS.
     pub allow_loopback: bool,
     /// Whether any listener or proxy says which certificate a client shows.
     pub takes_certificates: bool,
 }
 
-impl Decoder<'_> {
+impl<'a> Decoder<'a> {
+    pub fn new(doc: &'a Document, desk: &'a Desk) -> Self {
+        Self {
+            doc,
+            desk,
+            read: RefCell::default(),
+            own: RefCell::default(),
+            references: RefCell::default(),
+            allow_loopback: true,
+            takes_certificates: true,
+        }
+    }
+
     /// Relative paths start at the configuration folder.
     pub fn path(&self, text: &str) -> PathBuf {
         self.doc.base.join(text)
     }
 
+    /// The same for a file of the replica's own, that nothing which is published may name.
+    pub fn own_path(&self, text: &str) -> PathBuf {
+        let path: PathBuf = self.path(text).components().collect();
+        let shown = format!("file:{}", path.display());
+        self.own.borrow_mut().insert(shown);
+        path
+    }
+
+    /// A reference to a secret of the replica's own.
+    pub fn own_reference(&self, value: At<String>) -> Option<At<String>> {
+        let reference = self.checked(value)?;
+        self.own.borrow_mut().insert(reference.value.clone());
+        self.references.borrow_mut().insert(reference.value.clone());
+        Some(reference)
+    }
+
     /// A secret's reference; `file:` paths made absolute.
     pub fn reference(&self, value: At<String>) -> Option<At<String>> {
+        if self.doc.attached.is_some() && !self.may_be_published(&value) {
+            return None;
+        }
+        let reference = self.checked(value)?;
+        if self.doc.attached.is_some() && self.own.borrow().contains(&reference.value) {
+            let message = "this is a secret of `[broker]`, and each replica's own";
+            let help = "name another one";
+            let at = reference.at;
+            self.desk.report(at, Code::Unpublishable, message, help);
+            return None;
+        }
+        self.references.borrow_mut().insert(reference.value.clone());
+        Some(reference)
+    }
+
+    /// SECURITY: whoever publishes is not whoever runs the machines: no program of theirs is started, and of
+    /// their files those are read that lie with the configuration.
+    fn may_be_published(&self, value: &At<String>) -> bool {
+        let (message, help) = match Reference::parse(&value.value) {
+            Ok(Reference::Command(_)) => (
+                "a published configuration starts no program",
+                "use `env:` or `file:`",
+            ),
+            Ok(Reference::File(path)) if !is_below(path) => (
+                "a published configuration names files below the folder of each replica",
+                "write a relative path without `..`",
+            ),
+            _ => return true,
+        };
+        self.desk
+            .report(value.at, Code::Unpublishable, message, help);
+        false
+    }
+
+    fn checked(&self, value: At<String>) -> Option<At<String>> {
         match Reference::parse(&value.value) {
             Ok(Reference::File(path)) => {
-                let path = self.path(&path.to_string_lossy());
+                // One spelling of each file: without `./`.
+                let path: PathBuf = self.doc.base.join(path).components().collect();
                 Some(At::new(value.at, format!("file:{}", path.display())))
             }
             Ok(_) => Some(value),
@@ -169,9 +237,16 @@ impl Decoder<'_> {
             return None;
         };
         let full = self.path(&path.to_string_lossy());
-        match read_bounded(&full) {
+        let name = path.to_string_lossy().into_owned();
+        let read = match &self.doc.attached {
+            None => read_bounded(&full).map_err(|error| error.to_string()),
+            Some(attached) => match attached.get(&name) {
+                Some(text) => Ok(text.clone().into_bytes()),
+                None => Err("it was not published with the configuration".to_owned()),
+            },
+        };
+        match read {
             Ok(bytes) => {
-                let name = path.to_string_lossy().into_owned();
                 self.read.borrow_mut().insert(name, bytes.clone());
                 Some(bytes)
             }
@@ -183,6 +258,12 @@ impl Decoder<'_> {
             }
         }
     }
+}
+
+fn is_below(path: &Path) -> bool {
+    use std::path::Component;
+    path.components()
+        .all(|part| matches!(part, Component::Normal(_) | Component::CurDir))
 }
 
 fn read_bounded(path: &Path) -> std::io::Result<Vec<u8>> {

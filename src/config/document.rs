@@ -35,6 +35,8 @@ pub struct Document {
     pub(in crate::config) entries: Vec<Entry>,
     pub(in crate::config) policies: Vec<Source>,
     pub(in crate::config) early: Problems,
+    /// What the files came with, where they were published: then no other key set is read.
+    pub(in crate::config) attached: Option<BTreeMap<String, String>>,
 }
 
 #[derive(Debug, Clone)]
@@ -75,6 +77,17 @@ impl Document {
         base: PathBuf,
         unreadable: &[String],
     ) -> Self {
+        Self::sorted(files, base, unreadable, None)
+    }
+
+    /// With `attached`, the first file is the replica's own, of which `[broker]` counts, and the others
+    /// were published.
+    pub(in crate::config) fn sorted(
+        files: Vec<(String, String)>,
+        base: PathBuf,
+        unreadable: &[String],
+        attached: Option<BTreeMap<String, String>>,
+    ) -> Self {
         let (policies, files): (Vec<_>, Vec<_>) = files
             .into_iter()
             .map(|(name, text)| Source { name, text })
@@ -92,6 +105,9 @@ impl Document {
                 sort(&key, node, &desk, &mut entries);
             }
         }
+        if attached.is_some() {
+            entries.retain(|entry| is_where_it_belongs(entry, &desk));
+        }
         let entries = twice(entries, &desk);
         Self {
             sources,
@@ -99,6 +115,7 @@ impl Document {
             entries,
             policies,
             early: desk.finish(),
+            attached,
         }
     }
 
@@ -123,6 +140,17 @@ impl Entry {
         };
         Reader::new(desk, &self.table, self.at, (name, self.kind.to_owned()))
     }
+}
+
+/// `[broker]` is each replica's own, and everything else is what was published.
+fn is_where_it_belongs(entry: &Entry, desk: &Desk) -> bool {
+    let (own, broker) = (entry.at.file == 0, entry.kind == "broker");
+    if broker && !own {
+        let message = "`[broker]` is each replica's own, and never published";
+        let help = "put it into a file of its own, which is left out";
+        desk.report(entry.at, Code::Unpublishable, message, help);
+    }
+    broker == own
 }
 
 fn is_policy(name: &str) -> bool {

@@ -18,6 +18,7 @@ mod issuers;
 mod missions;
 mod people;
 mod problem;
+mod published;
 mod questions;
 mod reach;
 mod reader;
@@ -43,10 +44,11 @@ pub use check::{CaseResult, CheckReport, check, check_files};
 pub use development::{Development, DevelopmentError, development};
 pub use document::Document;
 pub use problem::{Code, Problem, Problems, Severity};
+pub use published::{check_published, publishable, published, secret_within};
 pub use schema::schema;
 pub use secrets::{SecretError, sealing_key, secret_reference};
 pub use settings::{
-    BrokerSettings, Case, Expectation, MtlsSettings, NotifyTable, NotifyWay, OperatorsTable,
+    BrokerSettings, Case, Expectation, MtlsSettings, Node, NotifyTable, NotifyWay, OperatorsTable,
     ResourceServerProof, ResourceServerTable, RoleTable, Settings, SourceTable, StoreSettings,
 };
 pub use values::duration;
@@ -62,6 +64,13 @@ pub fn load(dir: &Path) -> Result<Document, Problems> {
 /// at `base`.
 pub fn load_with(files: Vec<(String, String)>, base: PathBuf) -> Result<Document, Problems> {
     whole(Document::gather(files, base, &[]))
+}
+
+impl Document {
+    /// Like `resolve`, with what is wrong in a file that does not parse.
+    pub fn whole(self) -> Result<Settings, Problems> {
+        whole(self)?.resolve()
+    }
 }
 
 /// A file that does not parse must not hide what is wrong in the others.

@@ -100,6 +100,8 @@ codes! {
     NeverMatches => "never_matches", Warning;
     /// A fact is needed that no issuer of the agent proves.
     UnprovedFact => "unproved_fact", Warning;
+    /// What is in a configuration to publish and has no place there.
+    Unpublishable => "unpublishable", Error;
     /// A longer lifetime than the target gives.
     TtlCapped => "ttl_capped", Warning;
 }

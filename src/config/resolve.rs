@@ -7,7 +7,7 @@ use super::document::{Document, Entry};
 use super::issuers::Issuers;
 use super::people::People;
 use super::problem::{Code, Desk, Problems};
-use super::settings::{BrokerSettings, Case, OperatorsTable, Settings};
+use super::settings::{BrokerSettings, Case, OperatorsTable, Settings, SourceTable};
 use super::source::Place;
 use super::tree::{Node, Raw};
 use super::trust_domains::TrustDomains;
@@ -44,13 +44,7 @@ impl Document {
     }
 
     pub(in crate::config) fn settings(&self, desk: &Desk, today: Option<Date>) -> Option<Settings> {
-        let mut decoder = Decoder {
-            doc: self,
-            desk,
-            read: std::cell::RefCell::default(),
-            allow_loopback: true,
-            takes_certificates: true,
-        };
+        let mut decoder = Decoder::new(self, desk);
         let (broker, url) = self.broker(&mut decoder);
         let age = broker.as_ref().map(|broker| broker.fence_view_max_age);
         let age = age.unwrap_or(FENCE_VIEW_MAX_AGE);
@@ -76,6 +70,10 @@ impl Document {
         let sources = self.each("source", |e| {
             tables::source(&decoder, e, &mut issuers, &witnesses, &url)
         });
+        let sources = sources
+            .into_iter()
+            .chain(witnesses.iter().filter_map(SourceTable::telling));
+        let sources = sources.collect();
         let (notify, responses) = responses::decode_all(&decoder, &targets);
         let cases = self.cases(&decoder, &targets);
         let issuers = issuers.finish(&decoder);
@@ -118,6 +116,9 @@ impl Document {
             hash,
             decides,
             warnings: Problems::default(),
+            node: self.node(),
+            references: decoder.references.take(),
+            read: decoder.read.take(),
         };
         self.compile(desk, &settings, &missions);
         Some(settings)
@@ -266,7 +267,9 @@ impl Document {
     fn hash(&self, decoder: &Decoder<'_>) -> String {
         let mut parts = Vec::new();
         let mut add = |bytes: &[u8]| parts.push(bytes.to_vec());
-        let mut files: Vec<_> = self.sources.files().iter().collect();
+        // What is published is the same for all: the first file is the replica's own.
+        let own = usize::from(self.attached.is_some());
+        let mut files: Vec<_> = self.sources.files().iter().skip(own).collect();
         files.sort_by(|a, b| a.name.cmp(&b.name));
         for file in files {
             add(file.name.as_bytes());

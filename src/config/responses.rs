@@ -98,6 +98,14 @@ fn way(decoder: &Decoder<'_>, entry: &Entry) -> Option<NotifyTable> {
 
 fn command(decoder: &Decoder<'_>, words: Vec<At<String>>, to: Vec<String>) -> Option<NotifyWay> {
     let first = words.first()?;
+    // SECURITY: whoever publishes is not whoever runs the machines.
+    if decoder.doc.attached.is_some() {
+        let message = "a published configuration starts no program";
+        let help = "tell a `webhook`";
+        let at = first.at;
+        decoder.desk.report(at, Code::Unpublishable, message, help);
+        return None;
+    }
     // No shell and no search: what is run is what stands there.
     if !first.value.starts_with('/') {
         let message = format!("`{}` is no absolute path", first.value);

@@ -50,6 +50,19 @@ pub struct Settings {
     pub decides: String,
     /// What is not wrong and should be looked at.
     pub warnings: Problems,
+    /// The replica's own part of it.
+    pub node: Node,
+    /// Every reference to a secret.
+    pub references: BTreeSet<String>,
+    /// Key sets and certificates that were read, by the names that stand there.
+    pub read: BTreeMap<String, Vec<u8>>,
+}
+
+/// What each replica has for itself: the file with `[broker]` in it, and what paths are relative to.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Node {
+    pub file: (String, String),
+    pub base: PathBuf,
 }
 
 impl Settings {
@@ -106,6 +119,8 @@ pub struct BrokerSettings {
     pub access_token_algorithm: Algorithm,
     /// Every DPoP proof must carry a nonce of ours.
     pub dpop_nonce: bool,
+    /// Once one was published, that is the configuration, and of the folder `[broker]` alone counts.
+    pub published: bool,
     /// Where the audit is exported to, as JSON Lines.
     pub audit_path: PathBuf,
     /// The broker itself is on loopback without TLS, so issuers may be, too.
@@ -195,7 +210,7 @@ pub struct RoleTable {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SourceTable {
     pub name: String,
-    /// `github`, `gitlab` or `generic`.
+    /// `github`, `gitlab`, `generic` or `scim`; `facts` for `[facts.NAME] webhook`.
     pub kind: String,
     /// Reference to the secret that its messages are signed with.
     pub secret: String,
@@ -203,6 +218,19 @@ pub struct SourceTable {
     pub issuer_url: String,
     /// Repository or project ids whose runs it may end; for `generic`, kinds of context.
     pub may_end: Vec<String>,
+}
+
+impl SourceTable {
+    /// `[facts.NAME] webhook`.
+    pub(in crate::config) fn telling(witness: &Witness) -> Option<Self> {
+        Some(Self {
+            name: witness.name.to_string(),
+            kind: "facts".to_owned(),
+            secret: witness.poll.as_ref()?.hmac.clone()?,
+            issuer_url: witness.issuer.clone(),
+            may_end: Vec::new(),
+        })
+    }
 }
 
 /// `[[notify]]`: how somebody is told.

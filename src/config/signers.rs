@@ -76,12 +76,14 @@ fn intent_issuer(decoder: &Decoder<'_>, entry: &Entry) -> Option<IntentIssuer> {
 /// `[facts.NAME]`: an authority that proves facts by signed evidence.
 fn witness(decoder: &Decoder<'_>, entry: &Entry) -> Option<Witness> {
     let reader = entry.reader(decoder.desk);
-    if reader.node("poll").is_some() {
-        return polled(decoder, entry, reader);
+    for way in ["poll", "webhook"] {
+        if reader.node(way).is_some() {
+            return polled(decoder, entry, reader, way);
+        }
     }
     let missing = |key: &str, example: &str| {
         let message = format!("`{}` has no `{key}`", reader.name);
-        let help = format!("add `{key} = {example}`, or `poll` alone");
+        let help = format!("add `{key} = {example}`, or `poll` or `webhook` alone");
         let desk = decoder.desk;
         desk.report(reader.at, Code::MissingKey, message, &help);
     };
@@ -90,6 +92,14 @@ fn witness(decoder: &Decoder<'_>, entry: &Entry) -> Option<Witness> {
     }
     if reader.node("proves").is_none() {
         missing("proves", "[\"change.state\"]");
+    }
+    if let Some(node) = reader.node("ended_when") {
+        let help = "remove it, or use `poll` or `webhook`";
+        reader.bad(
+            node.at,
+            "evidence says by itself when it ends (`exp`)",
+            help,
+        );
     }
     let evidence = reader.table("evidence");
     let proves = reader.texts("proves");
@@ -122,30 +132,82 @@ fn witness(decoder: &Decoder<'_>, entry: &Entry) -> Option<Witness> {
 
 const SECOND: Duration = Duration::from_secs(1);
 
-/// `poll`: it is asked, and signs nothing.
-fn polled(decoder: &Decoder<'_>, entry: &Entry, reader: Reader<'_>) -> Option<Witness> {
-    let poll = reader.table("poll");
-    for key in ["evidence", "proves", "agents"] {
-        if let Some(node) = reader.node(key) {
-            let help = "keep `poll` alone, or take it away";
-            reader.bad(
-                node.at,
-                format!("it is asked, and `{key}` is of who signs"),
-                help,
-            );
+/// What a table of facts that is asked, or tells, reads: the example of `pointers`.
+const POINTERS: &str = "{ \"freeze.state\" = \"/state\" }";
+
+/// `poll`: it is asked, and signs nothing. `webhook`: it tells, and signs each message with a secret.
+fn polled(
+    decoder: &Decoder<'_>,
+    entry: &Entry,
+    reader: Reader<'_>,
+    way: &'static str,
+) -> Option<Witness> {
+    let table = reader.table(way);
+    let ended_when = reader.value_map("ended_when").unwrap_or_default();
+    for key in ["evidence", "proves", "agents", "poll", "webhook"] {
+        if let (true, Some(node)) = (key != way, reader.node(key)) {
+            let help = format!("keep `{way}` alone, or take it away");
+            let message = match way {
+                "poll" => format!("it is asked, and `{key}` is of another way"),
+                _ => format!("it tells by webhook, and `{key}` is of another way"),
+            };
+            reader.bad(node.at, message, &help);
         }
     }
     reader.finish();
-    let poll = poll?;
+    let table = table?;
+    let poll = match way {
+        "poll" => asked(decoder, &table),
+        _ => telling(decoder, &table),
+    };
+    let pointers = table.required("pointers", table.text_map("pointers"), POINTERS);
+    let pointers = pointers_of(&table, pointers.unwrap_or_default());
+    for (fact, value) in &ended_when {
+        if !pointers.contains_key(fact) {
+            let message = format!("nothing tells `{fact}`");
+            let help = "name a fact of `pointers`";
+            decoder.desk.report(value.at, Code::BadValue, message, help);
+        }
+    }
+    table.finish();
+    for (kind, other) in [("issuer", "issuer"), ("source", "source")] {
+        let clashes = kind == "issuer" || way == "webhook";
+        if clashes && decoder.doc.find(kind, &entry.name).is_some() {
+            let message = format!("`facts.{0}` and `{other}.{0}` have one name", entry.name);
+            let help = "rename one of them: a context is ended, and a message comes, by the name";
+            decoder
+                .desk
+                .report(entry.at, Code::Duplicate, message, help);
+        }
+    }
+    // What is missing there was reported; that nothing is named at all is found later.
+    if pointers.is_empty() && decoder.desk.has_errors() {
+        return None;
+    }
+    let mut poll = poll?;
+    poll.ended_when = ended_when
+        .into_iter()
+        .map(|(fact, value)| (fact, value.value))
+        .collect();
+    poll.pointers = pointers;
+    Some(Witness {
+        name: entry.name.parse().ok()?,
+        issuer: poll.url.clone().unwrap_or_else(|| entry.name.clone()),
+        keys: KeySource::Discovery,
+        algorithms: Vec::new(),
+        proves: poll.pointers.keys().cloned().collect(),
+        agents: None,
+        poll: Some(poll),
+    })
+}
+
+fn asked(decoder: &Decoder<'_>, poll: &Reader<'_>) -> Option<Poll> {
     let url = poll.required_text("url", "\"https://ops.example/freeze.json\"");
-    let example = "{ \"freeze.state\" = \"/state\" }";
-    let pointers = poll.required("pointers", poll.text_map("pointers"), example);
     let every = poll.duration("every", SECOND..=300 * SECOND);
     let every = every.map_or(5 * SECOND, |every| every.value);
     let max_age = poll.duration("max_age", SECOND..=3600 * SECOND);
     let max_age_at = max_age.as_ref().map_or(poll.at, |max_age| max_age.at);
     let max_age = max_age.map_or(3 * every, |max_age| max_age.value);
-    let private = poll.boolean("private_network").unwrap_or(false);
     if max_age < every {
         let help = "write a longer `max_age`, or ask more often";
         poll.bad(
@@ -154,42 +216,51 @@ fn polled(decoder: &Decoder<'_>, entry: &Entry, reader: Reader<'_>) -> Option<Wi
             help,
         );
     }
-    let pointers = pointers?;
+    let private = poll.boolean("private_network").unwrap_or(false);
+    Some(Poll {
+        url: Some(decoder.url(url?)?.value),
+        pointers: BTreeMap::new(),
+        ended_when: BTreeMap::new(),
+        every,
+        max_age,
+        private,
+        hmac: None,
+    })
+}
+
+/// How often each replica reads what was told to another.
+const READ_EVERY: Duration = Duration::from_millis(500);
+
+fn telling(decoder: &Decoder<'_>, webhook: &Reader<'_>) -> Option<Poll> {
+    let hmac = webhook.required_text("hmac", "\"file:changes.secret\"");
+    let max_age = webhook.duration("max_age", SECOND..=24 * 3600 * SECOND);
+    let max_age = webhook.required("max_age", max_age, "\"15m\"");
+    let hmac = hmac.and_then(|hmac| decoder.reference(hmac));
+    Some(Poll {
+        url: None,
+        pointers: BTreeMap::new(),
+        ended_when: BTreeMap::new(),
+        every: READ_EVERY,
+        max_age: max_age?.value,
+        private: false,
+        hmac: Some(hmac?.value),
+    })
+}
+
+fn pointers_of(
+    reader: &Reader<'_>,
+    pointers: BTreeMap<String, At<String>>,
+) -> BTreeMap<String, String> {
     for (fact, pointer) in &pointers {
         if !fact.contains('.') || !pointer.value.starts_with('/') {
             let message = format!("`{fact} = {}` is no fact and its place", pointer.value);
-            let help = format!("write {example}: a name with a dot, and a JSON pointer (RFC 6901)");
-            poll.bad(pointer.at, message, &help);
+            let help =
+                format!("write {POINTERS}: a name with a dot, and a JSON pointer (RFC 6901)");
+            reader.bad(pointer.at, message, &help);
         }
     }
-    poll.finish();
-    let url = decoder.url(url?)?.value;
-    let pointers: BTreeMap<_, _> = pointers
-        .into_iter()
-        .map(|(fact, pointer)| (fact, pointer.value))
-        .collect();
-    if decoder.doc.find("issuer", &entry.name).is_some() {
-        let message = format!("`facts.{0}` and `issuer.{0}` have one name", entry.name);
-        let help = "rename one of them: a context is ended by the name of its prover";
-        decoder
-            .desk
-            .report(entry.at, Code::Duplicate, message, help);
-    }
-    Some(Witness {
-        name: entry.name.parse().ok()?,
-        issuer: url.clone(),
-        keys: KeySource::Discovery,
-        algorithms: Vec::new(),
-        proves: pointers.keys().cloned().collect(),
-        agents: None,
-        poll: Some(Poll {
-            url,
-            pointers,
-            every,
-            max_age,
-            private,
-        }),
-    })
+    let plain = pointers.into_iter();
+    plain.map(|(fact, pointer)| (fact, pointer.value)).collect()
 }
 
 struct Signer {

@@ -179,6 +179,22 @@ impl Fences {
             .unwrap_or(Err(Stale))
     }
 
+    /// The first fresh view, waited for: the log of a replica that starts is being read.
+    pub async fn reach_within(&self, patience: Duration) -> Result<Arc<View>, Stale> {
+        let mut cycles = self.cycles.subscribe();
+        let followed = async {
+            loop {
+                if let Ok(view) = self.fresh() {
+                    return Ok(view);
+                }
+                cycles.changed().await.map_err(|_| Stale)?;
+            }
+        };
+        tokio::time::timeout(patience, followed)
+            .await
+            .unwrap_or(Err(Stale))
+    }
+
     /// One cycle: reads what is new, and proves freshness if that reached the head.
     pub async fn follow(&self, wait: Duration) -> Result<(), FenceError> {
         // INVARIANT: taken before sending. The answer says what the log was like at some moment

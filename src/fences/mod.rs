@@ -9,6 +9,7 @@ mod entry;
 mod follow;
 mod fork;
 mod holds;
+mod publish;
 mod raise;
 mod restrict;
 mod snapshot;
@@ -19,6 +20,7 @@ pub(crate) mod tests;
 
 pub use again::again;
 pub use follow::{Fences, MOST_SKEW, Skewed, Stale};
+pub use publish::Published;
 pub use raise::Raised;
 pub use restrict::{MOST_RESTRICTIONS, Restriction};
 pub use view::{EndedBy, HeldBy, Place, View};
@@ -60,6 +62,8 @@ pub enum DimensionKind {
     Restriction,
     /// The hash of a configuration.
     Configuration,
+    /// A published configuration, by its number and its hash.
+    Config,
 }
 
 /// A dimension in 128 bits, as leases and views carry it.
@@ -137,6 +141,8 @@ pub enum FenceKind {
     Restrict,
     /// Ends and refuses nothing: says which configuration is in force from here on.
     Configure,
+    /// From here on another configuration decides. It ends nothing.
+    Publish,
 }
 
 /// What a hold means, the weaker ones first. A weaker hold never takes the place of a stronger one on
@@ -162,6 +168,7 @@ impl FenceKind {
             Self::Lift => "lift",
             Self::Restrict => "restrict",
             Self::Configure => "configure",
+            Self::Publish => "publish",
         }
     }
 }
@@ -195,6 +202,7 @@ impl DimensionKind {
             Self::All => "all",
             Self::Restriction => "restriction",
             Self::Configuration => "configuration",
+            Self::Config => "config",
         }
     }
 }

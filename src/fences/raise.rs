@@ -74,8 +74,12 @@ impl Fences {
             .write(Write::Append {
                 log: log(),
                 value: value.clone(),
-            })
-            .write(audited(&fence, &new.by).append(ShardId::INSTALLATION));
+            });
+        // Who publishes says itself what came before.
+        if fence.kind != FenceKind::Publish {
+            let entry = audited(&fence, &new.by).append(ShardId::INSTALLATION);
+            transaction.writes.push(entry);
+        }
         transaction.guards = guards;
         transaction.writes.extend(writes);
         steps::at(Step::Raising);
@@ -142,7 +146,7 @@ impl Fences {
 
 fn audited(fence: &Fence, by: &By) -> Entry {
     let event = match fence.kind {
-        FenceKind::Configure => Event::ConfigLoaded,
+        FenceKind::Configure | FenceKind::Publish => Event::ConfigLoaded,
         FenceKind::Kill | FenceKind::Hold | FenceKind::Restrict => Event::FenceRaised,
         FenceKind::Lift => Event::FenceLifted,
     };

@@ -36,6 +36,8 @@ struct Stored {
     restrictions: Vec<(u64, Fence)>,
     cuts: Vec<(u64, Fence)>,
     configurations: Vec<(u64, Fence)>,
+    #[serde(default)]
+    published: Option<(u64, Fence)>,
 }
 
 fn key() -> Key {
@@ -173,6 +175,7 @@ fn fold_up(view: &View) -> Stored {
         restrictions: view.restrictions.iter().map(numbered).collect(),
         cuts: view.cuts.iter().map(numbered).collect(),
         configurations: view.configurations.iter().map(numbered).collect(),
+        published: view.published.as_deref().map(numbered),
     }
 }
 
@@ -221,6 +224,7 @@ fn unfold(stored: Stored) -> View {
     view.restrictions = Arc::new(stored.restrictions.into_iter().map(kept).collect());
     view.cuts = Arc::new(stored.cuts.into_iter().map(kept).collect());
     view.configurations = Arc::new(stored.configurations.into_iter().map(kept).collect());
+    view.published = stored.published.map(|one| Arc::new(kept(one)));
     view
 }
 

@@ -34,6 +34,8 @@ pub struct View {
     pub(in crate::fences) configurations: Arc<Vec<Kept>>,
     /// Restrictions that ended leases, for as long as one of those could live, lifted or not.
     pub(in crate::fences) cuts: Arc<Vec<Kept>>,
+    /// The last publication of a configuration.
+    pub(in crate::fences) published: Option<Arc<Kept>>,
 }
 
 /// A fence with its place on the log.
@@ -117,6 +119,7 @@ impl View {
             restrictions: Arc::default(),
             cuts: Arc::default(),
             configurations: Arc::default(),
+            published: None,
         }
     }
 
@@ -266,6 +269,7 @@ impl View {
                 self.lift_restriction(&fence.dimension);
             }
             FenceKind::Configure => self.configure(kept),
+            FenceKind::Publish => self.publish(kept),
         }
     }
 

@@ -131,12 +131,15 @@ fn code(reason: Reason) -> (StatusCode, &'static str, Shown) {
         | Reason::StaleView
         | Reason::ClockSkewed
         | Reason::ConfigurationSuperseded
+        | Reason::StaleConfiguration
         | Reason::Overloaded => (StatusCode::SERVICE_UNAVAILABLE, LATER, Always),
         Reason::Internal => (StatusCode::INTERNAL_SERVER_ERROR, "server_error", Always),
 
         Reason::NotAuthenticated => (StatusCode::UNAUTHORIZED, CLIENT, Always),
         Reason::NotPermitted => (StatusCode::FORBIDDEN, "access_denied", Always),
         Reason::NotFound => (StatusCode::NOT_FOUND, "not_found", Always),
+        Reason::ConfigurationRefused => (StatusCode::UNPROCESSABLE_ENTITY, REQUEST, Always),
+        Reason::PublishedMeanwhile => (StatusCode::CONFLICT, REQUEST, Always),
     }
 }
 
@@ -241,6 +244,7 @@ fn description(reason: Reason) -> &'static str {
         | Reason::StaleView
         | Reason::ClockSkewed
         | Reason::ConfigurationSuperseded
+        | Reason::StaleConfiguration
         | Reason::Overloaded => "The broker cannot vouch for anything now; nothing was handed out.",
         Reason::Internal => {
             "A fault of the broker's own; its log has the cause under the refusal_id."
@@ -248,6 +252,10 @@ fn description(reason: Reason) -> &'static str {
         Reason::NotAuthenticated => "Authentication is missing or was not accepted.",
         Reason::NotPermitted => "The caller may not do this.",
         Reason::NotFound => "There is nothing under this name.",
+        Reason::ConfigurationRefused => "The configuration was not published: see problems.",
+        Reason::PublishedMeanwhile => {
+            "Somebody else published a configuration meanwhile: look at it, and publish again."
+        }
     }
 }
 
@@ -337,6 +345,7 @@ pub(super) fn told(refusal: &Refusal) -> (Face, ErrorBody) {
         dayfly_reason: exact.then(|| refusal.reason.code().to_owned()),
         at: refusal.at.clone().filter(|_| exact),
         refusal_id: refusal.id.to_string(),
+        problems: refusal.problems.as_deref().unwrap_or_default().to_vec(),
         retry: if shown {
             refusal.reason.retry()
         } else {

@@ -14,6 +14,9 @@ use std::time::Duration;
 /// Of any request but a webhook.
 pub const MAX_BODY: usize = 64 * 1024;
 
+/// Of a configuration to publish, in JSON.
+pub const MAX_PUBLISHED: usize = 2 * 1024 * 1024;
+
 /// GitHub says much about a finished workflow.
 pub const MAX_WEBHOOK: usize = 1024 * 1024;
 
@@ -158,8 +161,17 @@ pub async fn read_json<T: serde::de::DeserializeOwned>(
     headers: &HeaderMap,
     body: Body,
 ) -> Result<T, Refusal> {
+    read_json_of(MAX_BODY, headers, body).await
+}
+
+/// The same, of at most so many bytes.
+pub async fn read_json_of<T: serde::de::DeserializeOwned>(
+    most: usize,
+    headers: &HeaderMap,
+    body: Body,
+) -> Result<T, Refusal> {
     expect_type(headers, "application/json")?;
-    let bytes = read_body(MAX_BODY, headers, body).await?;
+    let bytes = read_body(most, headers, body).await?;
     serde_json::from_slice(&bytes).map_err(|error| {
         // serde_json quotes unknown names and bad values: for our log alone.
         malformed(

@@ -6,6 +6,7 @@
 
 mod admin;
 mod certificate;
+mod configuration;
 mod client_auth;
 mod discovery;
 mod dpop;

@@ -2,6 +2,7 @@
 
 use super::Doors;
 use super::admin;
+use super::configuration;
 use super::discovery;
 use super::enrol;
 use super::events;
@@ -128,6 +129,8 @@ table! {
     POST "/admin/v1/explain", Who::Operator(Reviewer), false, Public, admin::explain, about::EXPLAIN;
     GET "/admin/v1/audit", Who::Operator(Viewer), false, Public, admin::audit, about::AUDIT;
     POST "/admin/v1/keys/rotate", Who::Operator(Admin), true, Public, admin::rotate, about::ROTATE;
+    POST "/admin/v1/config", Who::Operator(Admin), true, Public, configuration::publish, about::PUBLISH_CONFIGURATION;
+    GET "/admin/v1/config", Who::Operator(Viewer), false, Public, configuration::show, about::CONFIGURATION;
     POST "/admin/v1/contexts/end", Who::Operator(Operator), true, Public, admin::end_context, about::END_CONTEXT;
 
     GET "/livez", Platform, false, Health, health::livez, about::LIVEZ;

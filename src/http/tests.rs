@@ -70,11 +70,13 @@ async fn broker(url: &str) -> Arc<Broker> {
         responses: crate::broker::respond::Responses::default(),
         hash: "none".to_owned(),
         decides: "none".to_owned(),
+        revision: 0,
     };
     let export = tempfile::tempdir().unwrap().keep().join("audit.jsonl");
     let sign = Box::new(|_: &[u8]| Ok("unsigned".to_owned()));
     let sealing = Sealing::start(store.clone(), clock.clone(), export, sign);
     let parts = Parts {
+        publishing: None,
         sealing,
         url: url.to_owned(),
         certificates: CertificateDoors::default(),

@@ -18,7 +18,7 @@ mod steps;
 pub use behalf::{Behalf, Parent, Principal};
 pub use claims::{ClaimFault, DetailFault};
 pub use evidence::EvidenceFault;
-pub use polled::{Board, Polled};
+pub use polled::{Board, Changed, Polled};
 pub use settings::{IntentIssuer, IntentsError, Poll, Witness, check, group};
 pub(crate) use stated::Stated;
 pub use steps::Step;

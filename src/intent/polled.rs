@@ -1,5 +1,6 @@
-//! Facts that are asked for: `[facts.NAME] poll`. Each replica asks by itself, again and again, and what
-//! was answered counts for a bounded time only: nobody who cannot be asked proves anything.
+//! Facts that are asked for, or told: `[facts.NAME] poll` and `webhook`. Each replica asks by itself, or reads
+//! what was told from the store, again and again, and it counts for a bounded time only: nobody who
+//! cannot be asked, or tells nothing, proves anything.
 
 use super::evidence::Proved;
 use super::settings::{Poll, Witness, group};
@@ -29,8 +30,10 @@ pub struct Board {
 struct Posted {
     poll: Poll,
     facts: Facts,
-    /// Boot time at which the question was sent.
+    /// Boot time at which the question was sent, or what was told was signed.
     at: Duration,
+    /// Of what was told: when it was signed, in seconds.
+    order: i64,
 }
 
 /// One that is asked.
@@ -38,7 +41,7 @@ struct Posted {
 pub struct Polled {
     pub(super) witness: Witness,
     pub(super) poll: Poll,
-    client: KeyClient,
+    client: Option<KeyClient>,
 }
 
 /// What was answered before, and now.
@@ -54,12 +57,15 @@ impl Polled {
         poll: Poll,
         fetcher: &KeyClient,
     ) -> Result<Self, IntentsError> {
-        let client = fetcher.reaching(poll.private, None);
-        let client = client.and_then(|client| client.check_address(&poll.url).map(|()| client));
-        let client = client.map_err(|error| IntentsError::Keys {
-            issuer: poll.url.clone(),
-            why: error.to_string(),
-        })?;
+        let reaching = |url: &String| {
+            let client = fetcher.reaching(poll.private, None);
+            let client = client.and_then(|client| client.check_address(url).map(|()| client));
+            client.map_err(|error| IntentsError::Keys {
+                issuer: url.clone(),
+                why: error.to_string(),
+            })
+        };
+        let client = poll.url.as_ref().map(reaching).transpose()?;
         Ok(Self {
             witness,
             poll,
@@ -71,16 +77,42 @@ impl Polled {
         &self.witness.name
     }
 
-    async fn ask(&self) -> Result<Facts, RemoteKeysError> {
-        let body = self.client.get(&self.poll.url).await?;
-        let object = parse_object(&body).map_err(|_| RemoteKeysError::Discovery)?;
-        let answer = Value::Object(object);
+    /// Whether it tells by webhook, and is not asked.
+    pub fn tells(&self) -> bool {
+        self.client.is_none()
+    }
+
+    /// Which facts are read where: what was told under another question is not the answer to this one.
+    pub fn question(&self) -> String {
+        let Poll {
+            pointers,
+            ended_when,
+            ..
+        } = &self.poll;
+        serde_json::json!([pointers, ended_when]).to_string()
+    }
+
+    /// The facts in an answer, or in what was told.
+    pub fn facts_in(&self, answer: &Value) -> Facts {
         let facts = self.poll.pointers.iter().filter_map(|(fact, pointer)| {
             let value = answer.pointer(pointer)?;
             let fits = claims::is_fact(value) && value.to_string().len() <= MAX_VALUE;
             fits.then(|| (fact.clone(), value.clone()))
         });
-        Ok(facts.collect())
+        let facts: Facts = facts.collect();
+        let mut ends = self.poll.ended_when.iter();
+        let over = !self.poll.ended_when.is_empty()
+            && ends.all(|(fact, value)| facts.get(fact).is_some_and(|v| claims::agree(v, value)));
+        if over { Facts::default() } else { facts }
+    }
+
+    async fn ask(&self) -> Result<Facts, RemoteKeysError> {
+        let (Some(client), Some(url)) = (&self.client, &self.poll.url) else {
+            return Err(RemoteKeysError::Discovery);
+        };
+        let body = client.get(url).await?;
+        let object = parse_object(&body).map_err(|_| RemoteKeysError::Discovery)?;
+        Ok(self.facts_in(&Value::Object(object)))
     }
 }
 
@@ -112,21 +144,51 @@ impl Board {
         let name = polled.name();
         let at = self.clock.since_boot();
         let answered = polled.ask().await;
-        let again = self.clock.since_boot() + polled.poll.every;
-        let mut next = self.next.lock().unwrap_or_else(PoisonError::into_inner);
-        next.insert(name.clone(), again);
-        let facts = match answered {
-            Ok(facts) => facts,
+        self.done(polled);
+        match answered {
+            Ok(facts) => self.post(polled, facts, (at, 0)),
             Err(error) => {
                 tracing::warn!(%name, %error, "facts were not answered; they count no longer than `max_age`");
-                return None;
+                None
             }
-        };
+        }
+    }
+
+    /// From here on it counts until it is asked, or read, again.
+    pub fn done(&self, polled: &Polled) {
+        let again = self.clock.since_boot() + polled.poll.every;
+        let mut next = self.next.lock().unwrap_or_else(PoisonError::into_inner);
+        next.insert(polled.name().clone(), again);
+    }
+
+    /// What was told, signed so long ago and at this second.
+    pub fn told(
+        &self,
+        polled: &Polled,
+        facts: Facts,
+        age: Duration,
+        order: i64,
+    ) -> Option<Changed> {
+        let at = self.clock.since_boot().checked_sub(age)?;
+        self.post(polled, facts, (at, order))
+    }
+
+    fn post(&self, polled: &Polled, facts: Facts, (at, order): (Duration, i64)) -> Option<Changed> {
+        let name = polled.name();
+        let _alone = self.next.lock().unwrap_or_else(PoisonError::into_inner);
         let mut posted = BTreeMap::clone(&self.posted.load());
+        // What was read before, and comes late.
+        if posted
+            .get(name)
+            .is_some_and(|known| known.order > order && polled.tells())
+        {
+            return None;
+        }
         let now = Posted {
             poll: polled.poll.clone(),
             facts: facts.clone(),
             at,
+            order,
         };
         let before = posted.insert(name.clone(), now);
         self.posted.store(Arc::new(posted));

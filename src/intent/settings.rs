@@ -5,6 +5,7 @@ use super::SignerClass;
 use crate::identity::KeySource;
 use crate::ids::{AgentId, IssuerId, MissionId};
 use crate::jose::Algorithm;
+use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
@@ -36,21 +37,26 @@ pub struct Witness {
     pub proves: BTreeSet<String>,
     /// The agents it may vouch for. Absent: every agent.
     pub agents: Option<Vec<AgentId>>,
-    /// It signs nothing: it is asked. Then `issuer` is where.
+    /// It signs no evidence: it is asked, or tells by webhook. Then `issuer` is where, or its name.
     pub poll: Option<Poll>,
 }
 
-/// Facts that are asked for.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// Facts that are asked for, or told by webhook.
+#[derive(Debug, Clone, PartialEq)]
 pub struct Poll {
-    pub url: String,
+    /// Where it is asked. `None`: it tells.
+    pub url: Option<String>,
     /// Fact -> JSON pointer (RFC 6901).
     pub pointers: BTreeMap<String, String>,
+    /// An answer with all of these proves nothing, and what hung on the one before ends.
+    pub ended_when: BTreeMap<String, Value>,
     pub every: Duration,
     /// An older answer proves nothing.
     pub max_age: Duration,
     /// It may be on a private network.
     pub private: bool,
+    /// Of who tells: reference to the secret that its messages are signed with.
+    pub hmac: Option<String>,
 }
 
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]

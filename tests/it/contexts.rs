@@ -25,7 +25,7 @@ async fn start() -> TestBroker {
     .await
 }
 
-fn hmac(message: &[u8]) -> String {
+pub fn hmac(message: &[u8]) -> String {
     let key = ring::hmac::Key::new(ring::hmac::HMAC_SHA256, b"hook-secret");
     let tag = ring::hmac::sign(&key, message);
     let hex: String = tag
@@ -36,8 +36,13 @@ fn hmac(message: &[u8]) -> String {
     format!("sha256={hex}")
 }
 
-async fn send(broker: &TestBroker, source: &str, headers: &[(&str, &str)], body: &str) -> Answer {
-    let mut request = broker.http.post(format!("{}/hooks/{source}", broker.url));
+pub async fn send(
+    broker: &TestBroker,
+    source: &str,
+    headers: &[(&str, &str)],
+    body: &str,
+) -> Answer {
+    let mut request = broker.http.post(format!("{}/hooks/{source}", broker.at));
     for (name, value) in headers {
         request = request.header(*name, *value);
     }

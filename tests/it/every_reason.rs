@@ -56,6 +56,8 @@ fn shown(reason: Reason) -> Shown {
         Reason::Held => In("contexts.rs"),
         Reason::NotAuthenticated | Reason::NotPermitted => In("every_route.rs"),
         Reason::NotFound => In("discovery.rs"),
+        Reason::StaleConfiguration => In("publish.rs"),
+        Reason::ConfigurationRefused | Reason::PublishedMeanwhile => In("publish/refused.rs"),
         Reason::StoreUnavailable => In("store_faults.rs"),
         Reason::AgentNotInStanding => {
             Not("it wears the face of unknown_agent, which faces.rs compares")

@@ -1,8 +1,13 @@
 //! Facts that the broker asks for: what they prove, for how long, and what ends when they change.
 
+mod told;
+
 use crate::support::broker::{Setup, TestBroker};
+use crate::support::process::until;
 use crate::support::world::assert_refused;
 use dayfly::broker::Reason;
+use dayfly::store::Store;
+use dayfly::store::embedded::Embedded;
 use serde_json::{Value, json};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -33,29 +38,33 @@ impl Calendar {
     }
 }
 
-async fn start(url: &str) -> TestBroker {
-    let more = format!(
-        r#"
-[facts.calendar]
-poll = {{ url = "{url}", every = "1s", max_age = "2s", pointers = {{ "freeze.state" = "/state" }} }}
+fn polled(url: &str) -> String {
+    let poll = format!(
+        "{{ url = \"{url}\", every = \"1s\", max_age = \"2s\", pointers = {{ \"freeze.state\" = \"/state\" }} }}"
+    );
+    format!("\n[facts.calendar]\npoll = {poll}\n{CAREFUL}")
+}
+
+const CAREFUL: &str = r#"
 [agent.careful]
 owner = "payments@acme.example"
 purpose = "Deploys while nothing is frozen"
 ends = 2099-01-01
-identity = {{ issuer = "ci", subject = "repo:acme/careful" }}
+identity = { issuer = "ci", subject = "repo:acme/careful" }
 intent_keys = "file:deployer.jwks.json"
-limits = {{ active = 100, per_minute = 100000 }}
+limits = { active = 100, per_minute = 100000 }
 [mission.careful-deploy]
 agents = ["careful"]
 owner = "sre@acme.example"
 purpose = "Ship while nothing is frozen"
-require = {{ "freeze.state" = "open" }}
+require = { "freeze.state" = "open" }
 tether = ["freeze.state"]
-allow = [{{ target = "deploy-api", actions = ["deploy:write"], locations = ["https://deploy.example/checkout"] }}]
-"#
-    );
+allow = [{ target = "deploy-api", actions = ["deploy:write"], locations = ["https://deploy.example/checkout"] }]
+"#;
+
+async fn start(url: &str) -> TestBroker {
     let broker = TestBroker::with(Setup {
-        more,
+        more: polled(url),
         ..Setup::default()
     })
     .await;
@@ -126,4 +135,59 @@ async fn who_is_not_answered_or_not_told_is_refused() {
         !broker.is_active(&token).await,
         "what is said no more has ended"
     );
+}
+
+/// Another replica of the same installation.
+async fn beside(broker: &TestBroker, store: &Arc<dyn Store>, more: String) -> TestBroker {
+    TestBroker::with(Setup {
+        issuer: Some(broker.issuer.clone()),
+        key: Some(broker.key.clone()),
+        public_url: Some(broker.url.clone()),
+        store: Some(Arc::clone(store)),
+        more,
+        ..Setup::default()
+    })
+    .await
+}
+
+async fn kills(broker: &TestBroker) -> usize {
+    let page = broker.admin("GET", "/audit?limit=1000", None).await.body;
+    let entries = page["items"].as_array().unwrap().iter();
+    let raised = entries.filter(|entry| entry["event"] == "fence_raised");
+    let kills = raised.filter(|entry| entry["detail"]["kind"] == "kill");
+    kills.count()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn each_of_two_replicas_ends_a_fact_that_changed_once_and_for_both() {
+    let (calendar, url) = Calendar::start().await;
+    let store: Arc<dyn Store> = Arc::new(Embedded::in_memory().unwrap());
+    let one = TestBroker::with(Setup {
+        store: Some(Arc::clone(&store)),
+        more: polled(&url),
+        ..Setup::default()
+    })
+    .await;
+    let two = beside(&one, &store, polled(&url)).await;
+    tokio::time::sleep(Duration::from_millis(700)).await;
+    let tokens = [issue(&one).await, issue(&two).await];
+    calendar.says(Some(json!({ "state": "frozen" })));
+    until("both refuse", || async {
+        let refused = Reason::RequirementUnmet.code();
+        ask(&one).await.reason() == refused && ask(&two).await.reason() == refused
+    })
+    .await;
+    for broker in [&one, &two] {
+        for token in &tokens {
+            until("it is dead", || async { !broker.is_active(token).await }).await;
+        }
+    }
+    // They ask again and again, and it is said no more often.
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    assert_eq!(kills(&one).await, 2, "one of each replica");
+    calendar.says(Some(json!({ "state": "open" })));
+    until("work goes on", || async {
+        ask(&one).await.status == 200 && ask(&two).await.status == 200
+    })
+    .await;
 }

@@ -58,6 +58,7 @@ mod mtls;
 mod pinned;
 mod platforms;
 mod postgres;
+mod publish;
 mod recovery;
 mod redis_outages;
 mod responses;

@@ -43,7 +43,7 @@ ends = ["1234"]
     let world = World::with(Setup {
         issuer: Some(issuer),
         // Who tries every door may ask often.
-        broker: "limits = { requests_per_second = 100000, requests_burst = 100000 }".to_owned(),
+        broker: "config = \"published\"\nlimits = { requests_per_second = 100000, requests_burst = 100000 }".to_owned(),
         more,
         ..Setup::default()
     })
@@ -152,6 +152,7 @@ async fn things(world: &World) -> Value {
             "/admin/v1/find": { "query": lease },
             "/admin/v1/explain": { "agent": "deployer" },
             "/admin/v1/keys/rotate": { "purpose": "checkpoint" },
+            "/admin/v1/config": broker.publication(),
         },
     })
 }

@@ -4,6 +4,7 @@ pub(crate) mod fixture;
 mod fold;
 mod following;
 mod forks;
+mod publishing;
 mod restricting;
 mod writers;
 

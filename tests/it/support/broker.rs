@@ -30,6 +30,8 @@ pub struct TestBroker {
     /// The deployer's key: registered for its intents.
     pub key: SigningKey,
     pub folder: tempfile::TempDir,
+    /// What of its configuration is not its own: all but `[broker]`.
+    pub common: String,
     stop: Option<oneshot::Sender<()>>,
 }
 
@@ -134,6 +136,7 @@ impl TestBroker {
             &format!("[mission.deploy-checkout]\n{}\n", setup.mission),
         );
         let decides = decides(&text, &url);
+        let common = without_broker(&text);
         let mut files = vec![("test.toml".to_owned(), text)];
         files.extend(setup.policies);
         let mut settings = config::load_with(files, folder.path().to_owned())
@@ -162,6 +165,7 @@ impl TestBroker {
             http,
             key,
             folder,
+            common,
             stop: Some(stop),
         };
         broker.until_fresh().await;
@@ -281,6 +285,24 @@ impl TestBroker {
         Answer::of(request.send().await.unwrap()).await
     }
 
+    /// Publishes this text, with the deployer's keys beside it.
+    pub async fn publish(&self, text: &str) -> Answer {
+        let body = publication(text, &[("deployer.jwks.json", &self.deployer_keys())]);
+        self.admin("POST", "/config", Some(body)).await
+    }
+
+    /// What publishes the configuration that it has.
+    pub fn publication(&self) -> Value {
+        publication(
+            &self.common,
+            &[("deployer.jwks.json", &self.deployer_keys())],
+        )
+    }
+
+    pub fn deployer_keys(&self) -> String {
+        std::fs::read_to_string(self.folder.path().join("deployer.jwks.json")).unwrap()
+    }
+
     pub async fn revoke(&self, selector: Value) -> Answer {
         let body = json!({ "selector": selector, "reason": "a test says so" });
         self.admin("POST", "/revocations", Some(body)).await
@@ -349,6 +371,23 @@ pub fn with(mut fields: Vec<(String, String)>, name: &str, value: &str) -> Vec<(
 pub fn without(mut fields: Vec<(String, String)>, name: &str) -> Vec<(String, String)> {
     fields.retain(|(known, _)| known != name);
     fields
+}
+
+/// A configuration without its table `[broker]`.
+pub fn without_broker(text: &str) -> String {
+    let (before, rest) = text.split_once("[broker]\n").unwrap();
+    let (_, after) = rest.split_once("\n[").unwrap();
+    format!("{before}\n[{after}")
+}
+
+/// The body of a publication of this configuration and these files beside it.
+pub fn publication(text: &str, attached: &[(&str, &str)]) -> Value {
+    let files = |list: &[(&str, &str)]| -> Vec<Value> {
+        let each = list.iter();
+        each.map(|(name, text)| json!({ "name": name, "text": text }))
+            .collect()
+    };
+    json!({ "files": files(&[("common.toml", text)]), "attached": files(attached), "reason": "CHG-17" })
 }
 
 pub fn unique() -> String {

@@ -334,6 +334,42 @@ pub const ROTATE: About = About {
     ..READ
 };
 
+const PUBLISHED: Body = body::<wire::PublishAnswer>(
+    r#"{"revision":8,"hash":"9f86d081","before":"60303ae2","position":412,"replicated":true}"#,
+);
+
+pub const PUBLISH_CONFIGURATION: About = About {
+    id: "publishConfiguration",
+    summary: "One configuration for all replicas",
+    text: "It is checked, stored whole and decides from one position of the fence log on. For brokers with `config = \"published\"`. Not by break-glass token.",
+    takes: Takes::Json(body::<wire::PublishRequest>(
+        r#"{"files":[{"name":"missions.toml","text":"[mission.deploy]"}],"attached":[],"reason":"CHG-17"}"#,
+    )),
+    gives: &[
+        ok("In force.", PUBLISHED),
+        Gives {
+            status: 202,
+            text: "In force, and not yet acknowledged by enough replicas of the store.",
+            content: Content::Json(PUBLISHED),
+        },
+    ],
+    refuses: Refuses::These(&[Reason::ConfigurationRefused, Reason::PublishedMeanwhile]),
+    ..READ
+};
+
+pub const CONFIGURATION: About = About {
+    id: "configuration",
+    summary: "What decides at this replica",
+    text: "And what was published last.",
+    gives: &[ok(
+        "Which configuration, and why not another.",
+        body::<wire::ConfigView>(
+            r#"{"hash":"9f86d081","revision":8,"published":{"revision":8,"hash":"9f86d081"}}"#,
+        ),
+    )],
+    ..READ
+};
+
 pub const END_CONTEXT: About = About {
     id: "endContext",
     summary: "Something outside is over, and so are its leases",

@@ -226,7 +226,11 @@ pub const WEBHOOK: About = About {
     summary: "A run is over, and so are its credentials",
     text: "The signature is over the exact bytes. What a source may end is configured; repeats are harmless. At most 1 MiB.",
     params: &[
-        path("source", TEXT, "`[source.NAME]`."),
+        path(
+            "source",
+            TEXT,
+            "`[source.NAME]`, or `[facts.NAME]` with `webhook`.",
+        ),
         header(
             "X-Hub-Signature-256",
             "GitHub's: `sha256=` and the HMAC in hexadecimal.",

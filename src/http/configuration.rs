@@ -1,0 +1,31 @@
+//! `/admin/v1/config`: one configuration for all replicas.
+
+use super::Doors;
+use super::admin::{Answer, shown};
+use super::form;
+use super::to_its_end;
+use crate::broker::Operator;
+use axum::Extension;
+use axum::body::Body;
+use axum::extract::State;
+use axum::http::{HeaderMap, StatusCode};
+
+pub(super) async fn publish(
+    State(doors): State<Doors>,
+    Extension(by): Extension<Operator>,
+    headers: HeaderMap,
+    body: Body,
+) -> Answer {
+    let request = form::read_json_of(form::MAX_PUBLISHED, &headers, body).await?;
+    let broker = doors.broker.clone();
+    let answer = to_its_end(async move { broker.publish(&by, request).await }).await?;
+    let mut response = shown(&answer);
+    if !answer.replicated {
+        *response.status_mut() = StatusCode::ACCEPTED;
+    }
+    Ok(response)
+}
+
+pub(super) async fn show(State(doors): State<Doors>) -> Answer {
+    Ok(shown(&doors.broker.configuration()))
+}
