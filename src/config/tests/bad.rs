@@ -707,3 +707,112 @@ fn of_an_issuer_inside_and_of_what_is_pinned() {
         assert_codes(&more, &codes);
     }
 }
+
+const POLL: &str = "[facts.x]\npoll = { url = \"https://ops.example/f\", every = \"5s\", max_age = \"15s\", pointers = { \"freeze.state\" = \"/state\" } }\n";
+const WEBHOOK: &str = "[facts.x]\nwebhook = { hmac = \"file:x.secret\", max_age = \"15m\", pointers = { \"freeze.state\" = \"/state\" } }\n";
+
+/// The codes of what is wrong once `from` is `to`.
+fn facts(table: &str, from: &str, to: &str) -> Vec<&'static str> {
+    assert!(table.contains(from), "{from}");
+    let text = format!("{GOOD}\n{}", table.replace(from, to));
+    let report = checked(&text);
+    println!("{report}");
+    report.problems.0.iter().map(|p| p.code.as_str()).collect()
+}
+
+#[test]
+fn of_facts_that_are_asked_for() {
+    assert_eq!(facts(POLL, "5s", "5s"), [""; 0], "it is good as it is");
+    for (from, to, code) in [
+        ("url = \"https://ops.example/f\", ", "", "missing_key"),
+        (
+            "https://ops.example/f",
+            "http://ops.example/f",
+            "insecure_url",
+        ),
+        ("https://ops.example/f", "ops.example", "bad_value"),
+        ("every = \"5s\"", "every = \"500ms\"", "bad_value"),
+        ("every = \"5s\"", "every = \"6m\"", "bad_value"),
+        ("every = \"5s\"", "every = \"16s\"", "bad_value"),
+        ("every = \"5s\"", "every = 5", "wrong_type"),
+        ("max_age = \"15s\"", "max_age = \"2h\"", "bad_value"),
+        (
+            ", pointers = { \"freeze.state\" = \"/state\" }",
+            "",
+            "missing_key",
+        ),
+        ("\"freeze.state\" =", "\"freeze\" =", "bad_value"),
+        ("\"/state\"", "\"state\"", "bad_value"),
+        ("\"/state\"", "1", "wrong_type"),
+        ("every =", "evry =", "unknown_key"),
+        (
+            "every =",
+            "private_network = \"yes\", every =",
+            "wrong_type",
+        ),
+        ("poll =", "proves = [\"freeze.state\"]\npoll =", "bad_value"),
+        ("poll =", "agents = [\"deployer\"]\npoll =", "bad_value"),
+        (
+            "poll =",
+            "evidence = { issuer = \"https://x.example\" }\npoll =",
+            "bad_value",
+        ),
+        (
+            "poll =",
+            "webhook = { hmac = \"env:X\", max_age = \"1m\" }\npoll =",
+            "bad_value",
+        ),
+        (
+            "poll =",
+            "ended_when = { \"freeze.other\" = \"x\" }\npoll =",
+            "bad_value",
+        ),
+        (
+            "[facts.x]",
+            "[issuer.x]\nurl = \"https://x.example\"\n[facts.x]",
+            "duplicate",
+        ),
+    ] {
+        assert_eq!(facts(POLL, from, to), [code], "{from} -> {to}");
+    }
+}
+
+#[test]
+fn of_facts_that_a_webhook_tells() {
+    assert_eq!(facts(WEBHOOK, "15m", "15m"), [""; 0], "it is good as it is");
+    for (from, to, code) in [
+        ("hmac = \"file:x.secret\", ", "", "missing_key"),
+        ("file:x.secret", "hunter2", "bad_reference"),
+        ("max_age = \"15m\", ", "", "missing_key"),
+        ("max_age = \"15m\"", "max_age = \"25h\"", "bad_value"),
+        (
+            ", pointers = { \"freeze.state\" = \"/state\" }",
+            "",
+            "missing_key",
+        ),
+        ("\"/state\"", "\"state\"", "bad_value"),
+        ("hmac =", "every = \"5s\", hmac =", "unknown_key"),
+        (
+            "webhook =",
+            "proves = [\"freeze.state\"]\nwebhook =",
+            "bad_value",
+        ),
+        (
+            "webhook =",
+            "agents = [\"deployer\"]\nwebhook =",
+            "bad_value",
+        ),
+        (
+            "webhook =",
+            "ended_when = { \"freeze.other\" = \"x\" }\nwebhook =",
+            "bad_value",
+        ),
+        (
+            "[facts.x]",
+            "[source.x]\nkind = \"scim\"\nsecret = \"env:X\"\nends = [\"acme.example\"]\n[facts.x]",
+            "duplicate",
+        ),
+    ] {
+        assert_eq!(facts(WEBHOOK, from, to), [code], "{from} -> {to}");
+    }
+}
