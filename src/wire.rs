@@ -1,7 +1,9 @@
 //! The JSON that crosses the wire, shared by the doors and by the client. No logic.
 
+mod configured;
 mod governed;
 
+pub use configured::{ConfigFile, ConfigView, PublishAnswer, PublishRequest, PublishedView};
 pub use governed::{
     AgentView, Attention, LastReview, MissionView, ReachView, ReviewRequest, ReviewView,
     SightedAsk, SightingView, Subject,
@@ -461,59 +463,6 @@ pub struct RotateAnswer {
     #[schemars(with = "String", extend("format" = "date-time"))]
     pub signs_from: OffsetDateTime,
     pub removed: Vec<String>,
-}
-
-/// `POST /admin/v1/config`: the files that are common to all replicas.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct PublishRequest {
-    /// `*.toml` and `policies/*.cedar`. None of them holds `[broker]`.
-    pub files: Vec<ConfigFile>,
-    /// The key sets and certificates that they name with `file:`.
-    #[serde(default)]
-    pub attached: Vec<ConfigFile>,
-    pub reason: String,
-}
-
-/// A file by its path within the configuration folder. All of them are text.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct ConfigFile {
-    pub name: String,
-    pub text: String,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-pub struct PublishAnswer {
-    /// Counts publications.
-    pub revision: u64,
-    pub hash: String,
-    /// Of the configuration before.
-    pub before: String,
-    /// Where on the fence log it begins to decide.
-    pub position: u64,
-    /// `false`: in force, and not yet acknowledged by enough replicas of the store.
-    pub replicated: bool,
-}
-
-/// `GET /admin/v1/config`: what decides at this replica.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-pub struct ConfigView {
-    pub hash: String,
-    /// 0: the replica's own folder.
-    pub revision: u64,
-    /// The last publication on the log, and whether this replica takes part.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub published: Option<PublishedView>,
-    /// Why this replica decides by another one than was published.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub behind: Option<String>,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-pub struct PublishedView {
-    pub revision: u64,
-    pub hash: String,
 }
 
 /// `POST /admin/v1/contexts/end`: something outside is over.
