@@ -78,10 +78,9 @@ impl Found {
         let ends = match self.new.kind {
             FenceKind::Kill => true,
             FenceKind::Hold => self.new.weight > Weight::Review,
-            FenceKind::Restrict
-            | FenceKind::Lift
-            | FenceKind::Configure
-            | FenceKind::Publish => false,
+            FenceKind::Restrict | FenceKind::Lift | FenceKind::Configure | FenceKind::Publish => {
+                false
+            }
         };
         match self.new.kind {
             FenceKind::Hold | FenceKind::Restrict if !over => Some(self.new),

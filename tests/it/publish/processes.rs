@@ -39,7 +39,10 @@ impl Fleet {
         let keys = replicas[0].folder.join("deployer.jwks.json");
         std::fs::copy(keys, folder.join("deployer.jwks.json")).unwrap();
         let token = installation.folder.path().join("operator.token");
-        secret_file(&token, &installation.operator_token(crate::support::process::now()));
+        secret_file(
+            &token,
+            &installation.operator_token(crate::support::process::now()),
+        );
         Some(Self {
             installation,
             replicas,
