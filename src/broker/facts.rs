@@ -43,7 +43,7 @@ pub fn start(broker: &Arc<Broker>) {
 }
 
 /// The contexts that were and are no more.
-fn ended(before: &Facts, after: &Facts) -> Vec<(String, String)> {
+pub(super) fn ended(before: &Facts, after: &Facts) -> Vec<(String, String)> {
     let tethers = before.keys().flat_map(|fact| [fact.as_str(), group(fact)]);
     let tethers: BTreeSet<_> = tethers.collect();
     let of = |facts: &Facts| -> BTreeSet<(String, String)> {
@@ -62,7 +62,16 @@ fn ended(before: &Facts, after: &Facts) -> Vec<(String, String)> {
 impl Broker {
     /// Beside the others: one that is slow delays nobody.
     pub(super) async fn end_changed(&self, name: &IssuerId, changed: &Changed) {
-        for (kind, id) in ended(&changed.before, &changed.after) {
+        self.end_all(name, ended(&changed.before, &changed.after))
+            .await;
+    }
+
+    pub(super) async fn end_all(
+        &self,
+        name: &IssuerId,
+        ends: impl IntoIterator<Item = (String, String)> + Send,
+    ) {
+        for (kind, id) in ends {
             // INVARIANT: until it is on the log. Without a store nothing is minted either.
             while let Err(refusal) = self.fact_ended(name, &kind, &id).await {
                 tracing::error!(

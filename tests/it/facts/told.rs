@@ -1,8 +1,9 @@
 //! Facts that a webhook tells: what they prove, for how long, what ends with them, and who is not believed.
 
-use super::{CAREFUL, ask, beside, issue};
+use super::{CAREFUL, ask, beside, issue, kills};
 use crate::contexts::{hmac, send};
 use crate::support::broker::{Answer, Setup, TestBroker, without};
+use crate::support::gate::Gate;
 use crate::support::process::until;
 use crate::support::time::Manual;
 use crate::support::world::assert_refused;
@@ -15,7 +16,7 @@ use serde_json::{Value, json};
 use std::sync::Arc;
 use std::time::Duration;
 
-fn told() -> String {
+fn told_text() -> String {
     let webhook = "{ hmac = \"file:hook.secret\", max_age = \"4m\", pointers = { \"freeze.state\" = \"/state\" } }";
     format!(
         "\n[facts.calendar]\nwebhook = {webhook}\nended_when = {{ \"freeze.state\" = \"over\" }}\n{CAREFUL}"
@@ -24,7 +25,7 @@ fn told() -> String {
 
 async fn start(setup: Setup) -> TestBroker {
     TestBroker::with(Setup {
-        more: told(),
+        more: told_text(),
         ..setup
     })
     .await
@@ -96,7 +97,7 @@ async fn one_replica_is_told_and_all_know() {
         ..Setup::default()
     })
     .await;
-    let two = beside(&one, &store, told()).await;
+    let two = beside(&one, &store, told_text()).await;
     assert_taken(&tell(&one, &json!({ "state": "open" }), -10).await);
     until("the other knows", || async {
         ask(&two).await.status == 200
@@ -117,7 +118,7 @@ async fn one_replica_is_told_and_all_know() {
     }
     // And one that starts later.
     drop(two);
-    let three = beside(&one, &store, told()).await;
+    let three = beside(&one, &store, told_text()).await;
     until("it knows, too", || async {
         ask(&three).await.reason() == refused
     })
@@ -226,6 +227,44 @@ async fn what_comes_twice_is_taken_once() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_ended_ends_though_whoever_was_told_died_behind_it() {
+    let store: Arc<dyn Store> = Arc::new(Embedded::in_memory().unwrap());
+    let gate = Gate::before(&store);
+    let broker = start(Setup {
+        store: Some(Arc::clone(&gate) as Arc<dyn Store>),
+        ..Setup::default()
+    })
+    .await;
+    assert_taken(&tell(&broker, &json!({ "state": "open" }), -10).await);
+    let token = issue(&broker).await;
+    // It takes the message, and its end never comes to the log.
+    gate.refuse("fences");
+    let frozen = json!({ "state": "frozen" });
+    let told = tell(&broker, &frozen, -5);
+    drop(tokio::time::timeout(Duration::from_secs(1), told).await);
+    assert_eq!(told_in_the_audit(&broker).await.len(), 2);
+    let after = beside(&broker, &store, told_text()).await;
+    until("it is dead", || async { !after.is_active(&token).await }).await;
+    // And that is done once.
+    let ended = || kills(&after);
+    let before = ended().await;
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert_eq!(ended().await, before);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nobody_speaks_of_a_time_to_come() {
+    let broker = start(Setup::default()).await;
+    let answer = tell(&broker, &json!({ "state": "open" }), 60).await;
+    let told = (answer.status, answer.reason());
+    assert_eq!(told, (400, "malformed_request"), "{}", answer.body);
+    assert_eq!(answer.body["at"], "x-dayfly-timestamp");
+    // It would have kept this one from being heard.
+    assert_taken(&tell(&broker, &json!({ "state": "open" }), 0).await);
+    assert_taken(&tell(&broker, &json!({ "state": "frozen" }), 20).await);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_is_no_object_of_facts_is_refused_or_proves_nothing() {
     let broker = start(Setup::default()).await;
     for body in ["", "open", "[]", "\"open\"", "{\"state\":"] {
@@ -276,7 +315,7 @@ async fn whoever_writes_to_the_store_proves_nothing() {
     store.commit(transaction).await.unwrap();
     tokio::time::sleep(Duration::from_secs(1)).await;
     assert_refused(&ask(&broker).await, Reason::RequirementUnmet, "as told");
-    let later = beside(&broker, &store, told()).await;
+    let later = beside(&broker, &store, told_text()).await;
     tokio::time::sleep(Duration::from_secs(1)).await;
     assert_refused(&ask(&later).await, Reason::TetherMissing, "nobody's word");
     // The next message goes over it.

@@ -10,6 +10,7 @@ pub mod broker;
 pub mod certificates;
 pub mod dpop;
 pub mod forge;
+pub mod gate;
 pub mod issuer;
 pub mod kube;
 pub mod moto;
