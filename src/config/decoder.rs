@@ -69,33 +69,49 @@ impl<'a> Decoder<'a> {
             return None;
         }
         let reference = self.checked(value)?;
-        if self.doc.attached.is_some() && self.own.borrow().contains(&reference.value) {
-            let message = "this is a secret of `[broker]`, and each replica's own";
-            let help = "name another one";
-            let at = reference.at;
-            self.desk.report(at, Code::Unpublishable, message, help);
-            return None;
-        }
         self.references.borrow_mut().insert(reference.value.clone());
         Some(reference)
     }
 
-    /// SECURITY: whoever publishes is not whoever runs the machines: no program of theirs is started, and of
-    /// their files those are read that lie with the configuration.
     fn may_be_published(&self, value: &At<String>) -> bool {
         let (message, help) = match Reference::parse(&value.value) {
             Ok(Reference::Command(_)) => (
                 "a published configuration starts no program",
                 "use `env:` or `file:`",
             ),
-            Ok(Reference::File(path)) if !is_below(path) => (
-                "a published configuration names files below the folder of each replica",
-                "write a relative path without `..`",
-            ),
+            Ok(Reference::File(path)) => return self.may_read(path, value.at),
+            Ok(Reference::Environment(_)) if self.own.borrow().contains(&value.value) => OWN,
             _ => return true,
         };
         self.desk
             .report(value.at, Code::Unpublishable, message, help);
+        false
+    }
+
+    /// Whether the configuration may have this file read, at this replica: asked each time that the configuration is.
+    ///
+    /// SECURITY: whoever publishes is not whoever runs the machines: no program of theirs is started, and of
+    /// their files those are read that lie with the configuration. Links are followed: what counts is where it lies.
+    pub fn may_read(&self, path: &Path, at: Place) -> bool {
+        if self.doc.attached.is_none() {
+            return true;
+        }
+        let there = real(&self.doc.base.join(path));
+        let is_own = |own: &String| {
+            let own = own.strip_prefix("file:");
+            own.is_some_and(|own| real(Path::new(own)) == there)
+        };
+        let (message, help) = if !is_below(path) || !there.starts_with(real(&self.doc.base)) {
+            (
+                "a published configuration names files below the folder of each replica",
+                "write a relative path without `..`, to what lies there and is no link out of it",
+            )
+        } else if self.own.borrow().iter().any(is_own) {
+            OWN
+        } else {
+            return true;
+        };
+        self.desk.report(at, Code::Unpublishable, message, help);
         false
     }
 
@@ -257,6 +273,22 @@ impl<'a> Decoder<'a> {
                 None
             }
         }
+    }
+}
+
+const OWN: (&str, &str) = (
+    "this is a file or a secret of `[broker]`, and each replica's own",
+    "name another one",
+);
+
+/// Where it lies, links and all; of what is not there, as much as there is.
+fn real(path: &Path) -> PathBuf {
+    if let Ok(real) = path.canonicalize() {
+        return real;
+    }
+    match (path.parent(), path.file_name()) {
+        (Some(parent), Some(name)) if !parent.as_os_str().is_empty() => real(parent).join(name),
+        _ => std::path::absolute(path).unwrap_or_else(|_| path.to_path_buf()),
     }
 }
 

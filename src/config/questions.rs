@@ -10,6 +10,7 @@ use super::tree::Raw;
 use crate::identity::presets::Preset;
 use crate::identity::{IssuerSettings, KeySource, PinSettings, ReviewSettings};
 use crate::secret::Renewed;
+use std::path::Path;
 use std::time::Duration;
 use url::Url;
 
@@ -87,7 +88,9 @@ pub(in crate::config) fn token_review(
     }
     let url = table.required_text("url", "\"https://kubernetes.default.svc\"");
     let url = url.and_then(|url| decoder.url(url));
-    let ca = table.text("ca").map(|path| decoder.path(&path.value));
+    let ca = table.text("ca");
+    let ca = ca.filter(|ca| decoder.may_read(Path::new(&ca.value), ca.at));
+    let ca = ca.map(|path| decoder.path(&path.value));
     let token = table.required_text(
         "token",
         "\"file:/var/run/secrets/kubernetes.io/serviceaccount/token\"",

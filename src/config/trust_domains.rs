@@ -154,6 +154,9 @@ fn bundle(decoder: &Decoder<'_>, reader: &Reader<'_>) -> Option<BundleSource> {
         decoder.desk.report(text.at, Code::BadKeys, message, help);
         return None;
     };
+    if !decoder.may_read(path, text.at) {
+        return None;
+    }
     let path = decoder.path(&path.to_string_lossy());
     // It is replaced while the broker runs, and may not be on the machine that checks: one that is
     // not there yet lets nobody in until it is.

@@ -61,16 +61,7 @@ async fn what_does_not_check_is_refused_with_the_problems_of_check() {
             "unpublishable",
             "below the folder",
         ),
-        (
-            server("file:sealing.key"),
-            "unpublishable",
-            "secret of `[broker]`",
-        ),
-        (
-            server("file:./sealing.key"),
-            "unpublishable",
-            "secret of `[broker]`",
-        ),
+        (server("file:sealing.key"), "unpublishable", "of `[broker]`"),
         (server("hunter2-hunter2"), "bad_reference", "reference"),
         (
             format!("{good}{notify}"),
@@ -103,6 +94,61 @@ async fn what_does_not_check_is_refused_with_the_problems_of_check() {
         200,
         "and it is good without"
     );
+}
+
+/// Everything that the configuration has read at a replica, by the path that it is written with.
+fn reading(good: &str, path: &str) -> [String; 4] {
+    let url = "https://inside.example";
+    [
+        format!(
+            "{good}\n[resource_server.x]\nsecret = \"file:{path}\"\naudiences = [\"deploy-api\"]\n"
+        ),
+        format!("{good}\n[trust_domain.x]\nname = \"x.example\"\nbundle = \"file:{path}\"\n"),
+        format!(
+            "{good}\n[issuer.x]\npreset = \"kubernetes\"\nurl = \"{url}\"\ntoken_review = {{ url = \"{url}\", token = \"file:{path}\" }}\n"
+        ),
+        format!(
+            "{good}\n[issuer.x]\npreset = \"kubernetes\"\nurl = \"{url}\"\ntoken_review = {{ url = \"{url}\", token = \"file:server.secret\", ca = \"{path}\" }}\n"
+        ),
+    ]
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_file_of_the_machine_is_read_by_whatever_name() {
+    let (broker, _) = start().await;
+    let folder = broker.folder.path();
+    let outside = tempfile::tempdir().unwrap();
+    std::fs::write(outside.path().join("other"), "a secret of the machine").unwrap();
+    std::fs::create_dir(folder.join("keys")).unwrap();
+    let link = |to: &std::path::Path, name: &str| {
+        std::os::unix::fs::symlink(to, folder.join(name)).unwrap();
+    };
+    link(&folder.join("sealing.key"), "linked.key");
+    link(folder, "keys/..data");
+    link(outside.path(), "out");
+    link(&outside.path().join("not-yet"), "not-yet");
+    let good = with_ttl(&broker, "4m");
+    let absolute = folder.join("server.secret").display().to_string();
+    for (path, words) in [
+        ("sealing.key", "of `[broker]`"),
+        ("./sealing.key", "of `[broker]`"),
+        ("linked.key", "of `[broker]`"),
+        ("keys/..data/sealing.key", "of `[broker]`"),
+        ("unused.redb", "of `[broker]`"),
+        ("audit", "of `[broker]`"),
+        ("out/other", "below the folder"),
+        ("../other", "below the folder"),
+        (&absolute, "below the folder"),
+    ] {
+        for text in reading(&good, path) {
+            assert_refused(&broker.publish(&text).await, "unpublishable", words);
+        }
+    }
+    // What lies there, links and all, is read.
+    link(&folder.join("server.secret"), "keys/linked.secret");
+    let text = &reading(&good, "keys/..data/keys/linked.secret")[0];
+    let answer = broker.publish(text).await;
+    assert_eq!(answer.status, 200, "{}", answer.body);
 }
 
 #[tokio::test(flavor = "multi_thread")]
