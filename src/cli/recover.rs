@@ -5,12 +5,14 @@ use super::compose::sealer;
 use super::output::{Failure, Output};
 use super::stores::{open_store, redis_settings};
 use crate::audit::{self, Entry, Event, Lost};
+use crate::broker::publish::{SLOT, Stored};
 use crate::clock::{Clock, SystemClock};
 use crate::config::{self, Settings, StoreSettings};
 use crate::connectors::{Promises, RevocationClass};
-use crate::fences::{self, Fences};
+use crate::fences::{self, By, Configured, FenceKind, Fences, Named, NewFence};
 use crate::ids::ShardId;
 use crate::leases::{Leases, Remembered};
+use crate::secret::Sealer;
 use crate::store::redis::Redis;
 use crate::store::{Outcome, Store, Transaction, settle};
 use clap::Args;
@@ -18,6 +20,7 @@ use serde::Serialize;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
+use time::OffsetDateTime;
 
 #[derive(Debug, Args)]
 pub struct RecoverArgs {
@@ -27,6 +30,10 @@ pub struct RecoverArgs {
     /// Stop every broker first. What the store and the exported audit both do not have is gone for good.
     #[arg(long)]
     i_understand: bool,
+    /// Give up a published configuration that neither the store nor the folder has: the folder is in force
+    /// then, until another one is published. It is in the audit.
+    #[arg(long)]
+    without_published: bool,
 }
 
 /// What was done.
@@ -41,6 +48,9 @@ struct Recovered {
     lost_entries: usize,
     /// Holds, restrictions and ends that were raised again.
     fences: usize,
+    /// The number of the publication that is in force; absent where it is the folder.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    published: Option<u64>,
     /// Leases that brokers end downstream once they run.
     leases_to_end: usize,
     /// Leases whose credentials nobody can end: they live until they expire.
@@ -65,10 +75,118 @@ pub async fn recover(args: RecoverArgs, output: &Output) -> Result<u8, Failure> 
     let store = open_store(&settings.broker.store).await?;
     let lost = audit::lost(store.as_ref(), &settings.broker.audit_path).await;
     if let Some(lost) = lost.map_err(failed)? {
-        make_good(&settings, store, &lost, &mut done).await?;
+        make_good((&args, settings), store, &lost, &mut done).await?;
     }
     output.show(&done, told)?;
     Ok(0)
+}
+
+/// What a configuration is put back with.
+struct Made<'a> {
+    args: &'a RecoverArgs,
+    store: &'a Arc<dyn Store>,
+    sealer: &'a Sealer,
+    fences: &'a Fences,
+}
+
+impl Made<'_> {
+    /// What was in force is in force again, and read: what was published from the store, or from a folder with
+    /// the very same files.
+    ///
+    /// SECURITY: or a store that was put back would bring an older configuration back, and a wider one.
+    async fn configuration(
+        &self,
+        folder: Settings,
+        lost: &Lost,
+        now: OffsetDateTime,
+    ) -> Result<Settings, Failure> {
+        let said = Configured::in_audit(&lost.entries);
+        if let Some(said) =
+            said.filter(|said| self.fences.last().configured().as_ref() < Some(said))
+        {
+            self.say(said, "the store lost it", now).await?;
+        }
+        let Some(last) = self.fences.last().configured() else {
+            return Ok(folder);
+        };
+        let Some(wanted) = last.record() else {
+            return Ok(folder);
+        };
+        let store = self.store.as_ref();
+        let why = match Stored::load(store, self.sealer, &wanted).await {
+            Ok(stored) => {
+                let settings = config::published(&folder.node, &stored.files).resolve();
+                return settings.map_err(failed);
+            }
+            Err(why) => why,
+        };
+        if let Some(settings) = self.from_folder(&folder, &wanted, now).await? {
+            return Ok(settings);
+        }
+        if !self.args.without_published {
+            return Err(Failure::failed(format!(
+                "the published configuration cannot be had: {why}; give `--config` a folder with the very files of hash {} and `[broker]`, or add --without-published to give it up",
+                wanted.sha256
+            )));
+        }
+        let number = last.decides.number.checked_add(1);
+        let said = Configured {
+            decides: Named {
+                number: number.ok_or_else(|| Failure::failed("there is no number after this"))?,
+                sha256: folder.decides.clone(),
+            },
+            published: None,
+        };
+        self.say(said, "--without-published", now).await?;
+        Ok(folder)
+    }
+
+    async fn say(&self, said: Configured, why: &str, now: OffsetDateTime) -> Result<(), Failure> {
+        let by = "dayfly recover";
+        let entry = said.told(now).reason(why).with("by", by);
+        let fence = NewFence::new(FenceKind::Configure, said.dimension(), by, why)
+            .by(By::Rule("recovery".to_owned()));
+        let writes = vec![entry.append(ShardId::INSTALLATION)];
+        let raised = self.fences.raise_with(fence, Vec::new(), writes, now);
+        raised.await.map(drop).map_err(failed)
+    }
+
+    /// `None`: its files are others.
+    async fn from_folder(
+        &self,
+        folder: &Settings,
+        wanted: &Named,
+        now: OffsetDateTime,
+    ) -> Result<Option<Settings>, Failure> {
+        let Ok(files) = config::publishable(&self.args.config) else {
+            return Ok(None);
+        };
+        let files = files.sorted();
+        let read = config::published(&folder.node, &files).resolve();
+        let Some(settings) = read.ok().filter(|read| read.hash == wanted.sha256) else {
+            return Ok(None);
+        };
+        let stored = Stored {
+            revision: wanted.number,
+            hash: wanted.sha256.clone(),
+            url: settings.broker.url.clone(),
+            by: "dayfly recover".to_owned(),
+            at: now,
+            files,
+        };
+        let record = stored.record().map_err(|refusal| failed(refusal.detail))?;
+        let store = self.store.as_ref();
+        let found = SLOT.find(store, self.sealer).await.map_err(failed)?;
+        let put = SLOT.put(self.sealer, &record).map_err(failed)?;
+        let transaction = Transaction::new(ShardId::INSTALLATION, now + Duration::from_secs(60))
+            .revoking()
+            .guard(found.guard())
+            .write(put);
+        match settle(store, transaction).await.map_err(failed)? {
+            Outcome::Applied { .. } | Outcome::Unreplicated { .. } => Ok(Some(settings)),
+            refused => Err(Failure::failed(format!("the store refused: {refused:?}"))),
+        }
+    }
 }
 
 async fn born_anew(settings: &Settings) -> Result<Vec<u8>, Failure> {
@@ -84,7 +202,7 @@ async fn born_anew(settings: &Settings) -> Result<Vec<u8>, Failure> {
 }
 
 async fn make_good(
-    settings: &Settings,
+    (args, settings): (&RecoverArgs, Settings),
     store: Arc<dyn Store>,
     lost: &Lost,
     done: &mut Recovered,
@@ -94,7 +212,7 @@ async fn make_good(
     done.checkpoint = Some(lost.checkpoint());
     done.lost_entries = lost.entries.len();
     // INVARIANT: fences first. Whatever goes wrong behind them, nothing that was ended lives.
-    let sealer = sealer(settings)?;
+    let sealer = sealer(&settings)?;
     let age = Duration::from_secs(3600);
     let fences = Fences::idle(store.clone(), sealer.clone(), clock.clone(), age);
     fences.follow(Duration::ZERO).await.map_err(failed)?;
@@ -102,9 +220,18 @@ async fn make_good(
         fences.raise(fence, clock.now()).await.map_err(failed)?;
         done.fences += 1;
     }
+    let made = Made {
+        args,
+        store: &store,
+        sealer: &sealer,
+        fences: &fences,
+    };
+    let settings = made.configuration(settings, lost, clock.now()).await?;
+    let in_force = fences.last().configured();
+    done.published = in_force.and_then(|said| Some(said.record()?.number));
     let leases = Leases::new(store.clone(), sealer, clock.clone());
     for remembered in Remembered::of(&lost.entries).into_values() {
-        let promises = promises(settings, &remembered.target);
+        let promises = promises(&settings, &remembered.target);
         let by_hand = match promises {
             // The broker's word is enough, and it has none for them any more.
             Some(promises) if promises.class == RevocationClass::Broker => false,
@@ -163,6 +290,11 @@ fn told(done: &Recovered) -> String {
         lines.push(format!(
             "{} holds, restrictions and ends were raised again; {} leases will be ended, {} live until they expire",
             done.fences, done.leases_to_end, done.leases_until_expiry
+        ));
+    }
+    if let Some(number) = done.published {
+        lines.push(format!(
+            "configuration {number} is in force, as it was published"
         ));
     }
     for lease in &done.leases_by_hand {
