@@ -46,12 +46,12 @@ impl Broker {
         // INVARIANT: the view comes first, with the configuration of its position.
         let (view, bundle) = self.deciding().await?;
         self.may_mint()?;
-        self.walk(&bundle, view, request, now).await
+        self.walk(bundle, view, request, now).await
     }
 
     async fn walk(
         &self,
-        bundle: &Bundle,
+        bundle: Arc<Bundle>,
         view: Arc<View>,
         request: ExchangeRequest,
         now: OffsetDateTime,
@@ -59,8 +59,10 @@ impl Broker {
         let only_assertion =
             request.grant == GrantType::JwtBearer && request.presented.client_assertion.is_none();
         let asked = request.asked.or_self_signed(&request.presented)?;
-        let sorted = self.sort(bundle, request.presented, view, now).await?;
+        let sorted = self.sort(&bundle, request.presented, view, now).await?;
         let Sorted { own, behalf, view } = sorted;
+        // SECURITY: a parent that was decided further on brings a newer view, and what decides on that one.
+        let bundle = &*self.no_older(bundle, &view).await?;
         let caller = Arc::new(verify(bundle, &own, &behalf, now).await?);
         let nobody = sightings::stranger(bundle, &caller, &asked, now);
         let keys = |thumbprint: &str| bundle.agents.vouches(&caller, thumbprint);

@@ -3,6 +3,7 @@
 
 mod cards;
 mod configured;
+mod named;
 pub mod contexts;
 mod drift;
 mod delegation;
@@ -32,6 +33,7 @@ pub mod status;
 mod told;
 mod usage;
 
+pub use configured::Word;
 pub use contexts::{SourceKind, SourceSettings};
 pub use exchange::{ExchangeRequest, GrantType};
 pub use govern::{GOVERNED_EVERY, Governed};
@@ -178,7 +180,8 @@ impl Broker {
     /// `alone`: the store is this process's own.
     pub async fn begin(&self, alone: bool) -> Result<(), Refusal> {
         let bundle = self.bundle.load_full();
-        self.announce(&bundle.decides, !alone).await?;
+        let word = if alone { Word::StartAlone } else { Word::Start };
+        self.announce(&bundle.decides, word).await?;
         self.hold_leavers(&bundle).await
     }
 

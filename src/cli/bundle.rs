@@ -19,7 +19,6 @@ use crate::identity::{
 use crate::intent::{Board, Intents};
 use crate::jose::{KeyClient, Keyring, Reach};
 use crate::secret::Sealer;
-use arc_swap::ArcSwap;
 use ring::digest::{SHA256, digest};
 use std::sync::Arc;
 use std::time::Duration;
@@ -37,8 +36,6 @@ pub(super) struct Maker {
     pub clock: Arc<dyn Clock>,
     /// SHA-256 of the tokens that the development broker made for itself.
     pub development_tokens: Vec<[u8; 32]>,
-    /// This replica's own part of a published configuration, as its folder had it last.
-    pub node: ArcSwap<Node>,
 }
 
 impl Maker {
@@ -53,13 +50,12 @@ impl Maker {
         Ok(bundle)
     }
 
-    /// What the broker makes bundles of published files with.
-    pub fn of_published(self: &Arc<Self>) -> Box<Build> {
-        let maker = Arc::clone(self);
-        Box::new(move |files, purpose| {
-            let maker = Arc::clone(&maker);
+    /// What the broker makes bundles of published files with. `node`: this replica's own part.
+    pub fn of_published(self: &Arc<Self>, node: Node) -> Arc<Build> {
+        let (maker, node) = (Arc::clone(self), Arc::new(node));
+        Arc::new(move |files, purpose| {
+            let (maker, node) = (Arc::clone(&maker), Arc::clone(&node));
             Box::pin(async move {
-                let node = maker.node.load_full();
                 let now = maker.clock.now();
                 // Secrets come from files, and policies are compiled.
                 let settings =
@@ -74,8 +70,8 @@ impl Maker {
     }
 
     /// What was published last, as it is read here; `None`: the folder decides.
-    pub async fn settings_of(&self, stored: &Stored) -> Result<Settings, Failure> {
-        let (node, files) = (self.node.load_full(), stored.files.clone());
+    pub async fn settings_of(&self, stored: &Stored, node: Node) -> Result<Settings, Failure> {
+        let files = stored.files.clone();
         let now = self.clock.now();
         let read =
             tokio::task::spawn_blocking(move || read(&node, &files, Purpose::TakingOver, now));

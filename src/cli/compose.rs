@@ -79,7 +79,6 @@ impl Composed {
             board: Arc::new(Board::new(clock.clone())),
             clock: clock.clone(),
             development_tokens,
-            node: arc_swap::ArcSwap::from_pointee(settings.node.clone()),
         });
         let (bundle, publishing) = first(&maker, settings, (&store, &fences)).await?;
         let connectors = Arc::new(arc_swap::ArcSwap::new(bundle.connectors.clone()));
@@ -132,23 +131,14 @@ impl Composed {
                 "`url` cannot change under a running broker: tokens carry it; restart instead",
             ));
         }
-        self.maker.node.store(Arc::new(settings.node.clone()));
         // What was published stays, with this replica's own part and its secrets read again.
-        if let Some(hash) = self
-            .broker
-            .reload_published()
-            .await
-            .map_err(Failure::failed)?
-        {
-            return Ok(hash);
-        }
-        let bundle = self.maker.ready(settings).await?;
-        let held = self.broker.hold_leavers(&bundle).await;
-        held.map_err(|refusal| Failure::failed(refusal.detail))?;
-        let said = self.broker.announce(&bundle.decides, false).await;
-        said.map_err(|refusal| Failure::failed(refusal.detail))?;
-        self.broker.reload(bundle);
-        Ok(settings.hash.clone())
+        let build = self.maker.of_published(settings.node.clone());
+        let folder = async {
+            let ready = self.maker.ready(settings).await;
+            ready.map_err(|failure| failure.message)
+        };
+        let read = self.broker.read_again(build, folder).await;
+        read.map_err(Failure::failed)
     }
 
     /// Audit entries that wait to be sealed, as far as this replica knows.
@@ -207,7 +197,8 @@ async fn first(
         |why: String| Failure::failed(format!("the published configuration cannot be had: {why}"));
     let view = fences.reach_within(UNTIL_FOLLOWED).await;
     let view = view.map_err(|stale| failed(stale.to_string()))?;
-    let held = match view.published() {
+    let wanted = view.configured().and_then(|said| said.record());
+    let held = match wanted {
         None => None,
         Some(wanted) => {
             let stored = Stored::load(store.as_ref(), &maker.sealer, &wanted).await;
@@ -219,11 +210,15 @@ async fn first(
         }
     };
     let mut bundle = match &held {
-        Some(stored) => maker.ready(&maker.settings_of(stored).await?).await?,
+        Some(stored) => {
+            let settings = maker.settings_of(stored, settings.node.clone()).await?;
+            maker.ready(&settings).await?
+        }
         None => maker.ready(settings).await?,
     };
     bundle.revision = held.as_ref().map_or(0, |held| held.revision);
-    let publishing = Publishing::new(maker.sealer.clone(), held, maker.of_published());
+    let build = maker.of_published(settings.node.clone());
+    let publishing = Publishing::new(held, build);
     Ok((bundle, Some(publishing)))
 }
 

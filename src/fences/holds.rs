@@ -1,13 +1,9 @@
-//! What stands on a dimension, and what a lift ends; and which configuration is in
-//! force.
+//! What stands on a dimension, and what a lift ends.
 
 use super::view::Kept;
 use super::{Dimension, DimensionHash, Fence, HeldBy, NewFence, View, Weight, Whose};
 use std::sync::Arc;
 use time::OffsetDateTime;
-
-/// That are remembered.
-const MOST_CONFIGURATIONS: usize = 64;
 
 impl View {
     /// What a lift ends on its dimension now.
@@ -36,17 +32,6 @@ impl View {
         stands.any(|kept| kept.fence.weight >= Weight::Suspension && kept.fence.until.is_none())
     }
 
-    /// The fence that says which configuration is in force.
-    pub fn configuration(&self) -> Option<&Arc<Fence>> {
-        self.configurations.last().map(|kept| &kept.fence)
-    }
-
-    /// Whether this configuration was in force once, and another came after it.
-    pub fn is_superseded(&self, hash: &str) -> bool {
-        let is_it = |kept: &Kept| kept.fence.dimension.value == hash;
-        self.configurations.iter().any(is_it) && !self.configurations.last().is_some_and(is_it)
-    }
-
     /// INVARIANT: no hold takes another one's place: whoever can write to the store could put a known one back
     /// whose lift is on the log already, and end a real one by it. A hold that is folded once more stands once.
     pub(in crate::fences) fn hold(&mut self, dimension: DimensionHash, new: Kept, ours: bool) {
@@ -73,13 +58,6 @@ impl View {
                 holds.remove(dimension);
             }
         }
-    }
-
-    pub(in crate::fences) fn configure(&mut self, kept: Kept) {
-        let all = Arc::make_mut(&mut self.configurations);
-        all.push(kept);
-        let extra = all.len().saturating_sub(MOST_CONFIGURATIONS);
-        all.drain(..extra);
     }
 
     /// Whether a hold that ends by itself has ended.

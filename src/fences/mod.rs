@@ -5,11 +5,12 @@
 //! corridor takes the view on its first line and everything below decides on that one view.
 
 mod again;
+mod configured;
 mod entry;
 mod follow;
 mod fork;
 mod holds;
-mod publish;
+mod named;
 mod raise;
 mod restrict;
 mod snapshot;
@@ -19,8 +20,9 @@ mod view;
 pub(crate) mod tests;
 
 pub use again::again;
+pub use configured::Configured;
 pub use follow::{Fences, MOST_SKEW, Skewed, Stale};
-pub use publish::Published;
+pub use named::Named;
 pub use raise::Raised;
 pub use restrict::{MOST_RESTRICTIONS, Restriction};
 pub use view::{EndedBy, HeldBy, Place, View};
@@ -60,10 +62,8 @@ pub enum DimensionKind {
     All,
     /// One restriction, by its id: what a lift names.
     Restriction,
-    /// The hash of a configuration.
+    /// A configuration, by its number and its hashes.
     Configuration,
-    /// A published configuration, by its number and its hash.
-    Config,
 }
 
 /// A dimension in 128 bits, as leases and views carry it.
@@ -141,8 +141,6 @@ pub enum FenceKind {
     Restrict,
     /// Ends and refuses nothing: says which configuration is in force from here on.
     Configure,
-    /// From here on another configuration decides. It ends nothing.
-    Publish,
 }
 
 /// What a hold means, the weaker ones first. A weaker hold never takes the place of a stronger one on
@@ -168,8 +166,12 @@ impl FenceKind {
             Self::Lift => "lift",
             Self::Restrict => "restrict",
             Self::Configure => "configure",
-            Self::Publish => "publish",
         }
+    }
+
+    /// It names something that lies elsewhere. Whoever raises it says in the audit what that is.
+    pub(in crate::fences) fn names(self) -> bool {
+        matches!(self, Self::Configure)
     }
 }
 
@@ -202,7 +204,6 @@ impl DimensionKind {
             Self::All => "all",
             Self::Restriction => "restriction",
             Self::Configuration => "configuration",
-            Self::Config => "config",
         }
     }
 }

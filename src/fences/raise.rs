@@ -75,8 +75,7 @@ impl Fences {
                 log: log(),
                 value: value.clone(),
             });
-        // Who publishes says itself what came before.
-        if fence.kind != FenceKind::Publish {
+        if !fence.kind.names() {
             let entry = audited(&fence, &new.by).append(ShardId::INSTALLATION);
             transaction.writes.push(entry);
         }
@@ -146,7 +145,7 @@ impl Fences {
 
 fn audited(fence: &Fence, by: &By) -> Entry {
     let event = match fence.kind {
-        FenceKind::Configure | FenceKind::Publish => Event::ConfigLoaded,
+        FenceKind::Configure => Event::ConfigLoaded,
         FenceKind::Kill | FenceKind::Hold | FenceKind::Restrict => Event::FenceRaised,
         FenceKind::Lift => Event::FenceLifted,
     };

@@ -30,7 +30,7 @@ pub struct View {
     pub(in crate::fences) holds: Arc<BTreeMap<DimensionHash, Vec<Kept>>>,
     /// Restrictions that stand.
     pub(in crate::fences) restrictions: Arc<Vec<Kept>>,
-    /// The configurations that were said to be in force, the newest last.
+    /// The configurations that were said to be in force, the newest last: each is later than the one before.
     pub(in crate::fences) configurations: Arc<Vec<Kept>>,
     /// Restrictions that ended leases, for as long as one of those could live, lifted or not.
     pub(in crate::fences) cuts: Arc<Vec<Kept>>,
@@ -269,7 +269,6 @@ impl View {
                 self.lift_restriction(&fence.dimension);
             }
             FenceKind::Configure => self.configure(kept),
-            FenceKind::Publish => self.publish(kept),
         }
     }
 

@@ -25,7 +25,7 @@ pub struct ConfigFile {
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct PublishAnswer {
-    /// Counts publications.
+    /// Its number: they only go up.
     pub revision: u64,
     pub hash: String,
     /// Of the configuration before.
@@ -42,7 +42,7 @@ pub struct ConfigView {
     pub hash: String,
     /// 0: the replica's own folder.
     pub revision: u64,
-    /// The last publication on the log, and whether this replica takes part.
+    /// The last publication on the log, whether this replica takes part or not.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub published: Option<PublishedView>,
     /// Why this replica decides by another one than was published.

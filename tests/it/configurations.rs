@@ -3,6 +3,7 @@
 
 use crate::support::broker::{Setup, TestBroker, configuration, decides};
 use crate::support::time::Manual;
+use dayfly::broker::Word;
 use dayfly::config;
 use dayfly::store::Store;
 use dayfly::store::embedded::Embedded;
@@ -14,7 +15,7 @@ const NARROWED: &str = "[agent.other]\nowner = \"x@acme.example\"\npurpose = \"I
     identity = { issuer = \"ci\", subject = \"other\" }\n";
 
 /// What it was started with, read again.
-fn own(broker: &TestBroker) -> config::Settings {
+pub fn own(broker: &TestBroker) -> config::Settings {
     let text = configuration(&broker.url, &broker.issuer, "ES256");
     let decides = decides(&text, &broker.url);
     let files = vec![("test.toml".to_owned(), text)];
@@ -27,7 +28,7 @@ fn own(broker: &TestBroker) -> config::Settings {
     }
 }
 
-async fn is_behind(broker: &TestBroker) -> bool {
+pub async fn is_behind(broker: &TestBroker) -> bool {
     for _ in 0..100 {
         let answer = broker.exchange(&broker.good_form()).await;
         if answer.status == 503 {
@@ -66,7 +67,7 @@ async fn a_replica_that_still_has_another_configuration_mints_nothing_after_half
     assert_eq!(ended.status, 200, "{}", ended.body);
     // A process that starts with it again, by itself, does not bring it back.
     let own = own(&old);
-    let said = old.composed.broker.announce(&own.decides, true);
+    let said = old.composed.broker.announce(&own.decides, Word::Start);
     said.await.unwrap();
     clock.advance(Duration::from_secs(31));
     new.issue().await;

@@ -5,6 +5,7 @@ mod cascade;
 mod in_person;
 mod people;
 mod processes;
+mod published;
 mod sign_ins;
 
 use crate::support::broker::{Setup, TestBroker, b64, form, sha256, unique};
@@ -36,6 +37,11 @@ impl Cast {
         let more = configuration(&corp.url, &keys) + &setup.more;
         let broker = TestBroker::with(Setup { more, ..setup }).await;
         Self { broker, corp, keys }
+    }
+
+    /// What its broker has beside what every broker has.
+    pub fn configuration(&self) -> String {
+        configuration(&self.corp.url, &self.keys)
     }
 
     pub fn key(&self, name: &str) -> &SigningKey {

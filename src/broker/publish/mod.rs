@@ -9,14 +9,12 @@ mod follow;
 mod record;
 
 pub use follow::start;
-pub use record::{Files, Stored};
+pub use record::{Files, SLOT, Stored};
 
+use super::configured::Word;
 use super::{Broker, Bundle, Operator, Reason, Refusal};
-use crate::audit::{Entry, Event};
-use crate::fences::{FenceKind, NewFence, Published, View};
+use crate::fences::{Configured, FenceKind, Fences, Named, NewFence, Raised, View};
 use crate::ids::ShardId;
-use crate::secret::Sealer;
-use crate::store::{Guard, Write};
 use crate::wire::{ConfigView, PublishAnswer, PublishRequest, PublishedView};
 use futures_util::future::BoxFuture;
 use std::fmt;
@@ -29,6 +27,9 @@ pub const GRACE: Duration = Duration::from_secs(30);
 
 /// How long a request waits for a swap that is under way.
 const PATIENCE: Duration = Duration::from_secs(2);
+
+/// Attempts where somebody else raises something meanwhile.
+const TRIES: usize = 32;
 
 /// What the files are made for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -71,8 +72,8 @@ pub type Build =
 
 /// This replica's part in publishing. Absent where its folder alone decides.
 pub struct Publishing {
-    sealer: Sealer,
-    build: Box<Build>,
+    /// With this replica's own part, as it was read last.
+    build: Mutex<Arc<Build>>,
     /// Held from before a bundle is built until it is swapped in.
     turn: tokio::sync::Mutex<()>,
     /// The record that decides here; `None`: the folder does.
@@ -80,12 +81,10 @@ pub struct Publishing {
     state: watch::Sender<State>,
 }
 
-/// Whether this replica has what was published.
+/// Whether this replica has what was published. Sent with each swap.
 #[derive(Debug, Clone, Default)]
 struct State {
-    /// What decides here.
-    revision: u64,
-    /// Boot time since when another one should, and why it does not.
+    /// Boot time since when another one should decide here, and why it does not.
     behind: Option<(Duration, String)>,
 }
 
@@ -99,18 +98,18 @@ impl fmt::Debug for Publishing {
 
 impl Publishing {
     /// `held`: what the first bundle was built from.
-    pub fn new(sealer: Sealer, held: Option<Stored>, build: Box<Build>) -> Self {
-        let revision = held.as_ref().map_or(0, |held| held.revision);
+    pub fn new(held: Option<Stored>, build: Arc<Build>) -> Self {
         Self {
-            sealer,
-            build,
+            build: Mutex::new(build),
             turn: tokio::sync::Mutex::default(),
             held: Mutex::new(held.map(Arc::new)),
-            state: watch::Sender::new(State {
-                revision,
-                behind: None,
-            }),
+            state: watch::Sender::default(),
         }
+    }
+
+    fn build(&self) -> Arc<Build> {
+        let build = self.build.lock().unwrap_or_else(PoisonError::into_inner);
+        Arc::clone(&build)
     }
 
     fn held(&self) -> Option<Arc<Stored>> {
@@ -130,34 +129,57 @@ impl Publishing {
     }
 }
 
+impl Bundle {
+    /// Whether it is older than this publication, or a folder's.
+    pub(in crate::broker) fn is_before(&self, wanted: &Named) -> bool {
+        (self.revision, &self.hash) < (wanted.number, &wanted.sha256)
+    }
+}
+
 impl Broker {
     /// The view to decide on and the configuration that decides at its position.
     ///
-    /// INVARIANT: one bundle for the whole request, never older than its view, but for the time of grace.
+    /// INVARIANT: the view comes first; everything below decides on this one view, so that an end that is appended
+    /// meanwhile is later than the lease and kills it.
     pub(in crate::broker) async fn deciding(&self) -> Result<(Arc<View>, Arc<Bundle>), Refusal> {
-        let Some(publishing) = &self.publishing else {
-            // INVARIANT: the view comes first; everything below decides on this one view, so that an
-            // end that is appended meanwhile is later than the lease and kills it.
+        loop {
             let view = self.view()?;
-            return Ok((view, self.bundle.load_full()));
+            let (bundle, waited) = self.bundle_of(&view).await?;
+            // Or what was fresh is not any more.
+            if !waited {
+                return Ok((view, bundle));
+            }
+        }
+    }
+
+    /// The configuration to decide by on this view, and whether it had to be waited for.
+    ///
+    /// INVARIANT: one bundle for the whole request, never older than its view, but for the time of grace.
+    pub(in crate::broker) async fn bundle_of(
+        &self,
+        view: &View,
+    ) -> Result<(Arc<Bundle>, bool), Refusal> {
+        let wanted = view.configured().and_then(|said| said.record());
+        let (Some(publishing), Some(wanted)) = (&self.publishing, wanted) else {
+            return Ok((self.bundle.load_full(), false));
         };
         let until = tokio::time::Instant::now() + PATIENCE;
         let mut state = publishing.state.subscribe();
+        let mut waited = false;
         loop {
             let seen = state.borrow_and_update().clone();
-            let view = self.view()?;
             let bundle = self.bundle.load_full();
-            let wanted = view.published().map_or(0, |published| published.revision);
-            if bundle.revision == wanted {
-                return Ok((view, bundle));
+            if !bundle.is_before(&wanted) {
+                return Ok((bundle, waited));
             }
-            if let (true, Some((since, why))) = (bundle.revision < wanted, seen.behind) {
+            if let Some((since, why)) = seen.behind {
                 if self.clock.since_boot().saturating_sub(since) <= GRACE {
-                    return Ok((view, bundle));
+                    return Ok((bundle, waited));
                 }
                 return Err(Refusal::new(Reason::StaleConfiguration, why).after(5));
             }
-            // The swap is under way, or the view was read just before it.
+            // The swap is under way.
+            waited = true;
             if !matches!(
                 tokio::time::timeout_at(until, state.changed()).await,
                 Ok(Ok(()))
@@ -165,6 +187,21 @@ impl Broker {
                 let why = format!("configuration {wanted} is not loaded yet");
                 return Err(Refusal::new(Reason::StaleConfiguration, why).after(1));
             }
+        }
+    }
+
+    /// The same one, or the one that this view names, if it is later.
+    pub(in crate::broker) async fn no_older(
+        &self,
+        bundle: Arc<Bundle>,
+        view: &View,
+    ) -> Result<Arc<Bundle>, Refusal> {
+        let wanted = view.configured().and_then(|said| said.record());
+        match wanted {
+            Some(wanted) if self.publishing.is_some() && bundle.is_before(&wanted) => {
+                Ok(self.bundle_of(view).await?.0)
+            }
+            _ => Ok(bundle),
         }
     }
 
@@ -176,8 +213,8 @@ impl Broker {
             hash: bundle.hash.clone(),
             revision: bundle.revision,
             published: published.map(|published| PublishedView {
-                revision: published.revision,
-                hash: published.hash,
+                revision: published.number,
+                hash: published.sha256,
             }),
             behind: self.publishing.as_ref().and_then(Publishing::behind),
         }
@@ -200,7 +237,7 @@ impl Broker {
         let reason = request.reason.clone();
         let files = Arc::new(Files::of(request).map_err(|why| refused(&why))?);
         let _turn = publishing.turn.lock().await;
-        let built = (publishing.build)(files.clone(), Purpose::Publishing).await;
+        let built = publishing.build()(files.clone(), Purpose::Publishing).await;
         let mut bundle = built.map_err(|unfit| match unfit {
             Unfit::Here(why) => refused(&why),
             Unfit::Wrong(problems) => {
@@ -210,84 +247,123 @@ impl Broker {
             }
         })?;
         self.hold_leavers(&bundle).await?;
-        let now = self.clock.now();
-        let view = self.view()?;
-        let found = record::read(self.store.as_ref()).await?;
-        let known = view.published().map_or(0, |published| published.revision);
-        let stored = found.as_ref().and_then(|found| {
-            // One that does not open is in the way of nobody: it is replaced.
-            Stored::open(&publishing.sealer, &found.value).ok()
-        });
-        let revision = known.max(stored.map_or(0, |stored| stored.revision)) + 1;
-        let stored = Stored {
-            revision,
+        let before = self.bundle.load().hash.clone();
+        let new = Stored {
+            revision: 0,
             hash: bundle.hash.clone(),
             url: self.url.clone(),
             by: by.name.clone(),
-            at: now,
+            at: self.clock.now(),
             files: Files::clone(&files),
         };
-        let value = stored.seal(&publishing.sealer)?;
-        let before = self.bundle.load().hash.clone();
-        let published = Published {
-            revision,
-            hash: bundle.hash.clone(),
-        };
-        let fence = NewFence::new(FenceKind::Publish, published.dimension(), &by.name, &reason);
-        let entry = Entry::new(Event::ConfigLoaded, now)
-            .operator(&by.name)
-            .reason(reason.as_str())
-            .config_hash(&bundle.hash)
-            .with("before", before.as_str())
-            .with("revision", revision)
-            .with("files", files.texts.len());
-        let guard = match &found {
-            Some(found) => Guard::Unchanged(record::key(), found.version),
-            None => Guard::Absent(record::key()),
-        };
-        let put = Write::Put {
-            key: record::key(),
-            value,
-            expires_at: None,
-        };
-        let writes = vec![put, entry.append(ShardId::INSTALLATION)];
-        let raised = self
-            .fences
-            .raise_with(fence, vec![guard], writes, now)
-            .await?;
-        let meanwhile = || Refusal::new(Reason::PublishedMeanwhile, "the record changed").exact();
-        let raised = raised.ok_or_else(meanwhile)?;
-        bundle.revision = revision;
-        let hash = bundle.hash.clone();
-        self.record.fenced(&raised.fence);
-        self.swap(publishing, bundle, stored);
-        Ok(PublishAnswer {
-            revision,
-            hash,
+        let (raised, stored) = self.put_in_force(new, &bundle.decides, &reason).await?;
+        bundle.revision = stored.revision;
+        let answer = PublishAnswer {
+            revision: stored.revision,
+            hash: stored.hash.clone(),
             before,
             position: raised.position.sequence,
             replicated: raised.replicated,
-        })
+        };
+        self.record.fenced(&raised.fence);
+        self.swap(publishing, bundle, stored);
+        Ok(answer)
     }
 
-    /// What decides here is read again, with the secrets that it refers to. `Ok(None)`: the folder decides.
-    pub async fn reload_published(&self) -> Result<Option<String>, String> {
+    /// One commit: the record, the entry on the log that names it, the entry in the audit.
+    async fn put_in_force(
+        &self,
+        mut new: Stored,
+        decides: &str,
+        reason: &str,
+    ) -> Result<(Raised, Stored), Refusal> {
+        let meanwhile = || Refusal::new(Reason::PublishedMeanwhile, "the record changed").exact();
+        let mut seen: Option<Option<Named>> = None;
+        for _ in 0..TRIES {
+            let now = self.clock.now();
+            let view = self.view()?;
+            let last = view.configured();
+            let published = view.published();
+            if seen.get_or_insert_with(|| published.clone()) != &published {
+                return Err(meanwhile());
+            }
+            let found = SLOT.find(self.store.as_ref(), &self.sealer).await?;
+            let number = found.next(last.map(|last| last.decides.number));
+            new.revision = number
+                .ok_or_else(|| Refusal::new(Reason::Internal, "there is no number after this"))?;
+            let said = Configured {
+                decides: Named {
+                    number: new.revision,
+                    sha256: decides.to_owned(),
+                },
+                published: Some(new.hash.clone()),
+            };
+            let put = SLOT.put(&self.sealer, &new.record()?);
+            let put = put.map_err(|error| Refusal::new(Reason::Internal, error.to_string()))?;
+            let entry = said
+                .told(now)
+                .operator(&new.by)
+                .reason(reason)
+                .config_hash(&new.hash)
+                .with("before", self.bundle.load().hash.as_str())
+                .with("files", new.files.texts.len());
+            let fence = NewFence::new(FenceKind::Configure, said.dimension(), &new.by, reason);
+            let guards = vec![found.guard(), Fences::unmoved(&view)];
+            let writes = vec![put, entry.append(ShardId::INSTALLATION)];
+            let raised = self.fences.raise_with(fence, guards, writes, now).await?;
+            if let Some(raised) = raised {
+                return Ok((raised, new));
+            }
+            // Somebody said something else, or published: read on first.
+            let next = view.position().sequence + 1;
+            self.fences.reach(next).await?;
+        }
+        Err(Refusal::new(Reason::StoreUnavailable, "too many raise fences at once").after(1))
+    }
+
+    /// Reads again what this replica has of its own: what was published with the secrets that it refers to,
+    /// or its folder, which is in force then. Swaps everything or keeps everything; the hash of what decides then.
+    pub async fn read_again(
+        &self,
+        build: Arc<Build>,
+        folder: impl Future<Output = Result<Bundle, String>> + Send,
+    ) -> Result<String, String> {
         let Some(publishing) = &self.publishing else {
-            return Ok(None);
+            return self.stand_on(folder.await?).await;
         };
+        // INVARIANT: until it is swapped in, or what is published meanwhile would be overwritten.
         let _turn = publishing.turn.lock().await;
-        let Some(held) = publishing.held() else {
-            return Ok(None);
+        let hash = match publishing.held() {
+            None => self.stand_on(folder.await?).await?,
+            Some(held) => {
+                let files = Arc::new(held.files.clone());
+                let built = build(files, Purpose::TakingOver).await;
+                let mut bundle = built.map_err(|unfit| unfit.to_string())?;
+                let leavers = self.hold_leavers(&bundle).await;
+                leavers.map_err(|refusal| refusal.detail)?;
+                bundle.revision = held.revision;
+                let hash = bundle.hash.clone();
+                self.reload(bundle);
+                hash
+            }
         };
-        let files = Arc::new(held.files.clone());
-        let built = (publishing.build)(files, Purpose::TakingOver).await;
-        let mut bundle = built.map_err(|unfit| unfit.to_string())?;
-        let leavers = self.hold_leavers(&bundle).await;
+        let mut own = publishing
+            .build
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        *own = build;
+        Ok(hash)
+    }
+
+    /// A folder is in force from here on.
+    async fn stand_on(&self, folder: Bundle) -> Result<String, String> {
+        let leavers = self.hold_leavers(&folder).await;
         leavers.map_err(|refusal| refusal.detail)?;
-        bundle.revision = held.revision;
-        let hash = bundle.hash.clone();
-        self.reload(bundle);
-        Ok(Some(hash))
+        let said = self.announce(&folder.decides, Word::Operator).await;
+        said.map_err(|refusal| refusal.detail)?;
+        let hash = folder.hash.clone();
+        self.reload(folder);
+        Ok(hash)
     }
 
     fn swap(&self, publishing: &Publishing, bundle: Bundle, stored: Stored) {
@@ -297,10 +373,7 @@ impl Broker {
             .held
             .lock()
             .unwrap_or_else(PoisonError::into_inner) = Some(Arc::new(stored));
-        publishing.state.send_replace(State {
-            revision,
-            behind: None,
-        });
+        publishing.state.send_replace(State::default());
         follow::count(revision, false);
         tracing::info!(
             config = hash,

@@ -1,15 +1,18 @@
-//! The published configuration as the store holds it: a MAC, then MessagePack.
+//! The published configuration as the store holds it.
 
+use crate::broker::named::{Record, Slot};
 use crate::broker::{Reason, Refusal};
-use crate::ids::ShardId;
-use crate::secret::{SealError, Sealer};
-use crate::store::{Key, Record, Store, StoreError};
+use crate::fences::Named;
+use crate::secret::Sealer;
+use crate::store::Store;
 use crate::wire::{ConfigFile, PublishRequest};
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 
-const MAC_PURPOSE: &str = "published configuration";
-const MAC_LENGTH: usize = 32;
+pub const SLOT: Slot = Slot {
+    key: "config/published",
+    purpose: "published configuration",
+};
 
 /// Names and texts together.
 pub const MOST_BYTES: usize = 512 * 1024;
@@ -39,6 +42,13 @@ pub struct Stored {
 }
 
 impl Files {
+    /// In one order, however they were gathered.
+    pub fn sorted(mut self) -> Self {
+        self.texts.sort();
+        self.attached.sort();
+        self
+    }
+
     /// Bounded, and each name once.
     pub(super) fn of(request: PublishRequest) -> Result<Self, String> {
         let pairs = |files: Vec<ConfigFile>| -> Vec<(String, String)> {
@@ -47,7 +57,7 @@ impl Files {
                 .map(|file| (file.name, file.text))
                 .collect()
         };
-        let mut files = Self {
+        let files = Self {
             texts: pairs(request.files),
             attached: pairs(request.attached),
         };
@@ -76,8 +86,7 @@ impl Files {
                 "`{name}` is neither `*.toml` nor `policies/*.cedar`"
             ));
         }
-        files.texts.sort();
-        files.attached.sort();
+        let files = files.sorted();
         let twice = |list: &[(String, String)]| {
             list.windows(2)
                 .any(|pair| matches!(pair, [(a, _), (b, _)] if a == b))
@@ -100,63 +109,30 @@ fn is_configuration(name: &str) -> bool {
 }
 
 impl Stored {
-    pub(super) fn seal(&self, sealer: &Sealer) -> Result<Vec<u8>, Refusal> {
-        let fault = |why: String| Refusal::new(Reason::Internal, why);
-        let body = rmp_serde::to_vec_named(self).map_err(|error| fault(error.to_string()))?;
-        let mac = sealer
-            .mac(MAC_PURPOSE, &body)
-            .map_err(|error| fault(error.to_string()))?;
-        let mut value = mac.to_vec();
-        value.extend_from_slice(&body);
-        Ok(value)
+    pub fn named(&self) -> Named {
+        Named {
+            number: self.revision,
+            sha256: self.hash.clone(),
+        }
     }
 
-    /// SECURITY: whoever can write to the store cannot put a configuration in place: nothing in the
-    /// record is looked at before its MAC holds.
-    pub fn open(sealer: &Sealer, value: &[u8]) -> Result<Self, SealError> {
-        let (mac, body) = value
-            .split_at_checked(MAC_LENGTH)
-            .ok_or(SealError::Unopenable)?;
-        if !sealer.mac_holds(MAC_PURPOSE, body, mac) {
-            return Err(SealError::Unopenable);
-        }
-        rmp_serde::from_slice(body).map_err(|_| SealError::Unopenable)
+    pub fn record(&self) -> Result<Record, Refusal> {
+        let content = rmp_serde::to_vec_named(self);
+        let content = content.map_err(|error| Refusal::new(Reason::Internal, error.to_string()))?;
+        Ok(Record {
+            named: self.named(),
+            content,
+        })
+    }
+
+    fn of(record: &Record) -> Option<Self> {
+        let stored: Self = rmp_serde::from_slice(&record.content).ok()?;
+        (stored.named() == record.named).then_some(stored)
     }
 
     /// The one that the log names, or why it cannot be had.
-    ///
-    /// SECURITY: an older record has a good MAC, too. The log says which one counts.
-    pub async fn load(
-        store: &dyn Store,
-        sealer: &Sealer,
-        wanted: &crate::fences::Published,
-    ) -> Result<Self, String> {
-        let found = read(store).await.map_err(|error| error.to_string())?;
-        let found = found.ok_or("it is not in the store")?;
-        let stored = Self::open(sealer, &found.value).map_err(|_| {
-            "its record in the store was changed, or is not of our sealing keys".to_owned()
-        })?;
-        if !stored.is(wanted) {
-            return Err(format!(
-                "the store has configuration {} of number {}, and the log wants {} of number {}",
-                stored.hash, stored.revision, wanted.hash, wanted.revision
-            ));
-        }
-        Ok(stored)
+    pub async fn load(store: &dyn Store, sealer: &Sealer, wanted: &Named) -> Result<Self, String> {
+        let record = SLOT.load((store, sealer), wanted).await?;
+        Self::of(&record).ok_or_else(|| "its record is of another version of dayfly".to_owned())
     }
-
-    pub(super) fn is(&self, wanted: &crate::fences::Published) -> bool {
-        (self.revision, &self.hash) == (wanted.revision, &wanted.hash)
-    }
-}
-
-pub(super) fn key() -> Key {
-    Key {
-        shard: ShardId::INSTALLATION,
-        name: b"config/published".to_vec(),
-    }
-}
-
-pub(super) async fn read(store: &dyn Store) -> Result<Option<Record>, StoreError> {
-    Ok(store.get(&[key()]).await?.into_iter().next().flatten())
 }

@@ -310,7 +310,7 @@ fn is_taken(claim: &Claim, me: [u8; 16], now: OffsetDateTime) -> bool {
 /// Whether leases that it does not name may be ended by it.
 fn ends_many(fence: &Fence) -> bool {
     match (fence.kind, &fence.restriction) {
-        (FenceKind::Lift | FenceKind::Configure | FenceKind::Publish, _) => false,
+        (FenceKind::Lift | FenceKind::Configure, _) => false,
         (FenceKind::Restrict, Some(restriction)) => restriction.ends_leases,
         _ => !is_single(fence),
     }

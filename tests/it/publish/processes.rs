@@ -11,16 +11,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 /// Two replicas whose folders hold `[broker]` and the first configuration, and the folder in git.
-struct Fleet {
+pub struct Fleet {
     installation: Arc<Installation>,
-    replicas: [Replica; 2],
-    folder: PathBuf,
+    pub replicas: [Replica; 2],
+    pub folder: PathBuf,
     token: PathBuf,
-    redis: RedisServer,
+    pub redis: RedisServer,
 }
 
 impl Fleet {
-    async fn start() -> Option<Self> {
+    pub async fn start() -> Option<Self> {
         let redis = RedisServer::start(&["--appendonly", "yes"]).unwrap()?;
         let installation = Installation::start().await;
         let replicas = ["one", "two"].map(|name| {
@@ -52,7 +52,7 @@ impl Fleet {
         })
     }
 
-    fn ttl(&self, ttl: &str) {
+    pub fn ttl(&self, ttl: &str) {
         let path = self.folder.join("common.toml");
         let text = std::fs::read_to_string(&path).unwrap();
         let (before, rest) = text.split_once("ttl = \"").unwrap();
@@ -60,7 +60,7 @@ impl Fleet {
         std::fs::write(path, format!("{before}ttl = \"{ttl}\"{after}")).unwrap();
     }
 
-    async fn publish(&self, at: &Process, more: &[&str]) -> Done {
+    pub async fn publish(&self, at: &Process, more: &[&str]) -> Done {
         let mut arguments = vec!["config", "publish", ".", "--reason", "CHG-17", "-o", "json"];
         arguments.extend(more);
         let token = self.token.to_str().unwrap();
@@ -71,7 +71,7 @@ impl Fleet {
         dayfly_in(&self.folder, &arguments, &environment, "").await
     }
 
-    async fn config(&self, at: &Process) -> Value {
+    pub async fn config(&self, at: &Process) -> Value {
         let answer = self
             .installation
             .admin(at, "GET", "/config", None)
@@ -82,7 +82,7 @@ impl Fleet {
     }
 
     /// Hash and lifetime, in minutes, of a new lease.
-    async fn decided(&self, at: &Process) -> (String, u64) {
+    pub async fn decided(&self, at: &Process) -> (String, u64) {
         let issued = self.installation.issue(at).await;
         let lease = self
             .installation

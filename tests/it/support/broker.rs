@@ -47,6 +47,8 @@ pub struct Setup {
     pub public_url: Option<String>,
     /// Added to the table `[broker]`.
     pub broker: String,
+    /// How old a view may be, if not as old as it may be by default.
+    pub view_age: &'static str,
     /// Added to the table of the deployer's mission.
     pub mission: String,
     /// Added to the configuration.
@@ -74,6 +76,7 @@ impl Default for Setup {
             own_time: false,
             public_url: None,
             broker: String::new(),
+            view_age: "1s",
             mission: String::new(),
             more: String::new(),
             policies: Vec::new(),
@@ -135,6 +138,9 @@ impl TestBroker {
             "[mission.deploy-checkout]\n",
             &format!("[mission.deploy-checkout]\n{}\n", setup.mission),
         );
+        let store = "embedded = \"unused.redb\"";
+        let aged = format!("{store}, fence_view_max_age = \"{}\"", setup.view_age);
+        let text = text.replace(store, &aged);
         let decides = decides(&text, &url);
         let common = without_broker(&text);
         let mut files = vec![("test.toml".to_owned(), text)];
@@ -455,6 +461,7 @@ fn write_secret(path: &std::path::Path, text: &str) {
 
 /// Replicas have one URL, and here each has its own.
 pub fn decides(text: &str, url: &str) -> String {
+    let text = without_broker(text);
     let text: Vec<_> = text.lines().filter(|line| !line.is_empty()).collect();
     let text = text.join("\n").replace(url, "https://broker.example");
     b64(&sha256(text.as_bytes()))

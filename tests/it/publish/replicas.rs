@@ -1,0 +1,125 @@
+//! What each replica does about a publication: one whose folder decides, one that is reloading, one that starts.
+
+use super::{beside, config, decided, published, setup, start, with_ttl};
+use crate::configurations::{is_behind, own};
+use crate::support::broker::{Setup, TestBroker};
+use crate::support::gate::Gate;
+use crate::support::process::until;
+use crate::support::time::Manual;
+use dayfly::broker::Word;
+use dayfly::clock::{Clock as _, SystemClock};
+use dayfly::fences::{Configured, FenceKind, Fences, Named, NewFence};
+use dayfly::secret::{Sealer, Secret};
+use dayfly::store::Store;
+use dayfly::store::embedded::Embedded;
+use serde_json::json;
+use std::sync::Arc;
+use std::time::Duration;
+
+fn on_one_clock(store: &Arc<dyn Store>, clock: &Arc<Manual>) -> Setup {
+    Setup {
+        clock: clock.clone(),
+        ..setup(store)
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_replica_whose_folder_decides_hears_of_a_publication_too() {
+    let store: Arc<dyn Store> = Arc::new(Embedded::in_memory().unwrap());
+    let clock = Manual::start();
+    let one = TestBroker::with(on_one_clock(&store, &clock)).await;
+    let folder = Setup {
+        broker: String::new(),
+        issuer: Some(one.issuer.clone()),
+        key: Some(one.key.clone()),
+        public_url: Some(one.url.clone()),
+        ..on_one_clock(&store, &clock)
+    };
+    let two = TestBroker::with(folder).await;
+    published(&one, &with_ttl(&one, "4m")).await;
+    clock.advance(Duration::from_secs(29));
+    assert_eq!(decided(&two).await.1, 10);
+    clock.advance(Duration::from_secs(2));
+    assert!(is_behind(&two).await);
+    assert_eq!(decided(&one).await.1, 4);
+    let ended = two.revoke(json!({ "task": "a task" })).await;
+    assert_eq!(ended.status, 200, "{}", ended.body);
+    // A start says nothing for its folder, whether it is the only process or not.
+    let own = own(&two);
+    for word in [Word::Start, Word::StartAlone] {
+        let said = two.composed.broker.announce(&own.decides, word);
+        said.await.unwrap();
+    }
+    clock.advance(Duration::from_secs(31));
+    assert!(is_behind(&two).await);
+    assert_eq!(decided(&one).await.1, 4);
+    // Somebody who says so does.
+    two.composed.reload(&own).await.unwrap();
+    assert_eq!(decided(&two).await.1, 10);
+    clock.advance(Duration::from_secs(31));
+    assert!(is_behind(&one).await);
+    published(&one, &with_ttl(&one, "5m")).await;
+    assert_eq!(decided(&one).await.1, 5);
+    assert_eq!(config(&one).await["revision"], 4);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_two_with_one_number_a_replica_takes_the_one_that_the_log_names() {
+    let (broker, store) = start().await;
+    let answer = published(&broker, &with_ttl(&broker, "4m")).await;
+    let number = answer["revision"].as_u64().unwrap();
+    let hash = "f".repeat(64);
+    let other = Configured {
+        decides: Named {
+            number,
+            sha256: hash.clone(),
+        },
+        published: Some(hash.clone()),
+    };
+    let sealer = Sealer::new(&[Secret::new(vec![7; 32])]).unwrap();
+    let clock = Arc::new(SystemClock::new());
+    let fences = Fences::idle(store, sealer, clock.clone(), Duration::from_secs(60));
+    fences.follow(Duration::ZERO).await.unwrap();
+    let fence = NewFence::new(
+        FenceKind::Configure,
+        other.dimension(),
+        "another",
+        "a failover",
+    );
+    fences.raise(fence, clock.now()).await.unwrap();
+    until("it says so", || async {
+        config(&broker).await["behind"].is_string()
+    })
+    .await;
+    let view = config(&broker).await;
+    assert_eq!(view["published"]["hash"], hash, "{view}");
+    assert_eq!(view["hash"], answer["hash"], "{view}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reload_beside_the_first_publication_brings_no_folder_back() {
+    let store: Arc<dyn Store> = Arc::new(Embedded::in_memory().unwrap());
+    let gate = Gate::before(&store);
+    let broker = TestBroker::with(setup(&(Arc::clone(&gate) as Arc<dyn Store>))).await;
+    let other = beside(&broker, &store, Setup::default()).await;
+    let folder = own(&broker);
+    // The folder is read, and then nobody says whether anybody has left.
+    gate.hold_reads("leavers/");
+    let reload = broker.composed.reload(&folder);
+    let publish = async {
+        until("it waits", || async { gate.waiting() > 0 }).await;
+        let answer = published(&other, &with_ttl(&broker, "4m")).await;
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        gate.open();
+        answer
+    };
+    let (_, answer) = tokio::join!(reload, publish);
+    let hash = answer["hash"].clone();
+    until("it has it", || async {
+        config(&broker).await["hash"] == hash
+    })
+    .await;
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    assert_eq!(decided(&broker).await.1, 4);
+    assert_eq!(config(&broker).await["hash"], hash);
+}
