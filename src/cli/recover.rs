@@ -120,7 +120,7 @@ impl Made<'_> {
             }
             Err(why) => why,
         };
-        if let Some(settings) = self.from_folder(&folder, &wanted, now).await? {
+        if let Some(settings) = self.of_folder(&folder, &wanted, now).await? {
             return Ok(settings);
         }
         if !self.args.without_published {
@@ -152,7 +152,7 @@ impl Made<'_> {
     }
 
     /// `None`: its files are others.
-    async fn from_folder(
+    async fn of_folder(
         &self,
         folder: &Settings,
         wanted: &Named,
