@@ -5,7 +5,7 @@ use super::compose::sealer;
 use super::output::{Failure, Output};
 use super::stores::{open_store, redis_settings};
 use crate::audit::{self, Entry, Event, Lost};
-use crate::broker::publish::{SLOT, Stored};
+use crate::broker::publish::{Files, SLOT, Stored};
 use crate::clock::{Clock, SystemClock};
 use crate::config::{self, Settings, StoreSettings};
 use crate::connectors::{Promises, RevocationClass};
@@ -120,12 +120,16 @@ impl Made<'_> {
             }
             Err(why) => why,
         };
-        if let Some(settings) = self.of_folder(&folder, &wanted, now).await? {
-            return Ok(settings);
-        }
+        let there = match self.of_folder(&folder, &wanted) {
+            Ok((settings, files)) => {
+                self.put(&settings, files, &wanted, now).await?;
+                return Ok(settings);
+            }
+            Err(why) => why,
+        };
         if !self.args.without_published {
             return Err(Failure::failed(format!(
-                "the published configuration cannot be had: {why}; give `--config` a folder with the very files of hash {} and `[broker]`, or add --without-published to give it up",
+                "the published configuration cannot be had: {why}; the folder has another one ({there}); give `--config` one with the very files of hash {} and `[broker]`, or add --without-published to give it up",
                 wanted.sha256
             )));
         }
@@ -151,21 +155,25 @@ impl Made<'_> {
         raised.await.map(drop).map_err(failed)
     }
 
-    /// `None`: its files are others.
-    async fn of_folder(
+    /// The published configuration as a folder has it, or why that is another one.
+    fn of_folder(&self, folder: &Settings, wanted: &Named) -> Result<(Settings, Files), String> {
+        let files = config::publishable(&self.args.config);
+        let files = files.map_err(|problems| problems.to_string())?.sorted();
+        let read = config::published(&folder.node, &files).resolve();
+        let read = read.map_err(|problems| problems.to_string())?;
+        if read.hash != wanted.sha256 {
+            return Err(read.hash);
+        }
+        Ok((read, files))
+    }
+
+    async fn put(
         &self,
-        folder: &Settings,
+        settings: &Settings,
+        files: Files,
         wanted: &Named,
         now: OffsetDateTime,
-    ) -> Result<Option<Settings>, Failure> {
-        let Ok(files) = config::publishable(&self.args.config) else {
-            return Ok(None);
-        };
-        let files = files.sorted();
-        let read = config::published(&folder.node, &files).resolve();
-        let Some(settings) = read.ok().filter(|read| read.hash == wanted.sha256) else {
-            return Ok(None);
-        };
+    ) -> Result<(), Failure> {
         let stored = Stored {
             revision: wanted.number,
             hash: wanted.sha256.clone(),
@@ -183,7 +191,7 @@ impl Made<'_> {
             .guard(found.guard())
             .write(put);
         match settle(store, transaction).await.map_err(failed)? {
-            Outcome::Applied { .. } | Outcome::Unreplicated { .. } => Ok(Some(settings)),
+            Outcome::Applied { .. } | Outcome::Unreplicated { .. } => Ok(()),
             refused => Err(Failure::failed(format!("the store refused: {refused:?}"))),
         }
     }

@@ -57,7 +57,9 @@ async fn what_was_published_is_in_force_again_or_given_up_by_who_says_so() {
     // The folder that it was set up with is none that can be published, and an older one is not the last.
     refused().await;
     let broker = std::fs::read_to_string(fleet.folder.join("broker.toml")).unwrap();
-    std::fs::remove_file(replica.folder.join("dayfly.toml")).unwrap();
+    for other in ["dayfly.toml", "more.toml"] {
+        std::fs::remove_file(replica.folder.join(other)).unwrap();
+    }
     std::fs::write(replica.folder.join("broker.toml"), broker).unwrap();
     let common = replica.folder.join("common.toml");
     std::fs::write(&common, &older).unwrap();
