@@ -105,7 +105,15 @@ impl Broker {
         source: &SourceSettings,
         body: &Value,
     ) -> Result<(), Refusal> {
-        let (names, active) = user(body)?;
+        self.owners_changed(bundle, source, user(body)?).await
+    }
+
+    pub(in crate::broker) async fn owners_changed(
+        &self,
+        bundle: &Bundle,
+        source: &SourceSettings,
+        (names, active): (BTreeSet<String>, bool),
+    ) -> Result<(), Refusal> {
         for name in allowed(source, names)? {
             if active {
                 self.owner_back(&name, &source.name).await?;
@@ -322,13 +330,8 @@ fn user(body: &Value) -> Result<(BTreeSet<String>, bool), Refusal> {
         let problem = "expected a SCIM user: `userName` and `active`";
         Refusal::new(Reason::MalformedRequest, problem).exact()
     };
-    // Some providers write `"False"`.
-    let active = match body.get("active") {
-        Some(Value::Bool(active)) => *active,
-        Some(Value::String(text)) if text.eq_ignore_ascii_case("true") => true,
-        Some(Value::String(text)) if text.eq_ignore_ascii_case("false") => false,
-        _ => return Err(malformed()),
-    };
+    let active = body.get("active").and_then(truth);
+    let active = active.ok_or_else(malformed)?;
     let name = body.get("userName").and_then(Value::as_str);
     let name = name.filter(|name| !name.trim().is_empty());
     let mut names = BTreeSet::from([name.ok_or_else(malformed)?.to_owned()]);
@@ -338,9 +341,22 @@ fn user(body: &Value) -> Result<(BTreeSet<String>, bool), Refusal> {
     Ok((names, active))
 }
 
+/// Some providers write `"False"`.
+pub(in crate::broker) fn truth(value: &Value) -> Option<bool> {
+    match value {
+        Value::Bool(active) => Some(*active),
+        Value::String(text) if text.eq_ignore_ascii_case("true") => Some(true),
+        Value::String(text) if text.eq_ignore_ascii_case("false") => Some(false),
+        _ => None,
+    }
+}
+
 /// SECURITY: a source deactivates the people of its own domains, by default nobody. Providers also tell
 /// the private addresses of people: those say nothing, and do not keep the others from being heard.
-fn allowed(source: &SourceSettings, names: BTreeSet<String>) -> Result<BTreeSet<String>, Refusal> {
+pub(in crate::broker) fn allowed(
+    source: &SourceSettings,
+    names: BTreeSet<String>,
+) -> Result<BTreeSet<String>, Refusal> {
     let is_own = |name: &String| {
         let domain = name.rsplit_once('@').map(|(_, domain)| domain);
         source.may_end.iter().any(|allowed| {

@@ -27,6 +27,7 @@ mod restrict;
 mod review;
 pub mod revoke;
 pub mod show;
+mod scim;
 mod sightings;
 mod standing;
 pub mod status;

@@ -24,6 +24,7 @@ mod peer;
 mod restrictions;
 mod revoke;
 pub mod routes;
+mod scim;
 mod status;
 mod tls;
 pub(crate) mod token;

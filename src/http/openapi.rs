@@ -244,7 +244,14 @@ fn responses(route: &Route, gives: &[Gives], schemas: &mut SchemaGenerator) -> V
         if gives.iter().any(|given| given.status == status) {
             continue;
         }
-        responses.insert(status.to_string(), refusal(status, &refused));
+        let mut refusal = refusal(status, &refused);
+        if route.path.starts_with("/scim/")
+            && let Some(Value::Object(content)) = refusal.get_mut("content")
+            && let Some(told) = content.get("application/json").cloned()
+        {
+            content.insert(super::scim::MEDIA_TYPE.to_owned(), told);
+        }
+        responses.insert(status.to_string(), refusal);
     }
     if reads_a_proof(route) {
         for response in responses.values_mut().filter_map(Value::as_object_mut) {

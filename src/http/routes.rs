@@ -13,6 +13,7 @@ use super::openapi;
 use super::openapi::about::{self, About};
 use super::restrictions;
 use super::revoke;
+use super::scim;
 use super::status;
 use super::token;
 use super::webhook;
@@ -97,6 +98,7 @@ table! {
     POST "/revoke", Client, true, Public, revoke::release, about::RELEASE;
     POST "/enrol", Client, true, Public, enrol::enrol, about::ENROL;
     POST "/hooks/{source}", Platform, true, Public, webhook::receive, about::WEBHOOK;
+    PATCH "/scim/v2/Users/{id}", Platform, true, Public, scim::patch, about::PATCH_USER;
 
     GET "/authorize", Anyone, false, Public, discovery::authorize, about::AUTHORIZE;
     GET "/openapi.json", Anyone, false, Public, openapi::serve, about::OPENAPI;
@@ -152,11 +154,11 @@ pub(super) fn mount(doors: &Doors, listener: Listener) -> Router<Doors> {
     })
 }
 
-/// The table has two methods.
+/// The table has these methods.
 fn filter(method: &str) -> MethodFilter {
-    if method == "GET" {
-        MethodFilter::GET
-    } else {
-        MethodFilter::POST
+    match method {
+        "GET" => MethodFilter::GET,
+        "PATCH" => MethodFilter::PATCH,
+        _ => MethodFilter::POST,
     }
 }

@@ -31,6 +31,10 @@ def before_call(context, case, kwargs):
     case.query.pop("time", None)
     if case.operation.path == "/hooks/{source}":
         case.headers["X-Gitlab-Token"] = WORLD["hook"]
+    if case.operation.path == "/scim/v2/Users/{id}":
+        case.headers["Authorization"] = f"Bearer {WORLD['hook']}"
+        case.body = dict(WORLD["bodies"][case.operation.path])
+        return
     if body is not None:
         body.update(WORLD["bodies"].get(case.operation.path, {}))
         if case.operation.path == "/token":

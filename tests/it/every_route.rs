@@ -38,8 +38,9 @@ impl House {
              roles = [{}]\n\
              [target.aws-prod]\nkind = \"aws\"\nrole = \"arn:aws:iam::111122223333:role/deploy\"\n\
              ceiling = {{ actions = [\"ecs:*\"], locations = [\"arn:aws:ecs:*:111122223333:*\"] }}\n\
-             [agent.machine]\nowner = \"robots@acme.example\"\npurpose = \"Enrols keys\"\nends = 2099-01-01\n\
-             identity = {{ client = {{ enrol = true }} }}\n",
+             [agent.machine]\nowner = \"machines@acme.example\"\npurpose = \"Enrols keys\"\nends = 2099-01-01\n\
+             identity = {{ client = {{ enrol = true }} }}\n\
+             [source.people]\nkind = \"scim\"\nsecret = \"file:server.secret\"\nends = [\"acme.example\"]\n",
             issuer.url,
             rules.join(", ")
         );
@@ -398,6 +399,9 @@ async fn platforms_door(house: &House, route: &Route) {
         assert_eq!(send(outside, None).await.status, 404, "{path} in public");
         return;
     }
+    if route.path.starts_with("/scim/") {
+        return users_door(house, route).await;
+    }
     let body = json!({ "kind": "pipeline", "id": unique() }).to_string();
     let sent = house.world.broker.now().to_string();
     let sign = |secret: &[u8]| {
@@ -435,6 +439,35 @@ async fn platforms_door(house: &House, route: &Route) {
     assert_eq!(house.audited().await, before);
     assert_eq!(send(sign(b"hook-secret"), None).await.status, 204);
     assert!(house.audited().await > before);
+}
+
+/// An identity provider's, by the secret of its source.
+async fn users_door(house: &House, route: &Route) {
+    let path = route.path.replace("{id}", "machines@acme.example");
+    let body = json!({
+        "schemas": ["urn:ietf:params:scim:api:messages:2.0:PatchOp"],
+        "Operations": [{ "op": "replace", "path": "active", "value": false }],
+    });
+    let ask = || house.request(route, &path);
+    let before = house.audited().await;
+    for (what, request) in [
+        ("nobody", ask()),
+        ("an operator", ask().bearer_auth(OPERATOR_TOKEN)),
+        ("a source of another kind", ask().bearer_auth("hook-secret")),
+    ] {
+        let answer = send(request, Some(&body)).await;
+        assert_refused(&answer, Reason::NotAuthenticated, what);
+        assert_eq!(answer.headers["content-type"], "application/scim+json");
+    }
+    assert_eq!(house.audited().await, before);
+    let right = send(ask().bearer_auth(SERVER_SECRET), Some(&body)).await;
+    assert_eq!(right.status, 204, "{}", right.body);
+    assert!(house.audited().await > before);
+    // Back: the doors after this one are for whom they are.
+    let mut body = body;
+    body["Operations"][0]["value"] = json!(true);
+    let right = send(ask().bearer_auth(SERVER_SECRET), Some(&body)).await;
+    assert_eq!(right.status, 204, "{}", right.body);
 }
 
 #[tokio::test(flavor = "multi_thread")]

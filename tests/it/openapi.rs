@@ -37,6 +37,11 @@ kind = "gitlab"
 secret = "file:hook.secret"
 issuer = "ci"
 ends = ["1234"]
+
+[source.people]
+kind = "scim"
+secret = "file:hook.secret"
+ends = ["acme.example"]
 "#,
         issuer.url
     );
@@ -138,6 +143,7 @@ async fn things(world: &World) -> Value {
             "/federation/{target}/jwks": "aws-prod",
             "/.well-known/oauth-protected-resource/{resource}": "events",
             "/hooks/{source}": "gitlab",
+            "/scim/v2/Users/{id}": "ann@acme.example",
             "/status/{list}": 0,
         },
         "bodies": {
@@ -153,6 +159,10 @@ async fn things(world: &World) -> Value {
             "/admin/v1/explain": { "agent": "deployer" },
             "/admin/v1/keys/rotate": { "purpose": "checkpoint" },
             "/admin/v1/config": broker.publication(),
+            "/scim/v2/Users/{id}": {
+                "schemas": ["urn:ietf:params:scim:api:messages:2.0:PatchOp"],
+                "Operations": [{ "op": "replace", "path": "active", "value": false }],
+            },
         },
     })
 }

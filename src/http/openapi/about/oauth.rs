@@ -263,6 +263,29 @@ pub const WEBHOOK: About = About {
     ]),
 };
 
+pub const PATCH_USER: About = About {
+    id: "patchUser",
+    tag: PLATFORM,
+    summary: "An identity provider: somebody has left, or is back",
+    text: "SCIM 2.0 (RFC 7644 section 3.5.2): exactly one operation, `replace` of `active`, by its path or as a value without one. What the user owned is held, or is held for that no more. Everything else is refused. The secret of the source of kind `scim` is the bearer token. Refusals have SCIM's members (`schemas`, `status`, `scimType`, `detail`) beside those of every refusal; what is refused before the door has the latter alone.",
+    params: &[path("id", TEXT, "The user's `userName`.")],
+    takes: Takes::Message {
+        schema: OBJECT,
+        example: r#"{"schemas":["urn:ietf:params:scim:api:messages:2.0:PatchOp"],"Operations":[{"op":"replace","path":"active","value":false}]}"#,
+    },
+    gives: &[Gives {
+        status: 204,
+        text: "It is durable, or nothing was new.",
+        content: Content::Empty,
+    }],
+    refuses: Refuses::These(&[
+        Reason::NotAuthenticated,
+        Reason::NotPermitted,
+        Reason::StoreUnavailable,
+        Reason::StaleView,
+    ]),
+};
+
 const LAST_EVENT_ID: Param = header(
     "Last-Event-ID",
     "The `id` of the last event that was taken: what came after it is told first.",
