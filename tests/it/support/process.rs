@@ -114,12 +114,16 @@ impl Installation {
     }
 
     fn platform_token_at(&self, now: i64) -> String {
-        self.issuer.sign(&json!({
+        self.issuer.sign(&self.platform_claims(now))
+    }
+
+    pub fn platform_claims(&self, now: i64) -> Value {
+        json!({
             "iss": self.issuer.url, "sub": "repo:acme/checkout:ref:refs/heads/main",
             "aud": self.url, "iat": now, "nbf": now, "exp": now + 300, "jti": unique(),
             "repository": "acme/checkout", "repository_id": "1234", "environment": "production",
             "run_id": "77", "run_attempt": "1",
-        }))
+        })
     }
 
     /// A form that asks for this, signed afresh.
@@ -133,7 +137,17 @@ impl Installation {
 
     /// The same for a broker whose clock says this.
     pub fn form_at(&self, now: i64, mission: &str, detail: &Value) -> Vec<(String, String)> {
-        let token = self.platform_token_at(now);
+        self.form_of(&self.platform_token_at(now), now, mission, detail)
+    }
+
+    /// The same with this token of the platform.
+    pub fn form_of(
+        &self,
+        token: &str,
+        now: i64,
+        mission: &str,
+        detail: &Value,
+    ) -> Vec<(String, String)> {
         let claims = json!({
             "iss": "deployer", "sub": "deployer", "client_id": "deployer", "aud": self.url,
             "iat": now, "nbf": now, "exp": now + 120, "jti": unique(),
@@ -151,7 +165,7 @@ impl Installation {
                 "grant_type",
                 "urn:ietf:params:oauth:grant-type:token-exchange",
             ),
-            ("subject_token", &token),
+            ("subject_token", token),
             ("subject_token_type", "urn:ietf:params:oauth:token-type:jwt"),
             ("audience", detail["identifier"].as_str().unwrap()),
             ("intent", &intent),
