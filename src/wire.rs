@@ -196,7 +196,15 @@ pub struct RestrictionView {
     /// Absent in a dry run.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub id: Option<uuid::Uuid>,
-    pub target: TargetId,
+    /// On which target something is denied to everybody.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub target: Option<TargetId>,
+    /// Or which agent a response keeps short.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub agent: Option<AgentId>,
+    /// Seconds that what the agent gets may live.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_ttl: Option<u32>,
     pub actions: Vec<String>,
     pub locations: Vec<String>,
     pub ends_leases: bool,

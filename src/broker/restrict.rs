@@ -9,6 +9,7 @@ use crate::leases::{Filter, Leases, Standing};
 use crate::wire::{
     LeaseView, Page, RestrictionReceipt, RestrictionRequest, RestrictionState, RestrictionView,
 };
+use std::sync::Arc;
 use time::{Duration, OffsetDateTime};
 
 /// Leases named in a receipt.
@@ -35,7 +36,9 @@ impl Broker {
     ) -> Result<RestrictionReceipt, Refusal> {
         let now = self.clock.now();
         let restriction = self.restriction(&request)?;
-        if self.fences.last().restrictions().count() >= MOST_RESTRICTIONS {
+        let known = self.fences.last();
+        let on_targets = |fence: &&Arc<Fence>| fence.dimension.kind == DimensionKind::Target;
+        if known.restrictions().filter(on_targets).count() >= MOST_RESTRICTIONS {
             let problem = format!("{MOST_RESTRICTIONS} restrictions stand: lift one first");
             return Err(Refusal::new(Reason::NotPermitted, problem).exact());
         }
@@ -50,9 +53,9 @@ impl Broker {
             ..NewFence::new(FenceKind::Restrict, target, author, &request.reason)
         };
         let (view, state) = if dry_run {
-            let view = (request.target, restriction.clone(), new.reason, new.author);
+            let said = (restriction.clone(), new.reason, new.author);
             (
-                shown(None, view, (now, new.until)),
+                shown(None, (&new.dimension, said), (now, new.until))?,
                 RestrictionState::DryRun,
             )
         } else {
@@ -156,6 +159,7 @@ impl Broker {
         Ok(Restriction {
             denied,
             ends_leases: request.end_leases,
+            longest: None,
         })
     }
 
@@ -169,7 +173,7 @@ impl Broker {
         // Shown, never decided on.
         let known = self.fences.last();
         let filter = Filter {
-            target: Some(restriction.target.clone()),
+            target: restriction.target.clone(),
             ..Filter::default()
         };
         let mut found = Vec::new();
@@ -202,32 +206,39 @@ impl Broker {
 }
 
 fn view(fence: &Fence, restriction: &Restriction) -> Result<RestrictionView, Refusal> {
-    let target = fence.dimension.value.parse();
-    let target =
-        target.map_err(|_| Refusal::new(Reason::Internal, "a restriction of no target"))?;
     let said = (
-        target,
         restriction.clone(),
         fence.reason.clone(),
         fence.author.clone(),
     );
-    Ok(shown(Some(fence.id), said, (fence.at, fence.until)))
+    let times = (fence.at, fence.until);
+    shown(Some(fence.id), (&fence.dimension, said), times)
 }
 
 fn shown(
     id: Option<uuid::Uuid>,
-    (target, restriction, reason, by): (crate::ids::TargetId, Restriction, String, String),
+    (on, (restriction, reason, by)): (&Dimension, (Restriction, String, String)),
     (at, until): (OffsetDateTime, Option<OffsetDateTime>),
-) -> RestrictionView {
+) -> Result<RestrictionView, Refusal> {
+    let (target, agent) = match on.kind {
+        DimensionKind::Agent => (None, on.value.parse().ok()),
+        _ => (on.value.parse().ok(), None),
+    };
+    if target.is_none() && agent.is_none() {
+        let why = "a restriction of no target and no agent";
+        return Err(Refusal::new(Reason::Internal, why));
+    }
     let mut actions = Vec::new();
     let mut locations = Vec::new();
     for permission in restriction.denied.0 {
         actions.extend(permission.actions);
         locations.extend(permission.locations);
     }
-    RestrictionView {
+    Ok(RestrictionView {
         id,
         target,
+        agent,
+        max_ttl: restriction.longest,
         actions,
         locations,
         ends_leases: restriction.ends_leases,
@@ -235,5 +246,5 @@ fn shown(
         by,
         at,
         until,
-    }
+    })
 }

@@ -119,7 +119,14 @@ fn told(receipt: &RestrictionReceipt) -> String {
     );
     let mut text = pairs(&[
         ("state", state.to_owned()),
-        ("target", it.target.to_string()),
+        (
+            if it.agent.is_some() {
+                "agent"
+            } else {
+                "target"
+            },
+            on(it),
+        ),
         ("denied", denied(it)),
         ("lifts", lifts),
         ("leases", leases),
@@ -137,7 +144,17 @@ fn told(receipt: &RestrictionReceipt) -> String {
     text
 }
 
+/// A target, or an agent that is kept short.
+fn on(restriction: &RestrictionView) -> String {
+    let agent = restriction.agent.as_ref().map(ToString::to_string);
+    let target = restriction.target.as_ref().map(ToString::to_string);
+    agent.or(target).unwrap_or_default()
+}
+
 fn denied(restriction: &RestrictionView) -> String {
+    if let Some(longest) = restriction.max_ttl {
+        return format!("lifetimes above {longest} s");
+    }
     let (actions, locations) = (&restriction.actions, &restriction.locations);
     format!("{} on {}", actions.join(", "), locations.join(", "))
 }
@@ -149,7 +166,7 @@ fn listed(all: &[RestrictionView]) -> String {
         .map(|one| {
             vec![
                 one.id.map_or_else(String::new, |id| id.to_string()),
-                one.target.to_string(),
+                on(one),
                 denied(one),
                 one.until
                     .map_or_else(String::new, |until| moment(until, now)),
@@ -159,7 +176,7 @@ fn listed(all: &[RestrictionView]) -> String {
         })
         .collect();
     columns(
-        &["RESTRICTION", "TARGET", "DENIED", "LIFTS", "BY", "REASON"],
+        &["RESTRICTION", "ON", "DENIED", "LIFTS", "BY", "REASON"],
         &rows,
     )
 }

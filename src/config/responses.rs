@@ -18,12 +18,13 @@ use std::time::Duration;
 
 const DAY: Duration = Duration::from_secs(24 * 3600);
 const SECOND: Duration = Duration::from_secs(1);
-const WORDS: [&str; 5] = [
+const WORDS: [&str; 6] = [
     "notify",
     "suspend",
     "hold_mission",
     "end_leases",
     "restrict",
+    "shorten",
 ];
 
 pub(in crate::config) fn decode_all(
@@ -142,6 +143,7 @@ fn response(
     let to = reader.texts("notify").unwrap_or_default();
     let restrict = reader.table("restrict");
     let restrict = restrict.and_then(|table| restriction(decoder, &table, targets));
+    let shorten = reader.table("shorten").and_then(|table| shorter(&table));
     let at = reader.at;
     if count.is_some_and(|count| count > 1) && within.is_none() {
         let message = "`count` without `within` would count for ever";
@@ -150,7 +152,7 @@ fn response(
     }
     let mut actions = Vec::new();
     for word in words? {
-        actions.extend(action(&reader, word, restrict.as_ref()));
+        actions.extend(action(&reader, word, (restrict.as_ref(), shorten.as_ref())));
     }
     for name in &to {
         if !known.contains(&name.value.as_str()) {
@@ -199,9 +201,15 @@ fn event(reader: &Reader<'_>, on: At<String>) -> Option<On> {
 fn action(
     reader: &Reader<'_>,
     word: At<String>,
-    restrict: Option<&RestrictionRequest>,
+    (restrict, shorten): (Option<&RestrictionRequest>, Option<&Action>),
 ) -> Option<Action> {
     match (word.value.as_str(), restrict) {
+        ("shorten", _) if shorten.is_some() => shorten.cloned(),
+        ("shorten", _) => {
+            let help = "add `shorten = { to = \"2m\", for = \"24h\" }`";
+            reader.bad(word.at, "it shortens, and nothing says to what", help);
+            None
+        }
         ("notify", _) => Some(Action::Notify),
         ("suspend", _) => Some(Action::Suspend),
         ("hold_mission", _) => Some(Action::HoldMission),
@@ -222,6 +230,17 @@ fn action(
             None
         }
     }
+}
+
+fn shorter(reader: &Reader<'_>) -> Option<Action> {
+    let to = reader.duration("to", SECOND..=DAY);
+    let to = reader.required("to", to, "\"2m\"");
+    let lasts = reader.duration("for", SECOND..=30 * DAY);
+    super::tables::unknown_keys(reader, &["to", "for"]);
+    Some(Action::Shorten {
+        to: to?.value,
+        lasts: lasts.map_or(DAY, |lasts| lasts.value),
+    })
 }
 
 fn restriction(

@@ -53,6 +53,7 @@ impl Found {
             new.restriction = Some(Restriction {
                 denied: serde_json::from_value(value("denied")).ok()?,
                 ends_leases: value("ends_leases").as_bool().unwrap_or(true),
+                longest: serde_json::from_value(value("longest")).ok(),
             });
         }
         Some(Self {

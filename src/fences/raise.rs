@@ -175,6 +175,9 @@ fn audited(fence: &Fence, by: &By) -> Entry {
         entry = entry
             .with("denied", denied)
             .with("ends_leases", restriction.ends_leases);
+        if let Some(longest) = restriction.longest {
+            entry = entry.with("longest", longest);
+        }
     }
     entry
 }

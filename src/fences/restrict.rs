@@ -10,17 +10,24 @@ use crate::authority::{Authority, Vocabulary};
 use crate::store::Position;
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
+use std::time::Duration;
 use time::OffsetDateTime;
 
 /// Each decision looks at all of them.
 pub const MOST_RESTRICTIONS: usize = 64;
+/// Agents that are kept short at once.
+pub const MOST_SHORTENED: usize = 256;
 
-/// What a fence of kind `restrict` takes away on the target that is its dimension.
+/// What a fence of kind `restrict` takes away on the target that is its dimension, or from the agent.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Restriction {
     pub denied: Authority,
     /// Older leases that could do any of it are ended.
     pub ends_leases: bool,
+    /// Of an agent: the seconds that what it gets from here on may live. INVARIANT: fields have no names
+    /// in an entry, so the last alone is left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub longest: Option<u32>,
 }
 
 impl View {
@@ -38,6 +45,15 @@ impl View {
             .restrictions()
             .filter(move |fence| is_on(fence, target));
         own.filter_map(|fence| Some((fence.as_ref(), &fence.restriction.as_ref()?.denied)))
+    }
+
+    /// Every fence that keeps an agent's lifetimes short.
+    pub fn shortened(&self) -> impl Iterator<Item = (&Fence, Duration)> {
+        let all = self.restrictions().filter_map(|fence| {
+            let longest = fence.restriction.as_ref()?.longest?;
+            Some((fence.as_ref(), Duration::from_secs(longest.into())))
+        });
+        all.filter(|(fence, _)| fence.dimension.kind == DimensionKind::Agent)
     }
 
     /// The restriction that ended a lease with this authority, decided on at this position.

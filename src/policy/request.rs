@@ -5,7 +5,7 @@ use super::walk::{Question, list};
 use super::{Denial, Denied, Mission, Target};
 use crate::agents::Agent;
 use crate::authority::{Authority, AuthorizationDetail, Outside, Undecidable};
-use crate::fences::View;
+use crate::fences::{Fence, View};
 use crate::intent::{Parent, SignerClass};
 use std::time::Duration;
 use time::OffsetDateTime;
@@ -274,16 +274,22 @@ fn place(written: Written, within: &str) -> Option<String> {
     }
 }
 
-/// The shortest of: what was asked, the mission's and the target's, and what is left of the last
-/// day of mission and agent.
+/// The shortest of: what was asked, the mission's and the target's, what a response left the agent, and
+/// what is left of the last day of mission and agent.
 pub(super) fn lifetime(
     request: &Request,
     question: &Question<'_>,
     mission: &Mission,
     target: &Target,
-    now: OffsetDateTime,
+    (view, now): (&View, OffsetDateTime),
 ) -> Result<Duration, Denied> {
+    let own = |(fence, _): &(&Fence, Duration)| fence.dimension.value == question.agent.id.as_str();
+    let shortened = view.shortened().filter(own);
+    let shortened = shortened.min_by_key(|(_, longest)| *longest);
     let mut ttl = mission.ttl.min(target.max_ttl);
+    if let Some((_, longest)) = &shortened {
+        ttl = ttl.min(*longest);
+    }
     let last_days = [Some(question.agent.ends), mission.ends]
         .into_iter()
         .flatten()
@@ -303,10 +309,14 @@ pub(super) fn lifetime(
     let ttl = Duration::from_secs(ttl.as_secs());
     if ttl.is_zero() || ttl < target.min_ttl {
         let (least, left) = (target.min_ttl.as_secs(), ttl.as_secs());
-        let why = format!(
+        let mut why = format!(
             "{} gives at least {least} s, and {left} s are left",
             target.id
         );
+        if let Some((fence, longest)) = &shortened {
+            let longest = longest.as_secs();
+            why.push_str(&format!(" ({} leaves it {longest} s)", fence.author));
+        }
         let mut denied = Denied::new(Denial::LifetimeOutOfRange, why);
         denied.at = at;
         return Err(denied);

@@ -272,6 +272,7 @@ fn restriction(target: &str, denied: Authority) -> Fence {
     let restriction = crate::fences::Restriction {
         denied,
         ends_leases: false,
+        longest: None,
     };
     Fence {
         kind: FenceKind::Restrict,

@@ -150,7 +150,7 @@ impl Policy {
         let asked = trace.step("restrictions", asked, |asked| {
             request::words(&asked.authority)
         })?;
-        let ttl = request::lifetime(&asked, question, mission, target, now).map_err(of);
+        let ttl = request::lifetime(&asked, question, mission, target, (view, now)).map_err(of);
         let ttl = trace.step("lifetime", ttl, |ttl| format!("{} s", ttl.as_secs()))?;
         let mut observer = Observer::of(mission, question.agent, &target.id, now);
         for (fact, value) in &mission.require {

@@ -2,8 +2,12 @@
 
 use super::queue::Item;
 use super::{Action, Message, Responses};
+use crate::authority::Authority;
 use crate::broker::{Broker, Reason, Refusal};
-use crate::fences::{By, Dimension, DimensionKind, FenceKind, LONGEST_LIFETIME, NewFence};
+use crate::fences::{
+    By, Dimension, DimensionKind, FenceKind, LONGEST_LIFETIME, MOST_SHORTENED, NewFence,
+    Restriction,
+};
 use crate::ids::{AgentId, MissionId};
 use crate::wire::{RestrictionRequest, Selector};
 use time::{Duration, OffsetDateTime};
@@ -38,47 +42,74 @@ impl Broker {
             .agent
             .as_deref()
             .and_then(|name| name.parse::<AgentId>().ok());
+        let said = (author, reason);
         match (action, agent) {
             (Action::Notify, _) => Ok(()),
-            (Action::Restrict(request), _) => {
-                self.restrict_once(request, (author, reason), now).await
-            }
+            (Action::Restrict(request), _) => self.restrict_once(request, said, now).await,
             (Action::HoldMission, agent) => {
                 let Some(mission) = self.own_mission(message, agent) else {
                     return Ok(());
                 };
                 let on = Dimension::new(DimensionKind::Mission, mission.as_str());
-                self.raise_once(
-                    (FenceKind::Hold, on),
-                    Selector::Mission(mission),
-                    (author, reason),
-                    now,
-                )
-                .await
+                let what = (FenceKind::Hold, on);
+                self.raise_once(what, Selector::Mission(mission), said, now)
+                    .await
             }
             // What is about no agent suspends nobody.
-            (Action::Suspend | Action::EndLeases, None) => Ok(()),
+            (Action::Suspend | Action::EndLeases | Action::Shorten { .. }, None) => Ok(()),
             (Action::Suspend, Some(agent)) => {
-                let on = Dimension::new(DimensionKind::Agent, agent.as_str());
-                self.raise_once(
-                    (FenceKind::Hold, on),
-                    Selector::Agent(agent),
-                    (author, reason),
-                    now,
-                )
-                .await
+                let what = (FenceKind::Hold, of_agent(&agent));
+                self.raise_once(what, Selector::Agent(agent), said, now)
+                    .await
             }
             (Action::EndLeases, Some(agent)) => {
-                let on = Dimension::new(DimensionKind::Agent, agent.as_str());
-                self.raise_once(
-                    (FenceKind::Kill, on),
-                    Selector::Agent(agent),
-                    (author, reason),
-                    now,
-                )
-                .await
+                let what = (FenceKind::Kill, of_agent(&agent));
+                self.raise_once(what, Selector::Agent(agent), said, now)
+                    .await
+            }
+            (Action::Shorten { to, lasts }, Some(agent)) => {
+                self.shorten_once(agent, (*to, *lasts), said, now).await
             }
         }
+    }
+
+    /// Longer lifetimes of one agent are denied for a while.
+    async fn shorten_once(
+        &self,
+        agent: AgentId,
+        (to, lasts): (std::time::Duration, std::time::Duration),
+        (author, reason): (String, String),
+        now: OffsetDateTime,
+    ) -> Result<(), Refusal> {
+        let seconds = |span: std::time::Duration| u32::try_from(span.as_secs()).unwrap_or(u32::MAX);
+        let view = self.view()?;
+        let on = of_agent(&agent);
+        let stands = view.shortened().any(|(fence, longest)| {
+            let lasts = self::lasts(fence.until, Some(seconds(lasts)), now);
+            fence.dimension == on && fence.author == author && longest == to && lasts
+        });
+        if stands {
+            return Ok(());
+        }
+        // SECURITY: each decision looks at all of them; where there is no room for one more, it stops.
+        if view.shortened().count() >= MOST_SHORTENED {
+            tracing::warn!(%agent, "too many agents are kept short: this one is suspended");
+            let (what, selector) = ((FenceKind::Hold, on), Selector::Agent(agent));
+            return self.raise_once(what, selector, (author, reason), now).await;
+        }
+        let fence = NewFence {
+            restriction: Some(Restriction {
+                denied: Authority(Vec::new()),
+                ends_leases: false,
+                longest: Some(seconds(to)),
+            }),
+            ..NewFence::new(FenceKind::Restrict, on, &author, &reason)
+                .by(rule(&author))
+                .until(now + lasts)
+        };
+        let raised = self.fences.raise(fence, now).await?;
+        self.record.fenced(&raised.fence);
+        Ok(())
     }
 
     /// SECURITY: a refused request may name any mission. Only one that lists its agent is held, or one agent
@@ -140,6 +171,10 @@ impl Broker {
             done => done.map(drop),
         }
     }
+}
+
+fn of_agent(agent: &AgentId) -> Dimension {
+    Dimension::new(DimensionKind::Agent, agent.as_str())
 }
 
 /// What did it, in the audit: no operator goes by that.

@@ -62,6 +62,11 @@ pub enum Action {
     /// What the agent has is ended; it may go on asking.
     EndLeases,
     Restrict(RestrictionRequest),
+    /// What the agent gets from then on lives `to` at most, for as long as `lasts`.
+    Shorten {
+        to: Duration,
+        lasts: Duration,
+    },
 }
 
 impl Action {
@@ -72,6 +77,7 @@ impl Action {
             Self::HoldMission => "hold_mission",
             Self::EndLeases => "end_leases",
             Self::Restrict(_) => "restrict",
+            Self::Shorten { .. } => "shorten",
         }
     }
 }

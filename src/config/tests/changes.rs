@@ -271,6 +271,17 @@ fn a_response_that_could_do_nothing_is_an_error() {
     let report = |text: &str| checked(&spoiled("[target.api]", &format!("{text}\n[target.api]")));
     let good = "[[notify]]\nname = \"a\"\ncommand = [\"/bin/mail\"]\n[[response]]\non = \"held\"\ncount = 2\nwithin = \"1m\"\ndo = [\"notify\", \"restrict\"]\nnotify = [\"a\"]\nrestrict = { target = \"api\", deny = [\"releases:write\"] }\n";
     assert!(report(good).ok, "{}", report(good));
+    let shorter =
+        good.replace("\"restrict\"]", "\"restrict\", \"shorten\"]") + "shorten = { to = \"2m\" }\n";
+    assert!(report(&shorter).ok, "{}", report(&shorter));
+    for to in [
+        "to = \"0s\"",
+        "to = \"2d\"",
+        "for = \"1h\"",
+        "to = \"2m\", on = \"api\"",
+    ] {
+        assert!(!report(&shorter.replace("to = \"2m\"", to)).ok, "{to}");
+    }
     for (from, to, code) in [
         ("\"held\"", "\"hold\"", "bad_value"),
         ("\nwithin = \"1m\"", "", "missing_key"),

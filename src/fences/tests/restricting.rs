@@ -20,6 +20,7 @@ fn restrict(ends_leases: bool) -> Fence {
         restriction: Some(Restriction {
             denied: authority("orders:write"),
             ends_leases,
+            longest: None,
         }),
         ..fence(FenceKind::Restrict, target)
     }
@@ -109,4 +110,40 @@ fn a_snapshot_keeps_what_stands_and_what_it_ended() {
     let again = snapshot::through_the_store(&view);
     assert_eq!(denied(&again, "orders"), 1);
     assert!(is_cut(&again, "orders:write", &before));
+}
+
+#[test]
+fn an_agent_is_kept_short_until_the_lift_or_the_end_of_it() {
+    let on = agent("a");
+    let short = Fence {
+        restriction: Some(Restriction {
+            denied: Authority(Vec::new()),
+            ends_leases: false,
+            longest: Some(120),
+        }),
+        until: Some(NOW + Duration::from_secs(60)),
+        ..fence(FenceKind::Restrict, on.clone())
+    };
+    let bytes = rmp_serde::to_vec(&short).unwrap();
+    assert_eq!(rmp_serde::from_slice::<Fence>(&bytes).unwrap(), short);
+    let seen = |view: &View| -> Vec<_> {
+        let all = view.shortened();
+        all.map(|(fence, longest)| (fence.dimension.clone(), longest.as_secs()))
+            .collect()
+    };
+    let before = View::origin();
+    let view = add(&add(&before, &restrict(true)), &short);
+    assert_eq!(seen(&view), [(on.clone(), 120)]);
+    assert_eq!(
+        seen(&snapshot::through_the_store(&view)),
+        [(on.clone(), 120)]
+    );
+    assert_eq!(view.held(&[on.hash()]), None, "it is no hold");
+    assert_eq!(view.ended_by(&[on.hash()], before.position()), None);
+    assert!(seen(&add(&view, &lift(&short))).is_empty());
+    let mut later = view.clone();
+    later.drop_ended_holds(NOW + Duration::from_secs(59));
+    assert_eq!(seen(&later).len(), 1);
+    later.drop_ended_holds(NOW + Duration::from_secs(61));
+    assert!(seen(&later).is_empty());
 }

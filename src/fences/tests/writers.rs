@@ -286,6 +286,7 @@ fn nobody_puts_a_lesser_restriction_in_the_place_of_one_that_stands() {
             locations: vec!["*".to_owned()],
         }]),
         ends_leases: true,
+        longest: None,
     };
     let target = Dimension::new(DimensionKind::Target, "orders");
     let real = Fence {
