@@ -40,6 +40,14 @@ pub struct Index {
     pub name: Cow<'static, str>,
 }
 
+/// Counts by slot (a number, usually a time in milliseconds that was rounded up): how many there are,
+/// where nobody has to know which.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Tally {
+    pub shard: ShardId,
+    pub name: Cow<'static, str>,
+}
+
 /// An append-only, hash-linked sequence of entries.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Log {
@@ -56,7 +64,20 @@ impl CommitId {
     pub fn draw() -> Self {
         Self(ids::random())
     }
+
+    /// Begins with when it is over, so that a back end can keep what is forgotten together in one
+    /// place.
+    fn draw_until(deadline: OffsetDateTime) -> Self {
+        let mut id = Self::draw();
+        let slot = deadline.unix_timestamp().div_euclid(COMMIT_SLOT);
+        let slot = u32::try_from(slot).unwrap_or_default().to_be_bytes();
+        id.0.iter_mut().zip(slot).for_each(|(to, from)| *to = from);
+        id
+    }
 }
+
+/// Seconds whose commits begin with the same four bytes.
+const COMMIT_SLOT: i64 = 64;
 
 impl fmt::Debug for CommitId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -90,6 +111,14 @@ pub enum Guard {
         above_rank: i64,
         than: u64,
     },
+    /// Nothing is noted under the key, or nothing that is still true.
+    Unnoted(Key),
+    /// The slots above this one count fewer than `than` together.
+    Below {
+        tally: Tally,
+        above_slot: i64,
+        than: u64,
+    },
     /// The marker (an 8-byte big-endian sequence number written by `Put`) is absent or not past
     /// `position`.
     NotPast { marker: Key, position: u64 },
@@ -106,6 +135,31 @@ pub enum Write {
         expires_at: Option<OffsetDateTime>,
     },
     Delete(Key),
+    /// A fact of at most [`MOST_NOTED`] bytes that is never changed and no longer there from
+    /// `until` on. Much smaller than a record; notes and records of one name do not meet.
+    Note {
+        key: Key,
+        value: Vec<u8>,
+        until: OffsetDateTime,
+    },
+    /// A record that others name: written where it is not there, and counted. It does not expire
+    /// while it is shared. The value must follow from the key.
+    Share {
+        key: Key,
+        value: Vec<u8>,
+    },
+    /// One less names it. With the last, the record expires at `until`.
+    Unshare {
+        key: Key,
+        until: OffsetDateTime,
+    },
+    /// Adds to a slot. What lies at or below `over` counts no more and is cleared away.
+    Count {
+        tally: Tally,
+        slot: i64,
+        by: i64,
+        over: i64,
+    },
     Rank {
         index: Index,
         member: Vec<u8>,
@@ -162,6 +216,9 @@ pub struct Transaction {
 /// it did the first time.
 pub const REMEMBERED: Duration = Duration::from_secs(600);
 
+/// The longest value of a note: longer ones would cost as much as records.
+pub const MOST_NOTED: usize = 32;
+
 /// The largest rank, either way: the numbers that every back end keeps exactly.
 pub const MAX_RANK: i64 = 1 << 53;
 
@@ -174,7 +231,7 @@ impl Transaction {
     pub fn new(shard: ShardId, deadline: OffsetDateTime) -> Self {
         Self {
             shard,
-            id: CommitId::draw(),
+            id: CommitId::draw_until(deadline),
             deadline,
             durability: Durability::Replicated,
             priority: Priority::Mint,
@@ -211,8 +268,9 @@ impl Transaction {
 impl Guard {
     pub fn shard(&self) -> ShardId {
         match self {
-            Self::Absent(key) | Self::Unchanged(key, _) => key.shard,
+            Self::Absent(key) | Self::Unchanged(key, _) | Self::Unnoted(key) => key.shard,
             Self::Fewer { index, .. } => index.shard,
+            Self::Below { tally, .. } => tally.shard,
             Self::NotPast { marker, .. } => marker.shard,
             Self::HeadIs(log, _) => log.shard,
         }
@@ -222,7 +280,12 @@ impl Guard {
 impl Write {
     pub fn shard(&self) -> ShardId {
         match self {
-            Self::Put { key, .. } | Self::Delete(key) => key.shard,
+            Self::Put { key, .. }
+            | Self::Delete(key)
+            | Self::Note { key, .. }
+            | Self::Share { key, .. }
+            | Self::Unshare { key, .. } => key.shard,
+            Self::Count { tally, .. } => tally.shard,
             Self::Rank { index, .. } | Self::Unrank { index, .. } => index.shard,
             Self::Append { log, .. } | Self::Trim { log, .. } => log.shard,
         }
@@ -245,11 +308,25 @@ pub(crate) fn well_formed(transaction: &Transaction) -> Result<(), StoreError> {
             "it names more than one shard".to_owned(),
         ));
     }
-    let unranked = transaction.writes.iter().any(
-        |write| matches!(write, Write::Rank { rank, .. } if !(-MAX_RANK..=MAX_RANK).contains(rank)),
-    );
+    let ranks = -MAX_RANK..=MAX_RANK;
+    let unranked = transaction.writes.iter().any(|write| match write {
+        Write::Rank { rank, .. } => !ranks.contains(rank),
+        Write::Count { slot, by, over, .. } => {
+            !(ranks.contains(slot) && ranks.contains(by) && ranks.contains(over))
+        }
+        _ => false,
+    });
     if unranked {
         return Err(StoreError::Misuse(format!("a rank lies beyond {MAX_RANK}")));
+    }
+    let long = transaction
+        .writes
+        .iter()
+        .any(|write| matches!(write, Write::Note { value, .. } if value.len() > MOST_NOTED));
+    if long {
+        return Err(StoreError::Misuse(format!(
+            "a note is longer than {MOST_NOTED} bytes"
+        )));
     }
     Ok(())
 }
@@ -301,6 +378,9 @@ pub struct Generation(pub [u8; 16]);
 pub trait Store: fmt::Debug + Send + Sync {
     /// One answer per key, in order. A record past its `expires_at` may or may not be returned.
     async fn get(&self, keys: &[Key]) -> Result<Vec<Option<Record>>, StoreError>;
+
+    /// What is noted under each key, in order.
+    async fn notes(&self, keys: &[Key]) -> Result<Vec<Option<Vec<u8>>>, StoreError>;
 
     /// Checks every guard, then writes everything or nothing. Sending the same transaction again
     /// is safe.

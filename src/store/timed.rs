@@ -71,6 +71,10 @@ impl Store for InStoreTime {
         self.store.get(keys).await
     }
 
+    async fn notes(&self, keys: &[Key]) -> Result<Vec<Option<Vec<u8>>>, StoreError> {
+        self.store.notes(keys).await
+    }
+
     async fn commit(&self, mut transaction: Transaction) -> Result<Outcome, StoreError> {
         transaction.deadline = self.store_now(transaction.deadline);
         self.store.commit(transaction).await

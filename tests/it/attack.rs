@@ -48,6 +48,10 @@ impl Store for Network {
         self.store.get(keys).await
     }
 
+    async fn notes(&self, keys: &[Key]) -> Result<Vec<Option<Vec<u8>>>, StoreError> {
+        self.store.notes(keys).await
+    }
+
     async fn commit(&self, transaction: Transaction) -> Result<Outcome, StoreError> {
         Self::pause(&self.commit_delay).await;
         self.store.commit(transaction).await

@@ -51,6 +51,10 @@ impl Store for Counting {
         self.store.get(keys).await
     }
 
+    async fn notes(&self, keys: &[Key]) -> Result<Vec<Option<Vec<u8>>>, StoreError> {
+        self.store.notes(keys).await
+    }
+
     async fn commit(&self, transaction: Transaction) -> Result<Outcome, StoreError> {
         self.store.commit(transaction).await
     }

@@ -135,6 +135,10 @@ impl Store for Line {
         self.line()?.get(keys).await
     }
 
+    async fn notes(&self, keys: &[Key]) -> Result<Vec<Option<Vec<u8>>>, StoreError> {
+        self.line()?.notes(keys).await
+    }
+
     async fn commit(&self, transaction: Transaction) -> Result<Outcome, StoreError> {
         let store = self.line()?;
         let number = self.commits.fetch_add(1, Ordering::SeqCst) + 1;

@@ -4,6 +4,7 @@
 
 mod order;
 mod records;
+mod small;
 
 use crate::clock::{Clock, SystemClock};
 use crate::ids::{self, ShardId};
@@ -42,6 +43,10 @@ pub async fn exercise(store: Arc<dyn Store>) -> Checked {
     order::a_trimmed_log_says_where_it_begins(store).await?;
     order::a_waiting_reader_is_woken(store).await?;
     records::a_past_record_counts_as_nothing(store).await?;
+    small::a_note_stands_until_its_time(store).await?;
+    small::a_shared_record_stays_while_it_is_shared(store).await?;
+    small::slots_are_counted_together(store).await?;
+    small::small_things_keep_nothing_of_a_conflict(store).await?;
     records::a_shard_has_a_generation(store).await?;
     records::two_shards_are_refused(store).await
 }

@@ -1,7 +1,7 @@
-//! What lies where in the file: eight tables of bytes to bytes.
+//! What lies where in the file: tables of bytes to bytes.
 
 use crate::ids::ShardId;
-use crate::store::{CommitId, Index, Key, Link, Log, Position};
+use crate::store::{CommitId, Index, Key, Link, Log, Position, Tally};
 use redb::TableDefinition;
 
 type Table = TableDefinition<'static, &'static [u8], &'static [u8]>;
@@ -22,8 +22,18 @@ pub(super) const HEADS: Table = TableDefinition::new("heads");
 pub(super) const COMMITS: Table = TableDefinition::new("commits");
 /// expiry, shard, commit id -> nothing
 pub(super) const COMMIT_EXPIRIES: Table = TableDefinition::new("commit_expiries");
-/// shard -> generation
-pub(super) const BIRTHS: Table = TableDefinition::new("births");
+/// shard, name -> expiry, value
+pub(super) const NOTES: Table = TableDefinition::new("notes");
+/// expiry, shard, name -> nothing
+pub(super) const NOTE_EXPIRIES: Table = TableDefinition::new("note_expiries");
+/// shard, name of a record -> how many share it
+pub(super) const SHARERS: Table = TableDefinition::new("sharers");
+/// tally, slot -> count
+pub(super) const COUNTS: Table = TableDefinition::new("counts");
+/// shard -> generation. The name changes with the layout.
+pub(super) const BIRTHS: Table = TableDefinition::new("births 2");
+/// What the births of files were in whose records lie otherwise.
+pub(super) const OLD_BIRTHS: Table = TableDefinition::new("births");
 
 /// No expiry.
 pub(super) const FOREVER: i64 = i64::MAX;
@@ -46,6 +56,10 @@ fn named(shard: ShardId, name: &str) -> Vec<u8> {
 
 pub(super) fn index_key(index: &Index) -> Vec<u8> {
     named(index.shard, &index.name)
+}
+
+pub(super) fn tally_key(tally: &Tally) -> Vec<u8> {
+    named(tally.shard, &tally.name)
 }
 
 pub(super) fn log_key(log: &Log) -> Vec<u8> {
@@ -75,6 +89,12 @@ pub(super) struct Stored {
 impl Stored {
     pub(super) fn encode(version: CommitId, expires: i64, value: &[u8]) -> Vec<u8> {
         joined(&[&version.0, &ordered(expires), value])
+    }
+
+    /// A note: without a version.
+    pub(super) fn decode_note(bytes: &[u8]) -> Option<(i64, Vec<u8>)> {
+        let (expires, value) = bytes.split_first_chunk::<8>()?;
+        Some((from_ordered(*expires), value.to_vec()))
     }
 
     pub(super) fn decode(bytes: &[u8]) -> Option<Self> {

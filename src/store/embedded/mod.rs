@@ -4,6 +4,7 @@
 //! for the disk. There are no replicas, so `Replicated` and `Local` mean the same here.
 
 mod layout;
+mod small;
 mod space;
 mod writer;
 
@@ -16,8 +17,8 @@ use crate::store::{
 };
 use async_trait::async_trait;
 use layout::{
-    BIRTHS, ENTRIES, Ends, FOREVER, HEADS, RANKS, RECORDS, Stored, from_ordered, index_key, joined,
-    log_key, ordered, record_key,
+    BIRTHS, ENTRIES, Ends, FOREVER, HEADS, NOTES, OLD_BIRTHS, RANKS, RECORDS, Stored, from_ordered,
+    index_key, joined, log_key, ordered, record_key,
 };
 use redb::{Builder, Database, DatabaseError, ReadableDatabase};
 use space::Space;
@@ -76,6 +77,15 @@ impl Embedded {
     }
 
     fn start(database: Database, space: Space) -> Result<Self, StoreError> {
+        // SECURITY: what was spent, and what is alive, is not where this version looks for it.
+        let is_old = database
+            .begin_read()
+            .is_ok_and(|transaction| transaction.open_table(OLD_BIRTHS).is_ok());
+        if is_old {
+            let message = "the file is of an earlier version, whose records lie otherwise: \
+                           end its leases with that version, then begin with a new file";
+            return Err(Fault::File.found(message).into());
+        }
         writer::give_birth(&database).map_err(|error| unavailable(&error))?;
         let database = Arc::new(database);
         let writer = writer::start(Arc::clone(&database), space)
@@ -162,6 +172,28 @@ impl Store for Embedded {
                         value: stored.value,
                         version: stored.version,
                     }))
+                })
+                .collect()
+        })
+        .await
+    }
+
+    async fn notes(&self, keys: &[Key]) -> Result<Vec<Option<Vec<u8>>>, StoreError> {
+        let keys: Vec<_> = keys.iter().map(record_key).collect();
+        self.read(move |transaction| {
+            let notes = transaction
+                .open_table(NOTES)
+                .map_err(|error| unavailable(&error))?;
+            let now = store::milliseconds(SystemClock::new().now());
+            keys.iter()
+                .map(|key| {
+                    let bytes = notes
+                        .get(key.as_slice())
+                        .map_err(|error| unavailable(&error))?;
+                    let found = bytes.and_then(|bytes| Stored::decode_note(bytes.value()));
+                    Ok(found
+                        .filter(|(until, _)| *until > now)
+                        .map(|(_, value)| value))
                 })
                 .collect()
         })

@@ -6,6 +6,7 @@ use super::layout::{
     RECORD_EXPIRIES, RECORDS, Stored, decode_positions, encode_positions, index_key, joined,
     log_key, ordered, record_key,
 };
+use super::small::Small;
 use super::space::Space;
 use crate::clock::{Clock, SystemClock};
 use crate::ids::{self, ShardId};
@@ -16,6 +17,7 @@ use crate::store::{
 use redb::{Database, ReadableTable, Table, WriteTransaction};
 use std::collections::HashMap;
 use std::sync::Arc;
+use time::OffsetDateTime;
 use tokio::sync::{mpsc, oneshot, watch};
 
 /// How many commits share one wait for the disk, at most.
@@ -136,7 +138,7 @@ pub(super) fn give_birth(database: &Database) -> Result<(), redb::Error> {
     Ok(())
 }
 
-type Bytes<'a> = Table<'a, &'static [u8], &'static [u8]>;
+pub(super) type Bytes<'a> = Table<'a, &'static [u8], &'static [u8]>;
 
 struct Tables<'a> {
     records: Bytes<'a>,
@@ -147,6 +149,7 @@ struct Tables<'a> {
     heads: Bytes<'a>,
     commits: Bytes<'a>,
     commit_expiries: Bytes<'a>,
+    small: Small<'a>,
 }
 
 impl<'a> Tables<'a> {
@@ -160,6 +163,7 @@ impl<'a> Tables<'a> {
             heads: transaction.open_table(HEADS)?,
             commits: transaction.open_table(COMMITS)?,
             commit_expiries: transaction.open_table(COMMIT_EXPIRIES)?,
+            small: Small::open(transaction)?,
         })
     }
 
@@ -229,6 +233,12 @@ impl<'a> Tables<'a> {
                 above_rank,
                 than,
             } => Ok(self.count_above(index, *above_rank, *than)? < *than),
+            Guard::Unnoted(key) => Ok(self.small.is_unnoted(key, now)?),
+            Guard::Below {
+                tally,
+                above_slot,
+                than,
+            } => Ok(self.small.sum(tally, *above_slot)? < *than),
             Guard::NotPast { marker, position } => match self.stored(marker)? {
                 Err(error) => Err(error),
                 Ok(None) => Ok(true),
@@ -288,17 +298,18 @@ impl<'a> Tables<'a> {
                 expires_at,
             } => {
                 let expires = expires_at.map_or(FOREVER, store::milliseconds);
-                let key = record_key(key);
-                self.remove(&key)?;
-                let record = Stored::encode(id, expires, value);
-                self.records.insert(key.as_slice(), record.as_slice())?;
-                if expires != FOREVER {
-                    let expiry = joined(&[&ordered(expires), &key]);
-                    self.record_expiries
-                        .insert(expiry.as_slice(), [].as_slice())?;
-                }
+                self.put(&record_key(key), expires, (id, value))?;
             }
             Write::Delete(key) => self.remove(&record_key(key))?,
+            Write::Note { key, value, until } => self.small.note(key, value, *until)?,
+            Write::Share { key, value } => self.share(key, value, id)?,
+            Write::Unshare { key, until } => self.unshare(key, *until)?,
+            Write::Count {
+                tally,
+                slot,
+                by,
+                over,
+            } => self.small.count(tally, *slot, *by, *over)?,
             Write::Rank {
                 index,
                 member,
@@ -319,6 +330,58 @@ impl<'a> Tables<'a> {
                 let ends = heads.entry(name.clone()).or_insert(Ends::NEW);
                 self.trim(&name, ends, *through)?;
             }
+        }
+        Ok(())
+    }
+
+    fn put(
+        &mut self,
+        key: &[u8],
+        expires: i64,
+        (id, value): (CommitId, &[u8]),
+    ) -> Result<(), redb::Error> {
+        self.remove(key)?;
+        let record = Stored::encode(id, expires, value);
+        self.records.insert(key, record.as_slice())?;
+        if expires != FOREVER {
+            let expiry = joined(&[&ordered(expires), key]);
+            self.record_expiries
+                .insert(expiry.as_slice(), [].as_slice())?;
+        }
+        Ok(())
+    }
+
+    fn share(&mut self, key: &Key, value: &[u8], id: CommitId) -> Result<(), redb::Error> {
+        let key = record_key(key);
+        let there = match self.records.get(key.as_slice())? {
+            Some(bytes) => Stored::decode(bytes.value()),
+            None => None,
+        };
+        let now = store::milliseconds(SystemClock::new().now());
+        match there {
+            Some(there) if there.expires > now => {
+                self.put(&key, FOREVER, (there.version, &there.value))?;
+            }
+            _ => {
+                self.small.nobody_shares(&key)?;
+                self.put(&key, FOREVER, (id, value))?;
+            }
+        }
+        self.small.sharers(&key, 1)?;
+        Ok(())
+    }
+
+    fn unshare(&mut self, key: &Key, until: OffsetDateTime) -> Result<(), redb::Error> {
+        let key = record_key(key);
+        let there = match self.records.get(key.as_slice())? {
+            Some(bytes) => Stored::decode(bytes.value()),
+            None => None,
+        };
+        if let Some(there) = there
+            && self.small.sharers(&key, -1)? <= 0
+        {
+            let until = store::milliseconds(until);
+            self.put(&key, until, (there.version, &there.value))?;
         }
         Ok(())
     }
@@ -376,20 +439,21 @@ impl<'a> Tables<'a> {
     fn reclaim(&mut self, now: i64) -> Result<(), redb::Error> {
         for (_, key) in expired(&self.record_expiries, now)? {
             self.remove(&key)?;
+            self.small.nobody_shares(&key)?;
         }
         for (expiry, key) in expired(&self.commit_expiries, now)? {
             self.commits.remove(key.as_slice())?;
             self.commit_expiries.remove(expiry.as_slice())?;
         }
-        Ok(())
+        self.small.reclaim(now)
     }
 }
 
 /// A row of expiries, and the key in it.
-type Expired = (Vec<u8>, Vec<u8>);
+pub(super) type Expired = (Vec<u8>, Vec<u8>);
 
 /// The first rows that have expired.
-fn expired(table: &Bytes<'_>, now: i64) -> Result<Vec<Expired>, redb::Error> {
+pub(super) fn expired(table: &Bytes<'_>, now: i64) -> Result<Vec<Expired>, redb::Error> {
     let end = ordered(now);
     let mut found = Vec::new();
     for row in table.range(..end.as_slice())?.take(RECLAIM) {

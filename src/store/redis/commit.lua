@@ -1,9 +1,11 @@
 -- One commit. Nothing is written before everything has been checked.
 --
--- KEYS: the shard's birth record, this commit's own record, then whatever the operations number.
--- ARGV: generation, deadline (microseconds), remembered until (milliseconds), `1` when this is not
--- the first sending, number of guards, number of writes, then the operations.
-local at = 6
+-- KEYS: the shard's birth record, the hash that remembers this commit, then whatever the operations
+-- number.
+-- ARGV: generation, this commit's field in the hash, deadline (microseconds), remembered until
+-- (milliseconds), `1` when this is not the first sending, number of guards, number of writes, then
+-- the operations.
+local at = 7
 local function take()
   at = at + 1
   return ARGV[at]
@@ -22,15 +24,45 @@ end
 if redis.call('GET', KEYS[1]) ~= ARGV[1] then
   return {'lost'}
 end
-local before = redis.call('GET', KEYS[2])
+need(KEYS[2], 'hash')
+if wrong then
+  return {'wrong', wrong}
+end
+local before = redis.call('HGET', KEYS[2], ARGV[2])
 if before then
   -- Written again, so that a WAIT behind this call waits for the first writing as well.
-  redis.call('SET', KEYS[2], before, 'KEEPTTL')
+  redis.call('HSET', KEYS[2], ARGV[2], before)
   return {string.sub(before, 1, 1), string.sub(before, 2)}
 end
 local time = redis.call('TIME')
-if tonumber(time[1]) * 1000000 + tonumber(time[2]) > tonumber(ARGV[2]) then
+if tonumber(time[1]) * 1000000 + tonumber(time[2]) > tonumber(ARGV[3]) then
   return {'late'}
+end
+local now = tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)
+
+-- What lies in a hash together expires together, with the last of it.
+local function keep(key, till)
+  local left = redis.call('PTTL', key)
+  if left < 0 or left < till - now then
+    redis.call('PEXPIREAT', key, string.format('%.0f', till))
+  end
+end
+local function remember(what)
+  redis.call('HSET', KEYS[2], ARGV[2], what)
+  keep(KEYS[2], tonumber(ARGV[4]))
+end
+-- A note begins with the moment up to which it is true.
+local function is_over(note)
+  local till = 0
+  for place = 1, 6 do
+    till = till * 256 + (string.byte(note, place) or 0)
+  end
+  return till <= now
+end
+
+-- What a server adds to without an error, which would come in the middle of the writes.
+local function is_whole(text)
+  return #text <= 17 and string.match(text, '^%-?%d+$') ~= nil
 end
 
 -- A log's ends: link of the head, link of the base, then both sequence numbers as text.
@@ -79,7 +111,7 @@ local function not_past(marker, position)
   return true
 end
 
-local guards, writes = tonumber(ARGV[5]), tonumber(ARGV[6])
+local guards, writes = tonumber(ARGV[6]), tonumber(ARGV[7])
 for place = 0, guards - 1 do
   local kind, key = take(), take_key()
   local holds
@@ -94,6 +126,23 @@ for place = 0, guards - 1 do
     need(key, 'zset')
     local above, than = take(), tonumber(take())
     holds = not wrong and redis.call('ZCOUNT', key, above, '+inf') < than
+  elseif kind == 'unnoted' then
+    need(key, 'hash')
+    local field = take()
+    local note = not wrong and redis.call('HGET', key, field)
+    holds = not note or is_over(note)
+  elseif kind == 'below' then
+    need(key, 'hash')
+    local above, than = tonumber(take()), tonumber(take())
+    local sum, slots = 0, wrong and {} or redis.call('HGETALL', key)
+    for place = 1, #slots, 2 do
+      if not is_whole(slots[place]) or not is_whole(slots[place + 1]) then
+        wrong = 'a count that is no number'
+      elseif tonumber(slots[place]) > above then
+        sum = sum + tonumber(slots[place + 1])
+      end
+    end
+    holds = sum < than
   elseif kind == 'notpast' then
     need(key, 'string')
     local position = take()
@@ -109,9 +158,9 @@ for place = 0, guards - 1 do
     return {'wrong', wrong}
   end
   if not holds then
-    if ARGV[4] == '1' then
+    if ARGV[5] == '1' then
       -- An earlier sending may still be on its way: it must not be applied after this answer.
-      redis.call('SET', KEYS[2], 'C' .. place, 'PXAT', ARGV[3])
+      remember('C' .. place)
     end
     return {'C', tostring(place)}
   end
@@ -126,6 +175,22 @@ for place = 1, writes do
     one[3], one[4] = take(), take()
   elseif kind == 'delete' then
     need(key, 'string')
+  elseif kind == 'note' then
+    need(key, 'hash')
+    one[3], one[4], one[5] = take(), take(), tonumber(take())
+  elseif kind == 'share' or kind == 'unshare' then
+    one[3], one[4] = take_key(), take()
+    need(key, 'string')
+    need(one[3], 'string')
+    if not wrong and not is_whole(redis.call('GET', one[3]) or '0') then
+      wrong = 'a number of sharers that is none'
+    end
+  elseif kind == 'count' then
+    need(key, 'hash')
+    one[3], one[4], one[5] = take(), take(), tonumber(take())
+    if not wrong and not is_whole(redis.call('HGET', key, one[3]) or '0') then
+      wrong = 'a count that is no number'
+    end
   elseif kind == 'rank' then
     need(key, 'zset')
     one[3], one[4] = take(), take()
@@ -162,6 +227,47 @@ for _, one in ipairs(todo) do
     end
   elseif kind == 'delete' then
     redis.call('DEL', key)
+  elseif kind == 'note' then
+    if one[5] > now then
+      redis.call('HSET', key, one[3], one[4])
+      keep(key, one[5])
+      -- Now and then what is over is cleared away; the key itself goes with the last of it.
+      if redis.call('HLEN', key) % 16 == 0 then
+        local fields = redis.call('HGETALL', key)
+        for place = 1, #fields, 2 do
+          if is_over(fields[place + 1]) then
+            redis.call('HDEL', key, fields[place])
+          end
+        end
+      end
+    end
+  elseif kind == 'share' then
+    if redis.call('EXISTS', key) == 0 then
+      redis.call('SET', key, one[4])
+      redis.call('SET', one[3], '0')
+    end
+    redis.call('INCR', one[3])
+    redis.call('PERSIST', key)
+    redis.call('PERSIST', one[3])
+  elseif kind == 'unshare' then
+    if redis.call('EXISTS', key, one[3]) == 2 and redis.call('DECR', one[3]) <= 0 then
+      redis.call('PEXPIREAT', key, one[4])
+      redis.call('PEXPIREAT', one[3], one[4])
+    end
+  elseif kind == 'count' then
+    if redis.call('HINCRBY', key, one[3], one[4]) <= 0 then
+      redis.call('HDEL', key, one[3])
+    end
+    -- An hour longer than the slot lasts: it is another clock that asks.
+    if redis.call('EXISTS', key) == 1 then
+      keep(key, math.max(tonumber(one[3]), now) + 3600000)
+    end
+    local slots = redis.call('HKEYS', key)
+    for _, slot in ipairs(slots) do
+      if (tonumber(slot) or 0) <= one[5] then
+        redis.call('HDEL', key, slot)
+      end
+    end
   elseif kind == 'rank' then
     redis.call('ZADD', key, one[4], one[3])
   elseif kind == 'unrank' then
@@ -171,7 +277,7 @@ for _, one in ipairs(todo) do
     log.head = log.head + 1
     log.link = raw(redis.sha1hex(log.link .. one[4]))
     redis.call('XADD', key, number(log.head) .. '-0', 'v', one[4], 'l', log.link)
-    appended[#appended + 1] = string.format('%016x', log.head) .. log.link
+    appended[#appended + 1] = raw(string.format('%016x', log.head)) .. log.link
   else
     local log = ends[one[3]]
     local through = math.min(tonumber(one[4]), log.head)
@@ -189,5 +295,5 @@ for key, log in pairs(ends) do
   redis.call('SET', key, log.link .. log.base_link .. number(log.head) .. ' ' .. number(log.base))
 end
 local result = table.concat(appended)
-redis.call('SET', KEYS[2], 'A' .. result, 'PXAT', ARGV[3])
+remember('A' .. result)
 return {'A', result}

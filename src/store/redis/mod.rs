@@ -11,11 +11,13 @@ mod connection;
 mod failure;
 mod fitness;
 mod nodes;
+mod notes;
 mod script;
 mod sentinel;
 mod session;
 mod usage;
 
+use crate::clock::{Clock, SystemClock};
 use crate::ids::ShardId;
 use crate::secret::Secret;
 use crate::store::{
@@ -150,6 +152,14 @@ impl Store for Redis {
             return Ok(Vec::new());
         }
         self.inner.read(|| self.inner.get(keys)).await
+    }
+
+    async fn notes(&self, keys: &[Key]) -> Result<Vec<Option<Vec<u8>>>, StoreError> {
+        if keys.is_empty() {
+            return Ok(Vec::new());
+        }
+        let now = SystemClock::new().now();
+        self.inner.read(|| self.inner.notes(keys, now)).await
     }
 
     async fn commit(&self, transaction: Transaction) -> Result<Outcome, StoreError> {

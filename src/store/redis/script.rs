@@ -1,10 +1,11 @@
 //! The two scripts: what is sent to them and what their answers mean.
 
+use super::notes;
 use crate::ids::ShardId;
 use crate::store::log::Reading;
 use crate::store::{
-    self, Generation, Guard, Index, Key, Link, Log, LogEntry, MAX_RANK, Outcome, Position,
-    REMEMBERED, StoreError, Transaction, Write,
+    self, CommitId, Generation, Guard, Index, Key, Link, Log, LogEntry, MAX_RANK, Outcome,
+    Position, REMEMBERED, StoreError, Tally, Transaction, Write,
 };
 use ::redis::{Cmd, Script, Value};
 use std::sync::LazyLock;
@@ -36,6 +37,23 @@ pub(super) fn log(log: &Log) -> Vec<u8> {
 
 fn ends(log: &Log) -> Vec<u8> {
     name(log.shard, b'h', log.name.as_bytes())
+}
+
+fn tally(tally: &Tally) -> Vec<u8> {
+    name(tally.shard, b'q', tally.name.as_bytes())
+}
+
+/// How many name a shared record.
+fn sharers(key: &Key) -> Vec<u8> {
+    name(key.shard, b'u', &key.name)
+}
+
+/// Where a commit is remembered: with others of its minute, a sixty-fourth of them.
+fn remembered(shard: ShardId, id: CommitId) -> (Vec<u8>, Vec<u8>) {
+    let (slot, own) = id.0.split_at(4);
+    let part = own.first().map(|byte| byte & 0x3f);
+    let bucket: Vec<u8> = slot.iter().copied().chain(part).collect();
+    (name(shard, b'c', &bucket), own.to_vec())
 }
 
 pub(super) fn birth(shard: ShardId) -> Vec<u8> {
@@ -87,6 +105,20 @@ impl Operations {
                 self.argument(lower_bound(*above_rank, true));
                 self.argument(than.to_string());
             }
+            Guard::Unnoted(key) => {
+                let place = notes::place(key);
+                self.start("unnoted", place.key);
+                self.argument(place.field);
+            }
+            Guard::Below {
+                tally: asked,
+                above_slot,
+                than,
+            } => {
+                self.start("below", tally(asked));
+                self.argument(above_slot.to_string());
+                self.argument(than.to_string());
+            }
             Guard::NotPast { marker, position } => {
                 self.start("notpast", record(marker));
                 self.argument(position.to_be_bytes());
@@ -112,6 +144,34 @@ impl Operations {
                 self.argument(expiry.unwrap_or_default());
             }
             Write::Delete(key) => self.start("delete", record(key)),
+            Write::Note { key, value, until } => {
+                let place = notes::place(key);
+                self.start("note", place.key);
+                self.argument(place.field);
+                self.argument(notes::encode(*until, value));
+                self.argument(store::milliseconds(*until).to_string());
+            }
+            Write::Share { key, value } => {
+                self.start("share", record(key));
+                self.key(sharers(key));
+                self.argument([transaction.id.0.as_slice(), value].concat());
+            }
+            Write::Unshare { key, until } => {
+                self.start("unshare", record(key));
+                self.key(sharers(key));
+                self.argument(store::milliseconds(*until).to_string());
+            }
+            Write::Count {
+                tally: asked,
+                slot,
+                by,
+                over,
+            } => {
+                self.start("count", tally(asked));
+                self.argument(slot.to_string());
+                self.argument(by.to_string());
+                self.argument(over.to_string());
+            }
             Write::Rank {
                 index: asked,
                 member,
@@ -166,9 +226,9 @@ pub(super) fn upper_bound(rank: i64) -> String {
 
 /// The call of the commit script. `again`: an earlier sending may have reached the server.
 pub(super) fn commit(transaction: &Transaction, generation: Generation, again: bool) -> Cmd {
-    let own = name(transaction.shard, b'c', &transaction.id.0);
+    let (bucket, own) = remembered(transaction.shard, transaction.id);
     let mut operations = Operations {
-        keys: vec![birth(transaction.shard), own],
+        keys: vec![birth(transaction.shard), bucket],
         arguments: Vec::new(),
     };
     for guard in &transaction.guards {
@@ -184,6 +244,7 @@ pub(super) fn commit(transaction: &Transaction, generation: Generation, again: b
         .arg(operations.keys.len())
         .arg(&operations.keys)
         .arg(generation.0.as_slice())
+        .arg(own)
         .arg(deadline.to_string())
         .arg(remembered)
         .arg(u8::from(again))
@@ -248,14 +309,14 @@ fn number<T: std::str::FromStr>(bytes: &[u8]) -> Option<T> {
     std::str::from_utf8(bytes).ok()?.parse().ok()
 }
 
-/// Sixteen hexadecimal digits and a link, for each position.
+/// Eight bytes and a link, for each position.
 fn positions(mut bytes: &[u8]) -> Option<Vec<Position>> {
     let mut positions = Vec::new();
     while !bytes.is_empty() {
-        let (sequence, rest) = bytes.split_first_chunk::<16>()?;
+        let (sequence, rest) = bytes.split_first_chunk::<8>()?;
         let (link, rest) = rest.split_first_chunk::<20>()?;
         positions.push(Position {
-            sequence: u64::from_str_radix(std::str::from_utf8(sequence).ok()?, 16).ok()?,
+            sequence: u64::from_be_bytes(*sequence),
             link: Link(*link),
         });
         bytes = rest;

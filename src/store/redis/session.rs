@@ -31,7 +31,7 @@ pub(super) struct Inner {
 }
 
 /// A node, and the shards that it is asked about with the places of their keys.
-type Asked = (Arc<Node>, Vec<(ShardId, Vec<usize>)>);
+pub(super) type Asked = (Arc<Node>, Vec<(ShardId, Vec<usize>)>);
 
 /// Members with their scores.
 type Scored = Vec<(Vec<u8>, f64)>;
@@ -314,7 +314,10 @@ impl Inner {
     }
 
     /// What each node is to be asked for.
-    fn by_node(&self, shards: BTreeMap<ShardId, Vec<usize>>) -> Result<Vec<Asked>, StoreError> {
+    pub(super) fn by_node(
+        &self,
+        shards: BTreeMap<ShardId, Vec<usize>>,
+    ) -> Result<Vec<Asked>, StoreError> {
         let mut asked: Vec<Asked> = Vec::new();
         for (shard, places) in shards {
             let node = self.nodes.of(shard)?;
@@ -359,7 +362,7 @@ impl Inner {
         Ok(ranked.collect())
     }
 
-    async fn query<T: ::redis::FromRedisValue>(
+    pub(super) async fn query<T: ::redis::FromRedisValue>(
         &self,
         shard: ShardId,
         node: &Node,
@@ -385,7 +388,7 @@ impl Inner {
     }
 
     /// Is this the shard that was born?
-    fn alive(&self, shard: ShardId, birth: Option<&[u8]>) -> Result<(), StoreError> {
+    pub(super) fn alive(&self, shard: ShardId, birth: Option<&[u8]>) -> Result<(), StoreError> {
         let known = self.births.of(shard)?;
         if birth == Some(known.0.as_slice()) {
             Ok(())

@@ -100,7 +100,9 @@ fn what_for(key: &[u8]) -> Option<(u8, String)> {
     let name = String::from_utf8_lossy(name.get(..until.unwrap_or(name.len()))?).into_owned();
     Some(match kind {
         b'c' => (*kind, "commits".to_owned()),
-        b'i' | b'l' | b'r' => (*kind, name),
+        b'i' | b'l' | b'n' | b'q' | b'r' => (*kind, name),
+        // How many share a record is told with it.
+        b'u' => (*kind, name),
         _ => (*kind, "bookkeeping".to_owned()),
     })
 }

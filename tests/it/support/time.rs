@@ -96,6 +96,10 @@ impl Store for InItsTime {
         self.store.get(keys).await
     }
 
+    async fn notes(&self, keys: &[Key]) -> Result<Vec<Option<Vec<u8>>>, StoreError> {
+        self.store.notes(keys).await
+    }
+
     async fn commit(&self, mut transaction: Transaction) -> Result<Outcome, StoreError> {
         transaction.deadline += self.machine.now() - self.clock.now();
         self.store.commit(transaction).await
