@@ -185,6 +185,23 @@ impl Sealer {
         holds.then(|| (message, self.mac_is_first(purpose, message, mac)))
     }
 
+    /// The first half of a MAC (HMAC-SHA-256-128, RFC 4868 2.3), where there are millions of them.
+    pub fn short_mac(&self, purpose: &str, message: &[u8]) -> Result<[u8; 16], SealError> {
+        let mac = self.mac(purpose, message)?;
+        let (half, _) = mac.split_first_chunk().ok_or(SealError::NoKey)?;
+        Ok(*half)
+    }
+
+    /// Whether any of the sealing keys made this half of a MAC.
+    pub fn short_mac_holds(&self, purpose: &str, message: &[u8], half: &[u8; 16]) -> bool {
+        use subtle::ConstantTimeEq;
+        self.keys.iter().any(|(_, key)| {
+            let mac = mac_with(key, purpose, message);
+            mac.split_first_chunk::<16>()
+                .is_some_and(|(ours, _)| ours.ct_eq(half).into())
+        })
+    }
+
     /// Whether any of the sealing keys made this MAC.
     pub fn mac_holds(&self, purpose: &str, message: &[u8], mac: &[u8]) -> bool {
         use subtle::ConstantTimeEq;
@@ -299,5 +316,20 @@ mod tests {
         assert!(sealer.mac_holds("lease", b"m", &mac));
         assert!(!sealer.mac_holds("manifest", b"m", &mac));
         assert!(!sealer.mac_holds("lease", b"n", &mac));
+    }
+
+    #[test]
+    fn half_a_mac_is_bound_to_its_purpose_and_to_every_bit() {
+        let sealer = sealer(1);
+        let half = sealer.short_mac("lease", b"m").unwrap();
+        assert_eq!(half, sealer.mac("lease", b"m").unwrap()[..16]);
+        assert!(sealer.short_mac_holds("lease", b"m", &half));
+        assert!(!sealer.short_mac_holds("manifest", b"m", &half));
+        assert!(!sealer.short_mac_holds("lease", b"n", &half));
+        for bit in 0..128 {
+            let mut changed = half;
+            changed[bit / 8] ^= 1 << (bit % 8);
+            assert!(!sealer.short_mac_holds("lease", b"m", &changed));
+        }
     }
 }

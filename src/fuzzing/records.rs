@@ -2,7 +2,8 @@
 
 use crate::audit;
 use crate::config;
-use crate::leases::Record;
+use crate::ids::{LeaseId, ShardId};
+use crate::leases::AtRest;
 use std::collections::BTreeSet;
 use std::io::Write as _;
 use std::path::PathBuf;
@@ -33,13 +34,18 @@ pub fn config(bytes: &[u8]) {
     }
 }
 
-/// The body of a lease's record, behind its MAC.
+/// What a lease has in common with others, and its own record behind its MAC.
 pub fn lease(bytes: &[u8]) {
-    let Ok(record) = rmp_serde::from_slice::<Record>(bytes) else {
+    let id = LeaseId::draw(ShardId::INSTALLATION);
+    let Ok(read) = rmp_serde::from_slice::<AtRest>(bytes) else {
         return;
     };
-    let written = rmp_serde::to_vec_named(&record).unwrap_or_default();
-    let again = rmp_serde::from_slice::<Record>(&written).ok();
+    let Some(record) = read.record(&id) else {
+        return;
+    };
+    let written = rmp_serde::to_vec(&AtRest::of(&record)).unwrap_or_default();
+    let again = rmp_serde::from_slice::<AtRest>(&written).ok();
+    let again = again.and_then(|again| again.record(&id));
     assert!(again == Some(record), "it does not survive being written");
 }
 

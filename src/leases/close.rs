@@ -8,11 +8,16 @@ use crate::fences::{By, Dimension, DimensionKind, EndedBy, FenceKind, Fences, Ne
 use crate::ids::LeaseId;
 use crate::steps::{self, Step};
 use crate::store::{Guard, Outcome, Transaction, Write, settle};
+use std::time::Duration;
 use time::OffsetDateTime;
 
 /// Tells a release from a revocation in a fence on one lease.
 const RELEASE: &str = "released by its holder";
 const TRIES: usize = 8;
+/// Slots that an agent's leases of one lifetime are counted in, at most.
+const SLOTS: u64 = 64;
+/// How much longer than a closed lease what it has in common with others is kept.
+const OUTLASTS: Duration = Duration::from_secs(3600);
 
 /// What kind of end a fence, or the loss of a decision, is for the lease.
 pub(super) fn why_of(ended: &EndedBy, lease: &LeaseId) -> Why {
@@ -96,6 +101,23 @@ impl Record {
     /// Whether there is anything that a downstream could be told to end.
     pub(super) fn can_be_named(&self) -> bool {
         self.handle.is_some() || self.named_by_lease
+    }
+
+    /// Open, or there is something left to clear away: it is not reclaimed.
+    fn is_kept(&self) -> bool {
+        self.state.is_open() || self.uncollected
+    }
+
+    /// Until when it counts against its agent's limit: its expiry, rounded up by at most a
+    /// thirty-second of its lifetime, so that leases are counted and not listed.
+    fn slot(&self) -> Option<i64> {
+        if !matches!(self.state, State::Reserved | State::Active) {
+            return None;
+        }
+        let (from, to) = (keys::rank(self.created), keys::rank(self.expires_at));
+        let lifetime = u64::try_from(to.saturating_sub(from)).unwrap_or(0);
+        let grain = i64::try_from((lifetime / SLOTS).next_power_of_two()).unwrap_or(1);
+        Some(to.saturating_add(grain - 1).div_euclid(grain) * grain)
     }
 
     /// When something has to be done next, if ever. `retry_at` is for what is being ended.
@@ -246,7 +268,7 @@ impl Leases {
         for (lease, record) in &changes {
             transaction =
                 transaction.guard(Guard::Unchanged(keys::lease(&lease.id), lease.version()));
-            transaction = self.put(transaction, record, retry_at)?;
+            transaction = self.put(transaction, (Some(lease.record()), record), retry_at)?;
             if let Some(entry) = notes::step(lease.state, record, now) {
                 transaction = transaction.write(entry.append(shard));
             }
@@ -265,13 +287,15 @@ impl Leases {
         }
     }
 
-    /// Puts the record and everything that is looked up by.
+    /// Puts the record in the place of the one before and everything that is looked up by.
     pub(super) fn put(
         &self,
         transaction: Transaction,
-        record: &Record,
+        (before, record): (Option<&Record>, &Record),
         retry_at: OffsetDateTime,
     ) -> Result<Transaction, LeaseError> {
+        let transaction = self.share(transaction, before, record)?;
+        let transaction = self.count(transaction, before, record);
         let shard = record.id.shard();
         let member = keys::member(&record.id);
         let closed = record
@@ -279,29 +303,14 @@ impl Leases {
             .as_ref()
             .and_then(|closing| closing.closed)
             .filter(|_| !record.state.is_open());
-        let open = record
-            .state
-            .is_open()
-            .then_some(keys::rank(record.lives_until));
+        let due = record.due(retry_at).map(keys::rank);
+        let open = due.filter(|_| record.state.is_open());
         let child = record
             .parent
             .map(|_| (keys::children(shard), member.clone(), open));
         let over = status::over(record).map(|rank| (rank.index, rank.member, Some(rank.rank)));
-        let used = matches!(record.state, State::Reserved | State::Active)
-            .then_some(keys::rank(record.expires_at));
-        let of_instance = record.of_instance.then(|| {
-            let index = keys::quota_of_instance(&record.agent, record.instance.as_deref());
-            (index, member.clone(), used)
-        });
         let ranks = [
-            (keys::open(shard), member.clone(), open),
-            (
-                keys::due(shard),
-                member.clone(),
-                record.due(retry_at).map(keys::rank),
-            ),
-            // What nobody can use any more does not use up the agent's quota.
-            (keys::quota(&record.agent), member.clone(), used),
+            (keys::due(shard), member.clone(), due),
             // A target whose class is `expiry` has no backlog: nothing there waits to be done.
             (
                 keys::ending(shard),
@@ -322,10 +331,9 @@ impl Leases {
             key: keys::lease(&record.id),
             value: record.bytes(&self.sealer)?,
             // INVARIANT: a lease that is open is never reclaimed.
-            expires_at: closed.filter(|_| !record.uncollected).map(|at| at + KEPT),
+            expires_at: closed.filter(|_| !record.is_kept()).map(|at| at + KEPT),
         });
-        let ranks = ranks.into_iter().chain(child).chain(over);
-        for (index, member, rank) in ranks.chain(of_instance) {
+        for (index, member, rank) in ranks.into_iter().chain(child).chain(over) {
             let write = match rank {
                 Some(rank) => Write::Rank {
                     index,
@@ -339,6 +347,68 @@ impl Leases {
             transaction = transaction.write(write);
         }
         Ok(transaction)
+    }
+
+    /// What the record has in common with others is there for as long as the record is.
+    fn share(
+        &self,
+        mut transaction: Transaction,
+        before: Option<&Record>,
+        record: &Record,
+    ) -> Result<Transaction, LeaseError> {
+        let kept = |record: Option<&Record>| {
+            let kept = record.filter(|record| record.is_kept());
+            kept.map(Record::common).transpose()
+        };
+        let (was, is) = (kept(before)?, kept(Some(record))?);
+        if was == is {
+            return Ok(transaction);
+        }
+        let shard = record.id.shard();
+        if let Some(is) = is {
+            transaction = transaction.write(Write::Share {
+                key: keys::common(shard, &is.half()),
+                value: is.bytes,
+            });
+        }
+        // INVARIANT: longer than any record that was closed before, by whatever replica's clock.
+        if let Some(was) = was {
+            transaction = transaction.write(Write::Unshare {
+                key: keys::common(shard, &was.half()),
+                until: self.clock.now() + KEPT + OUTLASTS,
+            });
+        }
+        Ok(transaction)
+    }
+
+    /// What nobody can use any more does not use up its agent's or its instance's quota.
+    fn count(
+        &self,
+        mut transaction: Transaction,
+        before: Option<&Record>,
+        record: &Record,
+    ) -> Transaction {
+        let over = keys::rank(self.clock.now());
+        let was = before.and_then(Record::slot);
+        let is = record.slot();
+        if was == is {
+            return transaction;
+        }
+        let was = was.map(|slot| (slot, -1));
+        let instance = record
+            .of_instance
+            .then(|| keys::quota_of_instance(&record.agent, record.instance.as_deref()));
+        for tally in [keys::quota(&record.agent)].into_iter().chain(instance) {
+            for (slot, by) in was.into_iter().chain(is.map(|slot| (slot, 1))) {
+                transaction = transaction.write(Write::Count {
+                    tally: tally.clone(),
+                    slot,
+                    by,
+                    over,
+                });
+            }
+        }
+        transaction
     }
 
     pub(super) fn handle(&self, lease: &Lease) -> Result<Option<Handle>, LeaseError> {

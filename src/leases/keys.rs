@@ -2,7 +2,7 @@
 
 use crate::ids::{AgentId, LeaseId, ShardId, TargetId};
 use crate::replay::ReplayMark;
-use crate::store::{Index, Key, MAX_RANK};
+use crate::store::{Index, Key, MAX_RANK, Tally};
 use ring::digest::{SHA256, digest};
 use std::borrow::Cow;
 use time::OffsetDateTime;
@@ -30,6 +30,11 @@ pub(super) fn name(shard: ShardId, sha256: &[u8]) -> Key {
     key(shard, b"lease-name/", sha256)
 }
 
+/// What leases have in common, by the first half of its SHA-256.
+pub(super) fn common(shard: ShardId, half: &[u8; 16]) -> Key {
+    key(shard, b"lease-common/", half)
+}
+
 /// No lease of the shard that was decided before this sequence can be added any more.
 pub(super) fn swept(shard: ShardId) -> Key {
     key(shard, b"lease-swept", b"")
@@ -52,17 +57,13 @@ fn key(shard: ShardId, prefix: &[u8], name: &[u8]) -> Key {
     }
 }
 
-/// Open leases by the longest they can live.
-pub(super) fn open(shard: ShardId) -> Index {
-    index(shard, "lease-open")
-}
-
-/// Open leases that were handed on from another, by the longest they can live.
+/// Open leases that were handed on from another, by when something has to be done about them.
 pub(super) fn children(shard: ShardId) -> Index {
     index(shard, "lease-children")
 }
 
-/// Leases by when something has to be done about them.
+/// Leases by when something has to be done about them: every open one, and those that were closed
+/// and left something behind.
 pub(super) fn due(shard: ShardId) -> Index {
     index(shard, "lease-due")
 }
@@ -82,23 +83,23 @@ pub(super) fn status_ended(shard: ShardId) -> Index {
     index(shard, "lease-status-ended")
 }
 
-/// An agent's live leases by expiry.
-pub(super) fn quota(agent: &AgentId) -> Index {
-    Index {
+/// How many live leases an agent has, by when they expire.
+pub(super) fn quota(agent: &AgentId) -> Tally {
+    Tally {
         shard: shard(agent),
         name: Cow::Owned(format!("lease-quota/{agent}")),
     }
 }
 
 /// The same of one of its instances; those that name none are one.
-pub(super) fn quota_of_instance(agent: &AgentId, instance: Option<&str>) -> Index {
+pub(super) fn quota_of_instance(agent: &AgentId, instance: Option<&str>) -> Tally {
     let name = digest(&SHA256, instance.unwrap_or_default().as_bytes());
     let name: String = name
         .as_ref()
         .iter()
         .map(|byte| format!("{byte:02x}"))
         .collect();
-    Index {
+    Tally {
         shard: shard(agent),
         name: Cow::Owned(format!("lease-quota/{agent}/{name}")),
     }

@@ -80,6 +80,8 @@ impl Filter {
             wanted.is_none_or(|wanted| wanted == found)
         }
         is(self.state.as_ref(), &lease.state)
+            // Where open ones lie there are others, too, that are to be cleared away.
+            && (self.closed || lease.state.is_open())
             && is(self.agent.as_ref(), &lease.agent)
             && self.not_agent.as_ref() != Some(&lease.agent)
             && is(self.mission.as_ref(), &lease.mission)
@@ -123,7 +125,7 @@ impl Leases {
             } else if filter.children {
                 keys::children(shard)
             } else {
-                keys::open(shard)
+                keys::due(shard)
             };
             loop {
                 let members = self.members(&index, after.as_ref(), PAGE).await?;
@@ -197,9 +199,9 @@ impl Leases {
             .iter()
             .flat_map(|hash| ShardId::all().map(move |shard| keys::name(shard, hash)))
             .collect();
-        let found = self.store.get(&places).await?;
-        for record in found.into_iter().flatten() {
-            if let Some((id, _)) = keys::split_member(&record.value)
+        let found = self.store.notes(&places).await?;
+        for value in found.into_iter().flatten() {
+            if let Some((id, _)) = keys::split_member(&value)
                 && let Some(lease) = self.get(&id).await?
             {
                 return Ok(Some(lease));
@@ -242,11 +244,11 @@ impl Leases {
             .iter()
             .filter_map(|ranked| Some((ranked.rank, keys::split_member(&ranked.member)?.0)))
             .collect();
-        let places: Vec<_> = named.iter().map(|(_, id)| keys::lease(id)).collect();
-        let records = self.store.get(&places).await?;
+        let ids: Vec<_> = named.iter().map(|(_, id)| *id).collect();
+        let found = self.read(&ids).await?;
         let mut leases = Vec::with_capacity(named.len());
-        for ((rank, id), record) in named.into_iter().zip(records) {
-            match record.map(|record| Lease::open(&self.sealer, &id, &record)) {
+        for ((rank, id), lease) in named.into_iter().zip(found) {
+            match lease {
                 Some(Ok(lease)) => leases.push((rank, lease)),
                 Some(Err(error)) => tracing::error!(lease = %id, %error, "left out"),
                 None => {}

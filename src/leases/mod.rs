@@ -5,6 +5,7 @@
 //! is said. See `docs/leases.md` for the states, the indexes and the sweeper.
 
 mod close;
+mod common;
 mod hand_on;
 mod keys;
 mod look;
@@ -22,16 +23,18 @@ mod tests;
 pub use look::{Blast, Cursor, Filter, Page};
 pub use open::{Draft, Issued, Reserved};
 pub use rebuild::Remembered;
-pub use record::{Closing, Lease, Record};
+pub use record::{AtRest, Closing, Lease, Record};
 pub use state::{Event, State, Why};
 pub use status::{Bits, SIZE as STATUS_LIST_SIZE};
 pub use sweep::{Connectors, Sweeper, Swept};
+
+use common::Commons;
 
 use crate::clock::Clock;
 use crate::fences::{EndedBy, FenceError, Stale, View};
 use crate::ids::LeaseId;
 use crate::secret::{SealError, Sealer};
-use crate::store::{Store, StoreError};
+use crate::store::{self, Store, StoreError};
 use std::sync::Arc;
 use std::time::Duration;
 use time::OffsetDateTime;
@@ -54,6 +57,7 @@ pub struct Leases {
     store: Arc<dyn Store>,
     sealer: Sealer,
     clock: Arc<dyn Clock>,
+    commons: Commons,
 }
 
 /// What a lease is worth at one moment, on one view.
@@ -111,6 +115,7 @@ impl Leases {
             store,
             sealer,
             clock,
+            commons: Commons::default(),
         }
     }
 
@@ -126,16 +131,32 @@ impl Leases {
 
     /// One answer per id, in order.
     pub async fn get_all(&self, ids: &[LeaseId]) -> Result<Vec<Option<Lease>>, LeaseError> {
+        let found = self.read(ids).await?;
+        found.into_iter().map(Option::transpose).collect()
+    }
+
+    /// The same, each with what is wrong with it alone.
+    async fn read(
+        &self,
+        ids: &[LeaseId],
+    ) -> Result<Vec<Option<Result<Lease, LeaseError>>>, LeaseError> {
         let keys: Vec<_> = ids.iter().map(keys::lease).collect();
         let records = self.store.get(&keys).await?;
-        ids.iter()
-            .zip(records)
-            .map(|(id, record)| {
-                record
-                    .map(|record| Lease::open(&self.sealer, id, &record))
-                    .transpose()
-            })
-            .collect()
+        let named = ids.iter().zip(&records).filter_map(|(id, record)| {
+            let half = record::common_of(&record.as_ref()?.value)?;
+            Some((id.shard(), half))
+        });
+        let commons = self.commons.get(self.store.as_ref(), named).await?;
+        let open = |id: &LeaseId, record: store::Record| {
+            let half = record::common_of(&record.value);
+            let common = half.and_then(|half| commons.get(&half));
+            let common = common.ok_or(LeaseError::Forged(*id))?;
+            Lease::open(&self.sealer, id, &record, common)
+        };
+        let found = ids.iter().zip(records);
+        Ok(found
+            .map(|(id, record)| record.map(|record| open(id, record)))
+            .collect())
     }
 
     /// Whether the lease is alive. The record may be a cached one: what ends a lease is a fence, a

@@ -18,7 +18,7 @@ pub(super) fn issued(record: &Record, grant: &Grant, now: OffsetDateTime) -> Ent
     }
     let entry = entry
         .caller(&record.issuer_url, &record.subject)
-        .intent_hash(&record.intent_sha256)
+        .intent_hash(grant.intent_sha256())
         .config_hash(&record.config_hash)
         .with("owner", record.owner.as_str())
         .with("goal", record.goal.as_str())

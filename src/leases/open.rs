@@ -165,9 +165,9 @@ impl Leases {
                 marker: keys::swept(shard),
                 position: record.decided_at.0,
             })
-            .guard(Guard::Fewer {
-                index: quota,
-                above_rank: keys::rank(now),
+            .guard(Guard::Below {
+                tally: quota,
+                above_slot: keys::rank(now),
                 than: grant.max_active(),
             });
         transaction = spend_all(transaction, shard, grant.replay());
@@ -176,13 +176,13 @@ impl Leases {
         let of_instance = grant.max_of_instance();
         let of_instance = of_instance.map(|than| (transaction.guards.len(), than));
         if let Some((_, than)) = of_instance {
-            transaction = transaction.guard(Guard::Fewer {
-                index: keys::quota_of_instance(&record.agent, record.instance.as_deref()),
-                above_rank: keys::rank(now),
+            transaction = transaction.guard(Guard::Below {
+                tally: keys::quota_of_instance(&record.agent, record.instance.as_deref()),
+                above_slot: keys::rank(now),
                 than,
             });
         }
-        let transaction = put_names(self.put(transaction, &record, now)?, &record)
+        let transaction = put_names(self.put(transaction, (None, &record), now)?, &record)
             .write(notes::issued(&record, grant, now).append(shard));
         let version = transaction.id;
         steps::at(Step::Reserving);
@@ -261,7 +261,9 @@ impl Leases {
             let transaction = Transaction::new(record.id.shard(), now + DEADLINE)
                 .revoking()
                 .guard(guard);
-            let mut transaction = put_names(self.put(transaction, &record, now)?, &record);
+            let before = current.as_ref().map(Lease::record);
+            let written = self.put(transaction, (before, &record), now)?;
+            let mut transaction = put_names(written, &record);
             if let Some(entry) = notes::step(from.state, &record, now) {
                 transaction = transaction.write(entry.append(record.id.shard()));
             }
@@ -390,7 +392,6 @@ fn new_record(draft: &Draft, grant: &Grant) -> Record {
         parent: grant.parent(),
         handed_on: false,
         labels: grant.labels().clone(),
-        intent_sha256: *grant.intent_sha256(),
         config_hash: grant.config_hash().to_owned(),
         decided_by: grant.decided_by().to_vec(),
         dimensions,
@@ -421,11 +422,11 @@ fn spend_all(transaction: Transaction, shard: ShardId, marks: &[ReplayMark]) -> 
     marks.iter().fold(transaction, |transaction, mark| {
         let key = keys::replay(shard, mark);
         transaction
-            .guard(Guard::Absent(key.clone()))
-            .write(Write::Put {
+            .guard(Guard::Unnoted(key.clone()))
+            .write(Write::Note {
                 key,
                 value: Vec::new(),
-                expires_at: Some(mark.keep_until),
+                until: mark.keep_until,
             })
     })
 }
@@ -450,10 +451,10 @@ fn put_names(transaction: Transaction, record: &Record) -> Transaction {
                 .map(|hash| keys::name(shard, hash)),
         );
     keys.fold(transaction, |transaction, key| {
-        transaction.write(Write::Put {
+        transaction.write(Write::Note {
             key,
             value: record.id.as_bytes().to_vec(),
-            expires_at: Some(record.lives_until + KEPT),
+            until: record.lives_until + KEPT,
         })
     })
 }

@@ -106,7 +106,6 @@ impl Remembered {
             parent: None,
             handed_on: false,
             labels: BTreeMap::new(),
-            intent_sha256: [0; 32],
             config_hash: self.entry.config_hash.clone().unwrap_or_default(),
             decided_by: Vec::new(),
             dimensions: [named.to_vec(), vec![Dimension::all()]].concat(),
@@ -153,7 +152,7 @@ impl Leases {
         let transaction = Transaction::new(shard, now + DEADLINE)
             .revoking()
             .guard(Guard::Absent(keys::lease(&record.id)));
-        let transaction = self.put(transaction, &record, now)?;
+        let transaction = self.put(transaction, (None, &record), now)?;
         let entry = super::notes::step(State::Active, &record, now);
         let transaction = match entry {
             Some(entry) => transaction.write(entry.append(shard)),

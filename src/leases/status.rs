@@ -53,11 +53,11 @@ pub(super) fn take(transaction: Transaction, record: &Record) -> Transaction {
     };
     let key = keys::status(record.id.shard(), index);
     transaction
-        .guard(Guard::Absent(key.clone()))
-        .write(Write::Put {
+        .guard(Guard::Unnoted(key.clone()))
+        .write(Write::Note {
             key,
             value: Vec::new(),
-            expires_at: Some(record.expires_at + HELD),
+            until: record.expires_at + HELD,
         })
 }
 

@@ -368,10 +368,14 @@ impl Store for Crowded {
         self.store.get(keys).await
     }
 
+    async fn notes(&self, keys: &[Key]) -> Result<Vec<Option<Vec<u8>>>, StoreError> {
+        self.store.notes(keys).await
+    }
+
     async fn commit(&self, transaction: Transaction) -> Result<Outcome, StoreError> {
         let guards = &transaction.guards;
         let place = guards.iter().position(
-            |guard| matches!(guard, Guard::Absent(key) if key.name.starts_with(b"lease-status/")),
+            |guard| matches!(guard, Guard::Unnoted(key) if key.name.starts_with(b"lease-status/")),
         );
         if let Some(guard) = place
             && self.taken.load(Ordering::SeqCst) > 0

@@ -290,7 +290,7 @@ async fn fences(store: &dyn Store) -> Result<u64, Failure> {
 }
 
 fn open(found: &Usage) -> u64 {
-    found.members.get("lease-open").copied().unwrap_or(0)
+    found.members.get("lease-due").copied().unwrap_or(0)
 }
 
 /// Resident memory of a broker of its own process, and how soon the next one is ready.

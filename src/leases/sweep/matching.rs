@@ -13,9 +13,11 @@ use crate::leases::close::end_event;
 use crate::leases::look::PAGE;
 use crate::leases::record::Record;
 use crate::leases::state::State;
-use crate::leases::{Closing, DEADLINE, Lease, LeaseError, keys};
+use crate::leases::{Closing, DEADLINE, Lease, LeaseError, MINT_WITHIN, TOLERANCE, keys};
 use crate::steps::{self, Step};
-use crate::store::{CommitId, Guard, Index, Link, Outcome, Position, Transaction, Write, settle};
+use crate::store::{
+    CommitId, Guard, Index, Link, MAX_RANK, Outcome, Position, Transaction, Write, settle,
+};
 use serde::{Deserialize, Serialize};
 use serde_bytes::ByteArray;
 use std::sync::atomic::Ordering;
@@ -96,7 +98,7 @@ impl Sweeper {
             }
             // INVARIANT: where only fences on single leases were missed, only children can be hit.
             let index = if behind {
-                keys::open(shard)
+                keys::due(shard)
             } else {
                 keys::children(shard)
             };
@@ -185,7 +187,12 @@ impl Sweeper {
             return Ok(None);
         };
         steps::at(Step::ShardClaimed);
-        let hits = self.match_open(index, view, now).await?;
+        let mut hits = self.match_open((index, MAX_RANK), view, now).await?;
+        // INVARIANT: a lease that was reserved when `swept` moved may have been activated behind the
+        // reading, from its place by `mint_by` to one before it. It has moved only that once: either it
+        // was seen where it was, or it is found here.
+        let soon = keys::rank(now + MINT_WITHIN + TOLERANCE + TOLERANCE);
+        hits += self.match_open((index, soon), view, now).await?;
         claim.sequence = position.sequence;
         claim.link = ByteArray::new(position.link.0);
         claim.until = 0;
@@ -236,13 +243,16 @@ impl Sweeper {
 
     async fn match_open(
         &self,
-        index: &Index,
+        (index, up_to): (&Index, i64),
         view: &View,
         now: OffsetDateTime,
     ) -> Result<u64, LeaseError> {
-        let mut after = None;
+        let mut after: Option<(i64, Vec<u8>)> = None;
         let mut hits = 0;
         loop {
+            if after.as_ref().is_some_and(|(rank, _)| *rank > up_to) {
+                return Ok(hits);
+            }
             let members = self.leases.members(index, after.as_ref(), PAGE).await?;
             let Some(last) = members.last() else {
                 return Ok(hits);

@@ -3,7 +3,7 @@ use crate::clock::Clock;
 use crate::connectors::{Connector, ConnectorError, RevocationClass};
 use crate::fences::tests::fixture::Advanced;
 use crate::fences::{DimensionKind, EndedBy};
-use crate::leases::{LeaseError, Leases, Record, Standing, State, TOLERANCE, keys};
+use crate::leases::{AtRest, Lease, LeaseError, Leases, Standing, State, TOLERANCE, keys};
 use crate::policy::Grant;
 use crate::replay::ReplayMark;
 use crate::store::{Key, Store, Transaction, Write};
@@ -153,7 +153,13 @@ async fn an_agent_holds_as_many_leases_as_it_may_and_no_more() {
         .max_active(2)
         .position(position);
     bench.issue(&next.clone().build()).await.unwrap();
-    bench.later(901);
+    // It counts as long as it lives, and up to a thirty-second of that longer.
+    bench.later(899);
+    assert!(matches!(
+        bench.issue(&next.clone().build()).await,
+        Err(LeaseError::TooMany(2))
+    ));
+    bench.later(1 + 900 / 32 + 1);
     bench.issue(&next.build()).await.unwrap();
 }
 
@@ -346,9 +352,91 @@ async fn a_record_that_was_changed_or_moved_is_not_a_lease() {
         let read = bench.leases.get(&one.id).await;
         assert!(matches!(read, Err(LeaseError::Forged(_))), "byte {place}");
     }
-    overwrite(store.as_ref(), &keys::lease(&other.id), good).await;
+    overwrite(store.as_ref(), &keys::lease(&other.id), good.clone()).await;
     let read = bench.leases.get(&other.id).await;
     assert!(matches!(read, Err(LeaseError::Forged(_))));
+}
+
+#[tokio::test]
+async fn what_leases_have_in_common_is_theirs_alone() {
+    let store = store();
+    let downstream = Downstream::new(RevocationClass::Broker, true);
+    let clock = Advanced::new();
+    let bench = Bench::on(Arc::clone(&store), Arc::clone(&downstream), clock.clone()).await;
+    let place = |lease: &Lease| keys::common(lease.id.shard(), &lease.common().unwrap().half());
+    let stored = async |key: Key| {
+        let records = store.get(std::slice::from_ref(&key)).await.unwrap();
+        records.into_iter().next().flatten().unwrap().value
+    };
+    let issue = async |task: &str, target: &str| {
+        let grant = Grant::for_tests().target(target).task(task).build();
+        bench.issue(&grant).await.unwrap().lease
+    };
+    let one = issue("one", "orders-api").await;
+    let like = issue("another", "orders-api").await;
+    let other = issue("one", "billing-api").await;
+    assert_eq!(place(&one), place(&like), "once for both");
+    assert_ne!(place(&one), place(&other));
+
+    // A replica that has read nothing yet.
+    let read = async |lease: &Lease| {
+        let fresh = Bench::on(Arc::clone(&store), Arc::clone(&downstream), clock.clone()).await;
+        fresh.leases.get(&lease.id).await.map(Option::unwrap)
+    };
+    assert_eq!(read(&one).await.unwrap().record(), one.record());
+    let (ours, theirs) = (stored(place(&one)).await, stored(place(&other)).await);
+    // What is in common, replaced by another lease's and changed in each byte of it.
+    overwrite(store.as_ref(), &place(&one), theirs).await;
+    assert!(matches!(read(&one).await, Err(LeaseError::Forged(_))));
+    for at in [0, ours.len() / 2, ours.len() - 1] {
+        let mut bad = ours.clone();
+        bad[at] ^= 1;
+        overwrite(store.as_ref(), &place(&one), bad).await;
+        assert!(matches!(read(&one).await, Err(LeaseError::Forged(_))));
+        assert!(matches!(read(&like).await, Err(LeaseError::Forged(_))));
+    }
+    overwrite(store.as_ref(), &place(&one), ours).await;
+    assert_eq!(read(&one).await.unwrap().record(), one.record());
+    // A record that names what another lease has in common with others.
+    let mut bad = stored(keys::lease(&one.id)).await;
+    bad[16..32].copy_from_slice(&other.common().unwrap().half());
+    overwrite(store.as_ref(), &keys::lease(&one.id), bad).await;
+    assert!(matches!(read(&one).await, Err(LeaseError::Forged(_))));
+    // And the others are read as before.
+    assert_eq!(read(&like).await.unwrap().record(), like.record());
+}
+
+#[tokio::test]
+async fn what_leases_have_in_common_outlasts_the_last_of_them() {
+    let store = store();
+    let downstream = Downstream::new(RevocationClass::Broker, true);
+    let bench = Bench::on(Arc::clone(&store), downstream, Advanced::new()).await;
+    let (one, other) = (bench.issued().await, bench.issued().await);
+    let key = keys::common(one.id.shard(), &one.common().unwrap().half());
+    for lease in [&one, &other] {
+        bench
+            .leases
+            .release(lease, &bench.fences, "deployer", bench.now())
+            .await
+            .unwrap();
+        let found = store.get(std::slice::from_ref(&key)).await.unwrap();
+        assert!(found[0].is_some(), "closed leases are still looked up");
+        assert_eq!(bench.again(lease).await.state, State::Released);
+    }
+    // Once more than it was opened, and a week and more is over: nothing is left of it.
+    let unshared =
+        Transaction::new(key.shard, bench.now() + Duration::from_secs(10)).write(Write::Unshare {
+            key: key.clone(),
+            until: bench.now() - Duration::from_secs(1),
+        });
+    store.commit(unshared).await.unwrap();
+    let found = store.get(std::slice::from_ref(&key)).await.unwrap();
+    assert!(found[0].is_none(), "nobody shared it any more");
+    // The next of its kind writes it again.
+    let next = bench.issued().await;
+    assert_eq!(bench.again(&next).await.record(), next.record());
+    let found = store.get(std::slice::from_ref(&key)).await.unwrap();
+    assert!(found[0].is_some());
 }
 
 async fn overwrite(store: &dyn Store, key: &Key, value: Vec<u8>) {
@@ -437,9 +525,12 @@ async fn the_fuzzers_seed_is_a_lease_as_it_is_written_today() {
     let bench = Bench::new(RevocationClass::Native, true).await;
     let lease = bench.issued().await;
     if std::env::var_os("DAYFLY_BLESS").is_some() {
-        std::fs::write(path, rmp_serde::to_vec_named(lease.record()).unwrap()).unwrap();
+        let at_rest = AtRest::of(lease.record());
+        std::fs::write(path, rmp_serde::to_vec(&at_rest).unwrap()).unwrap();
     }
     let seed = std::fs::read(path).unwrap();
-    let record = rmp_serde::from_slice::<Record>(&seed).unwrap();
-    assert_eq!(rmp_serde::to_vec_named(&record).unwrap(), seed);
+    let at_rest = rmp_serde::from_slice::<AtRest>(&seed).unwrap();
+    assert_eq!(rmp_serde::to_vec(&at_rest).unwrap(), seed);
+    let record = at_rest.record(&lease.id).unwrap();
+    assert_eq!(record.names.len(), lease.names.len());
 }

@@ -161,13 +161,13 @@ async fn an_index_is_taken_for_five_minutes_past_its_tokens_end() {
     let lease = issue_at(&bench, 7).await.unwrap().lease;
     let (shard, key) = (lease.id.shard(), keys::status(lease.id.shard(), 7));
     let taken = status::take(Transaction::new(shard, bench.now()), lease.record());
-    assert_eq!(taken.guards, [Guard::Absent(key.clone())]);
+    assert_eq!(taken.guards, [Guard::Unnoted(key.clone())]);
     assert_eq!(
         taken.writes,
-        [Write::Put {
+        [Write::Note {
             key,
             value: Vec::new(),
-            expires_at: Some(lease.expires_at + Duration::from_secs(300)),
+            until: lease.expires_at + Duration::from_secs(300),
         }]
     );
 }
