@@ -83,6 +83,10 @@ impl Store for Gate {
         self.store.get(keys).await
     }
 
+    async fn notes(&self, keys: &[Key]) -> Result<Vec<Option<Vec<u8>>>, StoreError> {
+        self.store.notes(keys).await
+    }
+
     async fn commit(&self, transaction: Transaction) -> Result<Outcome, StoreError> {
         let refused = self.rules.lock().unwrap().refused;
         let is_refused = |write: &Write| match write {
