@@ -5,7 +5,7 @@
 //! is said. See `docs/leases.md` for the states, the indexes and the sweeper.
 
 mod close;
-mod common;
+mod alike;
 mod hand_on;
 mod keys;
 mod look;
@@ -28,7 +28,7 @@ pub use state::{Event, State, Why};
 pub use status::{Bits, SIZE as STATUS_LIST_SIZE};
 pub use sweep::{Connectors, Sweeper, Swept};
 
-use common::Commons;
+use alike::Commons;
 
 use crate::clock::Clock;
 use crate::fences::{EndedBy, FenceError, Stale, View};

@@ -1,7 +1,7 @@
 //! What a lease remembers.
 
 use super::LeaseError;
-use super::common::{self, Common};
+use super::alike::{self, Common};
 use super::state::{STATES, State, Why};
 use crate::authority::{Authority, Vocabulary};
 use crate::connectors::RevocationClass;
@@ -183,8 +183,8 @@ impl Record {
     }
 
     /// What it has in common with others, as it lies in the store.
-    pub(in crate::leases) fn common(&self) -> Result<common::Written, LeaseError> {
-        let written = common::Written::of(&Shared::of(self));
+    pub(in crate::leases) fn common(&self) -> Result<alike::Written, LeaseError> {
+        let written = alike::Written::of(&Shared::of(self));
         written.map_err(|error| LeaseError::Unwritable(self.id, error.to_string()))
     }
 
