@@ -77,6 +77,15 @@ impl Broker {
         Err(Refusal::new(Reason::StoreUnavailable, "too many raise fences at once").after(1))
     }
 
+    /// Whether what decides here is what is in force, or was until just now.
+    pub(in crate::broker) fn decides_here(&self) -> Result<(), Refusal> {
+        self.in_force()?;
+        let publishing = self.publishing.as_ref();
+        publishing.map_or(Ok(()), |publishing| {
+            publishing.within_grace(self.clock.since_boot())
+        })
+    }
+
     /// SECURITY: what was narrowed is narrow everywhere, however each replica comes by its configuration.
     pub(in crate::broker) fn in_force(&self) -> Result<(), Refusal> {
         let view = self.fences.last();

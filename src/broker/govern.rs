@@ -40,6 +40,7 @@ impl Broker {
         let view = self.view()?;
         let bundle = self.bundle.load_full();
         self.hold_leavers(&bundle).await?;
+        self.decides_here()?;
         let agents = bundle.agents.iter().map(|agent| Charge {
             subject: Subject::Agent(agent.id.clone()),
             owner: agent.owner.clone(),

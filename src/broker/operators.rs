@@ -63,6 +63,17 @@ impl Operator {
     }
 }
 
+/// SECURITY: who may give anything, the configuration in force says, and not the one that a replica still has.
+/// Whatever takes away is taken from everybody who ever could.
+const GIVES: &[&str] = &[
+    "lift",
+    "liftRestriction",
+    "review",
+    "invite",
+    "rotateKey",
+    "publishConfiguration",
+];
+
 /// An operator who was let in, with what it takes to see whether it still would be.
 #[derive(Debug)]
 pub struct StillOperator {
@@ -89,6 +100,10 @@ impl StillOperator {
 
     pub(in crate::broker) fn name(&self) -> &str {
         &self.operator.name
+    }
+
+    pub(in crate::broker) fn is_break_glass(&self) -> bool {
+        self.operator.break_glass
     }
 }
 
@@ -228,12 +243,19 @@ impl Broker {
                 ),
             ));
         }
+        if GIVES.contains(&action) {
+            self.decides_here()?;
+        }
         self.may(&operator, action)?;
         Ok(operator)
     }
 
     /// Whether the organisation's policies let it.
     fn may(&self, operator: &Operator, action: &str) -> Result<(), Refusal> {
+        self.may_by(&self.bundle.load(), operator, action)
+    }
+
+    fn may_by(&self, bundle: &Bundle, operator: &Operator, action: &str) -> Result<(), Refusal> {
         let asked = Administration {
             name: &operator.name,
             role: operator.role.as_str(),
@@ -241,7 +263,6 @@ impl Broker {
             action,
             now: self.clock.now(),
         };
-        let bundle = self.bundle.load();
         bundle
             .policy
             .administer(&asked)
@@ -317,8 +338,31 @@ impl Broker {
         seen: &StillOperator,
     ) -> Result<(), Refusal> {
         let bundle = self.bundle.load_full();
+        let operator = self.operator_by(&bundle, seen).await?;
+        self.may(&operator, seen.action)
+    }
+
+    /// Whether an operator would be let in for the same with another configuration, and as an admin.
+    pub(in crate::broker) async fn admin_by(
+        &self,
+        bundle: &Bundle,
+        seen: &StillOperator,
+    ) -> Result<(), Refusal> {
+        let operator = self.operator_by(bundle, seen).await?;
+        if operator.role < Role::Admin {
+            let why = format!("{} would have role {:?}", operator.name, operator.role);
+            return Err(Refusal::new(Reason::NotPermitted, why));
+        }
+        self.may_by(bundle, &operator, seen.action)
+    }
+
+    async fn operator_by(
+        &self,
+        bundle: &Bundle,
+        seen: &StillOperator,
+    ) -> Result<Operator, Refusal> {
         let bearer = seen.token.expose();
-        let operator = if bundle.operators.development(bearer) {
+        Ok(if bundle.operators.development(bearer) {
             Operator::development()
         } else if bearer.starts_with(BreakGlass::PREFIX) {
             self.break_glass_of(bearer).await?
@@ -327,10 +371,9 @@ impl Broker {
                 dpop: None,
                 certificate: seen.certificate.clone(),
             };
-            let caller = self.signed_in(&bundle, bearer, possession).await?;
+            let caller = self.signed_in(bundle, bearer, possession).await?;
             bundle.operators.known(&caller)?
-        };
-        self.may(&operator, seen.action)
+        })
     }
 
     /// Works while the identity provider is down.

@@ -42,6 +42,13 @@ pub struct PublishArgs {
     /// Also end live leases that the folder would not grant any more; see `dayfly lease narrowed`.
     #[arg(long)]
     revoke_narrowed: bool,
+    /// Only if this is still the number of what is in force: `published` of an earlier publication, `number` of
+    /// `dayfly config show`. For jobs that may run late. Without it: whatever is in force when this begins.
+    #[arg(long, value_name = "N")]
+    after: Option<u64>,
+    /// Though whoever publishes it could not publish the next one.
+    #[arg(long)]
+    even_without_me: bool,
     #[command(flatten)]
     operator: OperatorArgs,
 }
@@ -72,6 +79,10 @@ async fn publish(args: PublishArgs, output: &Output) -> Result<u8, Failure> {
     }
     let files = config::publishable(&args.directory)
         .map_err(|problems| Failure::failed(format!("{problems}\nnothing was published")))?;
+    let after = match args.after {
+        Some(after) => after,
+        None => get::<ConfigView>(&args.operator, "/config").await?.number,
+    };
     let named = |list: Vec<(String, String)>| {
         let each = list.into_iter();
         each.map(|(name, text)| ConfigFile { name, text }).collect()
@@ -80,6 +91,8 @@ async fn publish(args: PublishArgs, output: &Output) -> Result<u8, Failure> {
         files: named(files.texts),
         attached: named(files.attached),
         reason: args.reason.clone(),
+        after: Some(after),
+        even_without_me: args.even_without_me,
     };
     let published: PublishAnswer = client(&args.operator)?
         .admin(Method::POST, "/config", Some(&request))
@@ -126,7 +139,10 @@ fn told(report: &Report) -> String {
 }
 
 fn shown(view: &ConfigView) -> String {
-    let mut rows = vec![("hash", view.hash.clone())];
+    let mut rows = vec![
+        ("hash", view.hash.clone()),
+        ("number", view.number.to_string()),
+    ];
     match view.revision {
         0 => rows.push(("source", "the replica's own folder".to_owned())),
         revision => rows.push(("source", format!("published, number {revision}"))),

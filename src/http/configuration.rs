@@ -3,8 +3,10 @@
 use super::Doors;
 use super::admin::{Answer, shown};
 use super::form;
+use super::gate::Bearer;
 use super::to_its_end;
 use crate::broker::Operator;
+use crate::broker::operators::StillOperator;
 use axum::Extension;
 use axum::body::Body;
 use axum::extract::State;
@@ -13,10 +15,17 @@ use axum::http::{HeaderMap, StatusCode};
 pub(super) async fn publish(
     State(doors): State<Doors>,
     Extension(by): Extension<Operator>,
+    Extension(bearer): Extension<Bearer>,
     headers: HeaderMap,
     body: Body,
 ) -> Answer {
     let request = form::read_json_of(form::MAX_PUBLISHED, &headers, body).await?;
+    let Bearer {
+        token,
+        certificate,
+        action,
+    } = bearer;
+    let by = StillOperator::new(by, token, certificate, action);
     let broker = doors.broker.clone();
     let answer = to_its_end(async move { broker.publish(&by, request).await }).await?;
     let mut response = shown(&answer);

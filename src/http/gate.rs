@@ -110,16 +110,14 @@ impl Gate {
         let passing = async {
             if let Who::Operator(needed) = self.route.who {
                 let came = self.came(&request)?;
+                let bearer = self.bearer(&came);
                 let operator = self.operator(came, needed).await?;
                 request.extensions_mut().insert(operator);
+                request.extensions_mut().insert(bearer);
             }
             if self.route.who == Who::Watcher && token(request.headers()).is_some() {
                 let came = self.came(&request)?;
-                let bearer = Bearer {
-                    token: came.token.clone(),
-                    certificate: came.possession.certificate.clone(),
-                    action: self.route.about.id,
-                };
+                let bearer = self.bearer(&came);
                 let operator = self.operator(came, Role::Viewer).await?;
                 request.extensions_mut().insert((operator, bearer));
             }
@@ -136,6 +134,14 @@ impl Gate {
             self.route.who,
             Who::Client | Who::ResourceServer | Who::Operator(_) | Who::Watcher
         )
+    }
+
+    fn bearer(&self, came: &Came) -> Bearer {
+        Bearer {
+            token: came.token.clone(),
+            certificate: came.possession.certificate.clone(),
+            action: self.route.about.id,
+        }
     }
 
     async fn operator(&self, came: Came, needed: Role) -> Result<Operator, Refused> {

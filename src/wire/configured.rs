@@ -13,6 +13,12 @@ pub struct PublishRequest {
     #[serde(default)]
     pub attached: Vec<ConfigFile>,
     pub reason: String,
+    /// Only if this is still the number of what is in force (`number` of `GET`).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub after: Option<u64>,
+    /// Though whoever publishes it could not publish the next one.
+    #[serde(default)]
+    pub even_without_me: bool,
 }
 
 /// A file by its path within the configuration folder. All of them are text.
@@ -42,6 +48,8 @@ pub struct ConfigView {
     pub hash: String,
     /// 0: the replica's own folder.
     pub revision: u64,
+    /// The number of what was said last to be in force, for `after`.
+    pub number: u64,
     /// The last publication on the log, whether this replica takes part or not.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub published: Option<PublishedView>,

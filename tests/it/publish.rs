@@ -302,6 +302,26 @@ fn with_secret(broker: &TestBroker) -> String {
     with_ttl(broker, "4m") + more
 }
 
+fn lift() -> Value {
+    json!({ "selector": { "task": "a task" }, "reason": "a test says so" })
+}
+
+/// No operator is given anything here, and all could be elsewhere.
+async fn assert_gives_nothing(broker: &TestBroker) {
+    let publication = Some(broker.publication());
+    let invitation = Some(json!({ "note": "a test" }));
+    for (path, body) in [
+        ("/lifts", Some(lift())),
+        ("/config", publication),
+        ("/agents/deployer/invitations", invitation),
+        ("/keys/rotate", Some(json!({ "purpose": "checkpoint" }))),
+    ] {
+        let answer = broker.admin("POST", path, body).await;
+        let told = (answer.status, answer.error());
+        assert_eq!(told, (503, "temporarily_unavailable"), "{path}");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_replica_that_cannot_take_it_over_keeps_all_it_had_says_so_and_in_the_end_mints_nothing()
 {
@@ -350,6 +370,10 @@ async fn a_replica_that_cannot_take_it_over_keeps_all_it_had_says_so_and_in_the_
     assert!(poor.is_active(&token).await);
     let answer: Answer = poor.revoke(json!({ "task": unique() })).await;
     assert_eq!(answer.status, 200, "{}", answer.body);
+    // What it had says who may, and is not in force.
+    assert_gives_nothing(&poor).await;
+    let lifted = broker.admin("POST", "/lifts", Some(lift())).await;
+    assert_ne!(lifted.status, 503, "{}", lifted.body);
     // What it lacked comes, and it is one of them.
     std::fs::write(poor.folder.path().join("gateway.secret"), unique()).unwrap();
     until("it has it", || async {

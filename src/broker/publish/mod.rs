@@ -12,7 +12,8 @@ pub use follow::start;
 pub use record::{Files, SLOT, Stored};
 
 use super::configured::Word;
-use super::{Broker, Bundle, Operator, Reason, Refusal};
+use super::operators::StillOperator;
+use super::{Broker, Bundle, Reason, Refusal};
 use crate::fences::{Configured, FenceKind, Fences, Named, NewFence, Raised, View};
 use crate::ids::ShardId;
 use crate::wire::{ConfigView, PublishAnswer, PublishRequest, PublishedView};
@@ -119,6 +120,16 @@ impl Publishing {
             .clone()
     }
 
+    /// A replica that does not take over what was published goes on with what it has for a while only.
+    pub(in crate::broker) fn within_grace(&self, now: Duration) -> Result<(), Refusal> {
+        match &self.state.borrow().behind {
+            Some((since, why)) if now.saturating_sub(*since) > GRACE => {
+                Err(Refusal::new(Reason::StaleConfiguration, why.clone()).after(5))
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// Why another configuration should decide here and does not.
     pub(in crate::broker) fn behind(&self) -> Option<String> {
         let state = self.state.borrow();
@@ -172,11 +183,9 @@ impl Broker {
             if !bundle.is_before(&wanted) {
                 return Ok((bundle, waited));
             }
-            if let Some((since, why)) = seen.behind {
-                if self.clock.since_boot().saturating_sub(since) <= GRACE {
-                    return Ok((bundle, waited));
-                }
-                return Err(Refusal::new(Reason::StaleConfiguration, why).after(5));
+            if seen.behind.is_some() {
+                publishing.within_grace(self.clock.since_boot())?;
+                return Ok((bundle, waited));
             }
             // The swap is under way.
             waited = true;
@@ -208,10 +217,13 @@ impl Broker {
     /// What decides at this replica.
     pub fn configuration(&self) -> ConfigView {
         let bundle = self.bundle.load();
-        let published = self.fences.last().published();
+        let view = self.fences.last();
+        let number = view.configured().map(|said| said.decides.number);
+        let published = view.published();
         ConfigView {
             hash: bundle.hash.clone(),
             revision: bundle.revision,
+            number: number.unwrap_or(0),
             published: published.map(|published| PublishedView {
                 revision: published.number,
                 hash: published.sha256,
@@ -223,18 +235,19 @@ impl Broker {
     /// Stores a configuration and puts it in force at one position of the log, for every replica.
     pub async fn publish(
         &self,
-        by: &Operator,
+        by: &StillOperator,
         request: PublishRequest,
     ) -> Result<PublishAnswer, Refusal> {
         let forbidden = |why: &str| Refusal::new(Reason::NotPermitted, why).exact();
-        if by.break_glass {
+        if by.is_break_glass() {
             return Err(forbidden("break-glass never publishes a configuration"));
         }
         let Some(publishing) = &self.publishing else {
             let why = "this broker's own folder is its configuration: `[broker]` has no `config = \"published\"`";
             return Err(refused(why));
         };
-        let reason = request.reason.clone();
+        let (reason, after) = (request.reason.clone(), request.after);
+        let even_without = request.even_without_me;
         let files = Arc::new(Files::of(request).map_err(|why| refused(&why))?);
         let _turn = publishing.turn.lock().await;
         let built = publishing.build()(files.clone(), Purpose::Publishing).await;
@@ -246,17 +259,27 @@ impl Broker {
                 refusal.exact()
             }
         })?;
+        // INVARIANT: or nobody could put it right.
+        if !even_without && let Err(refusal) = self.admin_by(&bundle, by).await {
+            let why = format!(
+                "whoever publishes it could not publish the next one: {}",
+                refusal.detail
+            );
+            return Err(refused(&why));
+        }
         self.hold_leavers(&bundle).await?;
         let before = self.bundle.load().hash.clone();
         let new = Stored {
             revision: 0,
             hash: bundle.hash.clone(),
             url: self.url.clone(),
-            by: by.name.clone(),
+            by: by.name().to_owned(),
             at: self.clock.now(),
             files: Files::clone(&files),
         };
-        let (raised, stored) = self.put_in_force(new, &bundle.decides, &reason).await?;
+        let (raised, stored) = self
+            .put_in_force(new, &bundle.decides, (&reason, after, even_without))
+            .await?;
         bundle.revision = stored.revision;
         let answer = PublishAnswer {
             revision: stored.revision,
@@ -275,20 +298,19 @@ impl Broker {
         &self,
         mut new: Stored,
         decides: &str,
-        reason: &str,
+        (reason, mut after, even_without): (&str, Option<u64>, bool),
     ) -> Result<(Raised, Stored), Refusal> {
-        let meanwhile = || Refusal::new(Reason::PublishedMeanwhile, "the record changed").exact();
-        let mut seen: Option<Option<Named>> = None;
         for _ in 0..TRIES {
             let now = self.clock.now();
             let view = self.view()?;
-            let last = view.configured();
-            let published = view.published();
-            if seen.get_or_insert_with(|| published.clone()) != &published {
-                return Err(meanwhile());
+            let last = view.configured().map(|last| last.decides.number);
+            let in_force = last.unwrap_or(0);
+            if *after.get_or_insert(in_force) != in_force {
+                let why = format!("{in_force} is the number of what is in force");
+                return Err(Refusal::new(Reason::PublishedMeanwhile, why).exact());
             }
             let found = SLOT.find(self.store.as_ref(), &self.sealer).await?;
-            let number = found.next(last.map(|last| last.decides.number));
+            let number = found.next(last);
             new.revision = number
                 .ok_or_else(|| Refusal::new(Reason::Internal, "there is no number after this"))?;
             let said = Configured {
@@ -305,6 +327,7 @@ impl Broker {
                 .operator(&new.by)
                 .reason(reason)
                 .config_hash(&new.hash)
+                .with("even_without_me", even_without)
                 .with("before", self.bundle.load().hash.as_str())
                 .with("files", new.files.texts.len());
             let fence = NewFence::new(FenceKind::Configure, said.dimension(), &new.by, reason);

@@ -267,6 +267,10 @@ pub fn start(broker: &Arc<Broker>, clock: Arc<dyn Clock>) {
             let Some(broker) = acting.upgrade() else {
                 return;
             };
+            // Another replica has what is in force.
+            if broker.decides_here().is_err() {
+                continue;
+            }
             if let Err(error) = broker.respond(me, acts_by.now()).await {
                 tracing::warn!(%error, "responses wait: the audit or their queue cannot be read; tried again");
             }

@@ -125,6 +125,12 @@ async fn two_replicas_swap_whole_while_they_are_asked_and_never_back() {
     };
     let (at_one, at_two, second) = tokio::join!(asking("one"), asking("two"), publishing);
     let second_hash = second["hash"].as_str().unwrap().to_owned();
+    let old = first["revision"].to_string();
+    let late = fleet.publish(&one, &["--after", &old]).await;
+    assert!(
+        late.code != 0 && late.err.contains("published_meanwhile"),
+        "{late:?}"
+    );
     assert_eq!(second["before"], first["hash"]);
     let (old, new) = ((first_hash, 4), (second_hash, 5));
     for seen in [at_one, at_two] {
@@ -254,7 +260,8 @@ async fn killed_while_it_publishes_it_leaves_the_old_one_or_the_new_one_everywhe
         let one = replica.serve().await;
         let agreed = || async {
             let (a, b) = (fleet.config(&one).await, fleet.config(&other).await);
-            a["hash"] == b["hash"] && a["revision"] == b["revision"] && a.get("behind").is_none()
+            let same = a["hash"] == b["hash"] && a["revision"] == b["revision"];
+            same && a.get("behind").is_none() && one.is_ready().await && other.is_ready().await
         };
         until("they agree", agreed).await;
         let now = fleet.config(&one).await["hash"].clone();

@@ -238,6 +238,44 @@ async fn policies_may_forbid_operators_to_publish() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn whoever_publishes_could_publish_the_next_one_too_or_says_that_they_know() {
+    let (broker, _) = start().await;
+    let policy = "@reason(\"for good\")\nforbid (principal, action == Dayfly::Action::\"publishConfiguration\", resource);\n";
+    let mut body = broker.publication();
+    let file = json!({ "name": "policies/frozen.cedar", "text": policy });
+    body["files"].as_array_mut().unwrap().push(file);
+    let before = config(&broker).await;
+    let answer = broker.admin("POST", "/config", Some(body.clone())).await;
+    assert_refused(&answer, "unpublishable", "could not publish the next one");
+    assert_eq!(config(&broker).await, before);
+    body["even_without_me"] = json!(true);
+    let answer = broker.admin("POST", "/config", Some(body.clone())).await;
+    assert_eq!(answer.status, 200, "{}", answer.body);
+    let answer = broker.publish(&with_ttl(&broker, "4m")).await;
+    assert_eq!(answer.status, 403, "{}", answer.body);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_job_that_runs_late_takes_nothings_place() {
+    let (broker, _) = start().await;
+    let after = |text: &str, number: &Value| {
+        let mut body = publication(text, &[("deployer.jwks.json", &broker.deployer_keys())]);
+        body["after"] = number.clone();
+        body
+    };
+    let publish = |body: Value| broker.admin("POST", "/config", Some(body));
+    let number = config(&broker).await["number"].clone();
+    let first = publish(after(&with_ttl(&broker, "4m"), &number)).await;
+    assert_eq!(first.status, 200, "{}", first.body);
+    let late = publish(after(&with_ttl(&broker, "5m"), &number)).await;
+    assert_eq!((late.status, late.reason()), (409, "published_meanwhile"));
+    assert_eq!(decided(&broker).await.1, 4);
+    let next = publish(after(&with_ttl(&broker, "5m"), &first.body["revision"])).await;
+    assert_eq!(next.status, 200, "{}", next.body);
+    assert_eq!(decided(&broker).await.1, 5);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn of_two_at_once_one_is_told_of_the_other() {
     let (broker, store) = start().await;
     let other = super::beside(&broker, &store, Setup::default()).await;

@@ -1,6 +1,6 @@
 //! What each replica does about a publication: one whose folder decides, one that is reloading, one that starts.
 
-use super::{beside, config, decided, published, setup, start, with_ttl};
+use super::{assert_gives_nothing, beside, config, decided, published, setup, start, with_ttl};
 use crate::configurations::{is_behind, own};
 use crate::support::broker::{Setup, TestBroker};
 use crate::support::gate::Gate;
@@ -23,6 +23,15 @@ fn on_one_clock(store: &Arc<dyn Store>, clock: &Arc<Manual>) -> Setup {
     }
 }
 
+/// What decides, once the view is fresh after a jump of the clock.
+async fn vouching(broker: &TestBroker) -> (String, u64) {
+    until("it is ready", || async {
+        broker.composed.broker.ready().await.is_ok()
+    })
+    .await;
+    decided(broker).await
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_replica_whose_folder_decides_hears_of_a_publication_too() {
     let store: Arc<dyn Store> = Arc::new(Embedded::in_memory().unwrap());
@@ -38,12 +47,13 @@ async fn a_replica_whose_folder_decides_hears_of_a_publication_too() {
     let two = TestBroker::with(folder).await;
     published(&one, &with_ttl(&one, "4m")).await;
     clock.advance(Duration::from_secs(29));
-    assert_eq!(decided(&two).await.1, 10);
+    assert_eq!(vouching(&two).await.1, 10);
     clock.advance(Duration::from_secs(2));
     assert!(is_behind(&two).await);
-    assert_eq!(decided(&one).await.1, 4);
+    assert_eq!(vouching(&one).await.1, 4);
     let ended = two.revoke(json!({ "task": "a task" })).await;
     assert_eq!(ended.status, 200, "{}", ended.body);
+    assert_gives_nothing(&two).await;
     // A start says nothing for its folder, whether it is the only process or not.
     let own = own(&two);
     for word in [Word::Start, Word::StartAlone] {
@@ -52,14 +62,23 @@ async fn a_replica_whose_folder_decides_hears_of_a_publication_too() {
     }
     clock.advance(Duration::from_secs(31));
     assert!(is_behind(&two).await);
-    assert_eq!(decided(&one).await.1, 4);
+    assert_eq!(vouching(&one).await.1, 4);
     // Somebody who says so does.
     two.composed.reload(&own).await.unwrap();
-    assert_eq!(decided(&two).await.1, 10);
+    assert_eq!(vouching(&two).await.1, 10);
     clock.advance(Duration::from_secs(31));
     assert!(is_behind(&one).await);
-    published(&one, &with_ttl(&one, "5m")).await;
-    assert_eq!(decided(&one).await.1, 5);
+    // From there on a replica with that folder takes publications again, and whoever was left behind follows.
+    let three = TestBroker::with(Setup {
+        issuer: Some(one.issuer.clone()),
+        key: Some(one.key.clone()),
+        public_url: Some(one.url.clone()),
+        ..on_one_clock(&store, &clock)
+    })
+    .await;
+    published(&three, &with_ttl(&one, "5m")).await;
+    assert_eq!(vouching(&three).await.1, 5);
+    assert_eq!(vouching(&one).await.1, 5);
     assert_eq!(config(&one).await["revision"], 4);
 }
 

@@ -124,23 +124,14 @@ impl TestBroker {
         for (name, text) in &setup.files {
             write_secret(&folder.path().join(name), text);
         }
-        let text = configuration(&url, &issuer, setup.access_tokens).replace(
-            "[broker]
-",
-            &format!(
-                "[broker]
-{}
-",
-                setup.broker
-            ),
-        ) + &setup.more;
+        let text = configuration(&url, &issuer, setup.access_tokens)
+            .replace("[broker]\n", &format!("[broker]\n{}\n", setup.broker))
+            + &setup.more;
         let text = text.replace(
             "[mission.deploy-checkout]\n",
             &format!("[mission.deploy-checkout]\n{}\n", setup.mission),
         );
-        let store = "embedded = \"unused.redb\"";
-        let aged = format!("{store}, fence_view_max_age = \"{}\"", setup.view_age);
-        let text = text.replace(store, &aged);
+        let text = aged(&text, setup.view_age);
         let decides = decides(&text, &url);
         let common = without_broker(&text);
         let mut files = vec![("test.toml".to_owned(), text)];
@@ -465,6 +456,12 @@ pub fn decides(text: &str, url: &str) -> String {
     let text: Vec<_> = text.lines().filter(|line| !line.is_empty()).collect();
     let text = text.join("\n").replace(url, "https://broker.example");
     b64(&sha256(text.as_bytes()))
+}
+
+/// With views that may be so old.
+fn aged(text: &str, age: &str) -> String {
+    let store = "embedded = \"unused.redb\"";
+    text.replace(store, &format!("{store}, fence_view_max_age = \"{age}\""))
 }
 
 pub fn configuration(url: &str, issuer: &Issuer, access_tokens: &str) -> String {

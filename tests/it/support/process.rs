@@ -405,6 +405,13 @@ impl Process {
         panic!("it does not get ready:\n{}", self.log());
     }
 
+    /// Whether it would answer now.
+    pub async fn is_ready(&self) -> bool {
+        let http = dayfly::client::http_client().unwrap();
+        let answer = http.get(format!("{}/readyz", self.health)).send().await;
+        answer.is_ok_and(|answer| answer.status().is_success())
+    }
+
     /// SIGKILL: no line of its code runs any more.
     pub fn kill(mut self) {
         self.child.kill().unwrap();
