@@ -18,6 +18,10 @@ use time::format_description::well_known::Rfc3339;
 
 pub(super) type Hash = [u8; 32];
 
+/// Where the head of the fence log stands among those of the shards. Its entries are told by the audit; that
+/// none of them was taken away is sealed here.
+pub(super) const FENCES: u8 = u8::MAX - 1;
+
 /// Signs the claims of a checkpoint; answers a compact JWS whose payload they are.
 pub type Sign = dyn Fn(&[u8]) -> Result<String, String> + Send + Sync;
 
@@ -107,7 +111,7 @@ pub(super) struct WrittenHead {
     pub hash: String,
 }
 
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct EntryLine {
     pub kind: String,
@@ -142,6 +146,18 @@ pub(super) struct BreakLine {
     pub link: String,
     pub type_uid: u32,
     pub severity_id: u32,
+}
+
+/// How far another log had come.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct HeadLine {
+    pub kind: String,
+    /// `fences`.
+    pub log: String,
+    pub sequence: u64,
+    pub link: String,
+    pub prev: String,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -236,6 +252,24 @@ impl Run {
         let hash = self.push(&line)?;
         let position = resumes;
         self.chain.heads.insert(shard, Head { position, hash });
+        Ok(())
+    }
+
+    /// How far the fence log has come, where it has moved.
+    pub(super) fn fences(&mut self, position: Position) -> Result<(), serde_json::Error> {
+        let known = self.chain.head(FENCES);
+        if known.position == position {
+            return Ok(());
+        }
+        let line = HeadLine {
+            kind: "head".to_owned(),
+            log: crate::audit::FENCE_LOG.to_owned(),
+            sequence: position.sequence,
+            link: hex(&position.link.0),
+            prev: hex(&known.hash),
+        };
+        let hash = self.push(&line)?;
+        self.chain.heads.insert(FENCES, Head { position, hash });
         Ok(())
     }
 

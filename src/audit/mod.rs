@@ -12,6 +12,7 @@ mod reader;
 mod recent;
 mod recover;
 mod sealing;
+mod seen;
 mod state;
 mod verify;
 
@@ -20,7 +21,7 @@ pub use files::FileSink;
 pub use reader::{Cursor, Page, Read, page, shards};
 pub use recent::recent;
 pub(crate) use recent::{pack, unpack};
-pub use recover::{Lost, lost, resume};
+pub use recover::{Lost, Search, lost, resume};
 pub use sealing::{Sealing, check};
 pub use verify::{Finding, Report, SegmentBreak, verify};
 
@@ -59,11 +60,28 @@ pub enum AuditError {
          {export}; restore a newer store, or run `dayfly recover` if the loss is accepted"
     )]
     StoreBehind { store: u64, export: u64 },
+    #[error(
+        "the store lacks what was sealed at checkpoint {checkpoint} ({log}): restore a newer store, or stop \
+         every broker and run `dayfly recover`"
+    )]
+    StoreLacks { checkpoint: u64, log: String },
+    #[error(
+        "checkpoints {first} to {last} are in no export here, so what they tell cannot be made good: put the \
+         exports of all replicas into one folder and give it with --export, or say --incomplete"
+    )]
+    Incomplete { first: u64, last: u64 },
+    #[error(
+        "this replica has seen checkpoint {seen} and the store knows {store}: it was put back to an older day; \
+         run `dayfly recover`, or remove {path} if that was done"
+    )]
+    SeenLater { seen: u64, store: u64, path: String },
     #[error("a checkpoint cannot be signed: {0}")]
     Sign(String),
     #[error("an audit line cannot be written: {0}")]
     Line(#[from] serde_json::Error),
-    #[error("the state of the sealed audit in the store does not parse")]
+    #[error(
+        "how far the audit is sealed does not parse, or no broker of this installation wrote it (audit/sealed)"
+    )]
     State,
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -92,6 +110,9 @@ impl AuditError {
 
 /// The log of entries, one in every shard.
 pub(crate) const LOG: &str = "audit";
+
+/// The log of fences, beside that of the installation's shard.
+pub(crate) const FENCE_LOG: &str = "fences";
 
 /// What happened. The names are stable: they are in exports and in the rules that watch them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]

@@ -1,23 +1,37 @@
 //! What a store lost that its export still has: after a total loss, or when an older backup is used.
 
-use super::chain::{Chain, EntryLine, Parts};
-use super::state::{State, holder, reconcile};
-use super::verify::own;
-use super::{AuditError, Entry, files, hex, log};
+use super::chain::{Chain, EntryLine, FENCES, Parts};
+use super::state::{Kept, State, holder, kept, reconcile};
+use super::verify::export;
+use super::{AuditError, Entry, files, hex};
 use crate::ids::ShardId;
-use crate::store::{Outcome, Position, Store, StoreError, Tail, settle};
+use crate::secret::Sealer;
+use crate::store::{Outcome, Store, StoreError, settle};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io::{BufRead, BufReader};
+use std::ops::RangeInclusive;
 use std::path::Path;
-use std::time::Duration;
 use time::OffsetDateTime;
+
+/// Where to look for what was lost.
+#[derive(Debug, Clone, Copy)]
+pub struct Search<'a> {
+    /// An export with its older files, or a folder with those of every replica.
+    pub path: &'a Path,
+    /// Somebody accepts that the exports of other replicas are not there.
+    pub incomplete: bool,
+}
 
 /// Entries that the export has and the store has not.
 #[derive(Debug)]
 pub struct Lost {
     /// In the order in which they were sealed.
     pub entries: Vec<Entry>,
+    /// The entries that tell what stands on the fence log. All of them, where that lost some by itself.
+    pub fences: Vec<Entry>,
+    /// Checkpoints that are in no export here.
+    pub missing: Vec<RangeInclusive<u64>>,
     /// Lines whose entry cannot be read.
     pub unreadable: u64,
     chain: Chain,
@@ -30,28 +44,64 @@ impl Lost {
     }
 }
 
-/// `None`: the store is not behind its export, or there is none. Not signed are only the lines behind
-/// the last checkpoint, which a crash left; they count as well.
-pub async fn lost(store: &dyn Store, path: &Path) -> Result<Option<Lost>, AuditError> {
+/// `None`: the store has all that was exported, or nothing was. Not signed are only the lines behind the last
+/// checkpoint, which a crash left; they count as well.
+pub async fn lost(
+    store: &dyn Store,
+    sealer: &Sealer,
+    search: Search<'_>,
+) -> Result<Option<Lost>, AuditError> {
+    let path = search.path;
     if !path.exists() {
         return Ok(None);
     }
-    let own = own(path)?;
-    if let Some(finding) = own.findings.first() {
-        return Err(AuditError::changed(path, finding));
+    let export = export(path)?;
+    if let Some(finding) = &export.finding {
+        return Err(AuditError::changed(&finding.file, finding));
     }
-    let state = State::read(store).await?.map(|(state, _)| state.chain);
-    let Some((chain, _)) = own.sealed else {
+    let state = State::read(store, sealer).await?.map(|(state, _)| state);
+    let state = state.map(|state| state.chain).unwrap_or_default();
+    let Some(chain) = export.sealed else {
         return Ok(None);
     };
-    if reconcile(state, Some(chain.clone())).is_ok() {
+    let behind = reconcile(Some(state.clone()), Some(chain.clone())).is_err();
+    let newest = match behind || chain.checkpoint > state.checkpoint {
+        true => &chain,
+        false => &state,
+    };
+    let mut heads = BTreeMap::new();
+    for shard in newest.heads.keys() {
+        heads.insert(*shard, kept(store, newest, *shard).await?);
+    }
+    if !behind && heads.values().all(|kept| matches!(kept, Kept::All)) {
         return Ok(None);
     }
-    let mut heads = BTreeMap::new();
-    for shard in ShardId::all().chain([ShardId::INSTALLATION]) {
-        heads.insert(shard.number(), head(store, shard, &chain).await?);
+    // SECURITY: what only another replica exported would be lost without a word.
+    let mut missing = export.missing;
+    missing.retain(|missing| *missing.end() > state.checkpoint);
+    if newest.checkpoint > chain.checkpoint {
+        missing.push(chain.checkpoint + 1..=newest.checkpoint);
     }
-    let lines = exported(path)?;
+    if let Some(gap) = missing.first().filter(|_| !search.incomplete) {
+        return Err(AuditError::Incomplete {
+            first: *gap.start(),
+            last: *gap.end(),
+        });
+    }
+    let (lines, told) = missed(exported(path)?, &heads);
+    let (entries, unreadable) = read(&lines);
+    let (fences, _) = read(&told);
+    Ok(Some(Lost {
+        entries,
+        fences,
+        missing,
+        unreadable,
+        chain: newest.clone(),
+    }))
+}
+
+/// The lines that the store has not, and those that tell what stood on the fence log.
+fn missed(lines: Vec<EntryLine>, heads: &BTreeMap<u8, Kept>) -> (Vec<EntryLine>, Vec<EntryLine>) {
     // INVARIANT: that a shard has as many entries says nothing. Only where the last one that it has is the
     // one that was exported are those before it the same.
     let is_head = |line: &&EntryLine| match heads.get(&line.shard) {
@@ -63,23 +113,28 @@ pub async fn lost(store: &dyn Store, path: &Path) -> Result<Option<Lost>, AuditE
         .filter(is_head)
         .map(|line| line.shard)
         .collect();
-    let kept = |line: &EntryLine| match heads.get(&line.shard) {
+    let is_kept = |line: &EntryLine| match heads.get(&line.shard) {
         Some(Kept::All) => true,
         Some(Kept::UpTo(head)) => line.sequence <= head.sequence && shared.contains(&line.shard),
         None => false,
     };
+    let cut = matches!(heads.get(&FENCES), Some(Kept::UpTo(_)));
+    let all = |line: &EntryLine| cut && line.shard == ShardId::INSTALLATION.number();
+    let told = lines.iter().filter(|line| all(line) || !is_kept(line));
+    let told = told.cloned().collect();
+    let lost = lines.into_iter().filter(|line| !is_kept(line));
+    (lost.collect(), told)
+}
+
+fn read(lines: &[EntryLine]) -> (Vec<Entry>, u64) {
     let (mut entries, mut unreadable) = (Vec::new(), 0);
-    for line in lines.iter().filter(|line| !kept(line)) {
+    for line in lines {
         match serde_json::from_str::<Entry>(line.entry.get()) {
             Ok(entry) => entries.push(entry),
             Err(_) => unreadable += 1,
         }
     }
-    Ok(Some(Lost {
-        entries,
-        unreadable,
-        chain,
-    }))
+    (entries, unreadable)
 }
 
 fn exported(path: &Path) -> Result<Vec<EntryLine>, AuditError> {
@@ -95,27 +150,19 @@ fn exported(path: &Path) -> Result<Vec<EntryLine>, AuditError> {
     Ok(lines)
 }
 
-/// What a shard still has of what was exported.
-enum Kept {
-    All,
-    UpTo(Position),
-}
-
-async fn head(store: &dyn Store, shard: ShardId, chain: &Chain) -> Result<Kept, StoreError> {
-    let sealed = chain.head(shard.number()).position;
-    let found = store.tail(&log(shard), sealed, 1, Duration::ZERO).await?;
-    Ok(match found {
-        Tail::Entries { .. } | Tail::Trimmed { .. } => Kept::All,
-        Tail::Forked { head } => Kept::UpTo(head),
-    })
-}
-
 /// Sealing goes on behind the export as it is: the next seal names what each shard lost.
-pub async fn resume(store: &dyn Store, lost: &Lost, now: OffsetDateTime) -> Result<(), AuditError> {
-    let seen = State::read(store).await?.map(|(_, version)| version);
+pub async fn resume(
+    store: &dyn Store,
+    sealer: &Sealer,
+    lost: &Lost,
+    now: OffsetDateTime,
+) -> Result<(), AuditError> {
+    let seen = State::read(store, sealer).await?;
+    let seen = seen.map(|(_, version)| version);
     let mut state = State::new(&holder(), &lost.chain, 0, now);
     state.until = now;
-    let written = settle(store, state.write(seen, now)?).await?;
+    state.accepted = Some(lost.chain.checkpoint);
+    let written = settle(store, state.write(sealer, seen, now)?).await?;
     match written {
         Outcome::Applied { .. } | Outcome::Unreplicated { .. } => Ok(()),
         Outcome::Conflict { .. } | Outcome::TooLate => Err(AuditError::Store(

@@ -4,13 +4,15 @@
 //! Every replica runs it, one at a time works: the state in the store is the claim, and whoever
 //! wants to advance it must have seen it last.
 
-use super::chain::{Chain, Run, Sign};
+use super::chain::{Chain, FENCES, Run, Sign};
 use super::files::FileSink;
-use super::state::{State, holder, reconcile};
-use super::verify::own;
+use super::seen::Seen;
+use super::state::{State, holder, lacking, log_of, reconcile};
+use super::verify::last_sealed;
 use super::{AuditError, log, reader};
 use crate::clock::Clock;
 use crate::ids::ShardId;
+use crate::secret::Sealer;
 use crate::steps::{self, Step};
 use crate::store::{
     CommitId, Outcome, Position, Store, StoreError, Tail, Transaction, Write, settle,
@@ -67,6 +69,7 @@ impl Sealing {
     /// and answers a compact JWS with exactly these claims.
     pub fn start(
         store: Arc<dyn Store>,
+        sealer: Sealer,
         clock: Arc<dyn Clock>,
         path: PathBuf,
         sign: Box<Sign>,
@@ -76,11 +79,14 @@ impl Sealing {
         let work = Work {
             shared: Arc::clone(&shared),
             store,
+            sealer,
             clock,
+            seen: Seen::beside(&path),
             path,
             sign,
             me: holder(),
             held: None,
+            accepted: None,
             trimmed: HashMap::new(),
         };
         let task = tokio::spawn(work.run(stopped));
@@ -130,22 +136,25 @@ impl Drop for Sealing {
     }
 }
 
-/// Refuses a store that is behind its last exported checkpoint, and an export that was changed.
-/// For the start, before anything is minted.
-pub async fn check(store: &dyn Store, path: &Path) -> Result<(), AuditError> {
-    if !path.exists() {
+/// Refuses a store that is behind its last exported checkpoint or lacks what was sealed, and an export that was
+/// changed. For the start, before anything is minted.
+pub async fn check(store: &dyn Store, sealer: &Sealer, path: &Path) -> Result<(), AuditError> {
+    let exported = last_sealed(path)?;
+    let state = State::read(store, sealer).await?.map(|(state, _)| state);
+    let accepted = state.as_ref().and_then(|state| state.accepted);
+    let chain = reconcile(state.map(|state| state.chain), exported)?;
+    if accepted == Some(chain.checkpoint) {
         return Ok(());
     }
-    let own = own(path)?;
-    if let Some(finding) = own.findings.first() {
-        return Err(AuditError::changed(path, finding));
+    Seen::beside(path).refuse_before(chain.checkpoint)?;
+    // SECURITY: a store that was put back to the day of this very checkpoint knows its number.
+    match lacking(store, &chain).await? {
+        Some(log) => Err(AuditError::StoreLacks {
+            checkpoint: chain.checkpoint,
+            log,
+        }),
+        None => Ok(()),
     }
-    let state = State::read(store).await?;
-    reconcile(
-        state.map(|(state, _)| state.chain),
-        own.sealed.map(|(chain, _)| chain),
-    )?;
-    Ok(())
 }
 
 /// What the replica that holds the claim holds.
@@ -161,11 +170,16 @@ struct Held {
 struct Work {
     shared: Arc<Shared>,
     store: Arc<dyn Store>,
+    sealer: Sealer,
     clock: Arc<dyn Clock>,
     path: PathBuf,
+    /// The newest checkpoint that another replica sealed.
+    seen: Seen,
     sign: Box<Sign>,
     me: String,
     held: Option<Held>,
+    /// What the state said of an accepted loss: it stays until a checkpoint names what is lost.
+    accepted: Option<u64>,
     trimmed: HashMap<u8, u64>,
 }
 
@@ -223,6 +237,8 @@ impl Work {
             let mut run = Run::after(held.chain.clone());
             run.checkpoint(true, self.clock.now(), &self.sign)
                 .map_err(AuditError::Sign)?;
+            // It names no loss yet.
+            self.accepted = self.accepted.map(|_| run.chain.checkpoint);
             let Some(opened) = self.export(held, run, false).await? else {
                 return Ok(false);
             };
@@ -235,6 +251,7 @@ impl Work {
         if !run.is_empty() {
             run.checkpoint(false, self.clock.now(), &self.sign)
                 .map_err(AuditError::Sign)?;
+            self.accepted = None;
         }
         if !run.bytes.is_empty() || due || stopping {
             let Some(exported) = self.export(held, run, stopping && !more).await? else {
@@ -251,12 +268,13 @@ impl Work {
     /// Takes the claim if nobody holds it. Answers whether it is ours.
     async fn claim(&mut self) -> Result<bool, AuditError> {
         let now = self.clock.now();
-        let found = State::read(self.store.as_ref()).await?;
+        let found = State::read(self.store.as_ref(), &self.sealer).await?;
         if let Some((state, _)) = &found
             && state.holder != self.me
             && state.until > now
         {
             self.shared.backlog.store(state.backlog, Ordering::Relaxed);
+            self.seen.note(state.chain.checkpoint)?;
             return Ok(false);
         }
         let path = self.path.clone();
@@ -264,15 +282,17 @@ impl Work {
         let (sink, exported) = opened
             .map_err(|error| AuditError::write(&self.path, std::io::Error::other(error)))??;
         let (state, version) = found.unzip();
+        self.accepted = state.as_ref().and_then(|state| state.accepted);
         let chain = reconcile(state.map(|state| state.chain), exported.clone())?;
         let open = exported.as_ref() != Some(&chain);
-        let state = State::new(
+        let mut state = State::new(
             &self.me,
             &chain,
             self.shared.backlog.load(Ordering::Relaxed),
             now,
         );
-        let transaction = state.write(version, now)?;
+        state.accepted = self.accepted;
+        let transaction = state.write(&self.sealer, version, now)?;
         let (id, until) = (transaction.id, state.until);
         steps::at(Step::SealClaiming);
         let outcome = settle(self.store.as_ref(), transaction).await?;
@@ -319,7 +339,8 @@ impl Work {
         }
         // INVARIANT: the state advances after the file is on the disk and before anything is
         // trimmed; a crash between leaves the file one checkpoint ahead, which `reconcile` knows.
-        let transaction = state.write(Some(held.version), now)?;
+        state.accepted = self.accepted;
+        let transaction = state.write(&self.sealer, Some(held.version), now)?;
         let version = transaction.id;
         let outcome = settle(self.store.as_ref(), transaction).await?;
         if length > 0 {
@@ -392,12 +413,33 @@ impl Work {
             let sealed = run.chain.head(number).position.sequence;
             waiting += head.sequence.saturating_sub(sealed);
         }
+        run.fences(self.fence_head(chain).await?)?;
         Ok((run, more, waiting))
+    }
+
+    async fn fence_head(&self, chain: &Chain) -> Result<Position, StoreError> {
+        let log = log_of(FENCES);
+        let mut known = chain.head(FENCES).position;
+        loop {
+            match self.store.tail(&log, known, 1, Duration::ZERO).await? {
+                Tail::Entries { head, .. } => return Ok(head),
+                Tail::Trimmed { oldest } => known = oldest,
+                // Replicas that run put back what they had read; who starts on it has asked before.
+                Tail::Forked { head } => {
+                    tracing::error!(
+                        sealed = known.sequence,
+                        found = head.sequence,
+                        "the store lost sealed entries of the fence log"
+                    );
+                    return Ok(head);
+                }
+            }
+        }
     }
 
     /// After a failure: how much waits all the same.
     async fn measure(&self) {
-        let Ok(state) = State::read(self.store.as_ref()).await else {
+        let Ok(state) = State::read(self.store.as_ref(), &self.sealer).await else {
             return;
         };
         let chain = state.map(|(state, _)| state.chain).unwrap_or_default();

@@ -1,12 +1,17 @@
 //! How far the audit is sealed, as the store knows it, and who may seal now.
 
-use super::chain::{Chain, WrittenHead};
-use super::{AuditError, hex};
+use super::chain::{Chain, FENCES, WrittenHead};
+use super::{AuditError, FENCE_LOG, LOG, hex};
 use crate::ids::{self, ShardId};
-use crate::store::{CommitId, Guard, Key, Store, Transaction, Write};
+use crate::secret::Sealer;
+use crate::store::{
+    CommitId, Guard, Key, Log, Position, Store, StoreError, Tail, Transaction, Write,
+};
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
 use time::OffsetDateTime;
+
+const MAC_PURPOSE: &str = "audit state";
 
 /// The record that is claim and state in one.
 #[derive(Debug, Clone)]
@@ -15,6 +20,8 @@ pub(super) struct State {
     pub until: OffsetDateTime,
     pub chain: Chain,
     pub backlog: u64,
+    /// The checkpoint at which somebody accepted that the store lacks what was sealed: the next one names it.
+    pub accepted: Option<u64>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -26,6 +33,7 @@ struct Written {
     checkpoint_hash: String,
     heads: Vec<WrittenHead>,
     backlog: u64,
+    accepted: Option<u64>,
 }
 
 /// A name for this process among those that may hold the claim.
@@ -50,15 +58,22 @@ impl State {
             until: now + Self::LEASE,
             chain: chain.clone(),
             backlog,
+            accepted: None,
         }
     }
 
-    pub(super) async fn read(store: &dyn Store) -> Result<Option<(Self, CommitId)>, AuditError> {
+    /// SECURITY: only as a broker wrote it, or whoever can write to the store could say that a loss was accepted.
+    pub(super) async fn read(
+        store: &dyn Store,
+        sealer: &Sealer,
+    ) -> Result<Option<(Self, CommitId)>, AuditError> {
         let Some(record) = store.get(&[key()]).await?.pop().flatten() else {
             return Ok(None);
         };
-        let written: Written =
-            serde_json::from_slice(&record.value).map_err(|_| AuditError::State)?;
+        let (value, _) = sealer
+            .without_mac(MAC_PURPOSE, &record.value)
+            .ok_or(AuditError::State)?;
+        let written: Written = serde_json::from_slice(value).map_err(|_| AuditError::State)?;
         let chain = Chain::read(written.checkpoint, &written.checkpoint_hash, &written.heads)
             .ok_or(AuditError::State)?;
         let state = Self {
@@ -66,6 +81,7 @@ impl State {
             until: written.until,
             chain,
             backlog: written.backlog,
+            accepted: written.accepted,
         };
         Ok(Some((state, record.version)))
     }
@@ -73,6 +89,7 @@ impl State {
     /// The commit that writes it over the version that was seen, or where nothing was.
     pub(super) fn write(
         &self,
+        sealer: &Sealer,
         seen: Option<CommitId>,
         now: OffsetDateTime,
     ) -> Result<Transaction, AuditError> {
@@ -83,7 +100,11 @@ impl State {
             checkpoint_hash: hex(&self.chain.checkpoint_hash),
             heads: self.chain.written(),
             backlog: self.backlog,
+            accepted: self.accepted,
         })?;
+        let value = sealer
+            .with_mac(MAC_PURPOSE, &value)
+            .map_err(|_| AuditError::State)?;
         let guard = match seen {
             Some(version) => Guard::Unchanged(key(), version),
             None => Guard::Absent(key()),
@@ -117,5 +138,57 @@ pub(super) fn reconcile(
             export: exported.checkpoint,
         }),
         _ => Ok(state),
+    }
+}
+
+/// What a log still has of what was sealed.
+pub(super) enum Kept {
+    All,
+    /// Not the sealed head: it ends here.
+    UpTo(Position),
+}
+
+/// INVARIANT: that a log has as many entries says nothing. Only where the last one that was sealed is on it are
+/// those before it the same.
+pub(super) async fn kept(store: &dyn Store, chain: &Chain, shard: u8) -> Result<Kept, StoreError> {
+    let sealed = chain.head(shard).position;
+    let found = store
+        .tail(&log_of(shard), sealed, 1, Duration::ZERO)
+        .await?;
+    Ok(match found {
+        Tail::Entries { .. } | Tail::Trimmed { .. } => Kept::All,
+        Tail::Forked { head } => Kept::UpTo(head),
+    })
+}
+
+/// The first log that lacks what was sealed, by its name.
+pub(super) async fn lacking(
+    store: &dyn Store,
+    chain: &Chain,
+) -> Result<Option<String>, StoreError> {
+    for shard in chain.heads.keys() {
+        if let Kept::UpTo(_) = kept(store, chain, *shard).await? {
+            return Ok(Some(match *shard {
+                FENCES => FENCE_LOG.to_owned(),
+                shard => format!("shard {shard}"),
+            }));
+        }
+    }
+    Ok(None)
+}
+
+pub(super) fn log_of(shard: u8) -> Log {
+    if shard == FENCES {
+        return Log {
+            shard: ShardId::INSTALLATION,
+            name: FENCE_LOG,
+        };
+    }
+    let mut all = ShardId::all();
+    Log {
+        shard: all
+            .find(|known| known.number() == shard)
+            .unwrap_or(ShardId::INSTALLATION),
+        name: LOG,
     }
 }

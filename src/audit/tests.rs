@@ -1,7 +1,11 @@
+mod loss;
+
 use super::chain::unhex;
+use super::state::State;
 use super::*;
 use crate::clock::Clock;
 use crate::clock::SystemClock;
+use crate::secret::{Sealer, Secret};
 use crate::store::embedded::Embedded;
 use crate::store::{Guard, Key, Outcome, Store, Transaction};
 use base64::Engine;
@@ -30,6 +34,10 @@ fn verifying(jws: &str) -> bool {
     matches!(parts.as_slice(), ["e30", payload, mac] if tag(payload) == *mac)
 }
 
+fn sealer() -> Sealer {
+    Sealer::new(&[Secret::new(vec![7; 32])]).unwrap()
+}
+
 fn shard(number: usize) -> ShardId {
     ShardId::all().nth(number).unwrap()
 }
@@ -45,6 +53,7 @@ async fn stage(store: &dyn Store, number: usize, agent: &str) {
 fn start(store: &Arc<Embedded>, path: &Path) -> Arc<Sealing> {
     Sealing::start(
         store.clone(),
+        sealer(),
         Arc::new(SystemClock::new()),
         path.to_owned(),
         Box::new(sign),
@@ -114,7 +123,7 @@ async fn a_restart_goes_on_where_it_stopped() {
     }
     let report = read(&path);
     assert!(report.is_sound(), "{report:?}");
-    check(place.store.as_ref(), &path).await.unwrap();
+    check(place.store.as_ref(), &sealer(), &path).await.unwrap();
 }
 
 #[tokio::test]
@@ -150,13 +159,13 @@ async fn leftovers_of_a_crash_are_cut_off_and_written_anew() {
         std::fs::remove_file(&torn).unwrap();
     }
     // The file is ahead of the state by one run: a crash between the two.
-    let (mut state, version) = state::State::read(place.store.as_ref())
+    let (mut state, version) = State::read(place.store.as_ref(), &sealer())
         .await
         .unwrap()
         .unwrap();
     let ahead = place.path("ahead.jsonl");
     seal(&place.store, &ahead).await;
-    let version = state::State::read(place.store.as_ref())
+    let version = State::read(place.store.as_ref(), &sealer())
         .await
         .unwrap()
         .map_or(version, |(_, version)| version);
@@ -165,9 +174,9 @@ async fn leftovers_of_a_crash_are_cut_off_and_written_anew() {
     state.chain.checkpoint -= 1;
     state.chain.heads.clear();
     state.until = now();
-    let back = state.write(Some(version), now()).unwrap();
+    let back = state.write(&sealer(), Some(version), now()).unwrap();
     place.store.commit(back).await.unwrap();
-    check(place.store.as_ref(), &path).await.unwrap();
+    check(place.store.as_ref(), &sealer(), &path).await.unwrap();
     assert_eq!(seal(&place.store, &path).await, None);
     let report = read(&path);
     assert!(report.is_sound() && report.entries == 2, "{report:?}");
@@ -184,7 +193,9 @@ async fn a_changed_export_is_left_alone_and_nothing_is_sealed() {
         .replace("\"one\"", "\"0ne\"");
     std::fs::write(&path, &changed).unwrap();
     stage(place.store.as_ref(), 1, "two").await;
-    let refused = check(place.store.as_ref(), &path).await.unwrap_err();
+    let refused = check(place.store.as_ref(), &sealer(), &path)
+        .await
+        .unwrap_err();
     assert!(
         matches!(refused, AuditError::Changed { line: 2, .. }),
         "{refused}"
@@ -228,7 +239,7 @@ async fn a_store_behind_its_export_is_refused() {
     stage(place.store.as_ref(), 1, "one").await;
     seal(&place.store, &path).await;
     let other = Arc::new(Embedded::in_memory().unwrap());
-    let refused = check(other.as_ref(), &path).await.unwrap_err();
+    let refused = check(other.as_ref(), &sealer(), &path).await.unwrap_err();
     assert!(
         matches!(refused, AuditError::StoreBehind { .. }),
         "{refused}"
@@ -247,11 +258,11 @@ async fn a_loss_in_the_store_is_a_named_segment_break() {
     // Another history that knows of the same sealing: what a failover leaves behind.
     let other = Arc::new(Embedded::in_memory().unwrap());
     stage(other.as_ref(), 1, "another").await;
-    let (state, _) = state::State::read(place.store.as_ref())
+    let (state, _) = State::read(place.store.as_ref(), &sealer())
         .await
         .unwrap()
         .unwrap();
-    let copied = state.write(None, now()).unwrap();
+    let copied = state.write(&sealer(), None, now()).unwrap();
     other.commit(copied).await.unwrap();
     assert_eq!(seal(&other, &path).await, None);
     let report = read(&path);

@@ -57,6 +57,10 @@ impl Composed {
     ) -> Result<Self, Failure> {
         let failed = |error: &dyn std::fmt::Display| Failure::failed(error.to_string());
         let sealer = sealer(settings)?;
+        // SECURITY: before anything is read of it, or written to it.
+        audit::check(store.as_ref(), &sealer, &settings.broker.audit_path)
+            .await
+            .map_err(|error| failed(&error))?;
         let (store, no_later, store_time) = going::in_store_time(store, &clock).await?;
         let kept = kept(settings);
         let keyring = Keyring::open_with(store.clone(), sealer.clone(), kept, clock.now())
@@ -89,12 +93,9 @@ impl Composed {
             Arc::new(move |target| current.load().ender(target).cloned()),
         )
         .start(no_later);
-        audit::check(store.as_ref(), &settings.broker.audit_path)
-            .await
-            .map_err(|error| failed(&error))?;
         let path = settings.broker.audit_path.clone();
         let sign = checkpoints(keyring.clone());
-        let sealing = Sealing::start(store.clone(), clock.clone(), path, sign);
+        let sealing = Sealing::start(store.clone(), sealer.clone(), clock.clone(), path, sign);
         let parts = Parts {
             url: settings.broker.url.clone(),
             certificates: settings.broker.certificate_doors(),

@@ -27,6 +27,12 @@ pub struct RecoverArgs {
     /// The broker's configuration folder.
     #[arg(long, env = "DAYFLY_CONFIG")]
     config: PathBuf,
+    /// The exports of all replicas: a folder. Otherwise this replica's, by its configuration.
+    #[arg(long, value_name = "FOLDER")]
+    export: Option<PathBuf>,
+    /// Go on where checkpoints are in no export here: what they tell is lost.
+    #[arg(long)]
+    incomplete: bool,
     /// Stop every broker first. What the store and the exported audit both do not have is gone for good.
     #[arg(long)]
     i_understand: bool,
@@ -73,7 +79,14 @@ pub async fn recover(args: RecoverArgs, output: &Output) -> Result<u8, Failure> 
         ..Recovered::default()
     };
     let store = open_store(&settings.broker.store).await?;
-    let lost = audit::lost(store.as_ref(), &settings.broker.audit_path).await;
+    let search = audit::Search {
+        path: args
+            .export
+            .as_deref()
+            .unwrap_or(&settings.broker.audit_path),
+        incomplete: args.incomplete,
+    };
+    let lost = audit::lost(store.as_ref(), &sealer(&settings)?, search).await;
     if let Some(lost) = lost.map_err(failed)? {
         make_good((&args, settings), store, &lost, &mut done).await?;
     }
@@ -100,7 +113,7 @@ impl Made<'_> {
         lost: &Lost,
         now: OffsetDateTime,
     ) -> Result<Settings, Failure> {
-        let said = Configured::in_audit(&lost.entries);
+        let said = Configured::in_audit(&lost.fences);
         if let Some(said) =
             said.filter(|said| self.fences.last().configured().as_ref() < Some(said))
         {
@@ -224,7 +237,12 @@ async fn make_good(
     let age = Duration::from_secs(3600);
     let fences = Fences::idle(store.clone(), sealer.clone(), clock.clone(), age);
     fences.follow(Duration::ZERO).await.map_err(failed)?;
-    for fence in fences::again(&lost.entries, now) {
+    // Everything here is judged by what time it is.
+    fences.in_time().map_err(failed)?;
+    for fence in fences::again(&lost.fences, now) {
+        if fences.last().denies_as(&fence) {
+            continue;
+        }
         fences.raise(fence, clock.now()).await.map_err(failed)?;
         done.fences += 1;
     }
@@ -237,7 +255,7 @@ async fn make_good(
     let settings = made.configuration(settings, lost, clock.now()).await?;
     let in_force = fences.last().configured();
     done.published = in_force.and_then(|said| Some(said.record()?.number));
-    let leases = Leases::new(store.clone(), sealer, clock.clone());
+    let leases = Leases::new(store.clone(), sealer.clone(), clock.clone());
     for remembered in Remembered::of(&lost.entries).into_values() {
         let promises = promises(&settings, &remembered.target);
         let by_hand = match promises {
@@ -260,11 +278,16 @@ async fn make_good(
             done.leases_by_hand.push(remembered.id.to_string());
         }
     }
+    let missing = lost.missing.iter();
+    let missing: Vec<_> = missing
+        .map(|gap| format!("{}-{}", gap.start(), gap.end()))
+        .collect();
     let said = Entry::new(Event::OperatorAction, now)
         .reason("recovered")
         .with("checkpoint", lost.checkpoint())
         .with("lost_entries", lost.entries.len())
-        .with("unreadable", lost.unreadable);
+        .with("unreadable", lost.unreadable)
+        .with("missing_checkpoints", missing);
     let shard = ShardId::INSTALLATION;
     let transaction = Transaction::new(shard, now + Duration::from_secs(60))
         .revoking()
@@ -274,7 +297,7 @@ async fn make_good(
         refused => return Err(Failure::failed(format!("the store refused: {refused:?}"))),
     }
     // INVARIANT: last. Until then the store is behind, no broker starts on it, and all of this is done again.
-    audit::resume(store.as_ref(), lost, now)
+    audit::resume(store.as_ref(), &sealer, lost, now)
         .await
         .map_err(failed)
 }

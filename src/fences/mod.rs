@@ -324,7 +324,7 @@ pub(in crate::fences) const MARGIN: Duration = Duration::from_secs(3600);
 pub(crate) fn log() -> Log {
     Log {
         shard: ShardId::INSTALLATION,
-        name: "fences",
+        name: crate::audit::FENCE_LOG,
     }
 }
 

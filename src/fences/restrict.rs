@@ -5,7 +5,7 @@
 //! told to: those stay dead when it is lifted.
 
 use super::view::Kept;
-use super::{Dimension, DimensionKind, EndedBy, Fence, LONGEST_LIFETIME, MARGIN, View};
+use super::{Dimension, DimensionKind, EndedBy, Fence, LONGEST_LIFETIME, MARGIN, NewFence, View};
 use crate::authority::{Authority, Vocabulary};
 use crate::store::Position;
 use serde::{Deserialize, Serialize};
@@ -77,6 +77,17 @@ impl View {
         });
         hit.next()
             .map(|kept| EndedBy::Fence(Arc::clone(&kept.fence)))
+    }
+
+    /// Whether a restriction stands that denies the same, for as long.
+    pub fn denies_as(&self, new: &NewFence) -> bool {
+        self.restrictions.iter().any(|kept| {
+            let fence = &kept.fence;
+            fence.restriction.is_some()
+                && fence.dimension == new.dimension
+                && fence.restriction == new.restriction
+                && fence.until == new.until
+        })
     }
 
     /// INVARIANT: folded once more after a fork, it stands once.

@@ -74,7 +74,7 @@ async fn broker(url: &str) -> Arc<Broker> {
     };
     let export = tempfile::tempdir().unwrap().keep().join("audit.jsonl");
     let sign = Box::new(|_: &[u8]| Ok("unsigned".to_owned()));
-    let sealing = Sealing::start(store.clone(), clock.clone(), export, sign);
+    let sealing = Sealing::start(store.clone(), sealer.clone(), clock.clone(), export, sign);
     let parts = Parts {
         publishing: None,
         sealing,

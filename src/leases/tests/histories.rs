@@ -14,7 +14,7 @@ use crate::fences::{Dimension, DimensionHash, DimensionKind, FenceKind, NewFence
 use crate::ids::ShardId;
 use crate::leases::{Filter, Lease, LeaseError, Leases, Standing, State};
 use crate::policy::Grant;
-use crate::secret::Secret;
+use crate::secret::{Sealer, Secret};
 use crate::store::redis::tests::support::RedisServer;
 use crate::store::redis::{Redis, RedisSettings};
 use crate::store::{Position, Store, Tail};
@@ -507,7 +507,9 @@ impl World {
         let path = folder.path().join("audit.jsonl");
         let sign = |claims: &[u8]| Ok(format!("e30.{}.AA", URL_SAFE_NO_PAD.encode(claims)));
         let clock = Arc::clone(&self.clock) as Arc<dyn Clock>;
-        let sealing = Sealing::start(Arc::clone(&self.store), clock, path.clone(), Box::new(sign));
+        let store = Arc::clone(&self.store);
+        let sealer = Sealer::new(&[Secret::new(vec![7; 32])]).unwrap();
+        let sealing = Sealing::start(store, sealer, clock, path.clone(), Box::new(sign));
         sealing.finish().await;
         let report = audit::verify(&path, &|_| true).unwrap();
         assert!(report.is_sound() && report.unsealed == 0, "{report:?}");

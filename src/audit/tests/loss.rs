@@ -1,0 +1,225 @@
+//! A store that lacks what was sealed: put back, cut, or lost in a part.
+
+use super::{Place, now, read, seal, sealer, stage, start};
+use crate::audit::chain::FENCES;
+use crate::audit::state::{State, log_of};
+use crate::audit::{AuditError, Entry, Event, Lost, Search, check, lost, resume};
+use crate::ids::ShardId;
+use crate::secret::{Sealer, Secret};
+use crate::store::embedded::Embedded;
+use crate::store::{Position, Store, Tail, Transaction, Write};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Another store, with the state as it is here and the first entries of these logs, byte for byte.
+async fn put_back(from: &dyn Store, state: &State, logs: &[(u8, usize)]) -> Arc<Embedded> {
+    let other = Arc::new(Embedded::in_memory().unwrap());
+    for (shard, kept) in logs {
+        let log = log_of(*shard);
+        let tail = from.tail(&log, Position::ORIGIN, 100, Duration::ZERO).await;
+        let Tail::Entries { entries, .. } = tail.unwrap() else {
+            panic!("nothing is trimmed yet");
+        };
+        for entry in entries.into_iter().take(*kept) {
+            append(other.as_ref(), *shard, entry.value).await;
+        }
+    }
+    let copied = state.write(&sealer(), None, now()).unwrap();
+    other.commit(copied).await.unwrap();
+    other
+}
+
+async fn append(store: &dyn Store, shard: u8, value: Vec<u8>) {
+    let log = log_of(shard);
+    let transaction = Transaction::new(log.shard, now() + Duration::from_secs(10))
+        .write(Write::Append { log, value });
+    store.commit(transaction).await.unwrap();
+}
+
+async fn state_of(store: &dyn Store) -> State {
+    State::read(store, &sealer()).await.unwrap().unwrap().0
+}
+
+async fn lost_from(store: &dyn Store, path: &Path) -> Result<Option<Lost>, AuditError> {
+    let search = Search {
+        path,
+        incomplete: false,
+    };
+    lost(store, &sealer(), search).await
+}
+
+async fn refused(store: &dyn Store, path: &Path) -> AuditError {
+    check(store, &sealer(), path).await.unwrap_err()
+}
+
+#[tokio::test]
+async fn a_store_that_was_put_back_by_one_checkpoint_is_refused() {
+    let place = Place::new();
+    let path = place.path("audit.jsonl");
+    stage(place.store.as_ref(), 1, "one").await;
+    seal(&place.store, &path).await;
+    let before = state_of(place.store.as_ref()).await;
+    stage(place.store.as_ref(), 1, "two").await;
+    seal(&place.store, &path).await;
+    let after = state_of(place.store.as_ref()).await;
+    assert_eq!(after.chain.checkpoint, before.chain.checkpoint + 1);
+    let other = put_back(place.store.as_ref(), &before, &[(1, 1)]).await;
+    let refused = refused(other.as_ref(), &path).await;
+    assert!(
+        matches!(refused, AuditError::StoreLacks { .. }),
+        "{refused}"
+    );
+    let lost = lost_from(other.as_ref(), &path).await.unwrap().unwrap();
+    assert_eq!(lost.entries.len(), 1);
+    // After a crash the store has them still.
+    let crashed = put_back(place.store.as_ref(), &before, &[(1, 2)]).await;
+    check(crashed.as_ref(), &sealer(), &path).await.unwrap();
+    assert!(lost_from(crashed.as_ref(), &path).await.unwrap().is_none());
+}
+
+#[tokio::test]
+async fn one_shard_that_lost_its_end_is_refused_and_what_it_lost_is_found() {
+    let place = Place::new();
+    let path = place.path("audit.jsonl");
+    for (number, agent) in [(1, "one"), (2, "two"), (2, "three")] {
+        stage(place.store.as_ref(), number, agent).await;
+    }
+    seal(&place.store, &path).await;
+    let state = state_of(place.store.as_ref()).await;
+    let other = put_back(place.store.as_ref(), &state, &[(1, 1), (2, 1)]).await;
+    let refused = refused(other.as_ref(), &path).await;
+    assert!(refused.to_string().contains("shard 2"), "{refused}");
+    let lost = lost_from(other.as_ref(), &path).await.unwrap().unwrap();
+    let agents: Vec<_> = lost.entries.iter().map(|entry| &entry.agent).collect();
+    assert_eq!(agents, [&Some("three".to_owned())]);
+}
+
+#[tokio::test]
+async fn a_fence_log_that_was_cut_is_refused_until_somebody_recovers() {
+    let place = Place::new();
+    let path = place.path("audit.jsonl");
+    stage(place.store.as_ref(), 1, "one").await;
+    append(place.store.as_ref(), FENCES, b"a fence".to_vec()).await;
+    let installation = ShardId::INSTALLATION.number();
+    let told = Entry::new(Event::FenceRaised, now());
+    let told = serde_json::to_vec(&told).unwrap();
+    append(place.store.as_ref(), installation, told).await;
+    seal(&place.store, &path).await;
+    let report = read(&path);
+    assert!(report.is_sound() && report.entries == 2, "{report:?}");
+    let state = state_of(place.store.as_ref()).await;
+    let logs = [(1, 1), (installation, 1)];
+    let other = put_back(place.store.as_ref(), &state, &logs).await;
+    let lacks = refused(other.as_ref(), &path).await;
+    assert!(lacks.to_string().contains("fences"), "{lacks}");
+    let lost = lost_from(other.as_ref(), &path).await.unwrap().unwrap();
+    assert_eq!((lost.entries.len(), lost.fences.len()), (0, 1));
+    resume(other.as_ref(), &sealer(), &lost, now())
+        .await
+        .unwrap();
+    check(other.as_ref(), &sealer(), &path).await.unwrap();
+    assert_eq!(seal(&other, &path).await, None);
+    check(other.as_ref(), &sealer(), &path).await.unwrap();
+    assert!(lost_from(other.as_ref(), &path).await.unwrap().is_none());
+    assert!(read(&path).is_sound());
+}
+
+#[tokio::test]
+async fn a_loss_is_accepted_once() {
+    let place = Place::new();
+    let path = place.path("audit.jsonl");
+    stage(place.store.as_ref(), 1, "one").await;
+    seal(&place.store, &path).await;
+    let state = state_of(place.store.as_ref()).await;
+    let other = put_back(place.store.as_ref(), &state, &[]).await;
+    let lost = lost_from(other.as_ref(), &path).await.unwrap().unwrap();
+    resume(other.as_ref(), &sealer(), &lost, now())
+        .await
+        .unwrap();
+    let accepted = state_of(other.as_ref()).await;
+    seal(&other, &path).await;
+    assert_eq!(state_of(other.as_ref()).await.accepted, None);
+    stage(other.as_ref(), 1, "two").await;
+    seal(&other, &path).await;
+    // The record that accepted it, put back, accepts nothing more.
+    let again = put_back(other.as_ref(), &accepted, &[]).await;
+    let refused = refused(again.as_ref(), &path).await;
+    assert!(
+        matches!(refused, AuditError::StoreBehind { .. }),
+        "{refused}"
+    );
+}
+
+#[tokio::test]
+async fn a_state_that_no_broker_wrote_is_refused() {
+    let place = Place::new();
+    let path = place.path("audit.jsonl");
+    stage(place.store.as_ref(), 1, "one").await;
+    seal(&place.store, &path).await;
+    let (state, version) = State::read(place.store.as_ref(), &sealer())
+        .await
+        .unwrap()
+        .unwrap();
+    let stranger = Sealer::new(&[Secret::new(vec![66; 32])]).unwrap();
+    let forged = state.write(&stranger, Some(version), now()).unwrap();
+    place.store.commit(forged).await.unwrap();
+    let refused = refused(place.store.as_ref(), &path).await;
+    assert!(matches!(refused, AuditError::State), "{refused}");
+}
+
+#[tokio::test]
+async fn what_another_replica_exported_is_asked_for() {
+    let place = Place::new();
+    let (a, b) = (place.path("a.jsonl"), place.path("b.jsonl"));
+    for (agent, path) in [("one", &a), ("two", &b), ("three", &a)] {
+        stage(place.store.as_ref(), 1, agent).await;
+        seal(&place.store, path).await;
+    }
+    let empty = Embedded::in_memory().unwrap();
+    for path in [&a, &b] {
+        let found = lost_from(&empty, path).await;
+        let incomplete = matches!(found, Err(AuditError::Incomplete { .. }));
+        assert!(incomplete || path == &b, "{found:?}");
+    }
+    let all = lost_from(&empty, place.folder.path()).await;
+    let all = all.unwrap().unwrap();
+    assert_eq!((all.entries.len(), all.missing.len()), (3, 0));
+    let search = Search {
+        path: &a,
+        incomplete: true,
+    };
+    let some = lost(&empty, &sealer(), search).await.unwrap().unwrap();
+    assert_eq!((some.entries.len(), some.missing.len()), (2, 1));
+}
+
+#[tokio::test]
+async fn a_replica_that_never_sealed_knows_an_older_store() {
+    let place = Place::new();
+    let (a, b) = (place.path("a.jsonl"), place.path("b.jsonl"));
+    let first = start(&place.store, &a);
+    stage(place.store.as_ref(), 1, "one").await;
+    tokio::time::sleep(Duration::from_millis(1500)).await;
+    let second = start(&place.store, &b);
+    tokio::time::sleep(Duration::from_millis(1500)).await;
+    drop((first, second));
+    check(place.store.as_ref(), &sealer(), &b).await.unwrap();
+    let older = Embedded::in_memory().unwrap();
+    let refused = refused(&older, &b).await;
+    assert!(matches!(refused, AuditError::SeenLater { .. }), "{refused}");
+}
+
+#[tokio::test]
+async fn an_empty_newest_file_hides_none_of_the_older_ones() {
+    let place = Place::new();
+    let path = place.path("audit.jsonl");
+    stage(place.store.as_ref(), 1, "one").await;
+    seal(&place.store, &path).await;
+    std::fs::rename(&path, place.path("audit-000000000002.jsonl")).unwrap();
+    std::fs::write(&path, "").unwrap();
+    let refused = refused(&Embedded::in_memory().unwrap(), &path).await;
+    assert!(
+        matches!(refused, AuditError::StoreBehind { .. }),
+        "{refused}"
+    );
+}
