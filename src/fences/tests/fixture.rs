@@ -9,10 +9,11 @@ use crate::store::{
 use arc_swap::ArcSwap;
 use async_trait::async_trait;
 use std::ops::RangeInclusive;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use time::OffsetDateTime;
+use tokio::sync::Barrier;
 
 /// The machine's clocks, and what was added to them.
 #[derive(Debug, Default)]
@@ -67,6 +68,8 @@ pub(crate) struct Line {
     pub(crate) unreplicated: AtomicI64,
     /// Answers to commits that are lost although the commit was applied.
     pub(crate) lose_answers: AtomicI64,
+    /// Met once and once again behind the first reading of an index that finds so many members.
+    pub(crate) behind_range: Mutex<Option<(usize, Arc<Barrier>)>>,
 }
 
 impl Line {
@@ -79,6 +82,7 @@ impl Line {
             dead: AtomicBool::new(false),
             unreplicated: AtomicI64::new(0),
             lose_answers: AtomicI64::new(0),
+            behind_range: Mutex::default(),
         })
     }
 
@@ -167,7 +171,16 @@ impl Store for Line {
         ranks: RangeInclusive<i64>,
         limit: usize,
     ) -> Result<Vec<Ranked>, StoreError> {
-        self.line()?.range(index, ranks, limit).await
+        let found = self.line()?.range(index, ranks, limit).await?;
+        let met = {
+            let mut behind = self.behind_range.lock().unwrap();
+            behind.take_if(|(members, _)| found.len() >= *members)
+        };
+        if let Some((_, barrier)) = met {
+            barrier.wait().await;
+            barrier.wait().await;
+        }
+        Ok(found)
     }
 
     async fn tail(

@@ -187,12 +187,15 @@ impl Sweeper {
             return Ok(None);
         };
         steps::at(Step::ShardClaimed);
-        let mut hits = self.match_open((index, MAX_RANK), view, now).await?;
+        let mut hits = self.match_open((index, None, MAX_RANK), view, now).await?;
         // INVARIANT: a lease that was reserved when `swept` moved may have been activated behind the
         // reading, from its place by `mint_by` to one before it. It has moved only that once: either it
-        // was seen where it was, or it is found here.
+        // was seen where it was, or it is found here. What was marked just now is due now: behind that.
         let soon = keys::rank(now + MINT_WITHIN + TOLERANCE + TOLERANCE);
-        hits += self.match_open((index, soon), view, now).await?;
+        let marked = (keys::rank(now), vec![u8::MAX; 17]);
+        hits += self
+            .match_open((index, Some(marked), soon), view, now)
+            .await?;
         claim.sequence = position.sequence;
         claim.link = ByteArray::new(position.link.0);
         claim.until = 0;
@@ -243,11 +246,10 @@ impl Sweeper {
 
     async fn match_open(
         &self,
-        (index, up_to): (&Index, i64),
+        (index, mut after, up_to): (&Index, Option<(i64, Vec<u8>)>, i64),
         view: &View,
         now: OffsetDateTime,
     ) -> Result<u64, LeaseError> {
-        let mut after: Option<(i64, Vec<u8>)> = None;
         let mut hits = 0;
         loop {
             if after.as_ref().is_some_and(|(rank, _)| *rank > up_to) {

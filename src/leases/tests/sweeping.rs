@@ -1,15 +1,17 @@
 use super::bench::{Bench, Downstream, store};
 use crate::clock::Clock;
-use crate::connectors::RevocationClass;
+use crate::connectors::{Connector, RevocationClass};
 use crate::fences::tests::fixture::{Advanced, Death};
 use crate::fences::{Dimension, DimensionKind, FenceKind};
 use crate::ids::TargetId;
+use crate::leases::look::PAGE;
 use crate::leases::{State, keys};
 use crate::policy::{Denial, Denied, Grant};
 use crate::store::{Transaction, Write};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
+use tokio::sync::Barrier;
 
 fn target() -> TargetId {
     "orders-api".parse().unwrap()
@@ -27,6 +29,53 @@ async fn one_fence_ends_every_lease_of_a_mission_downstream_too() {
     assert_eq!((swept.matched, swept.closed), (40, 40));
     assert!(bench.downstream.live().is_empty());
     assert_eq!(bench.sweep().await, crate::leases::Swept::default());
+}
+
+/// The index is read from the near end: what moves there from a page that is still to come has to be
+/// found all the same.
+#[tokio::test]
+async fn a_reservation_that_is_activated_behind_the_reading_is_matched() {
+    let shared = store();
+    let downstream = Downstream::new(RevocationClass::Native, true);
+    let clock = Advanced::new();
+    let one = Bench::on(shared.clone(), downstream.clone(), clock.clone()).await;
+    let two = Bench::on(shared, downstream.clone(), clock).await;
+    let grant = |ttl| {
+        let grant = Grant::for_tests().agent("deployer").max_active(1000);
+        grant.ttl(Duration::from_secs(ttl)).now(two.now()).build()
+    };
+    // More than a page, all before where a reservation lies, and one that is due before them.
+    for _ in 0..PAGE + 1 {
+        two.issue(&grant(60)).await.unwrap();
+    }
+    let early = grant(30);
+    let draft = two.leases.draft(&early, &downstream.promises(), two.now());
+    let reserved = two.leases.reserve(draft, &early, two.now()).await.unwrap();
+    let id = reserved.lease().id;
+    one.kill(DimensionKind::Agent, "deployer").await;
+
+    let met = Arc::new(Barrier::new(2));
+    *one.line.behind_range.lock().unwrap() = Some((PAGE, met.clone()));
+    let activate = async {
+        met.wait().await;
+        let minted = downstream.mint(&early, reserved.context(two.now())).await;
+        let view = two.fences.fresh().unwrap();
+        let activated = two
+            .leases
+            .activate(reserved, minted.unwrap(), &view, two.now());
+        let state = activated.await.unwrap().lease.state;
+        met.wait().await;
+        state
+    };
+    let (swept, state) = tokio::join!(one.sweep(), activate);
+    assert_eq!(
+        state,
+        State::Active,
+        "its broker has not heard of the fence"
+    );
+    assert_eq!(swept.matched, PAGE as u64 + 2);
+    let lease = one.leases.get(&id).await.unwrap().unwrap();
+    assert_ne!(lease.state, State::Active, "the fence was matched with it");
 }
 
 #[tokio::test]
