@@ -140,6 +140,11 @@ impl Broker {
         Ok(())
     }
 
+    pub(in crate::broker) async fn has_left(&self, name: &str) -> Result<bool, Refusal> {
+        let kept = self.kept(name, self.clock.now()).await?;
+        Ok(kept.left.is_some())
+    }
+
     async fn kept(&self, name: &str, now: OffsetDateTime) -> Result<Kept, Refusal> {
         let key = key(name);
         let found = self.store.get(std::slice::from_ref(&key)).await?;

@@ -1,9 +1,10 @@
-//! Somebody has left, the standard way: SCIM's PATCH of a user's `active` (RFC 7644 section 3.5.2).
+//! Somebody has left, the standard way: SCIM's PATCH of a user's `active` (RFC 7644 section 3.5.2), and the
+//! looks that identity providers take before it.
 //!
 //! Nothing else of a user is kept here, so nothing else is taken: a message that is only half
 //! understood is refused, with the reason, before any of it is done.
 
-use super::{Broker, Reason, Refusal, SourceKind, leavers};
+use super::{Broker, Bundle, Reason, Refusal, SourceKind, SourceSettings, leavers};
 use axum::http::HeaderMap;
 use serde_json::Value;
 use std::collections::BTreeSet;
@@ -24,21 +25,44 @@ impl Broker {
         body: &[u8],
     ) -> Result<(), Refusal> {
         let bundle = self.bundle.load_full();
-        let own = |source: &&super::SourceSettings| {
-            source.kind == SourceKind::Scim && leavers::is_authentic(source, headers)
-        };
-        let mut sources: Vec<_> = bundle.sources.iter().filter(own).collect();
-        let names = BTreeSet::from([id.to_owned()]);
-        // Of several with one secret, the one that may speak of this user.
-        sources.sort_by_key(|source| leavers::allowed(source, names.clone()).is_err());
-        let Some(source) = sources.first() else {
-            let why = "no source of kind scim has this secret";
-            return Err(Refusal::new(Reason::NotAuthenticated, why));
-        };
+        let source = source(&bundle, id, headers)?;
         let active = patched(body)?;
+        let names = BTreeSet::from([id.to_owned()]);
         let changed = self.owners_changed(&bundle, source, (names, active));
         changed.await.map_err(Refusal::exact)
     }
+
+    /// `GET /scim/v2/Users/{id}`: whether they are active. Nobody is listed, so whoever may be spoken of is
+    /// there; `None`: the source may not speak of them.
+    pub async fn is_active_user(
+        &self,
+        id: &str,
+        headers: &HeaderMap,
+    ) -> Result<Option<bool>, Refusal> {
+        let bundle = self.bundle.load_full();
+        let source = source(&bundle, id, headers)?;
+        if leavers::allowed(source, BTreeSet::from([id.to_owned()])).is_err() {
+            return Ok(None);
+        }
+        Ok(Some(!self.has_left(id).await?))
+    }
+}
+
+/// Of several with one secret, the one that may speak of this user.
+fn source<'a>(
+    bundle: &'a Bundle,
+    id: &str,
+    headers: &HeaderMap,
+) -> Result<&'a SourceSettings, Refusal> {
+    let own = |source: &&SourceSettings| {
+        source.kind == SourceKind::Scim && leavers::is_authentic(source, headers)
+    };
+    let mut sources: Vec<_> = bundle.sources.iter().filter(own).collect();
+    let names = BTreeSet::from([id.to_owned()]);
+    sources.sort_by_key(|source| leavers::allowed(source, names.clone()).is_err());
+    let why = "no source of kind scim has this secret";
+    let unknown = || Refusal::new(Reason::NotAuthenticated, why);
+    sources.first().copied().ok_or_else(unknown)
 }
 
 /// What the message says of `active`.

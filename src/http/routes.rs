@@ -98,6 +98,8 @@ table! {
     POST "/revoke", Client, true, Public, revoke::release, about::RELEASE;
     POST "/enrol", Client, true, Public, enrol::enrol, about::ENROL;
     POST "/hooks/{source}", Platform, true, Public, webhook::receive, about::WEBHOOK;
+    GET "/scim/v2/Users", Platform, false, Public, scim::users, about::FIND_USER;
+    GET "/scim/v2/Users/{id}", Platform, false, Public, scim::user, about::A_USER;
     PATCH "/scim/v2/Users/{id}", Platform, true, Public, scim::patch, about::PATCH_USER;
 
     GET "/authorize", Anyone, false, Public, discovery::authorize, about::AUTHORIZE;

@@ -1,4 +1,5 @@
-//! `PATCH /scim/v2/Users/{id}`: an identity provider says that somebody has left, or is back.
+//! `PATCH /scim/v2/Users/{id}`: an identity provider says that somebody has left, or is back; `GET` there and
+//! at `/scim/v2/Users?filter=userName eq "..."`: it looks first.
 //!
 //! A refusal has SCIM's shape (RFC 7644 section 3.12) and the broker's own members beside it.
 
@@ -9,13 +10,16 @@ use super::to_its_end;
 use crate::broker::{Reason, Refusal};
 use crate::wire::ErrorBody;
 use axum::body::Body;
-use axum::extract::{Path, State};
+use axum::extract::{Path, RawQuery, State};
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
+use serde_json::{Value, json};
 
 pub(super) const MEDIA_TYPE: &str = "application/scim+json";
 const ERROR: &str = "urn:ietf:params:scim:api:messages:2.0:Error";
+const LIST: &str = "urn:ietf:params:scim:api:messages:2.0:ListResponse";
+const USER: &str = "urn:ietf:params:scim:schemas:core:2.0:User";
 
 #[derive(Serialize)]
 struct ScimError<'a> {
@@ -40,6 +44,84 @@ pub(super) async fn patch(
     }
 }
 
+pub(super) async fn user(
+    State(doors): State<Doors>,
+    Path(id): Path<String>,
+    headers: HeaderMap,
+) -> Response {
+    match doors.broker.is_active_user(&id, &headers).await {
+        Ok(Some(active)) => shown(&resource(&id, active)),
+        Ok(None) => answer(Refusal::new(Reason::NotFound, "not the source's to speak of").exact()),
+        Err(refusal) => answer(refusal),
+    }
+}
+
+pub(super) async fn users(
+    State(doors): State<Doors>,
+    RawQuery(query): RawQuery,
+    headers: HeaderMap,
+) -> Response {
+    match found(&doors, query.as_deref().unwrap_or_default(), &headers).await {
+        Ok(resources) => shown(&json!({
+            "schemas": [LIST],
+            "totalResults": resources.len(),
+            "startIndex": 1,
+            "itemsPerPage": resources.len(),
+            "Resources": resources,
+        })),
+        Err(refusal) => answer(refusal),
+    }
+}
+
+async fn found(doors: &Doors, query: &str, headers: &HeaderMap) -> Result<Vec<Value>, Refusal> {
+    let form = form::Form::parse(query.as_bytes())?;
+    let name = form.get("filter").and_then(named);
+    // Whoever has no secret is told nothing, of filters either.
+    let active = doors
+        .broker
+        .is_active_user(name.as_deref().unwrap_or_default(), headers);
+    let active = active.await?;
+    let Some(name) = name else {
+        let why = "nobody is listed here: write `filter=userName eq \"NAME\"`";
+        return Err(form::malformed(why, Some("filter")));
+    };
+    Ok(active
+        .map(|active| resource(&name, active))
+        .into_iter()
+        .collect())
+}
+
+/// RFC 7644 section 3.4.2.2: `userName eq "NAME"`, and no other filter.
+fn named(filter: &str) -> Option<String> {
+    let mut words = filter.trim().splitn(3, ' ');
+    let (attribute, operator, value) = (words.next()?, words.next()?, words.next()?);
+    let asks = attribute.eq_ignore_ascii_case("userName") && operator.eq_ignore_ascii_case("eq");
+    let name: String = serde_json::from_str(value).ok().filter(|_| asks)?;
+    Some(name).filter(|name| !name.trim().is_empty())
+}
+
+fn resource(name: &str, active: bool) -> Value {
+    json!({
+        "schemas": [USER],
+        "id": name,
+        "userName": name,
+        "active": active,
+        "meta": { "resourceType": "User" },
+    })
+}
+
+fn shown(body: &Value) -> Response {
+    let mut response = body.to_string().into_response();
+    let headers = response.headers_mut();
+    for (name, value) in [
+        (header::CONTENT_TYPE, MEDIA_TYPE),
+        (header::CACHE_CONTROL, "no-store"),
+    ] {
+        headers.insert(name, HeaderValue::from_static(value));
+    }
+    response
+}
+
 async fn patched(doors: &Doors, id: String, headers: HeaderMap, body: Body) -> Result<(), Refusal> {
     let bytes = form::read_body(form::MAX_BODY, &headers, body).await?;
     let broker = doors.broker.clone();
@@ -56,6 +138,7 @@ fn answer(refusal: Refusal) -> Response {
     let kind = match (refusal.reason, refusal.at.as_deref()) {
         (Reason::MalformedRequest, Some("path")) => Some("invalidPath"),
         (Reason::MalformedRequest, Some("value")) => Some("invalidValue"),
+        (Reason::MalformedRequest, Some("filter")) => Some("invalidFilter"),
         (Reason::MalformedRequest, _) => Some("invalidSyntax"),
         _ => None,
     };

@@ -31,9 +31,12 @@ def before_call(context, case, kwargs):
     case.query.pop("time", None)
     if case.operation.path == "/hooks/{source}":
         case.headers["X-Gitlab-Token"] = WORLD["hook"]
-    if case.operation.path == "/scim/v2/Users/{id}":
+    if case.operation.path.startswith("/scim/"):
         case.headers["Authorization"] = f"Bearer {WORLD['hook']}"
-        case.body = dict(WORLD["bodies"][case.operation.path])
+        if case.operation.method.upper() == "PATCH":
+            case.body = dict(WORLD["bodies"][case.operation.path])
+        elif case.operation.path == "/scim/v2/Users":
+            case.query["filter"] = 'userName eq "ann@acme.example"'
         return
     if body is not None:
         body.update(WORLD["bodies"].get(case.operation.path, {}))

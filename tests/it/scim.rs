@@ -161,3 +161,53 @@ async fn what_is_not_understood_is_refused_as_scim_says_it_and_changes_nothing()
     assert_eq!(state(&broker).await[0], "active");
     broker.issue().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_provider_finds_whoever_it_may_speak_of_and_nobody_else() {
+    let broker = start().await;
+    let get = async |path: &str, bearer: &str| {
+        let url = format!("{}/scim/v2/Users{path}", broker.url);
+        let request = broker.http.get(url).bearer_auth(bearer);
+        Answer::of(request.send().await.unwrap()).await
+    };
+    let filter =
+        |name: &str| format!("?filter=userName%20eq%20%22{name}%22&startIndex=1&count=100");
+    let user = "payments@acme.example";
+    for active in [true, false, true] {
+        let said = message(json!({ "op": "replace", "path": "active", "value": active }));
+        assert_eq!(patch(&broker, user, "hook-secret", said).await.status, 204);
+        let one = get(&format!("/{user}"), "hook-secret").await;
+        assert_eq!((one.status, &one.body["active"]), (200, &json!(active)));
+        assert_eq!(one.headers["content-type"], "application/scim+json");
+        let list = get(&filter(user), "hook-secret").await.body;
+        assert_eq!(list["totalResults"], 1, "{list}");
+        assert_eq!(list["Resources"], json!([one.body]));
+        assert_eq!(list["Resources"][0]["id"], user);
+    }
+    // Of the other source's domain, of nobody's, and whatever else could be asked.
+    assert_eq!(get("/o@other.example", "hook-secret").await.status, 200);
+    let foreign = get("/p@home.example", "hook-secret").await;
+    assert_eq!(
+        (foreign.status, &foreign.body["status"]),
+        (404, &json!("404"))
+    );
+    let list = get(&filter("p@home.example"), "hook-secret").await.body;
+    assert_eq!(
+        (&list["totalResults"], &list["Resources"]),
+        (&json!(0), &json!([]))
+    );
+    for query in [
+        "",
+        "?filter=userName%20sw%20%22p%22",
+        "?filter=displayName%20eq%20%22p@acme.example%22",
+        "?filter=userName%20eq%20%22p@acme.example%22%20or%20active%20eq%20true",
+        "?filter=userName%20eq%20%22%22",
+        "?filter=userName%20eq%20p@acme.example",
+    ] {
+        let refused = get(query, "hook-secret").await;
+        assert_eq!(refused.status, 400, "{query}: {}", refused.body);
+        assert_eq!(refused.body["scimType"], "invalidFilter", "{query}");
+        assert_eq!(get(query, "other").await.status, 401, "{query}");
+    }
+    assert_eq!(get(&format!("/{user}"), "other").await.status, 401);
+}

@@ -141,7 +141,7 @@ fn an_agent_is_kept_short_until_the_lift_or_the_end_of_it() {
     assert_eq!(view.held(&[on.hash()]), None, "it is no hold");
     assert_eq!(view.ended_by(&[on.hash()], before.position()), None);
     assert!(seen(&add(&view, &lift(&short))).is_empty());
-    let mut later = view.clone();
+    let mut later = view;
     later.drop_ended_holds(NOW + Duration::from_secs(59));
     assert_eq!(seen(&later).len(), 1);
     later.drop_ended_holds(NOW + Duration::from_secs(61));

@@ -263,6 +263,43 @@ pub const WEBHOOK: About = About {
     ]),
 };
 
+const A_PROVIDERS_LOOK: Refuses = Refuses::These(&[
+    Reason::NotAuthenticated,
+    Reason::StoreUnavailable,
+    Reason::StaleView,
+]);
+
+pub const FIND_USER: About = About {
+    id: "findUser",
+    tag: PLATFORM,
+    summary: "An identity provider looks whether somebody is here",
+    text: "SCIM 2.0 (RFC 7644 section 3.4.2), by one filter alone. Nobody is listed: whoever the source may speak of is there, with the `userName` as `id`, and active unless they have left. The secret of the source is the bearer token.",
+    params: &[
+        query("filter", TEXT, "`userName eq \"NAME\"`."),
+        query("startIndex", TEXT, "Ignored: there is one at most."),
+        query("count", TEXT, "Ignored."),
+        query("attributes", TEXT, "Ignored."),
+        query("excludedAttributes", TEXT, "Ignored."),
+    ],
+    takes: Takes::Nothing,
+    gives: &[typed(
+        "One user, or none.",
+        &[("application/scim+json", OBJECT)],
+    )],
+    refuses: A_PROVIDERS_LOOK,
+};
+
+pub const A_USER: About = About {
+    id: "aUser",
+    tag: PLATFORM,
+    summary: "The same by the id",
+    text: "`userName` and `active`. The secret of the source of kind `scim` is the bearer token.",
+    params: &[path("id", TEXT, "The user's `userName`.")],
+    takes: Takes::Nothing,
+    gives: &[typed("The user.", &[("application/scim+json", OBJECT)])],
+    refuses: A_PROVIDERS_LOOK,
+};
+
 pub const PATCH_USER: About = About {
     id: "patchUser",
     tag: PLATFORM,
