@@ -95,6 +95,11 @@ impl Info {
                 self.replicas()
             )));
         }
+        if in_cluster && min_replicas == 0 && self.replicas() > 0 {
+            let message = "a cluster promotes replicas, which lose what they do not have yet: set \
+                           `min_replicas` to the number of replicas that may be promoted";
+            problems.push(Fault::NeedsMinReplicas.found(message));
+        }
         for (name, what) in [
             ("aof_last_write_status", "append-only file"),
             ("rdb_last_bgsave_status", "snapshot"),
@@ -211,6 +216,14 @@ mod tests {
     #[test]
     fn a_fit_server_has_no_problem() {
         assert_eq!(Info::parse(FIT).problems(2, false), Vec::<Finding>::new());
+    }
+
+    #[test]
+    fn a_cluster_that_promotes_replicas_needs_min_replicas() {
+        let info = Info::parse(&FIT.replace("standalone", "cluster"));
+        let faults = |min| info.problems(min, true).into_iter().map(|one| one.fault);
+        assert!(faults(0).any(|fault| fault == Fault::NeedsMinReplicas));
+        assert!(!faults(2).any(|fault| fault == Fault::NeedsMinReplicas));
     }
 
     #[test]

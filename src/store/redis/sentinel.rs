@@ -5,7 +5,7 @@ use super::address::Place;
 use super::connection::Door;
 use crate::store::{Fault, StoreError};
 use futures_util::future::join_all;
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
 pub(super) struct Sentinels {
     pub door: Door,
@@ -14,7 +14,7 @@ pub(super) struct Sentinels {
 }
 
 enum Told {
-    Primary { epoch: u64, place: Place },
+    Primary(Place),
     Nobody,
 }
 
@@ -23,38 +23,38 @@ impl Sentinels {
     pub(super) async fn primary(&self) -> Result<Place, StoreError> {
         let answers = join_all(self.places.iter().map(|place| self.ask(place))).await;
         let mut heard = 0;
-        let mut latest: Option<(u64, Place)> = None;
+        let mut named: BTreeMap<Place, usize> = BTreeMap::new();
         let mut silent = String::from("none was asked");
         for answer in answers {
             match answer {
                 Ok(Told::Nobody) => heard += 1,
-                Ok(Told::Primary { epoch, place }) => {
+                Ok(Told::Primary(place)) => {
                     heard += 1;
-                    if latest.as_ref().is_none_or(|(known, _)| epoch > *known) {
-                        latest = Some((epoch, place));
-                    }
+                    *named.entry(place).or_default() += 1;
                 }
                 Err(error) => silent = error.to_string(),
             }
         }
-        // SECURITY: cut off together with an old primary, the fewer sentinels still call it the
-        // primary. The failover is on the side of the more of them, and has the higher epoch.
-        if heard * 2 <= self.places.len() {
+        let all = self.places.len();
+        if heard * 2 <= all {
             return Err(StoreError::Unavailable(format!(
-                "{heard} of {} sentinels answer; more than half must ({silent})",
-                self.places.len()
+                "{heard} of {all} sentinels answer; more than half must ({silent})"
             )));
         }
-        match latest {
-            Some((_, place)) => Ok(place),
-            None => {
-                let message = format!(
-                    "the sentinels watch no primary `{}`; the last part of the address is its name",
-                    self.primary
-                );
-                Err(Fault::UnknownPrimary.found(message).into())
-            }
+        if named.is_empty() {
+            let message = format!(
+                "the sentinels watch no primary `{}`; the last part of the address is its name",
+                self.primary
+            );
+            return Err(Fault::UnknownPrimary.found(message).into());
         }
+        // SECURITY: cut off together with an old primary, the fewer sentinels still call it the primary; and one
+        // that lies says any epoch. So more than half of those that are configured name one place.
+        let most = named.into_iter().find(|(_, voices)| voices * 2 > all);
+        most.map(|(place, _)| place).ok_or_else(|| {
+            let message = format!("fewer than half of {all} sentinels name the same primary");
+            StoreError::Unavailable(message)
+        })
     }
 
     async fn ask(&self, place: &Place) -> Result<Told, StoreError> {
@@ -74,14 +74,9 @@ impl Sentinels {
         let (host, port) = place
             .filter(|(host, _)| !host.is_empty())
             .ok_or_else(|| StoreError::Unavailable("a sentinel names no address".to_owned()))?;
-        Ok(Told::Primary {
-            epoch: part("config-epoch")
-                .and_then(|epoch| epoch.parse().ok())
-                .unwrap_or(0),
-            place: Place {
-                host: host.to_owned(),
-                port,
-            },
-        })
+        Ok(Told::Primary(Place {
+            host: host.to_owned(),
+            port,
+        }))
     }
 }

@@ -59,7 +59,7 @@ impl Cluster {
         let begun = Instant::now();
         for server in &self.servers {
             while !holds(&server.command("CLUSTER INFO").unwrap()) {
-                assert!(begun.elapsed() < Duration::from_secs(20), "no cluster");
+                assert!(begun.elapsed() < Duration::from_secs(60), "no cluster");
                 tokio::time::sleep(Duration::from_millis(25)).await;
             }
         }
@@ -251,7 +251,7 @@ async fn a_lost_node_takes_its_shards_with_it_and_no_others() {
             .commit(write(&begun.elapsed().as_micros().to_be_bytes()))
             .await,
     ) {
-        assert!(begun.elapsed() < Duration::from_secs(15));
+        assert!(begun.elapsed() < Duration::from_secs(60));
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
     assert!(store.get(&[key(b"before")]).await.unwrap()[0].is_some());
@@ -277,7 +277,7 @@ async fn a_replica_takes_over_the_shards_of_a_lost_node() {
             .commit(write(&begun.elapsed().as_micros().to_be_bytes()))
             .await,
     ) {
-        assert!(begun.elapsed() < Duration::from_secs(20));
+        assert!(begun.elapsed() < Duration::from_secs(60));
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
     assert!(store.get(&[key(b"before")]).await.unwrap()[0].is_some());

@@ -72,6 +72,26 @@ async fn fewer_than_half_of_the_sentinels_are_not_believed() {
     let error = Redis::connect(sentinel).await.unwrap_err();
     assert_eq!(error.as_finding().fault, Fault::OtherKind, "{error}");
 
+    // A sentinel that names another server, and is asked first.
+    let other = RedisServer::start(&["--appendonly", "yes"])
+        .unwrap()
+        .unwrap();
+    let liar = RedisServer::sentinel(other.port()).unwrap();
+    let asked = |others: &[&RedisServer]| {
+        let all = std::iter::once(&liar).chain(others.iter().copied());
+        let places: Vec<_> = all.map(|one| format!("127.0.0.1:{}", one.port())).collect();
+        RedisSettings {
+            url: Secret::new(format!("redis+sentinel://{}/main", places.join(","))),
+            ..settings(&watched)
+        }
+    };
+    let [one, two, _] = watched.sentinels.as_slice() else {
+        panic!("three sentinels");
+    };
+    let error = Redis::connect(asked(&[one])).await.unwrap_err();
+    assert!(error.to_string().contains("name the same"), "{error}");
+    drop(Redis::connect(asked(&[one, two])).await.unwrap());
+
     watched.sentinels[0].kill();
     drop(Redis::connect(settings(&watched)).await.unwrap());
     watched.sentinels[1].kill();
