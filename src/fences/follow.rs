@@ -155,6 +155,13 @@ impl Fences {
         Err(Skewed { seconds })
     }
 
+    /// The later of this replica's clock and the store's.
+    pub fn no_earlier(&self, now: OffsetDateTime) -> OffsetDateTime {
+        let skew = time::Duration::milliseconds(self.skew.load(Ordering::Relaxed));
+        now.checked_add(skew.max(time::Duration::ZERO))
+            .unwrap_or(now)
+    }
+
     /// Tells when the view has moved on, for whoever acts on fences.
     pub fn moved(&self) -> watch::Receiver<u64> {
         self.sequence.subscribe()

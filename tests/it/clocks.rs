@@ -2,9 +2,11 @@
 //! what must end is ended all the same.
 
 use crate::support::broker::{Setup, TestBroker};
-use crate::support::time::Wrong;
+use crate::support::process::until;
+use crate::support::time::{InItsTime, Manual, Wrong};
 use dayfly::broker::Reason;
 use dayfly::clock::Clock;
+use dayfly::store::embedded::Embedded;
 use serde_json::json;
 use std::sync::Arc;
 use std::time::Duration;
@@ -73,6 +75,32 @@ async fn a_clock_that_is_less_than_half_a_minute_off_works() {
         let ended = broker.admin("POST", "/revocations", Some(asked)).await;
         assert_eq!(ended.status, 200, "{seconds}: {}", ended.body);
     }
+}
+
+/// What is over by the store's clock is over, though this replica's would let it live for a while.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_clock_that_is_behind_calls_nothing_alive_that_is_over() {
+    let (ours, stores) = (Manual::start(), Manual::start());
+    let store = Arc::new(Embedded::in_memory().unwrap());
+    let broker = TestBroker::with(Setup {
+        clock: ours.clone(),
+        store: Some(Arc::new(InItsTime::of(store, stores.clone()))),
+        own_time: true,
+        ..Setup::default()
+    })
+    .await;
+    let issued = broker.issue().await;
+    let token = issued["access_token"].as_str().unwrap();
+    let known = broker.introspect(token).await.body;
+    let left = known["exp"].as_i64().unwrap() - ours.now().unix_timestamp();
+    let left = Duration::from_secs(left.try_into().unwrap());
+    // Ten seconds before its end, by a clock that is twenty behind the store's.
+    stores.advance(left + Duration::from_secs(10));
+    ours.advance(left - Duration::from_secs(10));
+    until("it is over", || async {
+        broker.introspect(token).await.body["active"] == false
+    })
+    .await;
 }
 
 /// Nothing is called over before the store's clock says so, too.
