@@ -143,7 +143,7 @@ impl Fences {
     }
 }
 
-fn audited(fence: &Fence, by: &By) -> Entry {
+pub(in crate::fences) fn audited(fence: &Fence, by: &By) -> Entry {
     let event = match fence.kind {
         FenceKind::Configure => Event::ConfigLoaded,
         FenceKind::Kill | FenceKind::Hold | FenceKind::Restrict => Event::FenceRaised,

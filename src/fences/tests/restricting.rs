@@ -1,10 +1,12 @@
 use super::fold::add;
 use super::{NOW, agent, fence};
 use crate::authority::{Authority, Permission, Vocabulary};
+use crate::fences::raise::audited;
 use crate::fences::{
-    Dimension, DimensionKind, Fence, FenceKind, LONGEST_LIFETIME, MARGIN, Restriction, View,
-    snapshot,
+    By, Dimension, DimensionKind, Fence, FenceKind, LONGEST_LIFETIME, MARGIN, Restriction, View,
+    again, snapshot,
 };
+use std::slice::from_ref;
 use std::time::Duration;
 
 fn authority(action: &str) -> Authority {
@@ -112,18 +114,22 @@ fn a_snapshot_keeps_what_stands_and_what_it_ended() {
     assert!(is_cut(&again, "orders:write", &before));
 }
 
-#[test]
-fn an_agent_is_kept_short_until_the_lift_or_the_end_of_it() {
-    let on = agent("a");
-    let short = Fence {
+fn short() -> Fence {
+    Fence {
         restriction: Some(Restriction {
             denied: Authority(Vec::new()),
             ends_leases: false,
             longest: Some(120),
         }),
         until: Some(NOW + Duration::from_secs(60)),
-        ..fence(FenceKind::Restrict, on.clone())
-    };
+        ..fence(FenceKind::Restrict, agent("a"))
+    }
+}
+
+#[test]
+fn an_agent_is_kept_short_until_the_lift_or_the_end_of_it() {
+    let on = agent("a");
+    let short = short();
     let bytes = rmp_serde::to_vec(&short).unwrap();
     assert_eq!(rmp_serde::from_slice::<Fence>(&bytes).unwrap(), short);
     let seen = |view: &View| -> Vec<_> {
@@ -146,4 +152,17 @@ fn an_agent_is_kept_short_until_the_lift_or_the_end_of_it() {
     assert_eq!(seen(&later).len(), 1);
     later.drop_ended_holds(NOW + Duration::from_secs(61));
     assert!(seen(&later).is_empty());
+}
+
+#[test]
+fn an_agent_is_kept_short_again_by_the_audits_word() {
+    let short = short();
+    let entry = audited(&short, &By::Rule("response/wanders".to_owned()));
+    let raised = again(from_ref(&entry), NOW);
+    assert_eq!(raised.len(), 1);
+    assert_eq!(raised[0].dimension, short.dimension);
+    assert_eq!(raised[0].restriction, short.restriction);
+    assert!(again(from_ref(&entry), NOW + Duration::from_secs(61)).is_empty());
+    let lifted = audited(&lift(&short), &By::Operator);
+    assert!(again(&[entry, lifted], NOW).is_empty());
 }

@@ -327,6 +327,35 @@ fn a_lifetime_is_the_shortest_of_all_that_limit_it() {
 }
 
 #[test]
+fn an_agent_that_is_kept_short_gets_no_longer_lifetimes_and_no_other_agent_is() {
+    let mut world = World::new();
+    let short = |agent: &str, longest: u32| Fence {
+        kind: FenceKind::Restrict,
+        restriction: Some(crate::fences::Restriction {
+            denied: Authority(Vec::new()),
+            ends_leases: false,
+            longest: Some(longest),
+        }),
+        ..hold(Dimension::new(DimensionKind::Agent, agent))
+    };
+    let own = world.agent.id.to_string();
+    world.view = View::of([short("another", 1), short(&own, 1800)]);
+    assert_eq!(world.decide().unwrap().ttl, 900);
+    world.view = View::of([short(&own, 300), short(&own, 120), short(&own, 200)]);
+    assert_eq!(world.decide().unwrap().ttl, 120);
+    world.target().min_ttl = Duration::from_secs(120);
+    assert_eq!(world.decide().unwrap().ttl, 120);
+    world.target().min_ttl = Duration::from_secs(121);
+    let denied = world.denied();
+    assert_eq!(denied.reason, Denial::LifetimeOutOfRange);
+    assert!(
+        denied.detail.contains("leaves it 120 s"),
+        "{}",
+        denied.detail
+    );
+}
+
+#[test]
 fn a_lifetime_that_the_target_cannot_give_is_refused() {
     let mut world = World::new();
     world.target().min_ttl = Duration::from_secs(900);
