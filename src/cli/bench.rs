@@ -278,6 +278,10 @@ impl Stage {
             }
             // An answer from memory waits for nothing: whoever asks on and on has a core to itself, and the
             // brokers and the store that are measured want it.
+            #[expect(
+                clippy::disallowed_methods,
+                reason = "it is a thread of its own that waits"
+            )]
             let pause = tokio::task::spawn_blocking(|| std::thread::sleep(ASKS_EVERY));
             pause
                 .await
