@@ -111,8 +111,10 @@ async fn two_replicas_swap_whole_while_they_are_asked_and_never_back() {
         let (fleet, process) = (&fleet, if at == "one" { &one } else { &two });
         async move {
             let mut seen = Vec::new();
-            let until = tokio::time::Instant::now() + Duration::from_secs(4);
-            while tokio::time::Instant::now() < until {
+            let until = tokio::time::Instant::now() + Duration::from_secs(60);
+            // For a while behind the swap, too.
+            let swapped = |seen: &[(String, u64)]| seen.iter().filter(|one| one.1 == 5).count();
+            while swapped(&seen) < 20 && tokio::time::Instant::now() < until {
                 seen.push(fleet.decided(process).await);
             }
             seen

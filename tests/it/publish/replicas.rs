@@ -140,5 +140,9 @@ async fn a_reload_beside_the_first_publication_brings_no_folder_back() {
     .await;
     tokio::time::sleep(Duration::from_millis(300)).await;
     assert_eq!(decided(&broker).await.1, 4);
-    assert_eq!(config(&broker).await["hash"], hash);
+    let view = config(&broker).await;
+    assert_eq!(
+        (&view["hash"], &view["number"]),
+        (&hash, &answer["revision"])
+    );
 }

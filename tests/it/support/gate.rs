@@ -73,13 +73,16 @@ impl Gate {
 #[async_trait]
 impl Store for Gate {
     async fn get(&self, keys: &[Key]) -> Result<Vec<Option<Record>>, StoreError> {
-        self.waiting.fetch_add(1, Ordering::SeqCst);
-        self.pass(|rules| {
+        let is_held = |rules: &Rules| {
             let begins = |of: &str| keys.iter().any(|key| key.name.starts_with(of.as_bytes()));
             rules.reads.is_some_and(begins)
-        })
-        .await;
-        self.waiting.fetch_sub(1, Ordering::SeqCst);
+        };
+        let held = is_held(&self.rules.lock().unwrap());
+        if held {
+            self.waiting.fetch_add(1, Ordering::SeqCst);
+            self.pass(is_held).await;
+            self.waiting.fetch_sub(1, Ordering::SeqCst);
+        }
         self.store.get(keys).await
     }
 
