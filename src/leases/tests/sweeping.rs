@@ -298,7 +298,7 @@ async fn sweeping_in_the_background_needs_no_call() {
     fences.reach(0).await.unwrap();
     let connector = Arc::clone(&downstream);
     let connectors: crate::leases::Connectors =
-        Arc::new(move |_| Some(Arc::clone(&connector) as Arc<dyn crate::connectors::Connector>));
+        Arc::new(move |_| Some(Arc::clone(&connector) as Arc<dyn Connector>));
     let sweeper = crate::leases::Sweeper::new(Arc::clone(&leases), Arc::clone(&fences), connectors);
     let _sweeper = sweeper.start(Arc::clone(&clock) as Arc<dyn Clock>);
     let bench = Bench::on(
