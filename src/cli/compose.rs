@@ -153,7 +153,7 @@ impl Composed {
     }
 }
 
-fn kept(settings: &Settings) -> KeyringSettings {
+pub(super) fn kept(settings: &Settings) -> KeyringSettings {
     KeyringSettings {
         access_tokens: settings.broker.access_token_algorithm,
         ..KeyringSettings::default()

@@ -1,7 +1,7 @@
 //! `dayfly recover`: shards that came back empty begin anew, and what the store lost and the exported
 //! audit still has is made good: what stood stands again, what may be alive is ended.
 
-use super::compose::sealer;
+use super::compose::{kept, sealer};
 use super::output::{Failure, Output};
 use super::stores::{open_store, redis_settings};
 use crate::audit::{self, Entry, Event, Lost};
@@ -9,14 +9,19 @@ use crate::broker::publish::{Files, SLOT, Stored};
 use crate::clock::{Clock, SystemClock};
 use crate::config::{self, Settings, StoreSettings};
 use crate::connectors::{Promises, RevocationClass};
-use crate::fences::{self, By, Configured, FenceKind, Fences, Named, NewFence};
+use crate::fences::{
+    self, By, Configured, Dimension, DimensionKind, FenceKind, Fences, LONGEST_LIFETIME, Named,
+    NewFence,
+};
 use crate::ids::ShardId;
+use crate::jose::{Keyring, Purpose};
 use crate::leases::{Leases, Remembered};
 use crate::secret::Sealer;
 use crate::store::redis::Redis;
 use crate::store::{Outcome, Store, Transaction, settle};
 use clap::Args;
 use serde::Serialize;
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -57,6 +62,9 @@ struct Recovered {
     /// The number of the publication that is in force; absent where it is the folder.
     #[serde(skip_serializing_if = "Option::is_none")]
     published: Option<u64>,
+    /// Signing keys that were removed as compromised and that the store had again.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    keys_removed: Vec<String>,
     /// Leases that brokers end downstream once they run.
     leases_to_end: usize,
     /// Leases whose credentials nobody can end: they live until they expire.
@@ -158,6 +166,44 @@ impl Made<'_> {
         Ok(folder)
     }
 
+    /// SECURITY: a backup brings back a signing key that was removed as compromised since.
+    async fn without_compromised(
+        &self,
+        settings: &Settings,
+        lost: &Lost,
+        now: OffsetDateTime,
+    ) -> Result<Vec<String>, Failure> {
+        let removed: BTreeSet<_> = lost.fences.iter().flat_map(removed_keys).collect();
+        if removed.is_empty() {
+            return Ok(Vec::new());
+        }
+        let kept = kept(settings);
+        let keyring =
+            Keyring::open_with(Arc::clone(self.store), self.sealer.clone(), kept, now).await;
+        let keyring = keyring.map_err(failed)?;
+        let mut gone = Vec::new();
+        for key in keyring.status(now).map_err(failed)? {
+            if !removed.contains(&key.kid) || gone.contains(&key.kid) {
+                continue;
+            }
+            let purpose: Purpose = key
+                .purpose
+                .parse()
+                .map_err(|_| Failure::failed(format!("no keys for `{}`", key.purpose)))?;
+            let report = keyring.rotate(&purpose, now, true).await.map_err(failed)?;
+            for kid in &report.removed {
+                let on = Dimension::new(DimensionKind::SigningKey, kid.as_str());
+                let why = "signing key compromised";
+                let fence = NewFence::new(FenceKind::Kill, on, "dayfly recover", why)
+                    .by(By::Rule("recovery".to_owned()))
+                    .until(now + LONGEST_LIFETIME);
+                self.fences.raise(fence, now).await.map_err(failed)?;
+            }
+            gone.extend(report.removed);
+        }
+        Ok(gone)
+    }
+
     async fn say(&self, said: Configured, why: &str, now: OffsetDateTime) -> Result<(), Failure> {
         let by = "dayfly recover";
         let entry = said.told(now).reason(why).with("by", by);
@@ -252,6 +298,9 @@ async fn make_good(
         sealer: &sealer,
         fences: &fences,
     };
+    done.keys_removed = made
+        .without_compromised(&settings, lost, clock.now())
+        .await?;
     let settings = made.configuration(settings, lost, clock.now()).await?;
     let in_force = fences.last().configured();
     done.published = in_force.and_then(|said| Some(said.record()?.number));
@@ -287,7 +336,8 @@ async fn make_good(
         .with("checkpoint", lost.checkpoint())
         .with("lost_entries", lost.entries.len())
         .with("unreadable", lost.unreadable)
-        .with("missing_checkpoints", missing);
+        .with("missing_checkpoints", missing)
+        .with("keys_removed", done.keys_removed.clone());
     let shard = ShardId::INSTALLATION;
     let transaction = Transaction::new(shard, now + Duration::from_secs(60))
         .revoking()
@@ -300,6 +350,14 @@ async fn make_good(
     audit::resume(store.as_ref(), &sealer, lost, now)
         .await
         .map_err(failed)
+}
+
+fn removed_keys(entry: &Entry) -> Vec<String> {
+    let removed = entry.detail.get("removed");
+    let removed = removed.filter(|_| entry.event == Event::KeyRotated);
+    removed
+        .and_then(|removed| serde_json::from_value(removed.clone()).ok())
+        .unwrap_or_default()
 }
 
 fn promises(settings: &Settings, target: &str) -> Option<Promises> {
@@ -327,6 +385,9 @@ fn told(done: &Recovered) -> String {
         lines.push(format!(
             "configuration {number} is in force, as it was published"
         ));
+    }
+    for kid in &done.keys_removed {
+        lines.push(format!("removed again, since it was compromised: {kid}"));
     }
     for lease in &done.leases_by_hand {
         lines.push(format!("end by hand: {lease}"));

@@ -230,3 +230,44 @@ async fn a_backup_revives_nothing_that_was_ended_and_kills_nothing_that_lives() 
     assert_eq!(report["sound"], true, "{report}");
     assert!(!report["breaks"].as_array().unwrap().is_empty(), "{report}");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_backup_brings_no_compromised_key_back() {
+    let Some(server) = Postgres::start().await else {
+        return;
+    };
+    let installation = Installation::start().await;
+    let world = World {
+        replica: installation.embedded(""),
+        installation: installation.clone(),
+        server,
+    };
+    let process = world.replica.serve().await;
+    let stolen = installation.issue(&process).await;
+    world.stop(process).await;
+    let store = world.replica.folder.join("dayfly.redb");
+    let backup = world.replica.folder.join("backup.redb");
+    std::fs::copy(&store, &backup).unwrap();
+
+    let process = world.replica.serve().await;
+    let rotate = json!({ "purpose": "access_token", "compromised": true });
+    let rotated = installation.admin(&process, "POST", "/keys/rotate", Some(rotate));
+    let rotated = rotated.await.unwrap();
+    assert_eq!(rotated.status, 200, "{}", rotated.body);
+    let removed = rotated.body["removed"].clone();
+    // More than a crash would leave.
+    installation.issue(&process).await;
+    world.stop(process).await;
+
+    std::fs::copy(&backup, &store).unwrap();
+    world.refuses_to_start().await;
+    let done = world.recover().await;
+    assert_eq!(done["keys_removed"], removed, "{done}");
+    let process = world.replica.serve().await;
+    assert!(!installation.is_active(&process, token(&stolen)).await);
+    let path = world.keys(&process, "after.json").await;
+    let published = std::fs::read_to_string(path).unwrap();
+    assert!(!published.contains(removed[0].as_str().unwrap()));
+    installation.issue(&process).await;
+    world.stop(process).await;
+}
