@@ -6,7 +6,7 @@ use super::{LeaseError, Leases, keys};
 use crate::fences::{Dimension, DimensionHash, DimensionKind};
 use crate::ids::{AgentId, LeaseId, MissionId, ShardId, TargetId};
 use crate::store::{Index, MAX_RANK, Ranked};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::fmt;
 use std::str::FromStr;
 
@@ -112,6 +112,8 @@ impl Leases {
     ) -> Result<Page, LeaseError> {
         let mut page = Page::default();
         let mut looked_at = 0;
+        // INVARIANT: a lease moves in its index while it is ended, and is told once all the same.
+        let mut told = HashSet::new();
         for shard in filter.shards() {
             let mut after = match from {
                 Some(cursor) if shard < cursor.id.shard() => continue,
@@ -130,10 +132,11 @@ impl Leases {
             loop {
                 let members = self.members(&index, after.as_ref(), PAGE).await?;
                 let Some(last) = members.last() else { break };
+                let is_last = members.len() < PAGE;
                 after = Some((last.rank, last.member.clone()));
                 looked_at += members.len();
                 for (rank, lease) in self.leases_of(&members).await? {
-                    if !filter.fits(&lease) {
+                    if !filter.fits(&lease) || !told.insert(lease.id) {
                         continue;
                     }
                     let id = lease.id;
@@ -142,6 +145,9 @@ impl Leases {
                         page.next = Some(Cursor { rank, id });
                         return Ok(page);
                     }
+                }
+                if is_last {
+                    break;
                 }
                 if looked_at >= LOOKED_AT
                     && let Some((rank, member)) = &after
