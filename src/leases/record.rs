@@ -256,8 +256,9 @@ fn signed(id: &LeaseId, common: &[u8; 32], body: &[u8]) -> Vec<u8> {
 }
 
 /// What many leases of a shard have in common: nothing that a single request makes up.
-// INVARIANT: at rest it is an array, as `Own` and `Rare` are. A new field comes last and has a default,
-// or what lies in stores is not read any more.
+// INVARIANT: at rest it is an array, and its name is its hash. Another field, even one with a default, gives each
+// lease another name for it than it was written under: a step of a lease has to share the new one and to unshare
+// the old one then, by the hash that it was read under.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(in crate::leases) struct Shared {
     agent: AgentId,

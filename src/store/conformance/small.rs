@@ -4,7 +4,7 @@ use super::{
     Broken, Checked, applied, begin, commit, conflicts, ensure, index, key, now, put, same, shard,
     value,
 };
-use crate::store::{Guard, Key, MOST_NOTED, Outcome, Store, StoreError, Tally, Write};
+use crate::store::{self, Guard, Key, MOST_NOTED, Outcome, Store, StoreError, Tally, Write};
 use std::time::Duration;
 use time::OffsetDateTime;
 
@@ -139,6 +139,11 @@ pub(super) async fn a_shared_record_stays_while_it_is_shared(store: &dyn Store) 
     applied(store, unshare(long_ago), "once more is nothing").await?;
     applied(store, share(b"value"), "and it comes back").await?;
     same(&value(store, &record).await?, &there, "as it was")?;
+    let spoiled = begin(record.shard).write(put(&record, b"something else"));
+    applied(store, spoiled, "its name says another value").await?;
+    applied(store, share(b"value"), "who shares it says which").await?;
+    same(&value(store, &record).await?, &there, "it is made good")?;
+    applied(store, unshare(long_ago), "one of two").await?;
     applied(store, unshare(long_ago), "with one to share it").await?;
     same(&value(store, &record).await?, &None, "who is done")
 }
@@ -193,6 +198,13 @@ pub(super) async fn slots_are_counted_together(store: &dyn Store) -> Checked {
     applied(store, transaction, "never less than none").await?;
     holds(i64::MIN, 4, true).await?;
     holds(i64::MIN, 3, false).await?;
+    let now = store::milliseconds(now());
+    let clock = now + 3_600_000;
+    let ahead = begin(at).write(count(now + 1_800_000, 1, clock));
+    applied(store, ahead, "asked by a clock that is ahead").await?;
+    holds(now, 1, false).await?;
+    let back = begin(at).write(count(now + 1_800_000, -1, -10));
+    applied(store, back, "counted back").await?;
     applied(store, begin(at).write(count(30, 1, 10)), "what is over").await?;
     holds(i64::MIN, 2, true).await?;
     holds(i64::MIN, 1, false).await

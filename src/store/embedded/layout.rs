@@ -34,6 +34,9 @@ pub(super) const COUNTS: Table = TableDefinition::new("counts");
 pub(super) const BIRTHS: Table = TableDefinition::new("births 2");
 /// What the births of files were in whose records lie otherwise.
 pub(super) const OLD_BIRTHS: Table = TableDefinition::new("births");
+/// Under that name with other types, so that an earlier version does not start on a file of this one.
+pub(super) const NO_TABLE_OF_OLD: TableDefinition<'static, u64, u64> =
+    TableDefinition::new("births");
 
 /// No expiry.
 pub(super) const FOREVER: i64 = i64::MAX;

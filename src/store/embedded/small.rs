@@ -4,6 +4,7 @@ use super::layout::{
     COUNTS, NOTE_EXPIRIES, NOTES, SHARERS, Stored, joined, ordered, record_key, tally_key,
 };
 use super::writer::{Bytes, expired};
+use crate::clock::{Clock, SystemClock};
 use crate::store::{self, Key, Tally};
 use redb::{ReadableTable, WriteTransaction};
 use time::OffsetDateTime;
@@ -120,6 +121,8 @@ impl<'a> Small<'a> {
         } else {
             self.counts.remove(key.as_slice())?;
         }
+        // Never by a clock that is ahead of this one: what counts still would be forgotten.
+        let over = over.min(store::milliseconds(SystemClock::new().now()));
         let end = joined(&[&prefix, &ordered(over.saturating_add(1))]);
         let mut gone = Vec::new();
         for row in self.counts.range(prefix.as_slice()..end.as_slice())? {

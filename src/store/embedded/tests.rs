@@ -120,3 +120,16 @@ mod numbers {
         }
     }
 }
+
+/// It would not find what was spent.
+#[test]
+fn an_earlier_version_does_not_start_on_a_file_of_this_one() {
+    let backend = redb::backends::InMemoryBackend::new();
+    let database = Builder::new().create_with_backend(backend).unwrap();
+    writer::give_birth(&database).unwrap();
+    let transaction = database.begin_write().unwrap();
+    assert!(transaction.open_table(OLD_BIRTHS).is_err());
+    drop(transaction);
+    let again = Embedded::start(database, Space::under(None));
+    assert!(again.is_ok(), "{:?}", again.err());
+}

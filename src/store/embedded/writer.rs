@@ -2,8 +2,8 @@
 //! wait.
 
 use super::layout::{
-    BIRTHS, COMMIT_EXPIRIES, COMMITS, ENTRIES, Ends, FOREVER, HEADS, MEMBERS, RANKS,
-    RECORD_EXPIRIES, RECORDS, Stored, decode_positions, encode_positions, index_key, joined,
+    BIRTHS, COMMIT_EXPIRIES, COMMITS, ENTRIES, Ends, FOREVER, HEADS, MEMBERS, NO_TABLE_OF_OLD,
+    RANKS, RECORD_EXPIRIES, RECORDS, Stored, decode_positions, encode_positions, index_key, joined,
     log_key, ordered, record_key,
 };
 use super::small::Small;
@@ -125,6 +125,8 @@ pub(super) fn give_birth(database: &Database) -> Result<(), redb::Error> {
     let transaction = database.begin_write()?;
     {
         Tables::open(&transaction)?;
+        // SECURITY: an earlier version would make this table and start, and not find what was spent.
+        transaction.open_table(NO_TABLE_OF_OLD)?;
         let mut births = transaction.open_table(BIRTHS)?;
         for shard in ShardId::all().chain([ShardId::INSTALLATION]) {
             let key = [shard.number()];
@@ -359,9 +361,11 @@ impl<'a> Tables<'a> {
         };
         let now = store::milliseconds(SystemClock::new().now());
         match there {
-            Some(there) if there.expires > now => {
+            // Its name follows from what it says: with anything else there, nobody could read what names it.
+            Some(there) if there.expires > now && there.value == value => {
                 self.put(&key, FOREVER, (there.version, &there.value))?;
             }
+            Some(there) if there.expires > now => self.put(&key, FOREVER, (id, value))?,
             _ => {
                 self.small.nobody_shares(&key)?;
                 self.put(&key, FOREVER, (id, value))?;

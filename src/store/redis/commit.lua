@@ -242,9 +242,13 @@ for _, one in ipairs(todo) do
       end
     end
   elseif kind == 'share' then
-    if redis.call('EXISTS', key) == 0 then
+    local there = redis.call('GET', key)
+    if not there then
       redis.call('SET', key, one[4])
       redis.call('SET', one[3], '0')
+    elseif string.sub(there, 17) ~= string.sub(one[4], 17) then
+      -- Its name follows from what it says: with anything else there, nobody could read what names it.
+      redis.call('SET', key, one[4])
     end
     redis.call('INCR', one[3])
     redis.call('PERSIST', key)
@@ -263,8 +267,10 @@ for _, one in ipairs(todo) do
       keep(key, math.max(tonumber(one[3]), now) + 3600000)
     end
     local slots = redis.call('HKEYS', key)
+    -- Never by a clock that is ahead of this one: what counts still would be forgotten.
+    local over = math.min(one[5], now)
     for _, slot in ipairs(slots) do
-      if (tonumber(slot) or 0) <= one[5] then
+      if (tonumber(slot) or 0) <= over then
         redis.call('HDEL', key, slot)
       end
     end
