@@ -130,7 +130,8 @@ impl Slot {
         let found = self.find(store, sealer).await?;
         if let Some(record) = &found.record {
             // What is newer than the log is being written just now.
-            if record.named > held.named || (record.named == held.named && !found.is_old) {
+            let newer = record.named.number > held.named.number;
+            if newer || (record.named == held.named && !found.is_old) {
                 return Ok(());
             }
         }

@@ -118,3 +118,21 @@ async fn what_is_newer_than_what_is_held_is_left_alone() {
     let loaded = SLOT.load((&store, &sealer), &newer.named).await;
     assert_eq!(loaded, Ok(newer));
 }
+
+#[tokio::test]
+async fn of_two_with_one_number_the_one_that_the_log_names_is_written() {
+    let (store, sealer) = (Embedded::in_memory().unwrap(), sealer(&[7]));
+    for (there, held) in [("aa", "bb"), ("bb", "aa")] {
+        let of = |content: &str| {
+            let mut record = record(7, content);
+            record.named.sha256 = content.repeat(32);
+            record
+        };
+        write(&store, SLOT.put(&sealer, &of(there)).unwrap()).await;
+        SLOT.keep((&store, &sealer), &of(held), now())
+            .await
+            .unwrap();
+        let loaded = SLOT.load((&store, &sealer), &of(held).named).await;
+        assert_eq!(loaded, Ok(of(held)));
+    }
+}

@@ -141,9 +141,10 @@ impl Publishing {
 }
 
 impl Bundle {
-    /// Whether it is older than this publication, or a folder's.
+    /// Whether it is older than this publication, or a folder's. Of two with one number the log's is the one.
     pub(in crate::broker) fn is_before(&self, wanted: &Named) -> bool {
-        (self.revision, &self.hash) < (wanted.number, &wanted.sha256)
+        self.revision < wanted.number
+            || (self.revision == wanted.number && self.hash != wanted.sha256)
     }
 }
 
