@@ -25,6 +25,8 @@ const MARKED: Duration = Duration::from_secs(60);
 const PATIENCE: Duration = Duration::from_secs(5);
 /// After that whoever listens says again who it is.
 const LONGEST: Duration = Duration::from_secs(3600);
+/// Entries of the installation's log that are told at one look; a page more at most.
+const MOST_AT_ONCE: usize = 4096;
 
 /// Why a stream ends, as its last event says it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -157,13 +159,9 @@ impl Stream {
         let mut waiting = Waiting::new();
         // INVARIANT: fences are read first and told with the rest or after it. What was issued before a
         // fence is then there, and nobody hears of a token only after its end.
-        let fences = self
-            .read_on(ShardId::INSTALLATION, anew, &mut waiting)
-            .await?;
+        let fences = self.fences_behind(anew, &mut waiting).await?;
         for shard in ShardId::all() {
-            for (position, entry) in self.read_on(shard, anew, &mut waiting).await? {
-                self.tell_all(vec![(shard, position, entry)]).await?;
-            }
+            self.tell_shard(shard, anew, &mut waiting).await?;
         }
         let fences = fences.into_iter();
         let fences = fences.map(|(position, entry)| (ShardId::INSTALLATION, position, entry));
@@ -178,43 +176,72 @@ impl Stream {
         Ok(())
     }
 
-    /// What is new in a shard: what is in memory joins what waits, the rest is for now.
-    async fn read_on(
+    /// Told page by page: a listener that comes late takes no more memory than one that is there.
+    async fn tell_shard(
         &mut self,
         shard: ShardId,
         anew: bool,
         waiting: &mut Waiting,
-    ) -> Result<Vec<Placed>, Over> {
-        let (mut from, mut anew) = (self.place.of(shard), anew);
-        let mut stored = Vec::new();
-        loop {
-            // Tried again until the reader of all is behind, too.
-            let Ok(news) = self.seat.hub().news(shard, from, anew).await else {
-                return Ok(stored);
-            };
-            let News {
-                entries,
-                after,
-                more,
-                gap,
-                kept,
-            } = news;
-            if gap && !(self.gap && from == Position::ORIGIN) {
-                let data = json!({ "why": "lost" });
-                self.send("gap".to_owned(), data).await?;
+    ) -> Result<(), Over> {
+        let mut next = Some((self.place.of(shard), anew));
+        while let Some(from) = next {
+            let stored;
+            (stored, next) = self.page(shard, from, waiting).await?;
+            for (position, entry) in stored {
+                self.tell_all(vec![(shard, position, entry)]).await?;
             }
-            if kept {
-                waiting.insert(shard.number(), (shard, entries.into()));
-                return Ok(stored);
-            }
-            stored.extend(entries);
-            // Also over what is nobody's to be told.
-            stored.push((after, None));
-            if !more {
-                return Ok(stored);
-            }
-            (from, anew) = (after, true);
         }
+        Ok(())
+    }
+
+    /// As many as one look takes; the next one goes on.
+    async fn fences_behind(
+        &mut self,
+        anew: bool,
+        waiting: &mut Waiting,
+    ) -> Result<Vec<Placed>, Over> {
+        let shard = ShardId::INSTALLATION;
+        let mut next = Some((self.place.of(shard), anew));
+        let mut all = Vec::new();
+        while let Some(from) = next.filter(|_| all.len() < MOST_AT_ONCE) {
+            let stored;
+            (stored, next) = self.page(shard, from, waiting).await?;
+            all.extend(stored);
+        }
+        Ok(all)
+    }
+
+    /// What is new in a shard: what is in memory joins what waits, the rest is for now; and where more of that
+    /// is.
+    async fn page(
+        &mut self,
+        shard: ShardId,
+        (from, anew): (Position, bool),
+        waiting: &mut Waiting,
+    ) -> Result<(Vec<Placed>, Option<(Position, bool)>), Over> {
+        // Tried again until the reader of all is behind, too.
+        let Ok(news) = self.seat.hub().news(shard, from, anew).await else {
+            return Ok((Vec::new(), None));
+        };
+        let News {
+            entries,
+            after,
+            more,
+            gap,
+            kept,
+        } = news;
+        if gap && !(self.gap && from == Position::ORIGIN) {
+            let data = json!({ "why": "lost" });
+            self.send("gap".to_owned(), data).await?;
+        }
+        if kept {
+            waiting.insert(shard.number(), (shard, entries.into()));
+            return Ok((Vec::new(), None));
+        }
+        let mut stored = entries;
+        // Also over what is nobody's to be told.
+        stored.push((after, None));
+        Ok((stored, more.then_some((after, true))))
     }
 
     async fn tell_all(
