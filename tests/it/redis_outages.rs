@@ -3,7 +3,7 @@
 
 use crate::support::network::Network;
 use crate::support::process::{Installation, Process, secret_file, until};
-use crate::support::redis::{RedisServer, Watched};
+use crate::support::redis::{Cluster, RedisServer, Watched};
 use serde_json::{Value, json};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -171,6 +171,39 @@ async fn a_frozen_primary_is_replaced_by_sentinels_under_load() {
     watched.servers[0].thaw();
     tokio::time::sleep(Duration::from_secs(2)).await;
     load.until_minted(20).await;
+    load.finish(true).await;
+}
+
+/// A slot of this server that holds something.
+async fn slot_with_keys(server: &RedisServer) -> u16 {
+    let client = redis::Client::open(server.url()).unwrap();
+    let mut connection = client.get_multiplexed_async_connection().await.unwrap();
+    let key: Vec<u8> = redis::cmd("RANDOMKEY")
+        .query_async(&mut connection)
+        .await
+        .unwrap();
+    let slot = redis::cmd("CLUSTER").arg("KEYSLOT").arg(key).to_owned();
+    slot.query_async(&mut connection).await.unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cluster_that_loses_each_node_once_and_moves_a_slot_loses_nothing() {
+    let Some(mut cluster) = Cluster::start(3).await else {
+        return;
+    };
+    let installation = Installation::start().await;
+    let process = on(&installation, &cluster.url(), 0).await;
+    let load = Load::start(installation, process);
+    load.until_minted(20).await;
+    let slot = slot_with_keys(&cluster.servers[0]).await;
+    cluster.move_slot(slot, 0, 1).await;
+    load.until_minted(20).await;
+    for lost in 0..cluster.servers.len() {
+        cluster.servers[lost].kill();
+        tokio::time::sleep(Duration::from_millis(1500)).await;
+        cluster.servers[lost].run().unwrap();
+        load.until_minted(20).await;
+    }
     load.finish(true).await;
 }
 

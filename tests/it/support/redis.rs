@@ -255,3 +255,135 @@ pub fn free_port() -> io::Result<u16> {
         .local_addr()?
         .port())
 }
+
+/// Three primaries with a third of the slots each; more servers know them and have none.
+#[derive(Debug)]
+pub struct Cluster {
+    pub servers: Vec<RedisServer>,
+}
+
+const THIRDS: [(u16, u16); 3] = [(0, 5460), (5461, 10922), (10923, 16383)];
+
+impl Cluster {
+    pub async fn start(size: usize) -> Option<Self> {
+        let mut servers = Vec::new();
+        let mut bus_ports = Vec::new();
+        for _ in 0..size {
+            let bus = free_port().unwrap();
+            let arguments = [
+                "--appendonly",
+                "yes",
+                "--cluster-enabled",
+                "yes",
+                "--cluster-port",
+                &bus.to_string(),
+                "--cluster-node-timeout",
+                "1000",
+                "--cluster-require-full-coverage",
+                "no",
+                "--repl-diskless-sync-delay",
+                "0",
+            ];
+            servers.push(RedisServer::start(&arguments).unwrap()?);
+            bus_ports.push(bus);
+        }
+        for (server, (from, to)) in servers.iter().zip(THIRDS) {
+            let add = format!("CLUSTER ADDSLOTSRANGE {from} {to}");
+            assert_eq!(server.command(&add).unwrap(), "+OK\r\n");
+        }
+        for (server, bus) in servers.iter().zip(&bus_ports).skip(1) {
+            let meet = format!("CLUSTER MEET 127.0.0.1 {} {bus}", server.port());
+            assert_eq!(servers[0].command(&meet).unwrap(), "+OK\r\n");
+        }
+        let cluster = Self { servers };
+        cluster
+            .until(|told| {
+                told.contains("cluster_state:ok")
+                    && told.contains("cluster_slots_assigned:16384")
+                    && told.contains(&format!("cluster_known_nodes:{size}"))
+            })
+            .await;
+        Some(cluster)
+    }
+
+    async fn until(&self, holds: impl Fn(&str) -> bool) {
+        let begun = tokio::time::Instant::now();
+        for server in &self.servers {
+            while !holds(&server.command("CLUSTER INFO").unwrap()) {
+                assert!(begun.elapsed() < Duration::from_secs(60), "no cluster");
+                tokio::time::sleep(Duration::from_millis(25)).await;
+            }
+        }
+    }
+
+    pub fn url(&self) -> String {
+        let seeds: Vec<_> = self
+            .servers
+            .iter()
+            .take(3)
+            .map(|server| format!("127.0.0.1:{}", server.port()))
+            .collect();
+        format!("redis+cluster://{}", seeds.join(","))
+    }
+
+    /// Which primary a slot belongs to at first.
+    pub fn owner(slot: u16) -> usize {
+        let found = THIRDS
+            .iter()
+            .position(|(from, to)| (*from..=*to).contains(&slot));
+        found.unwrap()
+    }
+
+    /// With a rest half way.
+    pub async fn move_slot(&self, slot: u16, from: usize, to: usize) {
+        let (from_id, to_id) = (self.id(from), self.id(to));
+        let ok = |server: usize, line: String| {
+            assert_eq!(
+                self.servers[server].command(&line).unwrap(),
+                "+OK\r\n",
+                "{line}"
+            );
+        };
+        ok(to, format!("CLUSTER SETSLOT {slot} IMPORTING {from_id}"));
+        ok(from, format!("CLUSTER SETSLOT {slot} MIGRATING {to_id}"));
+        let client = ::redis::Client::open(self.servers[from].url()).unwrap();
+        let mut admin = client.get_multiplexed_async_connection().await.unwrap();
+        let mut moved_some = false;
+        loop {
+            let few = if moved_some { 1000 } else { 3 };
+            let list = ::redis::cmd("CLUSTER")
+                .arg("GETKEYSINSLOT")
+                .arg(slot)
+                .arg(few)
+                .to_owned();
+            let keys: Vec<Vec<u8>> = list.query_async(&mut admin).await.unwrap();
+            if keys.is_empty() {
+                break;
+            }
+            let () = ::redis::cmd("MIGRATE")
+                .arg("127.0.0.1")
+                .arg(self.servers[to].port())
+                .arg("")
+                .arg(0)
+                .arg(5000)
+                .arg("KEYS")
+                .arg(keys)
+                .query_async(&mut admin)
+                .await
+                .unwrap();
+            if !moved_some {
+                // Half here, half there, for longer than a commit is tried.
+                tokio::time::sleep(Duration::from_millis(900)).await;
+                moved_some = true;
+            }
+        }
+        for server in [to, from] {
+            ok(server, format!("CLUSTER SETSLOT {slot} NODE {to_id}"));
+        }
+    }
+
+    pub fn id(&self, server: usize) -> String {
+        let told = self.servers[server].command("CLUSTER MYID").unwrap();
+        told.lines().nth(1).unwrap().to_owned()
+    }
+}

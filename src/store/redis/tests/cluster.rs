@@ -1,143 +1,21 @@
 //! Cluster: every shard is in one slot, wherever that slot is right now.
 
 use super::super::cluster::slot;
-use super::support::free_port;
+use super::support::Cluster;
 use super::*;
 use std::sync::atomic::{AtomicBool, Ordering};
 use tokio::time::Instant;
 
-/// Three primaries with a third of the slots each; more servers know them and have none.
-struct Cluster {
-    servers: Vec<RedisServer>,
+fn settings_of(cluster: &Cluster) -> RedisSettings {
+    RedisSettings {
+        retry_budget: Duration::from_millis(500),
+        response_timeout: Duration::from_millis(300),
+        ..RedisSettings::new(Secret::new(cluster.url()))
+    }
 }
 
-const THIRDS: [(u16, u16); 3] = [(0, 5460), (5461, 10922), (10923, 16383)];
-
-impl Cluster {
-    async fn start(size: usize) -> Option<Self> {
-        let mut servers = Vec::new();
-        let mut bus_ports = Vec::new();
-        for _ in 0..size {
-            let bus = free_port().unwrap();
-            let arguments = [
-                "--appendonly",
-                "yes",
-                "--cluster-enabled",
-                "yes",
-                "--cluster-port",
-                &bus.to_string(),
-                "--cluster-node-timeout",
-                "1000",
-                "--cluster-require-full-coverage",
-                "no",
-                "--repl-diskless-sync-delay",
-                "0",
-            ];
-            servers.push(RedisServer::start(&arguments).unwrap()?);
-            bus_ports.push(bus);
-        }
-        for (server, (from, to)) in servers.iter().zip(THIRDS) {
-            let add = format!("CLUSTER ADDSLOTSRANGE {from} {to}");
-            assert_eq!(server.command(&add).unwrap(), "+OK\r\n");
-        }
-        for (server, bus) in servers.iter().zip(&bus_ports).skip(1) {
-            let meet = format!("CLUSTER MEET 127.0.0.1 {} {bus}", server.port());
-            assert_eq!(servers[0].command(&meet).unwrap(), "+OK\r\n");
-        }
-        let cluster = Self { servers };
-        cluster
-            .until(|told| {
-                told.contains("cluster_state:ok")
-                    && told.contains("cluster_slots_assigned:16384")
-                    && told.contains(&format!("cluster_known_nodes:{size}"))
-            })
-            .await;
-        Some(cluster)
-    }
-
-    async fn until(&self, holds: impl Fn(&str) -> bool) {
-        let begun = Instant::now();
-        for server in &self.servers {
-            while !holds(&server.command("CLUSTER INFO").unwrap()) {
-                assert!(begun.elapsed() < Duration::from_secs(60), "no cluster");
-                tokio::time::sleep(Duration::from_millis(25)).await;
-            }
-        }
-    }
-
-    fn settings(&self) -> RedisSettings {
-        let ports: Vec<_> = self.servers.iter().take(3).collect();
-        let seeds: Vec<_> = ports
-            .iter()
-            .map(|s| format!("127.0.0.1:{}", s.port()))
-            .collect();
-        RedisSettings {
-            retry_budget: Duration::from_millis(500),
-            response_timeout: Duration::from_millis(300),
-            ..RedisSettings::new(Secret::new(format!("redis+cluster://{}", seeds.join(","))))
-        }
-    }
-
-    fn owner(&self, shard: ShardId) -> usize {
-        let slot = slot(shard);
-        let found = THIRDS
-            .iter()
-            .position(|(from, to)| (*from..=*to).contains(&slot));
-        found.unwrap()
-    }
-
-    /// With a rest half way.
-    async fn move_slot(&self, slot: u16, from: usize, to: usize) {
-        let (from_id, to_id) = (self.id(from), self.id(to));
-        let ok = |server: usize, line: String| {
-            assert_eq!(
-                self.servers[server].command(&line).unwrap(),
-                "+OK\r\n",
-                "{line}"
-            );
-        };
-        ok(to, format!("CLUSTER SETSLOT {slot} IMPORTING {from_id}"));
-        ok(from, format!("CLUSTER SETSLOT {slot} MIGRATING {to_id}"));
-        let client = ::redis::Client::open(self.servers[from].url()).unwrap();
-        let mut admin = client.get_multiplexed_async_connection().await.unwrap();
-        let mut moved_some = false;
-        loop {
-            let few = if moved_some { 1000 } else { 3 };
-            let list = ::redis::cmd("CLUSTER")
-                .arg("GETKEYSINSLOT")
-                .arg(slot)
-                .arg(few)
-                .to_owned();
-            let keys: Vec<Vec<u8>> = list.query_async(&mut admin).await.unwrap();
-            if keys.is_empty() {
-                break;
-            }
-            let () = ::redis::cmd("MIGRATE")
-                .arg("127.0.0.1")
-                .arg(self.servers[to].port())
-                .arg("")
-                .arg(0)
-                .arg(5000)
-                .arg("KEYS")
-                .arg(keys)
-                .query_async(&mut admin)
-                .await
-                .unwrap();
-            if !moved_some {
-                // Half here, half there, for longer than a commit is tried.
-                tokio::time::sleep(Duration::from_millis(900)).await;
-                moved_some = true;
-            }
-        }
-        for server in [to, from] {
-            ok(server, format!("CLUSTER SETSLOT {slot} NODE {to_id}"));
-        }
-    }
-
-    fn id(&self, server: usize) -> String {
-        let told = self.servers[server].command("CLUSTER MYID").unwrap();
-        told.lines().nth(1).unwrap().to_owned()
-    }
+fn owner(shard: ShardId) -> usize {
+    Cluster::owner(slot(shard))
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -148,7 +26,7 @@ async fn the_conformance_suite_holds_on_a_cluster() {
     let single = RedisSettings::new(Secret::new(cluster.servers[0].url()));
     let error = Redis::connect(single).await.unwrap_err();
     assert_eq!(error.as_finding().fault, Fault::OtherKind, "{error}");
-    let store = Arc::new(Redis::connect(cluster.settings()).await.unwrap());
+    let store = Arc::new(Redis::connect(settings_of(&cluster)).await.unwrap());
     assert_eq!(unfit(&store).await, [""; 0]);
     conformance::exercise(store).await.unwrap();
     // All three of them have some.
@@ -172,8 +50,8 @@ async fn a_slot_moves_under_load_and_nothing_is_lost_or_done_twice() {
     let Some(cluster) = Cluster::start(3).await else {
         return;
     };
-    let store = Arc::new(Redis::connect(cluster.settings()).await.unwrap());
-    let (from, slot) = (cluster.owner(shard(3)), slot(shard(3)));
+    let store = Arc::new(Redis::connect(settings_of(&cluster)).await.unwrap());
+    let (from, slot) = (owner(shard(3)), slot(shard(3)));
     let to = (from + 1) % 3;
     let stop = Arc::new(AtomicBool::new(false));
     let load = tokio::spawn({
@@ -226,10 +104,10 @@ async fn a_lost_node_takes_its_shards_with_it_and_no_others() {
     let Some(mut cluster) = Cluster::start(3).await else {
         return;
     };
-    let store = Redis::connect(cluster.settings()).await.unwrap();
+    let store = Redis::connect(settings_of(&cluster)).await.unwrap();
     assert!(is_applied(&store.commit(write(b"before")).await));
-    let lost = cluster.owner(shard(3));
-    let elsewhere = shards().find(|other| cluster.owner(*other) != lost);
+    let lost = owner(shard(3));
+    let elsewhere = shards().find(|other| owner(*other) != lost);
     cluster.servers[lost].kill();
     let begun = Instant::now();
     assert!(!is_applied(&store.commit(write(b"down")).await));
@@ -262,11 +140,11 @@ async fn a_replica_takes_over_the_shards_of_a_lost_node() {
     let Some(mut cluster) = Cluster::start(4).await else {
         return;
     };
-    let lost = cluster.owner(shard(3));
+    let lost = owner(shard(3));
     let follow = format!("CLUSTER REPLICATE {}", cluster.id(lost));
     assert_eq!(cluster.servers[3].command(&follow).unwrap(), "+OK\r\n");
     cluster.servers[lost].until_followed_by(1).unwrap();
-    let store = Redis::connect(cluster.settings()).await.unwrap();
+    let store = Redis::connect(settings_of(&cluster)).await.unwrap();
     assert!(is_applied(&store.commit(write(b"before")).await));
     let wait = "SET {d3}rx 1\r\nWAIT 1 5000";
     cluster.servers[lost].command(wait).unwrap();
