@@ -1,8 +1,9 @@
 //! What a store lost that its export still has: after a total loss, or when an older backup is used.
 
-use super::chain::{Chain, EntryLine, FENCES, Parts};
+use super::chain::{Chain, CheckpointLine, EntryLine, FENCES, Parts};
+use super::seen::newest as newest_seen;
 use super::state::{Kept, State, holder, kept, reconcile};
-use super::verify::export;
+use super::verify::{Export, export};
 use super::{AuditError, Entry, files, hex};
 use crate::ids::ShardId;
 use crate::secret::Sealer;
@@ -52,18 +53,16 @@ pub async fn lost(
     search: Search<'_>,
 ) -> Result<Option<Lost>, AuditError> {
     let path = search.path;
-    if !path.exists() {
-        return Ok(None);
-    }
-    let export = export(path)?;
+    let export = match path.exists() {
+        true => export(path)?,
+        false => Export::default(),
+    };
     if let Some(finding) = &export.finding {
         return Err(AuditError::changed(&finding.file, finding));
     }
     let state = State::read(store, sealer).await?.map(|(state, _)| state);
     let state = state.map(|state| state.chain).unwrap_or_default();
-    let Some(chain) = export.sealed else {
-        return Ok(None);
-    };
+    let chain = export.sealed.unwrap_or_default();
     let behind = reconcile(Some(state.clone()), Some(chain.clone())).is_err();
     let newest = match behind || chain.checkpoint > state.checkpoint {
         true => &chain,
@@ -73,14 +72,20 @@ pub async fn lost(
     for shard in newest.heads.keys() {
         heads.insert(*shard, kept(store, newest, *shard).await?);
     }
-    if !behind && heads.values().all(|kept| matches!(kept, Kept::All)) {
+    let cut = !heads.values().all(|kept| matches!(kept, Kept::All));
+    let seen = newest_seen(path)?.filter(|seen| *seen > newest.checkpoint);
+    if !behind && !cut && seen.is_none() {
         return Ok(None);
     }
-    // SECURITY: what only another replica exported would be lost without a word.
+    // SECURITY: what only another replica exported would be lost without a word. Of a log that was cut nobody
+    // knows how far back.
+    let from = if cut { 0 } else { state.checkpoint };
     let mut missing = export.missing;
-    missing.retain(|missing| *missing.end() > state.checkpoint);
-    if newest.checkpoint > chain.checkpoint {
-        missing.push(chain.checkpoint + 1..=newest.checkpoint);
+    missing.extend(export.first.map(|first| 1..=first.saturating_sub(1)));
+    missing.retain(|missing| !missing.is_empty() && *missing.end() > from);
+    let last = seen.unwrap_or(0).max(newest.checkpoint);
+    if last > chain.checkpoint {
+        missing.push(chain.checkpoint + 1..=last);
     }
     if let Some(gap) = missing.first().filter(|_| !search.incomplete) {
         return Err(AuditError::Incomplete {
@@ -88,7 +93,11 @@ pub async fn lost(
             last: *gap.end(),
         });
     }
-    let (lines, told) = missed(exported(path)?, &heads);
+    let lines = match path.exists() {
+        true => exported(path)?,
+        false => Vec::new(),
+    };
+    let (lines, told) = missed(lines, &heads);
     let (entries, unreadable) = read(&lines);
     let (fences, _) = read(&told);
     Ok(Some(Lost {
@@ -137,17 +146,29 @@ fn read(lines: &[EntryLine]) -> (Vec<Entry>, u64) {
     (entries, unreadable)
 }
 
+/// In the order in which they were sealed, whichever replica did it.
 fn exported(path: &Path) -> Result<Vec<EntryLine>, AuditError> {
     let mut lines = Vec::new();
     for file in files::exported(path)? {
         let failed = |error| AuditError::read(&file, error);
+        let mut open = lines.len();
         for line in BufReader::new(File::open(&file).map_err(failed)?).split(b'\n') {
             let line = line.map_err(failed)?;
-            let parts = Parts::of(&line).filter(|parts| parts.is("entry"));
-            lines.extend(parts.and_then(|parts| parts.parse::<EntryLine>()));
+            let Some(parts) = Parts::of(&line) else {
+                continue;
+            };
+            if parts.is("entry") {
+                lines.extend(parts.parse().map(|line: EntryLine| (u64::MAX, line)));
+            } else if let Some(checkpoint) = parts.parse::<CheckpointLine>() {
+                for (sealed, _) in lines.iter_mut().skip(open) {
+                    *sealed = checkpoint.checkpoint;
+                }
+                open = lines.len();
+            }
         }
     }
-    Ok(lines)
+    lines.sort_by_key(|(sealed, _)| *sealed);
+    Ok(lines.into_iter().map(|(_, line)| line).collect())
 }
 
 /// Sealing goes on behind the export as it is: the next seal names what each shard lost.

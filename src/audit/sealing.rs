@@ -141,10 +141,12 @@ impl Drop for Sealing {
 pub async fn check(store: &dyn Store, sealer: &Sealer, path: &Path) -> Result<(), AuditError> {
     let exported = last_sealed(path)?;
     let state = State::read(store, sealer).await?.map(|(state, _)| state);
-    let accepted = state.as_ref().and_then(|state| state.accepted);
+    let accepted = state.as_ref().is_some_and(State::is_accepted);
+    let heads = state.as_ref().map(|state| state.chain.heads.clone());
     let chain = reconcile(state.map(|state| state.chain), exported)?;
-    if accepted == Some(chain.checkpoint) {
-        return Ok(());
+    // An opening checkpoint, which a crash may have left behind the state, names no loss yet.
+    if accepted && heads.as_ref() == Some(&chain.heads) {
+        return Seen::beside(path).put(chain.checkpoint);
     }
     Seen::beside(path).refuse_before(chain.checkpoint)?;
     // SECURITY: a store that was put back to the day of this very checkpoint knows its number.
@@ -274,7 +276,7 @@ impl Work {
             && state.until > now
         {
             self.shared.backlog.store(state.backlog, Ordering::Relaxed);
-            self.seen.note(state.chain.checkpoint)?;
+            self.seen.note(state.chain.checkpoint);
             return Ok(false);
         }
         let path = self.path.clone();
@@ -282,8 +284,9 @@ impl Work {
         let (sink, exported) = opened
             .map_err(|error| AuditError::write(&self.path, std::io::Error::other(error)))??;
         let (state, version) = found.unzip();
-        self.accepted = state.as_ref().and_then(|state| state.accepted);
+        let accepted = state.as_ref().is_some_and(State::is_accepted);
         let chain = reconcile(state.map(|state| state.chain), exported.clone())?;
+        self.accepted = accepted.then_some(chain.checkpoint);
         let open = exported.as_ref() != Some(&chain);
         let mut state = State::new(
             &self.me,

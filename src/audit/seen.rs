@@ -19,33 +19,62 @@ impl Seen {
         }
     }
 
-    /// Whoever reads it later finds this number or a later one, or, after a crash, an earlier one.
-    pub(super) fn note(&mut self, checkpoint: u64) -> Result<(), AuditError> {
+    /// Whoever reads it later finds this number or a later one, or, after a crash, an earlier one. That it cannot
+    /// be kept stops nothing.
+    pub(super) fn note(&mut self, checkpoint: u64) {
         if checkpoint <= self.noted {
-            return Ok(());
+            return;
         }
+        match self.put(checkpoint) {
+            Ok(()) => self.noted = checkpoint,
+            Err(error) => tracing::warn!(%error, "the newest checkpoint is not kept"),
+        }
+    }
+
+    /// Also where it was later: a loss was accepted.
+    pub(super) fn put(&self, checkpoint: u64) -> Result<(), AuditError> {
         let new = self.path.with_extension("seen.new");
         std::fs::write(&new, format!("{checkpoint}\n"))
             .and_then(|()| std::fs::rename(&new, &self.path))
-            .map_err(|error| AuditError::write(&self.path, error))?;
-        self.noted = checkpoint;
-        Ok(())
+            .map_err(|error| AuditError::write(&self.path, error))
     }
 
     pub(super) fn refuse_before(&self, store: u64) -> Result<(), AuditError> {
-        let text = match std::fs::read_to_string(&self.path) {
-            Ok(text) => text,
-            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
-            Err(error) => return Err(AuditError::read(&self.path, error)),
-        };
-        // A file that a crash left torn says nothing.
-        match text.trim().parse::<u64>() {
-            Ok(seen) if seen > store => Err(AuditError::SeenLater {
+        match read(&self.path)? {
+            Some(seen) if seen > store => Err(AuditError::SeenLater {
                 seen,
                 store,
                 path: self.path.display().to_string(),
             }),
             _ => Ok(()),
         }
+    }
+}
+
+/// The newest of what was seen beside an export, or in a folder of exports.
+pub(super) fn newest(path: &Path) -> Result<Option<u64>, AuditError> {
+    if !path.is_dir() {
+        return read(&path.with_extension("seen"));
+    }
+    let failed = |error| AuditError::read(path, error);
+    let mut newest = None;
+    for entry in std::fs::read_dir(path).map_err(failed)? {
+        let file = entry.map_err(failed)?.path();
+        if file
+            .extension()
+            .is_some_and(|extension| extension == "seen")
+        {
+            newest = newest.max(read(&file)?);
+        }
+    }
+    Ok(newest)
+}
+
+/// A file that a crash left torn says nothing.
+fn read(path: &Path) -> Result<Option<u64>, AuditError> {
+    match std::fs::read_to_string(path) {
+        Ok(text) => Ok(text.trim().parse().ok()),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(AuditError::read(path, error)),
     }
 }

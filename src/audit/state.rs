@@ -62,6 +62,10 @@ impl State {
         }
     }
 
+    pub(super) fn is_accepted(&self) -> bool {
+        self.accepted == Some(self.chain.checkpoint)
+    }
+
     /// SECURITY: only as a broker wrote it, or whoever can write to the store could say that a loss was accepted.
     pub(super) async fn read(
         store: &dyn Store,

@@ -99,7 +99,10 @@ pub(super) fn own(file: &Path) -> Result<Own, AuditError> {
 }
 
 /// An export as far as it is sealed, with what is wrong with it up to there.
+#[derive(Default)]
 pub(super) struct Export {
+    /// The number of the first checkpoint; above one, older files lie elsewhere.
+    pub first: Option<u64>,
     pub sealed: Option<Chain>,
     pub missing: Vec<RangeInclusive<u64>>,
     pub finding: Option<Finding>,
@@ -117,6 +120,7 @@ pub(super) fn export(path: &Path) -> Result<Export, AuditError> {
         walk.segment(segment)?;
     }
     Ok(Export {
+        first: walk.report.first,
         sealed: walk.sealed.map(|(chain, _, _)| chain),
         missing: walk.report.missing,
         finding: walk.report.findings.into_iter().next(),

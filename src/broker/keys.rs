@@ -11,6 +11,9 @@ use crate::wire::{
 };
 use serde_json::{Value, json};
 
+/// Why a fence on a signing key stands whose rotation removed it.
+pub const COMPROMISED: &str = "signing key compromised";
+
 const SIGNING_ALGORITHMS: [&str; 5] = ["ES256", "ES384", "EdDSA", "PS256", "RS256"];
 
 impl Broker {
@@ -162,8 +165,7 @@ impl Broker {
             })?;
         for kid in &report.removed {
             let dimension = Dimension::new(DimensionKind::SigningKey, kid.clone());
-            let why = "signing key compromised";
-            let fence = NewFence::new(FenceKind::Kill, dimension, &by.name, why)
+            let fence = NewFence::new(FenceKind::Kill, dimension, &by.name, COMPROMISED)
                 .until(now + LONGEST_LIFETIME);
             self.fences.raise(fence, now).await?;
         }

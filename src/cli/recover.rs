@@ -5,6 +5,7 @@ use super::compose::{kept, sealer};
 use super::output::{Failure, Output};
 use super::stores::{open_store, redis_settings};
 use crate::audit::{self, Entry, Event, Lost};
+use crate::broker::keys::COMPROMISED;
 use crate::broker::publish::{Files, SLOT, Stored};
 use crate::clock::{Clock, SystemClock};
 use crate::config::{self, Settings, StoreSettings};
@@ -22,7 +23,7 @@ use crate::store::{Outcome, Store, Transaction, settle};
 use clap::Args;
 use serde::Serialize;
 use std::collections::BTreeSet;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 use time::OffsetDateTime;
@@ -87,6 +88,14 @@ pub async fn recover(args: RecoverArgs, output: &Output) -> Result<u8, Failure> 
         ..Recovered::default()
     };
     let store = open_store(&settings.broker.store).await?;
+    if let Some(folder) = &args.export
+        && !has_export(folder)
+    {
+        return Err(Failure::usage(format!(
+            "{} holds no export: files whose names end in .jsonl",
+            folder.display()
+        )));
+    }
     let search = audit::Search {
         path: args
             .export
@@ -100,6 +109,12 @@ pub async fn recover(args: RecoverArgs, output: &Output) -> Result<u8, Failure> 
     }
     output.show(&done, told)?;
     Ok(0)
+}
+
+fn has_export(path: &Path) -> bool {
+    let is_one = |file: PathBuf| file.extension().is_some_and(|found| found == "jsonl");
+    let files = std::fs::read_dir(path).into_iter().flatten();
+    path.is_file() || files.flatten().any(|entry| is_one(entry.path()))
 }
 
 /// What a configuration is put back with.
@@ -193,8 +208,7 @@ impl Made<'_> {
             let report = keyring.rotate(&purpose, now, true).await.map_err(failed)?;
             for kid in &report.removed {
                 let on = Dimension::new(DimensionKind::SigningKey, kid.as_str());
-                let why = "signing key compromised";
-                let fence = NewFence::new(FenceKind::Kill, on, "dayfly recover", why)
+                let fence = NewFence::new(FenceKind::Kill, on, "dayfly recover", COMPROMISED)
                     .by(By::Rule("recovery".to_owned()))
                     .until(now + LONGEST_LIFETIME);
                 self.fences.raise(fence, now).await.map_err(failed)?;
@@ -286,7 +300,7 @@ async fn make_good(
     // Everything here is judged by what time it is.
     fences.in_time().map_err(failed)?;
     for fence in fences::again(&lost.fences, now) {
-        if fences.last().denies_as(&fence) {
+        if fences.last().stands_as(&fence) {
             continue;
         }
         fences.raise(fence, clock.now()).await.map_err(failed)?;
@@ -353,6 +367,13 @@ async fn make_good(
 }
 
 fn removed_keys(entry: &Entry) -> Vec<String> {
+    let text = |name: &str| entry.detail.get(name).and_then(|value| value.as_str());
+    // Written with the fence, and the entry of the rotation only behind it.
+    let compromised = entry.reason.as_deref() == Some(COMPROMISED);
+    if entry.event == Event::FenceRaised && text("dimension") == Some("signing_key") && compromised
+    {
+        return text("value").map(str::to_owned).into_iter().collect();
+    }
     let removed = entry.detail.get("removed");
     let removed = removed.filter(|_| entry.event == Event::KeyRotated);
     removed

@@ -1,6 +1,8 @@
 //! What stood, by the audit's word: for a store that lost its log.
 
-use super::{Dimension, DimensionKind, FenceKind, LONGEST_LIFETIME, NewFence, Restriction, Weight};
+use super::{
+    By, Dimension, DimensionKind, FenceKind, LONGEST_LIFETIME, NewFence, Restriction, Weight,
+};
 use crate::audit::{Entry, Event};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
@@ -48,6 +50,13 @@ impl Found {
         let dimension = Dimension::new(dimension, text("value")?);
         let mut new = NewFence::new(kind, dimension, author, reason)
             .weight(serde_json::from_value::<Weight>(value("weight")).unwrap_or_default());
+        new.by = match (&entry.operator, text("rule"), text("by")) {
+            (Some(_), _, _) => By::Operator,
+            (_, Some(rule), _) => By::Rule(rule.to_owned()),
+            (_, _, Some("holder")) => By::Holder,
+            (_, _, Some(by)) if by.starts_with("source ") => By::Source,
+            _ => By::Operator,
+        };
         new.until = text("until").and_then(|until| OffsetDateTime::parse(until, &Rfc3339).ok());
         if kind == FenceKind::Restrict {
             new.restriction = Some(Restriction {

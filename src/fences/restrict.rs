@@ -79,15 +79,24 @@ impl View {
             .map(|kept| EndedBy::Fence(Arc::clone(&kept.fence)))
     }
 
-    /// Whether a restriction stands that denies the same, for as long.
-    pub fn denies_as(&self, new: &NewFence) -> bool {
-        self.restrictions.iter().any(|kept| {
+    /// Whether the very same hold or restriction stands, for as long.
+    pub fn stands_as(&self, new: &NewFence) -> bool {
+        let is_same = |kept: &Kept| {
             let fence = &kept.fence;
-            fence.restriction.is_some()
+            // The log tells milliseconds, the audit more.
+            let until = |until: Option<OffsetDateTime>| {
+                until.map(|until| until.unix_timestamp_nanos() / 1_000_000)
+            };
+            fence.kind == new.kind
                 && fence.dimension == new.dimension
                 && fence.restriction == new.restriction
-                && fence.until == new.until
-        })
+                && fence.weight == new.weight
+                && fence.author == new.author
+                && fence.reason == new.reason
+                && until(fence.until) == until(new.until)
+        };
+        let holds = self.holds.get(&new.dimension.hash()).into_iter().flatten();
+        holds.chain(self.restrictions.iter()).any(is_same)
     }
 
     /// INVARIANT: folded once more after a fork, it stands once.

@@ -223,3 +223,106 @@ async fn an_empty_newest_file_hides_none_of_the_older_ones() {
         "{refused}"
     );
 }
+
+#[tokio::test]
+async fn a_log_that_was_cut_asks_for_every_export_there_was() {
+    let place = Place::new();
+    let (a, b) = (place.path("a.jsonl"), place.path("b.jsonl"));
+    for (agent, path) in [("one", &a), ("two", &b), ("three", &a)] {
+        stage(place.store.as_ref(), 1, agent).await;
+        append(place.store.as_ref(), FENCES, agent.into()).await;
+        seal(&place.store, path).await;
+    }
+    let state = state_of(place.store.as_ref()).await;
+    let cut = put_back(place.store.as_ref(), &state, &[(1, 3), (FENCES, 1)]).await;
+    let found = lost_from(cut.as_ref(), &a).await;
+    assert!(
+        matches!(found, Err(AuditError::Incomplete { .. })),
+        "{found:?}"
+    );
+    let all = lost_from(cut.as_ref(), place.folder.path()).await.unwrap();
+    assert_eq!(all.unwrap().missing, []);
+}
+
+#[tokio::test]
+async fn without_its_export_a_loss_is_accepted_only_as_a_whole() {
+    let place = Place::new();
+    let path = place.path("audit.jsonl");
+    stage(place.store.as_ref(), 1, "one").await;
+    seal(&place.store, &path).await;
+    let state = state_of(place.store.as_ref()).await;
+    let other = put_back(place.store.as_ref(), &state, &[]).await;
+    let gone = place.path("gone.jsonl");
+    assert!(matches!(
+        lost_from(other.as_ref(), &gone).await,
+        Err(AuditError::Incomplete { .. })
+    ));
+    let search = Search {
+        path: &gone,
+        incomplete: true,
+    };
+    let lost = lost(other.as_ref(), &sealer(), search).await.unwrap();
+    let lost = lost.unwrap();
+    resume(other.as_ref(), &sealer(), &lost, now())
+        .await
+        .unwrap();
+    check(other.as_ref(), &sealer(), &gone).await.unwrap();
+    assert_eq!(seal(&other, &gone).await, None);
+    check(other.as_ref(), &sealer(), &gone).await.unwrap();
+}
+
+#[tokio::test]
+async fn what_another_replica_sealed_last_is_missed_too() {
+    let place = Place::new();
+    let (a, b) = (place.path("a.jsonl"), place.path("b.jsonl"));
+    stage(place.store.as_ref(), 1, "one").await;
+    seal(&place.store, &b).await;
+    let first = start(&place.store, &a);
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    stage(place.store.as_ref(), 1, "two").await;
+    tokio::time::sleep(Duration::from_millis(1500)).await;
+    let second = start(&place.store, &b);
+    tokio::time::sleep(Duration::from_millis(1500)).await;
+    drop((first, second));
+    let empty = Arc::new(Embedded::in_memory().unwrap());
+    let found = lost_from(empty.as_ref(), &b).await;
+    let Err(AuditError::Incomplete { last, .. }) = found else {
+        panic!("{found:?}");
+    };
+    assert_eq!(last, state_of(place.store.as_ref()).await.chain.checkpoint);
+    let search = Search {
+        path: &b,
+        incomplete: true,
+    };
+    let lost = lost(empty.as_ref(), &sealer(), search).await.unwrap();
+    resume(empty.as_ref(), &sealer(), &lost.unwrap(), now())
+        .await
+        .unwrap();
+    check(empty.as_ref(), &sealer(), &b).await.unwrap();
+    assert_eq!(seal(&empty, &b).await, None);
+    // It was accepted: what was seen before does not stop the next start.
+    check(empty.as_ref(), &sealer(), &b).await.unwrap();
+}
+
+#[tokio::test]
+async fn an_accepted_loss_stays_accepted_over_a_crash_at_the_next_checkpoint() {
+    let place = Place::new();
+    let (a, b) = (place.path("a.jsonl"), place.path("b.jsonl"));
+    stage(place.store.as_ref(), 1, "one").await;
+    seal(&place.store, &a).await;
+    let state = state_of(place.store.as_ref()).await;
+    let other = put_back(place.store.as_ref(), &state, &[]).await;
+    let lost = lost_from(other.as_ref(), &a).await.unwrap().unwrap();
+    resume(other.as_ref(), &sealer(), &lost, now())
+        .await
+        .unwrap();
+    // Another replica opens its file, and dies before the store hears of it.
+    let accepted = state_of(other.as_ref()).await;
+    let mut run = crate::audit::chain::Run::after(accepted.chain.clone());
+    run.checkpoint(true, now(), &super::sign).unwrap();
+    std::fs::write(&b, &run.bytes).unwrap();
+    check(other.as_ref(), &sealer(), &b).await.unwrap();
+    assert_eq!(seal(&other, &b).await, None);
+    assert_eq!(state_of(other.as_ref()).await.accepted, None);
+    check(other.as_ref(), &sealer(), &b).await.unwrap();
+}
