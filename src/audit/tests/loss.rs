@@ -42,11 +42,25 @@ async fn state_of(store: &dyn Store) -> State {
 }
 
 async fn lost_from(store: &dyn Store, path: &Path) -> Result<Option<Lost>, AuditError> {
-    let search = Search {
-        path,
-        incomplete: false,
-    };
-    lost(store, &sealer(), search).await
+    let incomplete = false;
+    lost(store, &sealer(), Search { path, incomplete }).await
+}
+
+/// Though exports are missing.
+async fn lost_at_all(store: &dyn Store, path: &Path) -> Lost {
+    let incomplete = true;
+    let lost = lost(store, &sealer(), Search { path, incomplete }).await;
+    lost.unwrap().unwrap()
+}
+
+/// The loss is accepted, the next start seals it, and the one after finds nothing wrong.
+async fn goes_on_after(store: &Arc<Embedded>, lost: &Lost, path: &Path) {
+    resume(store.as_ref(), &sealer(), lost, now())
+        .await
+        .unwrap();
+    check(store.as_ref(), &sealer(), path).await.unwrap();
+    assert_eq!(seal(store, path).await, None);
+    check(store.as_ref(), &sealer(), path).await.unwrap();
 }
 
 async fn refused(store: &dyn Store, path: &Path) -> AuditError {
@@ -185,11 +199,7 @@ async fn what_another_replica_exported_is_asked_for() {
     let all = lost_from(&empty, place.folder.path()).await;
     let all = all.unwrap().unwrap();
     assert_eq!((all.entries.len(), all.missing.len()), (3, 0));
-    let search = Search {
-        path: &a,
-        incomplete: true,
-    };
-    let some = lost(&empty, &sealer(), search).await.unwrap().unwrap();
+    let some = lost_at_all(&empty, &a).await;
     assert_eq!((some.entries.len(), some.missing.len()), (2, 1));
 }
 
@@ -257,18 +267,8 @@ async fn without_its_export_a_loss_is_accepted_only_as_a_whole() {
         lost_from(other.as_ref(), &gone).await,
         Err(AuditError::Incomplete { .. })
     ));
-    let search = Search {
-        path: &gone,
-        incomplete: true,
-    };
-    let lost = lost(other.as_ref(), &sealer(), search).await.unwrap();
-    let lost = lost.unwrap();
-    resume(other.as_ref(), &sealer(), &lost, now())
-        .await
-        .unwrap();
-    check(other.as_ref(), &sealer(), &gone).await.unwrap();
-    assert_eq!(seal(&other, &gone).await, None);
-    check(other.as_ref(), &sealer(), &gone).await.unwrap();
+    let lost = lost_at_all(other.as_ref(), &gone).await;
+    goes_on_after(&other, &lost, &gone).await;
 }
 
 #[tokio::test]
@@ -290,18 +290,9 @@ async fn what_another_replica_sealed_last_is_missed_too() {
         panic!("{found:?}");
     };
     assert_eq!(last, state_of(place.store.as_ref()).await.chain.checkpoint);
-    let search = Search {
-        path: &b,
-        incomplete: true,
-    };
-    let lost = lost(empty.as_ref(), &sealer(), search).await.unwrap();
-    resume(empty.as_ref(), &sealer(), &lost.unwrap(), now())
-        .await
-        .unwrap();
-    check(empty.as_ref(), &sealer(), &b).await.unwrap();
-    assert_eq!(seal(&empty, &b).await, None);
     // It was accepted: what was seen before does not stop the next start.
-    check(empty.as_ref(), &sealer(), &b).await.unwrap();
+    let lost = lost_at_all(empty.as_ref(), &b).await;
+    goes_on_after(&empty, &lost, &b).await;
 }
 
 #[tokio::test]
