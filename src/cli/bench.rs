@@ -130,11 +130,18 @@ fn table(report: &Report) -> String {
     columns(&[&head, "TIME"], &rows)
 }
 
+/// An agent that asks.
+struct Caller {
+    agent: String,
+    prover: Prover,
+}
+
 /// Brokers on one store, an agent, an operator and a resource server.
 struct Stage {
     clock: Arc<dyn Clock>,
     replicas: Vec<Composed>,
     key: SigningKey,
+    caller: Caller,
     operator: Operator,
     resource_server: ResourceServer,
 }
@@ -177,6 +184,7 @@ impl Stage {
         Ok(Self {
             clock,
             replicas: composed,
+            caller: caller(AGENT, &key)?,
             key,
             operator: Operator {
                 name: "bench".to_owned(),
@@ -221,7 +229,8 @@ impl Stage {
         let Some((first, others)) = self.replicas.split_first() else {
             return Err(Failure::failed("there are no replicas"));
         };
-        let issued = self.issue(&first.broker).await?;
+        let issued = self.exchange(&first.broker, &self.caller).await;
+        let issued = issued.map_err(refused)?;
         let token = issued.access_token.as_str();
         for replica in others {
             self.until_active(&replica.broker, token, true).await?;
@@ -289,12 +298,8 @@ impl Stage {
         }
     }
 
-    async fn issue(&self, broker: &Broker) -> Result<TokenResponse, Failure> {
-        self.exchange(broker, AGENT).await.map_err(refused)
-    }
-
     /// A proof and an intent of this agent, and what the broker gives for them.
-    async fn exchange(&self, broker: &Broker, agent: &str) -> Result<TokenResponse, Refusal> {
+    async fn exchange(&self, broker: &Broker, caller: &Caller) -> Result<TokenResponse, Refusal> {
         let wanted = Wanted {
             mission: "measure".to_owned(),
             target: TARGET.to_owned(),
@@ -306,17 +311,10 @@ impl Stage {
             evidence: Vec::new(),
             platform_signed: false,
             on_behalf_of: None,
-            agent: agent.to_owned(),
+            agent: caller.agent.clone(),
         };
-        let unsigned =
-            |error: &dyn std::fmt::Display| Refusal::new(Reason::Internal, error.to_string());
-        let source = Source::Key {
-            agent: agent.to_owned(),
-        };
-        let prover =
-            Prover::new(source, Some(self.key.clone())).map_err(|error| unsigned(&error))?;
-        let form = form(URL, &prover, &wanted, self.clock.now()).await;
-        let form = form.map_err(|error| unsigned(&error))?;
+        let form = form(URL, &caller.prover, &wanted, self.clock.now()).await;
+        let form = form.map_err(|error| Refusal::new(Reason::Internal, error.to_string()))?;
         let field = |name: &str| {
             let found = form.iter().find(|(known, _)| *known == name);
             found.map(|(_, value)| value.clone())
@@ -338,11 +336,21 @@ impl Stage {
         broker.exchange(request).await
     }
 
-    async fn clear(self) {
+    async fn clear(&self) {
         for replica in &self.replicas {
             replica.finish().await;
         }
     }
+}
+
+/// Whoever makes one reads the certificates of all authorities: once for each agent, not for each question.
+fn caller(agent: &str, key: &SigningKey) -> Result<Caller, Failure> {
+    let agent = agent.to_owned();
+    let source = Source::Key {
+        agent: agent.clone(),
+    };
+    let prover = Prover::new(source, Some(key.clone())).map_err(failed)?;
+    Ok(Caller { agent, prover })
 }
 
 async fn until_ready(broker: &Broker) -> Result<(), Failure> {

@@ -1,7 +1,7 @@
 //! `bench memory`: what a store full of live leases costs, and what ends them. Leases come by whole
 //! exchanges of brokers in this process; what starts, is killed and starts again is a real one.
 
-use super::{CONFIGURATION, PATIENCE, Stage, decide, failed, redis, refused};
+use super::{CONFIGURATION, Caller, PATIENCE, Stage, decide, failed, redis, refused};
 use crate::cli::output::{Failure, Output, columns};
 use crate::client::deliver::{Folder, write_atomically};
 use crate::client::http_client;
@@ -27,6 +27,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 use tokio::process::{Child, Command};
+use tokio::task::JoinSet;
 
 /// Exchanges under way at once.
 const ABREAST: u32 = 32;
@@ -82,7 +83,7 @@ pub async fn run(args: &MemoryBench, output: &Output) -> Result<u8, Failure> {
     let (url, server) = redis(&folder).await?;
     let settings = RedisSettings::new(Secret::new(url.clone()));
     let clock = SystemClock::new();
-    let stage = Stage::of(&folder, (url, &configuration()), 2).await?;
+    let stage = Arc::new(Stage::of(&folder, (url, &configuration()), 2).await?);
     let empty = used_memory(&settings).await.map_err(failed)?;
     let began = clock.since_boot();
     let asked_again = stage.seed(args.leases).await?;
@@ -194,33 +195,49 @@ struct Killed {
 impl Stage {
     /// Says how many exchanges had to be asked again. Each of those may have made a lease before:
     /// where the store did not answer in time, nobody knows.
-    async fn seed(&self, leases: u32) -> Result<u32, Failure> {
-        let (next, again) = (AtomicU32::new(0), AtomicU32::new(0));
-        let workers = (0..ABREAST).map(|_| async {
-            loop {
-                let number = next.fetch_add(1, Ordering::Relaxed);
-                if number >= leases {
-                    return Ok(());
-                }
-                let agent = format!("agent-{}", number % AGENTS);
-                let Some(first) = self.replicas.first() else {
-                    return Ok(());
-                };
-                // Where the audit is behind, it says later.
-                for tries in 0.. {
-                    match self.exchange(&first.broker, &agent).await {
-                        Ok(_) => break,
-                        Err(refusal) if refusal.retry_after.is_some() && tries < 600 => {
-                            again.fetch_add(1, Ordering::Relaxed);
-                            tokio::time::sleep(Duration::from_millis(500)).await;
-                        }
-                        Err(refusal) => return Err(refused(refusal)),
+    async fn seed(self: &Arc<Self>, leases: u32) -> Result<u32, Failure> {
+        let callers: Result<Vec<_>, _> = (0..AGENTS)
+            .map(|number| super::caller(&format!("agent-{number}"), &self.key))
+            .collect();
+        let callers = Arc::new(callers?);
+        let (next, again) = (Arc::new(AtomicU32::new(0)), Arc::new(AtomicU32::new(0)));
+        let mut workers = JoinSet::new();
+        for _ in 0..ABREAST {
+            let (stage, callers) = (self.clone(), callers.clone());
+            let (next, again) = (next.clone(), again.clone());
+            workers.spawn(async move {
+                for caller in callers.iter().cycle() {
+                    if next.fetch_add(1, Ordering::Relaxed) >= leases {
+                        break;
                     }
+                    stage.lease(caller, &again).await?;
                 }
+                Ok::<_, Failure>(())
+            });
+        }
+        while let Some(done) = workers.join_next().await {
+            done.map_err(failed)??;
+        }
+        Ok(again.load(Ordering::Relaxed))
+    }
+
+    /// Where the audit is behind, the broker says later.
+    async fn lease(&self, caller: &Caller, again: &AtomicU32) -> Result<(), Failure> {
+        let Some(first) = self.replicas.first() else {
+            return Ok(());
+        };
+        let mut tries = 0_u32;
+        loop {
+            match self.exchange(&first.broker, caller).await {
+                Ok(_) => return Ok(()),
+                Err(refusal) if refusal.retry_after.is_some() && tries < 600 => {
+                    tries += 1;
+                    again.fetch_add(1, Ordering::Relaxed);
+                    tokio::time::sleep(Duration::from_millis(500)).await;
+                }
+                Err(refusal) => return Err(refused(refusal)),
             }
-        });
-        let done: Result<Vec<()>, Failure> = futures_util::future::try_join_all(workers).await;
-        done.map(|_| again.into_inner())
+        }
     }
 
     /// What waits to be sealed would be counted as if it stayed.
@@ -239,10 +256,9 @@ impl Stage {
         let [first, other] = self.replicas.as_slice() else {
             return Err(Failure::failed("there must be two replicas"));
         };
-        let issued = self
-            .exchange(&first.broker, "agent-0")
-            .await
-            .map_err(refused)?;
+        let caller = super::caller("agent-0", &self.key)?;
+        let issued = self.exchange(&first.broker, &caller).await;
+        let issued = issued.map_err(refused)?;
         let token = issued.access_token.as_str();
         self.until_active(&other.broker, token, true).await?;
         let request = RevocationRequest {
