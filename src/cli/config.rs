@@ -42,6 +42,9 @@ pub struct PublishArgs {
     /// Also end live leases that the folder would not grant any more; see `dayfly lease narrowed`.
     #[arg(long)]
     revoke_narrowed: bool,
+    /// For `--revoke-narrowed`: an exported audit, or a folder of them; see `dayfly lease narrowed`.
+    #[arg(long, requires = "revoke_narrowed")]
+    audit: Option<PathBuf>,
     /// Only if this is still the number of what is in force: `published` of an earlier publication, `number` of
     /// `dayfly config show`. For jobs that may run late. Without it: whatever is in force when this begins.
     #[arg(long, value_name = "N")]
@@ -101,6 +104,7 @@ async fn publish(args: PublishArgs, output: &Output) -> Result<u8, Failure> {
         true => {
             let narrowing = Narrowing {
                 config: &args.directory,
+                audit: args.audit.as_deref(),
                 revoke: Some(&args.reason),
                 operator: &args.operator,
             };

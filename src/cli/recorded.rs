@@ -4,7 +4,7 @@
 use super::output::Failure;
 use crate::audit::{Entry, Event};
 use crate::authority::Authority;
-use crate::ids::AgentId;
+use crate::ids::{AgentId, LeaseId};
 use crate::policy::{Denial, Recorded};
 use serde_json::Value;
 use std::path::Path;
@@ -14,6 +14,8 @@ use time::OffsetDateTime;
 #[derive(Debug)]
 pub struct Decision {
     pub agent: AgentId,
+    /// What it made.
+    pub lease: Option<LeaseId>,
     pub at: OffsetDateTime,
     pub recorded: Recorded,
     pub outcome: Outcome,
@@ -68,8 +70,13 @@ pub fn entries(path: &Path) -> Result<Vec<Value>, Failure> {
 }
 
 pub fn decisions(path: &Path) -> Result<Decisions, Failure> {
+    entries(path).map(decided)
+}
+
+/// The decisions among entries, oldest first.
+pub fn decided(entries: Vec<Value>) -> Decisions {
     let mut found = Decisions::default();
-    for entry in entries(path)? {
+    for entry in entries {
         let Ok(entry) = serde_json::from_value::<Entry>(entry) else {
             continue;
         };
@@ -82,7 +89,7 @@ pub fn decisions(path: &Path) -> Result<Decisions, Failure> {
         }
     }
     found.all.sort_by_key(|decision| decision.at);
-    Ok(found)
+    found
 }
 
 /// `None`: it depended on what is in no configuration (a hold, a limit), or was recorded without its
@@ -90,12 +97,14 @@ pub fn decisions(path: &Path) -> Result<Decisions, Failure> {
 fn decision(entry: Entry) -> Option<Decision> {
     let agent = entry.agent.as_ref()?.parse().ok()?;
     let outcome = outcome(&entry)?;
+    let lease = entry.lease.as_ref().and_then(|id| id.parse().ok());
     let observed = entry.detail.contains_key("observed");
     let goal = entry.detail.get("goal").and_then(Value::as_str);
     let goal = goal.map(str::to_owned);
     let recorded = Recorded::from_detail(&Value::Object(entry.detail))?;
     Some(Decision {
         agent,
+        lease,
         at: entry.at,
         recorded,
         outcome,

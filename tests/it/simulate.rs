@@ -1,6 +1,6 @@
 //! What was recorded is decided again: `dayfly simulate`, `dayfly mission suggest`, `dayfly access`.
 
-use crate::cli::dayfly;
+use crate::cli::{Done, dayfly};
 use crate::support::broker::{OPERATOR_TOKEN, TestBroker, configuration};
 use crate::support::process::{Installation, until};
 use serde_json::{Value, json};
@@ -260,49 +260,112 @@ async fn who_can_reach_what_is_told_from_both_sides() {
     ask(&["--label", "env"]).await.is(2);
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn leases_that_a_narrower_configuration_would_not_grant_are_listed_and_then_ended() {
-    let broker = TestBroker::start().await;
-    let issued = broker.exchange(&broker.good_form()).await;
-    let token = issued.body["access_token"].as_str().unwrap().to_owned();
-    assert!(broker.is_active(&token).await, "{}", issued.body);
+/// `lease narrowed` by whoever may, with this configuration.
+async fn narrowed(broker: &TestBroker, text: &str, more: &[&str]) -> Done {
     let folder = broker.folder.path();
     let operator = folder.join("operator.token");
     std::fs::write(&operator, format!("{OPERATOR_TOKEN}\n")).unwrap();
+    std::fs::write(folder.join("test.toml"), text).unwrap();
     let environment = [
         ("DAYFLY_URL", broker.url.as_str()),
         ("DAYFLY_OPERATOR_TOKEN_FILE", operator.to_str().unwrap()),
     ];
-    let file = folder.join("test.toml");
+    let config = folder.to_str().unwrap();
+    let arguments = [
+        &["lease", "narrowed", "--config", config, "-o", "json"],
+        more,
+    ];
+    dayfly(&arguments.concat(), &environment, "").await
+}
+
+/// A broker, a token that it vouches for, and what it was configured by.
+async fn one_alive() -> (TestBroker, String, String) {
+    let broker = TestBroker::start().await;
+    let issued = broker.exchange(&broker.good_form()).await;
+    let token = issued.body["access_token"].as_str().unwrap().to_owned();
+    assert!(broker.is_active(&token).await, "{}", issued.body);
     let text = configuration(&broker.url, &broker.issuer, "ES256");
-    let run = |more: &'static [&'static str]| {
-        let config = folder.to_str().unwrap().to_owned();
-        async move {
-            let arguments = [
-                &["lease", "narrowed", "--config", &config, "-o", "json"],
-                more,
-            ]
-            .concat();
-            dayfly(&arguments, &environment, "").await
-        }
-    };
+    (broker, token, text)
+}
+
+fn changed(text: &str, from: &str, to: &str) -> String {
+    let changed = text.replace(from, to);
+    assert_ne!(changed, text);
+    changed
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn leases_that_a_narrower_configuration_would_not_grant_are_listed_and_then_ended() {
+    let (broker, token, text) = one_alive().await;
     // The same: nothing. A reload alone ends nothing either.
-    std::fs::write(&file, &text).unwrap();
-    let same = run(&["--revoke", "--reason", "none"]).await.json();
+    let same = narrowed(&broker, &text, &["--revoke", "--reason", "none"]).await;
+    let same = same.json();
     assert_eq!(same["alive"], 1, "{same}");
+    assert_eq!(same["unjudged"], 0, "{same}");
     assert_eq!(same["narrowed"], json!([]));
-    let narrow = text.replace(
+    let narrow = changed(
+        &text,
         "[mission.deploy-checkout]",
         "[mission.deploy-checkout]\nends = 2020-01-01",
     );
-    assert_ne!(narrow, text);
-    std::fs::write(&file, narrow).unwrap();
-    let listed = run(&[]).await.json();
+    let listed = narrowed(&broker, &narrow, &[]).await.json();
     assert_eq!(listed["narrowed"][0]["reason"], "mission_ended", "{listed}");
     assert_eq!(listed["narrowed"][0]["revoked"], false);
     assert!(broker.is_active(&token).await, "it was only listed");
-    run(&["--revoke"]).await.is(2);
-    let ended = run(&["--revoke", "--reason", "narrowed"]).await.json();
+    narrowed(&broker, &narrow, &["--revoke"]).await.is(2);
+    let ended = narrowed(&broker, &narrow, &["--revoke", "--reason", "narrowed"]).await;
+    let ended = ended.json();
     assert_eq!(ended["narrowed"][0]["revoked"], true, "{ended}");
     assert!(!broker.is_active(&token).await);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_lease_was_asked_with_is_put_to_the_narrower_configuration_again() {
+    let (broker, _, text) = one_alive().await;
+    let environment = r#""pipeline.environment" = "production""#;
+    for (narrow, reason, why) in [
+        (
+            changed(&text, environment, r#""pipeline.environment" = "staging""#),
+            "requirement_unmet",
+            "pipeline.environment",
+        ),
+        (
+            changed(
+                &text,
+                "tether = [\"pipeline\"]",
+                "tether = [\"pipeline\"]\nwhen = 'context.ttl > 1000'",
+            ),
+            "condition_unmet",
+            "deploy-checkout",
+        ),
+        (
+            changed(&text, "ttl = \"10m\"", "ttl = \"1m\""),
+            "outlives_its_mission",
+            "60 s",
+        ),
+        (
+            changed(&text, "[agent.deployer]", "[agent.another]")
+                .replace("agents = [\"deployer\"]", "agents = [\"another\"]"),
+            "unknown_agent",
+            "deployer",
+        ),
+        (
+            changed(&text, "ends = 2099-01-01", "ends = 2020-01-01"),
+            "agent_not_in_standing",
+            "2020-01-01",
+        ),
+    ] {
+        let listed = narrowed(&broker, &narrow, &[]).await.json();
+        assert_eq!(listed["narrowed"][0]["reason"], reason, "{listed}");
+        let told = listed["narrowed"][0]["why"].as_str().unwrap();
+        assert!(told.contains(why), "{told}");
+    }
+    // Whose question is not to be had is counted, not called allowed.
+    let empty = broker.folder.path().join("empty.jsonl");
+    std::fs::write(&empty, "").unwrap();
+    let audit = ["--audit", empty.to_str().unwrap()];
+    let staging = changed(&text, environment, r#""pipeline.environment" = "staging""#);
+    let listed = narrowed(&broker, &staging, &audit).await.json();
+    assert_eq!(listed["narrowed"], json!([]), "{listed}");
+    assert_eq!(listed["unjudged"], 1, "{listed}");
 }
