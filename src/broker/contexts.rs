@@ -4,8 +4,9 @@
 //! GitHub: "Validating webhook deliveries" (`X-Hub-Signature-256`). GitLab: `X-Gitlab-Token`.
 //! Generic: HMAC-SHA-256 over `timestamp.body`.
 
-use super::{Broker, Reason, Refusal, leavers};
+use super::{Broker, Reason, Refusal, heard, leavers};
 use crate::fences::{By, Dimension, FenceKind, LONGEST_LIFETIME, NewFence};
+use crate::identity::Facts;
 use crate::policy::contexts;
 use crate::secret::Secret;
 use crate::wire::{EndContextRequest, RevocationReceipt, Selector};
@@ -17,6 +18,9 @@ use time::{Duration, OffsetDateTime};
 
 /// How far the clock of a webhook's sender may be off.
 const TIMESTAMP_WINDOW: Duration = Duration::minutes(5);
+
+/// What hangs on one job, and not on the whole run.
+const JOB: &str = "pipeline.job_id";
 
 /// `[source.NAME]`: who may say that a context has ended, and which.
 #[derive(Debug, Clone)]
@@ -50,22 +54,8 @@ impl Broker {
         by: &str,
         request: EndContextRequest,
     ) -> Result<RevocationReceipt, Refusal> {
-        self.context_ended((by, By::Operator), request).await
-    }
-
-    async fn context_ended(
-        &self,
-        (author, by): (&str, By),
-        request: EndContextRequest,
-    ) -> Result<RevocationReceipt, Refusal> {
         let now = self.clock.now();
-        let dimension = Dimension::context(&request.issuer, &request.kind, &request.id);
-        let why = request.reason;
-        let why = why.unwrap_or_else(|| format!("{} ended", request.kind));
-        let fence = NewFence::new(FenceKind::Hold, dimension, author, &why)
-            .by(by)
-            .until(now + LONGEST_LIFETIME);
-        let selector = selector(&request.issuer, &request.kind, &request.id);
+        let (fence, selector) = end_of((by, By::Operator), request, now);
         self.fence(fence, selector, now).await
     }
 
@@ -86,39 +76,46 @@ impl Broker {
         if known.kind == SourceKind::Facts {
             return self.facts_told(&bundle, known, (headers, body)).await;
         }
+        let mark = heard::mark(known, headers, body, self.clock.now());
         let body: Value = serde_json::from_slice(body)
             .map_err(|error| Refusal::new(Reason::MalformedRequest, error.to_string()).exact())?;
         if known.kind == SourceKind::Scim {
             return self.owner_changed(&bundle, known, &body).await;
         }
         for (kind, id) in ended(known, headers, &body)? {
-            // A message that comes again says nothing new, and the log is not for repeating.
-            let context = Dimension::context(&known.issuer_url, &kind, &id);
-            // On a stale view it is said once more: the platform does not deliver a second time.
-            let view = self.view();
-            if view.is_ok_and(|view| view.held(&[context.hash()]).is_some()) {
-                continue;
-            }
-            let issuer = known.issuer_url.clone();
             let request = EndContextRequest {
-                issuer,
+                issuer: known.issuer_url.clone(),
                 kind,
                 id,
                 reason: None,
             };
-            self.context_ended((&format!("source {source}"), By::Source), request)
-                .await?;
+            self.source_ended(known, request, mark.as_ref()).await?;
         }
         Ok(())
     }
 }
 
-fn selector(issuer: &str, kind: &str, id: &str) -> Selector {
-    Selector::Context {
-        issuer: issuer.to_owned(),
-        kind: kind.to_owned(),
-        id: id.to_owned(),
-    }
+/// A hold for as long as anything lives that may hang on it, and what it is told by.
+pub(in crate::broker) fn end_of(
+    (author, by): (&str, By),
+    request: EndContextRequest,
+    now: OffsetDateTime,
+) -> (NewFence, Selector) {
+    let EndContextRequest {
+        issuer,
+        kind,
+        id,
+        reason,
+    } = request;
+    let why = reason.unwrap_or_else(|| format!("{kind} ended"));
+    let fence = NewFence::new(
+        FenceKind::Hold,
+        Dimension::context(&issuer, &kind, &id),
+        author,
+        &why,
+    );
+    let fence = fence.by(by).until(now + LONGEST_LIFETIME);
+    (fence, Selector::Context { issuer, kind, id })
 }
 
 fn is_authentic(
@@ -163,49 +160,20 @@ fn is_authentic(
 
 /// The contexts (kind, id) that this message ends. Other messages are fine and end nothing.
 ///
-/// SECURITY: the id of a run carries its repository's id, and the source must be configured for
-/// that repository: whoever holds one repository's webhook secret cannot end another's runs.
+/// SECURITY: the id of a run or a job carries its repository's id, and the source must be configured for
+/// that repository: whoever holds one repository's webhook secret cannot end another's.
 fn ended(
     source: &SourceSettings,
     headers: &HeaderMap,
     body: &Value,
 ) -> Result<Vec<(String, String)>, Refusal> {
-    let text = |pointer: &str| body.pointer(pointer).map(plain).unwrap_or_default();
-    let (owner, kind, facts) = match source.kind {
-        SourceKind::Github => {
-            let event = headers
-                .get("x-github-event")
-                .and_then(|value| value.to_str().ok());
-            if event != Some("workflow_run") || text("/action") != "completed" {
-                return Ok(Vec::new());
-            }
-            let repository = text("/repository/id");
-            let facts = json!({
-                "pipeline.repository_id": repository,
-                "pipeline.run_id": text("/workflow_run/id"),
-                "pipeline.run_attempt": text("/workflow_run/run_attempt"),
-            });
-            (repository, "pipeline", facts)
-        }
-        SourceKind::Gitlab => {
-            let status = text("/object_attributes/status");
-            if text("/object_kind") != "pipeline"
-                || !["success", "failed", "canceled", "skipped"].contains(&status.as_str())
-            {
-                return Ok(Vec::new());
-            }
-            let project = text("/project/id");
-            let facts = json!({
-                "pipeline.repository_id": project,
-                "pipeline.run_id": text("/object_attributes/id"),
-            });
-            (project, "pipeline", facts)
-        }
+    let over = match source.kind {
+        SourceKind::Github => over_at_github(headers, body),
+        SourceKind::Gitlab => over_at_gitlab(body),
         // Handled before: it ends no context.
-        SourceKind::Scim | SourceKind::Facts => return Ok(Vec::new()),
+        SourceKind::Scim | SourceKind::Facts => None,
         SourceKind::Generic => {
-            let kind = text("/kind");
-            let id = text("/id");
+            let (kind, id) = (text(body, "/kind"), text(body, "/id"));
             if kind.is_empty() || id.is_empty() {
                 let problem = "expected {\"kind\": ..., \"id\": ...}";
                 return Err(Refusal::new(Reason::MalformedRequest, problem).exact());
@@ -213,13 +181,13 @@ fn ended(
             return allowed(source, &kind).map(|()| vec![(kind, id)]);
         }
     };
-    allowed(source, &owner)?;
-    let facts = facts
-        .as_object()
-        .map(|map| map.clone().into_iter().collect())
-        .unwrap_or_default();
+    let Some(Over { tether, facts }) = over else {
+        return Ok(Vec::new());
+    };
+    let owner = facts.get("pipeline.repository_id").map(plain);
+    allowed(source, &owner.unwrap_or_default())?;
     // The narrowest: the end of one attempt must not refuse the next attempt of the same run.
-    let found = contexts(kind, &facts).map_err(|missing| {
+    let found = contexts(tether, &facts).map_err(|missing| {
         Refusal::new(
             Reason::MalformedRequest,
             format!("the message lacks {missing}"),
@@ -229,12 +197,77 @@ fn ended(
     Ok(found.into_iter().next_back().into_iter().collect())
 }
 
-fn allowed(source: &SourceSettings, what: &str) -> Result<(), Refusal> {
+/// What is over: the tether that a lease hung on it by, and its facts as the platform's tokens prove them.
+struct Over {
+    tether: &'static str,
+    facts: Facts,
+}
+
+impl Over {
+    fn new(tether: &'static str, facts: &[(&str, String)]) -> Self {
+        let named = facts.iter();
+        let named = named.map(|(name, value)| (format!("pipeline.{name}"), json!(value)));
+        let facts = named.collect();
+        Self { tether, facts }
+    }
+}
+
+/// "Webhook events and payloads": `workflow_run` and `workflow_job`, of which `completed` is the last action.
+fn over_at_github(headers: &HeaderMap, body: &Value) -> Option<Over> {
+    let event = headers.get("x-github-event")?.to_str().ok()?;
+    if text(body, "/action") != "completed" {
+        return None;
+    }
+    let repository = ("repository_id", text(body, "/repository/id"));
+    match event {
+        "workflow_run" => {
+            let run = ("run_id", text(body, "/workflow_run/id"));
+            let attempt = ("run_attempt", text(body, "/workflow_run/run_attempt"));
+            Some(Over::new("pipeline", &[repository, run, attempt]))
+        }
+        "workflow_job" => {
+            // The token's claim is `check_run_id`. A job's own id is the same number today; where the message
+            // says which check run it is, that is what was proved.
+            let check = text(body, "/workflow_job/check_run_url");
+            let check = check.rsplit_once("/check-runs/").map(|(_, id)| id);
+            let job = check.map_or_else(|| text(body, "/workflow_job/id"), str::to_owned);
+            Some(Over::new(JOB, &[repository, ("job_id", job)]))
+        }
+        _ => None,
+    }
+}
+
+/// "Webhook events": pipeline events, and job events, which still call a job a build.
+fn over_at_gitlab(body: &Value) -> Option<Over> {
+    let is_over = |at: &str| {
+        let status = text(body, at);
+        ["success", "failed", "canceled", "skipped"].contains(&status.as_str())
+    };
+    match &*text(body, "/object_kind") {
+        "pipeline" if is_over("/object_attributes/status") => {
+            let project = ("repository_id", text(body, "/project/id"));
+            let run = ("run_id", text(body, "/object_attributes/id"));
+            Some(Over::new("pipeline", &[project, run]))
+        }
+        "build" if is_over("/build_status") => {
+            let project = ("repository_id", text(body, "/project_id"));
+            let job = ("job_id", text(body, "/build_id"));
+            Some(Over::new(JOB, &[project, job]))
+        }
+        _ => None,
+    }
+}
+
+pub(in crate::broker) fn allowed(source: &SourceSettings, what: &str) -> Result<(), Refusal> {
     if source.may_end.iter().any(|allowed| allowed == what) {
         return Ok(());
     }
     let problem = format!("source {} may not end contexts of `{what}`", source.name);
     Err(Refusal::new(Reason::NotPermitted, problem))
+}
+
+fn text(body: &Value, pointer: &str) -> String {
+    body.pointer(pointer).map(plain).unwrap_or_default()
 }
 
 fn plain(value: &Value) -> String {

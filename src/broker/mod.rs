@@ -13,6 +13,7 @@ pub mod exchange;
 pub mod facts;
 mod faults;
 mod govern;
+mod heard;
 pub mod introspect;
 pub mod keys;
 mod leavers;

@@ -11,7 +11,8 @@ use crate::ids::IssuerId;
 ///   `pipeline.uid`; with `pipeline.repository_id`, by `REPOSITORY:ID`. With `pipeline.run_attempt`
 ///   there is also the narrower context `ID/ATTEMPT`: the end of an attempt ends what that attempt
 ///   was given, the end of the run ends all.
-/// - `pipeline.job_id` (a fact's name) is identified by that fact, and is a kind of its own.
+/// - `pipeline.job_id` (a fact's name) is identified by that fact, and is a kind of its own. Of a job, too, with
+///   `pipeline.repository_id`, by `REPOSITORY:ID`.
 pub fn contexts(tether: &str, facts: &Facts) -> Result<Vec<(String, String)>, String> {
     let proved = |fact: &str| {
         facts
@@ -22,11 +23,25 @@ pub fn contexts(tether: &str, facts: &Facts) -> Result<Vec<(String, String)>, St
     // SECURITY: `1/2` must mean the second attempt of run 1 and nothing else.
     let usable = |id: &String| !id.is_empty() && !id.contains('/');
     let kind = tether.to_owned();
+    // SECURITY: a run's id, and a job's, carries its repository's, so that whoever may speak for one
+    // repository cannot end the runs of another.
+    // One that cannot be told apart is refused: left out, the run would be anybody's.
+    let owned = |group: &str, id: String| {
+        let repository = format!("{group}.repository_id");
+        match proved(&repository) {
+            Some(owner) if usable(&owner) && !owner.contains(':') => Ok(format!("{owner}:{id}")),
+            Some(_) => Err(repository),
+            None => Ok(id),
+        }
+    };
     if tether.contains('.') {
         let id = proved(tether).filter(|id| !id.is_empty());
-        return id
-            .map(|id| vec![(kind, id)])
-            .ok_or_else(|| tether.to_owned());
+        let id = id.ok_or_else(|| tether.to_owned())?;
+        let id = match tether.strip_suffix(".job_id") {
+            Some(group) => owned(group, id)?,
+            None => id,
+        };
+        return Ok(vec![(kind, id)]);
     }
     let names = ["run_id", "id", "uid"];
     let id = names
@@ -34,15 +49,7 @@ pub fn contexts(tether: &str, facts: &Facts) -> Result<Vec<(String, String)>, St
         .find_map(|name| proved(&format!("{tether}.{name}")))
         .filter(usable)
         .ok_or_else(|| format!("{tether}.run_id"))?;
-    // SECURITY: a run's id carries its repository's, so that whoever may speak for one repository
-    // cannot end the runs of another.
-    // One that cannot be told apart is refused: left out, the run would be anybody's.
-    let repository = format!("{tether}.repository_id");
-    let id = match proved(&repository) {
-        Some(owner) if usable(&owner) && !owner.contains(':') => format!("{owner}:{id}"),
-        Some(_) => return Err(repository),
-        None => id,
-    };
+    let id = owned(tether, id)?;
     let mut contexts = vec![(kind.clone(), id.clone())];
     if let Some(attempt) = proved(&format!("{tether}.run_attempt")) {
         contexts.push((kind, format!("{id}/{attempt}")));

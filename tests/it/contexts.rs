@@ -1,5 +1,8 @@
 //! A lease dies with its pipeline: signed webhooks of each kind, and what they cannot do.
 
+mod jobs;
+mod replays;
+
 use crate::support::broker::{Answer, Setup, TestBroker, with};
 use serde_json::{Value, json};
 
@@ -68,13 +71,18 @@ async fn github(broker: &TestBroker, body: &str) -> Answer {
 }
 
 async fn generic(broker: &TestBroker, sent: i64, body: &str) -> Answer {
+    signed(broker, "ci", sent, body).await
+}
+
+/// A message of a generic source.
+pub async fn signed(broker: &TestBroker, source: &str, sent: i64, body: &str) -> Answer {
     let sent = sent.to_string();
     let signature = hmac(format!("{sent}.{body}").as_bytes());
     let headers = [
         ("x-dayfly-timestamp", &*sent),
         ("x-dayfly-signature", &*signature),
     ];
-    send(broker, "ci", &headers, body).await
+    send(broker, source, &headers, body).await
 }
 
 /// A good form of this attempt of run 77, or without the attempt.

@@ -97,3 +97,18 @@ fn whoever_vouched_beside_the_platform_is_a_dimension_and_can_be_held() {
     world.view = View::of([hold(voucher)]);
     assert_eq!(world.reason(), Denial::Held);
 }
+
+#[test]
+fn a_job_is_its_repositorys_and_any_other_fact_is_a_kind_of_its_own() {
+    let of = |owner: &'static str| [("pipeline.job_id", "5"), ("pipeline.repository_id", owner)];
+    assert_eq!(ids("pipeline.job_id", &of("1234")).unwrap(), ["1234:5"]);
+    for odd in ["", "7/7", "7:7"] {
+        let missing = ids("pipeline.job_id", &of(odd)).unwrap_err();
+        assert_eq!(missing, "pipeline.repository_id", "{odd}");
+    }
+    let step = [
+        ("pipeline.step", "deploy"),
+        ("pipeline.repository_id", "1234"),
+    ];
+    assert_eq!(ids("pipeline.step", &step).unwrap(), ["deploy"]);
+}

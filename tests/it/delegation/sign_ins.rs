@@ -2,6 +2,7 @@
 
 use super::people::in_person;
 use super::{Cast, asking, token};
+use crate::contexts::signed;
 use crate::support::broker::{Answer, Setup, form, with};
 use crate::support::world::{EXCHANGE, JWT, assert_refused, inline_keys, key};
 use dayfly::broker::Reason;
@@ -253,4 +254,41 @@ async fn a_persons_token_that_is_bound_serves_whoever_has_its_key() {
     // The agent's own key, which signs the intent.
     let answer = cast.granted(&ask(&to(cast.key("fixer")))).await;
     assert!(!token(&answer).is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_signed_message_that_a_sign_in_is_over_ends_what_hangs_on_it() {
+    let cast = Cast::with(Setup {
+        more: r#"
+[source.sso]
+kind   = "generic"
+secret = "file:hook.secret"
+issuer = "corp"
+ends   = ["session"]
+"#
+        .to_owned(),
+        ..Setup::default()
+    })
+    .await;
+    let broker = &cast.broker;
+    let (first, second) = (cast.person(), cast.person_with("sid", json!("session-2")));
+    let ask = |person: &str| cast.form_for(person, "fixer", "assist", |_| {});
+    let one = token(&cast.granted(&ask(&first)).await);
+    let other = token(&cast.granted(&ask(&second)).await);
+    let over = |kind: &str, id: &str| json!({ "kind": kind, "id": id }).to_string();
+    let now = broker.now();
+    let foreign = signed(broker, "sso", now, &over("pipeline", "1234:77")).await;
+    assert_eq!((foreign.status, foreign.error()), (403, "access_denied"));
+    let elsewhere = signed(broker, "ci", now, &over("session", "session-1")).await;
+    assert_eq!(
+        (elsewhere.status, elsewhere.error()),
+        (403, "access_denied")
+    );
+    assert!(broker.is_active(&one).await);
+    let ended = signed(broker, "sso", now, &over("session", "session-1")).await;
+    assert_eq!(ended.status, 204, "{}", ended.body);
+    assert!(!broker.is_active(&one).await);
+    assert!(broker.is_active(&other).await, "another sign-in of theirs");
+    let late = broker.exchange(&ask(&first)).await;
+    assert_refused(&late, Reason::Held, "signed out");
 }
