@@ -14,7 +14,13 @@ use std::path::Path;
 use std::time::Duration;
 use url::Url;
 
-/// `private_network = true`, `ca = "file:issuer-ca.pem"`: an issuer inside of an organisation.
+/// Shorter, and a refresh that is late by a minute locks everybody out; longer, and a key that was withdrawn
+/// while nobody could be asked lives on for days.
+const KEYS_MAX_AGE: std::ops::RangeInclusive<Duration> =
+    Duration::from_secs(10 * 60)..=Duration::from_secs(24 * 3600);
+
+/// `private_network = true`, `ca = "file:issuer-ca.pem"`: an issuer inside of an organisation; and
+/// `keys_max_age`.
 pub(in crate::config) fn further(
     decoder: &Decoder<'_>,
     reader: &Reader<'_>,
@@ -34,6 +40,13 @@ pub(in crate::config) fn further(
     if settings.private_network && !fetches {
         let help = "remove `private_network`";
         reader.bad(reader.at, "no keys are fetched for this issuer", help);
+    }
+    if let Some(longest) = reader.duration("keys_max_age", KEYS_MAX_AGE) {
+        if !fetches {
+            let help = "remove `keys_max_age`";
+            reader.bad(longest.at, "no keys are fetched for this issuer", help);
+        }
+        settings.keys_max_age = longest.value;
     }
     settings.ca = ca.and_then(|ca| decoder.certificates(ca));
 }

@@ -9,6 +9,7 @@ use super::settings::{NotifyTable, NotifyWay};
 use super::source::At;
 use super::tables::named;
 use super::values::nearest;
+use crate::agents::Turn;
 use crate::audit::Event;
 use crate::authority::{Authority, Permission};
 use crate::broker::Reason;
@@ -184,6 +185,9 @@ fn response(
 fn event(reader: &Reader<'_>, on: At<String>) -> Option<On> {
     if let Some(event) = Event::named(&on.value) {
         return Some(On::Event(event));
+    }
+    if on.value == Turn::Dormant.code() {
+        return Some(On::Dormant);
     }
     let reason = Reason::ALL.iter().find(|reason| reason.code() == on.value);
     if let Some(reason) = reason {

@@ -3,8 +3,9 @@
 
 use super::Identity;
 use super::settings::KeySource;
-use crate::jose::{KeyClient, KeySet, RemoteKeys, RemoteKeysError};
+use crate::jose::{KeyClient, KeySet, RemoteKeys, RemoteKeysError, RemoteKeysSettings};
 use std::sync::Arc;
+use std::time::Duration;
 use time::OffsetDateTime;
 
 #[derive(Debug)]
@@ -27,6 +28,19 @@ impl IssuerKeys {
         };
         remote.check_address()?;
         Ok(Self::Remote(remote))
+    }
+
+    /// The last good set serves an outage for so long.
+    #[must_use]
+    pub fn kept_for(self, max_age: Duration) -> Self {
+        let settings = RemoteKeysSettings {
+            max_age,
+            ..RemoteKeysSettings::default()
+        };
+        match self {
+            Self::Remote(remote) => Self::Remote(remote.with_settings(settings)),
+            fixed @ Self::Fixed(_) => fixed,
+        }
     }
 
     /// The current set; fetched again, within limits, where it does not know the `kid`.

@@ -6,7 +6,7 @@ mod platforms;
 
 use super::settings::{IssuerSettings, KeySource, PinSettings};
 use crate::ids::IssuerId;
-use crate::jose::Algorithm;
+use crate::jose::{Algorithm, RemoteKeysSettings};
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -97,6 +97,7 @@ impl Preset {
             keys: KeySource::Discovery,
             private_network: false,
             ca: None,
+            keys_max_age: RemoteKeysSettings::default().max_age,
             review: None,
             sts: self
                 .url

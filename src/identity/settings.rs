@@ -27,6 +27,8 @@ pub struct IssuerSettings {
     pub private_network: bool,
     /// PEM certificates that vouch for where its keys are fetched, in the place of the system's.
     pub ca: Option<Vec<u8>>,
+    /// How long the last keys that were fetched serve while none can be fetched.
+    pub keys_max_age: Duration,
     /// Who is asked whether a token with a good signature still stands, if anybody is.
     pub review: Option<ReviewSettings>,
     /// Endpoints of AWS STS. Where there are any, the issuer has no tokens and no keys: its proofs are

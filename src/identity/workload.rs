@@ -144,6 +144,7 @@ impl Issuer {
             }
         };
         let keys = keys.map_err(|fault| bad(&settings, fault))?;
+        let keys = keys.kept_for(settings.keys_max_age);
         let reviewer = match settings.review.clone() {
             Some(review) => {
                 let reviewer = Reviewer::new(review, fetcher);

@@ -15,6 +15,7 @@ mod tests;
 pub use deliver::{Notify, Way};
 
 use super::{Broker, Reason};
+use crate::agents::Turn;
 use crate::audit::{Entry, Event};
 use crate::clock::Clock;
 use crate::ids::{self, AgentId, MissionId};
@@ -51,6 +52,8 @@ pub enum On {
     Event(Event),
     /// A refusal with this reason.
     Refusal(Reason),
+    /// An agent that nobody used for too long was suspended: to be told apart from other ways into that stage.
+    Dormant,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -129,6 +132,10 @@ impl ResponseSettings {
             On::Event(event) => entry.event == event,
             On::Refusal(reason) => {
                 entry.event == Event::Refused && entry.reason.as_deref() == Some(reason.code())
+            }
+            On::Dormant => {
+                entry.event == Event::Suspended
+                    && entry.reason.as_deref() == Some(Turn::Dormant.code())
             }
         };
         let agent = self.agent.as_ref().map(AgentId::as_str);

@@ -60,6 +60,14 @@ fn it_is_about_its_own_event_reason_agent_and_mission() {
     };
     assert!(counts(&by_event, &entry().reason("held")));
     assert!(!counts(&by_event, &Entry::new(Event::Ended, NOW)));
+    let dormant = ResponseSettings {
+        on: On::Dormant,
+        ..one.clone()
+    };
+    let suspended = |why: &str| Entry::new(Event::Suspended, NOW).agent("a").reason(why);
+    assert!(counts(&dormant, &suspended("dormant")));
+    assert!(!counts(&dormant, &suspended("drift")));
+    assert!(!counts(&dormant, &entry().reason("dormant")));
     let of_agent = |name: &str| ResponseSettings {
         agent: Some(name.parse().unwrap()),
         ..one.clone()

@@ -677,6 +677,9 @@ fn of_an_issuer_inside_and_of_what_is_pinned() {
     for (more, codes) in [
         (inside("private_network = true"), vec![]),
         (inside("private_network = \"yes\""), vec!["wrong_type"]),
+        (inside("keys_max_age = \"2h\""), vec![]),
+        (inside("keys_max_age = \"1m\""), vec!["bad_value"]),
+        (sts("keys_max_age = \"2h\""), vec!["bad_value"]),
         (inside("ca = \"file:nothing.pem\""), vec!["bad_keys"]),
         (
             inside(

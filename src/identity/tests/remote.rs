@@ -49,9 +49,14 @@ impl Platform {
     }
 
     fn identity(&self) -> Identity {
+        self.identity_kept_for(Duration::from_secs(HOUR.unsigned_abs()))
+    }
+
+    fn identity_kept_for(&self, keys_max_age: Duration) -> Identity {
         let signer = Signer::es256("unused");
         let mut settings = issuer("kubernetes", &self.url, &signer);
         settings.keys = KeySource::Discovery;
+        settings.keys_max_age = keys_max_age;
         Identity::new(vec![settings], vec![], BROKER.to_owned(), &fetcher()).unwrap()
     }
 
@@ -124,5 +129,24 @@ async fn an_issuer_that_is_away_is_unavailable_and_nobody_gets_in_on_old_keys() 
     platform.set(None);
     assert!(identity.verify(&token, at(HOUR + 60)).await.is_ok());
     let result = identity.verify(&token, at(3 * HOUR)).await;
+    assert!(matches!(result, Err(IdentityError::Unavailable { .. })));
+}
+
+#[tokio::test]
+async fn how_long_the_last_keys_serve_an_outage_is_the_issuers_setting() {
+    let signer = Signer::es256("k-1");
+    let platform = Platform::start(signer.jwks()).await;
+    let (short, long) = (Duration::from_secs(600), Duration::from_secs(10_800));
+    let [short, long] = [short, long].map(|kept| platform.identity_kept_for(kept));
+    let token = platform.token(&signer);
+    for identity in [&short, &long] {
+        assert!(identity.verify(&token, at(0)).await.is_ok());
+    }
+    platform.set(None);
+    assert!(short.verify(&token, at(599)).await.is_ok());
+    let result = short.verify(&token, at(601)).await;
+    assert!(matches!(result, Err(IdentityError::Unavailable { .. })));
+    assert!(long.verify(&token, at(2 * HOUR)).await.is_ok());
+    let result = long.verify(&token, at(3 * HOUR + 1)).await;
     assert!(matches!(result, Err(IdentityError::Unavailable { .. })));
 }
