@@ -400,7 +400,7 @@ pub(super) fn run(hashes: &[Hash]) -> Hash {
     finish(context)
 }
 
-fn sha256(bytes: &[u8]) -> Hash {
+pub(super) fn sha256(bytes: &[u8]) -> Hash {
     as_hash(digest(&SHA256, bytes).as_ref())
 }
 

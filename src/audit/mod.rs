@@ -7,6 +7,7 @@
 
 mod chain;
 mod files;
+mod forks;
 mod ocsf;
 mod reader;
 mod recent;
@@ -18,6 +19,7 @@ mod verify;
 
 pub use chain::Sign;
 pub use files::FileSink;
+pub use forks::Superseded;
 pub use reader::{Cursor, Page, Read, page, shards};
 pub use recent::recent;
 pub(crate) use recent::{pack, unpack};

@@ -168,7 +168,11 @@ fn exported(path: &Path) -> Result<Vec<EntryLine>, AuditError> {
         }
     }
     lines.sort_by_key(|(sealed, _)| *sealed);
-    Ok(lines.into_iter().map(|(_, line)| line).collect())
+    // What one replica exported and another one sealed stands twice.
+    let mut told = BTreeSet::new();
+    let mut lines: Vec<_> = lines.into_iter().map(|(_, line)| line).collect();
+    lines.retain(|line: &EntryLine| told.insert((line.shard, line.sequence, line.link.clone())));
+    Ok(lines)
 }
 
 /// Sealing goes on behind the export as it is: the next seal names what each shard lost.

@@ -1,4 +1,5 @@
 mod loss;
+mod takeover;
 
 use super::chain::unhex;
 use super::state::State;

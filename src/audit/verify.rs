@@ -7,6 +7,7 @@
 use super::chain::{
     BreakLine, Chain, CheckpointLine, EntryLine, FENCES, Hash, Head, HeadLine, Parts, run, unhex,
 };
+use super::forks::{Forks, Judged, Superseded};
 use super::{AuditError, files, hex};
 use crate::store::{Link, Position};
 use serde::Serialize;
@@ -46,6 +47,8 @@ pub struct Report {
     /// Lines behind the last checkpoint: whole, but not signed yet.
     pub unsealed: u64,
     pub breaks: Vec<SegmentBreak>,
+    /// What a replica exported before it died, and another one sealed.
+    pub superseded: Vec<Superseded>,
     /// Checkpoints that lie in the files of other replicas, or nowhere.
     pub missing: Vec<RangeInclusive<u64>>,
     pub findings: Vec<Finding>,
@@ -61,16 +64,25 @@ impl Report {
 /// Verifies a file with the older files beside it, or every file of a folder (the exports of all
 /// replicas together). `verifying` says whether a compact JWS was signed by a checkpoint key.
 pub fn verify(path: &Path, verifying: &dyn Fn(&str) -> bool) -> Result<Report, AuditError> {
+    Ok(walked(path, Some(verifying))?.report)
+}
+
+fn walked<'a>(
+    path: &Path,
+    verifying: Option<&'a dyn Fn(&str) -> bool>,
+) -> Result<Walk<'a>, AuditError> {
     let mut segments = Vec::new();
-    let mut walk = Walk::new(Some(verifying));
+    let mut walk = Walk::new(verifying);
     for file in files::exported(path)? {
         walk.find_segments(&file, &mut segments)?;
     }
     segments.sort_by_key(|segment: &Segment| (segment.checkpoint, segment.file.clone()));
+    walk.forks = Forks::among(&mut segments)?;
     for segment in &segments {
         walk.segment(segment)?;
     }
-    Ok(walk.report)
+    walk.asides()?;
+    Ok(walk)
 }
 
 /// What a sink knows of its own file when it opens it.
@@ -110,15 +122,7 @@ pub(super) struct Export {
 
 /// Walks a file with the older ones beside it, or every file of a folder, without asking for signatures.
 pub(super) fn export(path: &Path) -> Result<Export, AuditError> {
-    let mut segments = Vec::new();
-    let mut walk = Walk::new(None);
-    for file in files::exported(path)? {
-        walk.find_segments(&file, &mut segments)?;
-    }
-    segments.sort_by_key(|segment: &Segment| (segment.checkpoint, segment.file.clone()));
-    for segment in &segments {
-        walk.segment(segment)?;
-    }
+    let walk = walked(path, None)?;
     Ok(Export {
         first: walk.report.first,
         sealed: walk.sealed.map(|(chain, _, _)| chain),
@@ -146,13 +150,20 @@ pub(super) fn last_sealed(path: &Path) -> Result<Option<Chain>, AuditError> {
 }
 
 /// From one opening checkpoint to the next, or to the end of the file.
-struct Segment {
-    file: PathBuf,
-    offset: u64,
-    lines: u64,
-    first_line: u64,
-    checkpoint: u64,
-    ends_file: bool,
+#[derive(Debug, Clone)]
+pub(super) struct Segment {
+    pub file: PathBuf,
+    pub offset: u64,
+    pub lines: u64,
+    pub first_line: u64,
+    /// The opening one, and the hash of the one before it.
+    pub checkpoint: u64,
+    pub prev: String,
+    /// The last one, its hash, and whether there are lines that it closes.
+    pub last: u64,
+    pub last_hash: String,
+    pub closes: bool,
+    pub ends_file: bool,
 }
 
 struct Walk<'a> {
@@ -162,6 +173,7 @@ struct Walk<'a> {
     sealed: Option<(Chain, u64, u64)>,
     chain: Option<Chain>,
     hashes: Vec<Hash>,
+    forks: Forks,
     file: PathBuf,
     line: u64,
 }
@@ -174,6 +186,7 @@ impl<'a> Walk<'a> {
             sealed: None,
             chain: None,
             hashes: Vec::new(),
+            forks: Forks::default(),
             file: PathBuf::new(),
             line: 0,
         }
@@ -198,6 +211,7 @@ impl<'a> Walk<'a> {
         file.clone_into(&mut self.file);
         let mut buffer = Vec::new();
         let (mut offset, mut line, mut begun) = (0, 0, false);
+        let mut closed = 0;
         loop {
             buffer.clear();
             let length = reader.read_until(b'\n', &mut buffer).map_err(failed)?;
@@ -205,20 +219,31 @@ impl<'a> Walk<'a> {
                 break;
             }
             line += 1;
-            let opening = Parts::of(trimmed(&buffer))
+            let checkpoint = Parts::of(trimmed(&buffer))
                 .filter(|parts| parts.is("checkpoint"))
-                .and_then(|parts| parts.parse::<CheckpointLine>())
-                .filter(|checkpoint| checkpoint.opening.is_some());
-            if let Some(checkpoint) = opening {
-                segments.push(Segment {
-                    file: file.to_owned(),
-                    offset,
-                    lines: 0,
-                    first_line: line,
-                    checkpoint: checkpoint.checkpoint,
-                    ends_file: false,
-                });
-                begun = true;
+                .and_then(|parts| Some((parts.parse::<CheckpointLine>()?, hex(&parts.hash))));
+            if let Some((checkpoint, hash)) = checkpoint {
+                if checkpoint.opening.is_some() {
+                    segments.push(Segment {
+                        file: file.to_owned(),
+                        offset,
+                        lines: 0,
+                        first_line: line,
+                        checkpoint: checkpoint.checkpoint,
+                        prev: checkpoint.prev,
+                        last: 0,
+                        last_hash: String::new(),
+                        closes: false,
+                        ends_file: false,
+                    });
+                    begun = true;
+                }
+                if let Some(segment) = segments.last_mut().filter(|_| begun) {
+                    segment.last = checkpoint.checkpoint;
+                    segment.last_hash = hash;
+                    segment.closes = segment.lines > 0 && line > closed + 1;
+                }
+                closed = line;
             }
             match segments.last_mut().filter(|_| begun) {
                 Some(segment) => segment.lines += 1,
@@ -277,6 +302,8 @@ impl<'a> Walk<'a> {
             self.find("the line was changed: its hash is not that of its bytes");
             return;
         };
+        let behind = self.chain.as_ref().map_or(0, |chain| chain.checkpoint);
+        self.forks.meet(&parts, behind);
         let taken = if parts.is("entry") {
             parts.parse().map(|line| self.entry(&line, parts.hash))
         } else if parts.is("break") {
@@ -293,6 +320,35 @@ impl<'a> Walk<'a> {
         if taken.is_none() {
             self.find("the line is none that was ever written");
         }
+    }
+
+    /// What is not on the chain: whole, signed, and sealed by somebody else.
+    fn asides(&mut self) -> Result<(), AuditError> {
+        let forks = std::mem::take(&mut self.forks);
+        for aside in &forks.asides {
+            let mut walk = Self::new(self.verifying);
+            walk.chain = forks.before(aside).cloned();
+            walk.segment(&aside.segment)?;
+            self.report.findings.append(&mut walk.report.findings);
+            self.report.missing.append(&mut walk.report.missing);
+            self.report.unsealed += walk.report.unsealed;
+            self.file.clone_from(&aside.segment.file);
+            let ended = walk.sealed.as_ref().map(|(_, _, line)| *line);
+            self.line = ended.unwrap_or(aside.segment.first_line);
+            match forks.judge(aside) {
+                Judged::Sealed(by, sealed) => self.report.superseded.push(Superseded {
+                    file: self.file.clone(),
+                    line: self.line,
+                    checkpoint: aside.segment.last,
+                    entries: aside.entries(),
+                    by,
+                    sealed,
+                }),
+                Judged::NotYet(lines) => self.report.unsealed += lines,
+                Judged::Wrong(what) => self.find(what),
+            }
+        }
+        Ok(())
     }
 
     fn entry(&mut self, line: &EntryLine, hash: Hash) {
@@ -380,6 +436,15 @@ impl<'a> Walk<'a> {
                 self.report.missing.push(missing);
                 opened
             }
+            // It follows another one with the number of the last one here.
+            (Some(chain), Some(opened))
+                if line.checkpoint == chain.checkpoint + 1
+                    && line.prev != hex(&chain.checkpoint_hash) =>
+            {
+                let other = chain.checkpoint;
+                self.report.missing.push(other..=other);
+                opened
+            }
             (chain, _) => chain.unwrap_or_default(),
         };
         if line.checkpoint != chain.checkpoint.saturating_add(1) {
@@ -405,6 +470,8 @@ impl<'a> Walk<'a> {
         self.hashes.clear();
         self.report.checkpoints += 1;
         self.report.last = Some((line.checkpoint, hex(&parts.hash)));
+        let is_opening = line.opening.is_some();
+        self.forks.close(&chain, &self.file, is_opening);
         self.sealed = Some((chain.clone(), end, self.line));
         self.chain = Some(chain);
     }

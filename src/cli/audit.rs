@@ -119,6 +119,7 @@ fn show(report: &Report, output: &Output) -> Result<(), Failure> {
         "checkpoints": report.checkpoints,
         "unsealed": report.unsealed,
         "breaks": report.breaks,
+        "superseded": report.superseded,
         "findings": findings,
     });
     output.show(&value, |_| {
@@ -131,6 +132,15 @@ fn show(report: &Report, output: &Output) -> Result<(), Failure> {
                 lost.shard,
                 lost.resumes.min(lost.sealed),
                 lost.sealed
+            )
+        }));
+        lines.extend(report.superseded.iter().map(|aside| {
+            let (entries, by) = (aside.entries, aside.by.display());
+            format!(
+                "{}:{}: exported, not sealed by the time of the crash: {entries} entries, which {by} sealed as checkpoint {}",
+                aside.file.display(),
+                aside.line,
+                aside.sealed.unwrap_or(aside.checkpoint)
             )
         }));
         lines.push(format!(

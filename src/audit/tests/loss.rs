@@ -37,11 +37,11 @@ async fn append(store: &dyn Store, shard: u8, value: Vec<u8>) {
     store.commit(transaction).await.unwrap();
 }
 
-async fn state_of(store: &dyn Store) -> State {
+pub(super) async fn state_of(store: &dyn Store) -> State {
     State::read(store, &sealer()).await.unwrap().unwrap().0
 }
 
-async fn lost_from(store: &dyn Store, path: &Path) -> Result<Option<Lost>, AuditError> {
+pub(super) async fn lost_from(store: &dyn Store, path: &Path) -> Result<Option<Lost>, AuditError> {
     let incomplete = false;
     lost(store, &sealer(), Search { path, incomplete }).await
 }

@@ -1,0 +1,188 @@
+//! A replica that died between its export and the store, and another one that took over.
+
+use super::loss::{lost_from, state_of};
+use super::{Place, now, read, seal, sealer, shard, sign, stage};
+use crate::audit::chain::Run;
+use crate::audit::state::log_of;
+use crate::audit::{Report, check};
+use crate::store::embedded::Embedded;
+use crate::store::{LogEntry, Position, Store, Tail};
+use std::fs::OpenOptions;
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+async fn entries(store: &dyn Store, number: u8, after: Position) -> Vec<LogEntry> {
+    let tail = store.tail(&log_of(number), after, 100, Duration::ZERO).await;
+    let Tail::Entries { entries, .. } = tail.unwrap() else {
+        panic!("nothing is trimmed yet");
+    };
+    entries
+}
+
+/// What is new on two shards is in the file, and the store never hears of it.
+async fn exports_and_dies(store: &dyn Store, path: &Path) {
+    let mut run = Run::after(state_of(store).await.chain);
+    for number in [shard(1), shard(2)].map(|shard| shard.number()) {
+        let head = run.chain.head(number).position;
+        for entry in entries(store, number, head).await {
+            run.entry(number, &entry).unwrap();
+        }
+    }
+    let opening = run.bytes.is_empty();
+    run.checkpoint(opening, now(), &sign).unwrap();
+    append(path, &run.bytes);
+}
+
+fn append(path: &Path, bytes: &[u8]) {
+    let mut options = OpenOptions::new();
+    let mut file = options.append(true).create(true).open(path).unwrap();
+    file.write_all(bytes).unwrap();
+}
+
+/// The second run of `a` was never sealed by it.
+async fn taken_over() -> (Place, PathBuf, PathBuf) {
+    let place = Place::new();
+    let (a, b) = (place.path("a.jsonl"), place.path("b.jsonl"));
+    let store = place.store.clone();
+    stage(store.as_ref(), 1, "one").await;
+    assert_eq!(seal(&store, &a).await, None);
+    for (number, agent) in [(1, "two"), (2, "three")] {
+        stage(store.as_ref(), number, agent).await;
+    }
+    exports_and_dies(store.as_ref(), &a).await;
+    (place, a, b)
+}
+
+fn all(place: &Place) -> Report {
+    read(place.folder.path())
+}
+
+#[tokio::test]
+async fn what_was_exported_before_a_crash_is_known_as_what_another_replica_sealed() {
+    let (place, a, b) = taken_over().await;
+    assert_eq!(seal(&place.store, &b).await, None);
+    let report = all(&place);
+    assert!(report.is_sound() && report.entries == 3, "{report:?}");
+    let [aside] = report.superseded.as_slice() else {
+        panic!("{report:?}");
+    };
+    assert_eq!((aside.file.clone(), aside.by.clone()), (a.clone(), b.clone()));
+    assert_eq!((aside.checkpoint, aside.entries), (3, 2));
+    assert_eq!(aside.sealed, Some(4));
+    // Both go on, each in its file.
+    for (agent, path) in [("four", &a), ("five", &b), ("six", &a)] {
+        stage(place.store.as_ref(), 1, agent).await;
+        check(place.store.as_ref(), &sealer(), path).await.unwrap();
+        assert_eq!(seal(&place.store, path).await, None);
+    }
+    let report = all(&place);
+    assert!(report.is_sound() && report.entries == 6, "{report:?}");
+    assert_eq!(report.superseded.len(), 1);
+    // One file alone misses what the other one has.
+    assert!(!read(&a).is_sound());
+    // A store that lost everything is told each entry once.
+    let empty = Embedded::in_memory().unwrap();
+    let lost = lost_from(&empty, place.folder.path()).await;
+    assert_eq!(lost.unwrap().unwrap().entries.len(), 6);
+}
+
+#[tokio::test]
+async fn a_replica_that_opened_its_file_and_died_stands_in_nobodys_way() {
+    let (place, a, b) = taken_over().await;
+    let opening = |path: PathBuf| {
+        let store = place.store.clone();
+        async move {
+            let mut run = Run::after(state_of(store.as_ref()).await.chain);
+            run.checkpoint(true, now(), &sign).unwrap();
+            append(&path, &run.bytes);
+        }
+    };
+    opening(b.clone()).await;
+    opening(place.path("c.jsonl")).await;
+    // Nobody went on: what has lines counts.
+    let report = all(&place);
+    assert!(report.is_sound() && report.entries == 3, "{report:?}");
+    for (agent, path) in [("four", &b), ("five", &a)] {
+        stage(place.store.as_ref(), 1, agent).await;
+        assert_eq!(seal(&place.store, path).await, None);
+        let report = all(&place);
+        assert!(report.is_sound(), "{report:?}");
+        assert_eq!(report.superseded.len(), 2, "{report:?}");
+    }
+    assert_eq!(all(&place).entries, 5);
+}
+
+#[tokio::test]
+async fn before_the_first_run_of_who_took_over_it_is_not_sealed_yet() {
+    let (place, _, b) = taken_over().await;
+    let mut run = Run::after(state_of(place.store.as_ref()).await.chain);
+    for _ in 0..2 {
+        run.checkpoint(true, now(), &sign).unwrap();
+    }
+    append(&b, &run.bytes);
+    let report = all(&place);
+    assert!(report.is_sound() && report.superseded.is_empty(), "{report:?}");
+    assert_eq!((report.entries, report.unsealed), (1, 2));
+}
+
+#[tokio::test]
+async fn what_was_exported_and_sealed_by_nobody_is_found() {
+    let (place, a, b) = taken_over().await;
+    // Of another store: it holds two entries more, of which this one knows nothing.
+    let text = std::fs::read_to_string(&a).unwrap();
+    let sealed: Vec<_> = text.split_inclusive('\n').take(3).collect();
+    std::fs::write(&a, sealed.concat()).unwrap();
+    let other = Place::new();
+    let head = state_of(place.store.as_ref()).await.chain;
+    stage(other.store.as_ref(), 2, "never").await;
+    let mut run = Run::after(head);
+    let number = shard(2).number();
+    for entry in entries(other.store.as_ref(), number, Position::ORIGIN).await {
+        run.entry(number, &entry).unwrap();
+    }
+    run.checkpoint(false, now(), &sign).unwrap();
+    append(&a, &run.bytes);
+    assert_eq!(seal(&place.store, &b).await, None);
+    let report = all(&place);
+    let [finding] = report.findings.as_slice() else {
+        panic!("{report:?}");
+    };
+    assert!(finding.what.starts_with("1 of the lines"), "{finding:?}");
+    assert_eq!((&finding.file, finding.line), (&a, 5));
+}
+
+#[tokio::test]
+async fn any_change_of_what_was_exported_twice_shows() {
+    let (place, a, b) = taken_over().await;
+    assert_eq!(seal(&place.store, &b).await, None);
+    let sound = all(&place);
+    assert!(sound.is_sound() && sound.superseded.len() == 1, "{sound:?}");
+    for path in [&a, &b] {
+        let whole = std::fs::read(path).unwrap();
+        for place_of in (0..whole.len()).step_by(7) {
+            let mut bytes = whole.clone();
+            bytes[place_of] ^= 1;
+            std::fs::write(path, &bytes).unwrap();
+            assert!(!all(&place).is_sound(), "{} {place_of}", path.display());
+        }
+        let lines: Vec<_> = whole.split_inclusive(|byte| *byte == b'\n').collect();
+        for number in 0..lines.len() {
+            let mut fewer = lines.clone();
+            fewer.remove(number);
+            std::fs::write(path, fewer.concat()).unwrap();
+            let report = all(&place);
+            // Whole lines cut off the end are told by what the broker knows.
+            let is_cut = report.last != sound.last || report.superseded != sound.superseded;
+            assert!(!report.is_sound() || is_cut, "{} {number}", path.display());
+            let mut more = lines.clone();
+            more.insert(number, lines[number]);
+            std::fs::write(path, more.concat()).unwrap();
+            assert!(!all(&place).is_sound(), "{} {number}", path.display());
+        }
+        std::fs::write(path, &whole).unwrap();
+    }
+    // The same file under another name is no crash.
+    std::fs::copy(&a, place.path("copy.jsonl")).unwrap();
+    assert!(!all(&place).is_sound());
+}
