@@ -372,6 +372,9 @@ async fn a_replica_that_cannot_take_it_over_keeps_all_it_had_says_so_and_in_the_
     assert_eq!(answer.status, 200, "{}", answer.body);
     // What it had says who may, and is not in force.
     assert_gives_nothing(&poor).await;
+    // Nor does anything turn by itself by what it had.
+    let governed = poor.composed.broker.govern().await.unwrap_err();
+    assert_eq!(governed.reason, Reason::StaleConfiguration);
     let lifted = broker.admin("POST", "/lifts", Some(lift())).await;
     assert_ne!(lifted.status, 503, "{}", lifted.body);
     // What it lacked comes, and it is one of them.

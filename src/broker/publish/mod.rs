@@ -21,7 +21,7 @@ use futures_util::future::BoxFuture;
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
-use tokio::sync::watch;
+use tokio::sync::{MutexGuard, watch};
 
 /// How long a replica that cannot take over what was published goes on with what it has.
 pub const GRACE: Duration = Duration::from_secs(30);
@@ -75,7 +75,7 @@ pub type Build =
 pub struct Publishing {
     /// With this replica's own part, as it was read last.
     build: Mutex<Arc<Build>>,
-    /// Held from before a bundle is built until it is swapped in.
+    /// Held from before a bundle is looked at once more until it is swapped in.
     turn: tokio::sync::Mutex<()>,
     /// The record that decides here; `None`: the folder does.
     held: Mutex<Option<Arc<Stored>>>,
@@ -111,6 +111,29 @@ impl Publishing {
     fn build(&self) -> Arc<Build> {
         let build = self.build.lock().unwrap_or_else(PoisonError::into_inner);
         Arc::clone(&build)
+    }
+
+    /// What would be in force, and the turn to put it there. It is made before the turn: nobody waits for a store
+    /// or a command that is slow for somebody else's files.
+    async fn prepared(&self, files: &Arc<Files>) -> Result<(Bundle, MutexGuard<'_, ()>), Refusal> {
+        loop {
+            let build = self.build();
+            let built = build(Arc::clone(files), Purpose::Publishing).await;
+            let bundle = built.map_err(|unfit| match unfit {
+                Unfit::Here(why) => refused(&why),
+                Unfit::Wrong(problems) => {
+                    let mut refusal =
+                        Refusal::new(Reason::ConfigurationRefused, "it does not check");
+                    refusal.problems = Some(problems.into());
+                    refusal.exact()
+                }
+            })?;
+            let turn = self.turn.lock().await;
+            // INVARIANT: with this replica's own part as it is now. It may have been read again meanwhile.
+            if Arc::ptr_eq(&build, &self.build()) {
+                return Ok((bundle, turn));
+            }
+        }
     }
 
     fn held(&self) -> Option<Arc<Stored>> {
@@ -250,16 +273,7 @@ impl Broker {
         let (reason, after) = (request.reason.clone(), request.after);
         let even_without = request.even_without_me;
         let files = Arc::new(Files::of(request).map_err(|why| refused(&why))?);
-        let _turn = publishing.turn.lock().await;
-        let built = publishing.build()(files.clone(), Purpose::Publishing).await;
-        let mut bundle = built.map_err(|unfit| match unfit {
-            Unfit::Here(why) => refused(&why),
-            Unfit::Wrong(problems) => {
-                let mut refusal = Refusal::new(Reason::ConfigurationRefused, "it does not check");
-                refusal.problems = Some(problems.into());
-                refusal.exact()
-            }
-        })?;
+        let (mut bundle, _turn) = publishing.prepared(&files).await?;
         // INVARIANT: or nobody could put it right.
         if !even_without && let Err(refusal) = self.admin_by(&bundle, by).await {
             let why = format!(

@@ -146,3 +146,37 @@ async fn a_reload_beside_the_first_publication_brings_no_folder_back() {
         (&hash, &answer["revision"])
     );
 }
+
+const CLOUD: &str = r#"
+[target.aws-prod]
+kind = "aws"
+role = "arn:aws:iam::111122223333:role/deploy"
+ceiling = { actions = ["ecs:*"], locations = ["arn:aws:ecs:*:111122223333:*"] }
+"#;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_slow_to_prepare_keeps_nobody_else_from_publishing() {
+    let store: Arc<dyn Store> = Arc::new(Embedded::in_memory().unwrap());
+    let gate = Gate::before(&store);
+    let broker = TestBroker::with(setup(&(Arc::clone(&gate) as Arc<dyn Store>))).await;
+    // The keys that a cloud trusts are made before it is in force, and the store does not answer.
+    gate.hold_reads("keyring manifest");
+    let text = with_ttl(&broker, "4m") + CLOUD;
+    let slow = broker.publish(&text);
+    let quick = async {
+        until("it waits", || async { gate.waiting() > 0 }).await;
+        let text = with_ttl(&broker, "5m");
+        let quick = published(&broker, &text);
+        let answer = tokio::time::timeout(Duration::from_secs(10), quick).await;
+        assert_eq!(decided(&broker).await.1, 5);
+        gate.open();
+        answer.expect("it waits for the other one")
+    };
+    let (slow, quick) = tokio::join!(slow, quick);
+    assert_eq!(slow.status, 200, "{}", slow.body);
+    assert_eq!(
+        slow.body["before"], quick["hash"],
+        "it is looked at once more"
+    );
+    assert_eq!(decided(&broker).await.1, 4);
+}
