@@ -85,7 +85,9 @@ impl Forks {
             .iter()
             .map(|segment| (segment.checkpoint, segment.prev.clone()))
             .collect();
-        let left = segments.iter().map(|segment| leaves(segment, segments, &opened));
+        let left = segments
+            .iter()
+            .map(|segment| leaves(segment, segments, &opened));
         let left: Vec<_> = left.collect();
         let mut forks = Self::default();
         for (segment, from) in segments.iter_mut().zip(left) {
@@ -159,7 +161,11 @@ impl Forks {
             let heads = heads.filter(|(wanted, (from, _))| is_later(*from) && covers(wanted));
             let heads: Vec<_> = heads.map(|(wanted, _)| wanted.clone()).collect();
             self.met.extend(heads);
-        } else if self.wanted.get(&said).is_some_and(|(from, _)| is_later(*from)) {
+        } else if self
+            .wanted
+            .get(&said)
+            .is_some_and(|(from, _)| is_later(*from))
+        {
             self.met.push(said);
         }
     }
@@ -203,7 +209,10 @@ impl Forks {
         let lost = aside.said.iter().filter(|said| sealed(said).is_none());
         let lost = lost.count() as u64;
         if lost == 0 {
-            return Judged::Sealed(by.clone(), aside.said.iter().filter_map(|said| sealed(&said)).max());
+            return Judged::Sealed(
+                by.clone(),
+                aside.said.iter().filter_map(|said| sealed(&said)).max(),
+            );
         }
         if self.closed < number {
             return Judged::NotYet(lost);
@@ -260,14 +269,18 @@ fn leaves(segment: &Segment, all: &[Segment], opened: &BTreeSet<(u64, String)>) 
     let strength = |one: &Segment| (goes_on(one), one.last, one.closes, place(one));
     let own = strength(segment);
     let others = all.iter().filter(|other| {
-        other.checkpoint <= segment.last && segment.checkpoint <= other.last && strength(other) > own
+        other.checkpoint <= segment.last
+            && segment.checkpoint <= other.last
+            && strength(other) > own
     });
     let from = others.map(|other| other.checkpoint.max(segment.checkpoint));
     from.min()
 }
 
 fn checkpoint(parts: &Parts<'_>) -> Option<u64> {
-    let line = parts.is("checkpoint").then(|| parts.parse::<CheckpointLine>());
+    let line = parts
+        .is("checkpoint")
+        .then(|| parts.parse::<CheckpointLine>());
     line.flatten().map(|line| line.checkpoint)
 }
 

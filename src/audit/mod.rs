@@ -6,6 +6,7 @@
 //! export.
 
 mod chain;
+mod check;
 mod files;
 mod forks;
 mod ocsf;
@@ -18,13 +19,14 @@ mod state;
 mod verify;
 
 pub use chain::Sign;
+pub use check::{check, unattended};
 pub use files::FileSink;
 pub use forks::Superseded;
 pub use reader::{Cursor, Page, Read, page, shards};
 pub use recent::recent;
 pub(crate) use recent::{pack, unpack};
 pub use recover::{Lost, Search, lost, resume};
-pub use sealing::{Sealing, check};
+pub use sealing::Sealing;
 pub use verify::{Finding, Report, SegmentBreak, verify};
 
 use crate::ids;
@@ -82,9 +84,17 @@ pub enum AuditError {
     #[error("an audit line cannot be written: {0}")]
     Line(#[from] serde_json::Error),
     #[error(
-        "how far the audit is sealed does not parse, or no broker of this installation wrote it (audit/sealed)"
+        "how far the audit is sealed (`audit/sealed`) cannot be read: it was changed or damaged in the store, or a \
+         key is missing from `sealing_keys`; restore one of them, or put the exports of all replicas into one \
+         folder, stop every broker and run `dayfly recover --without-unreadable --export FOLDER`"
     )]
     State,
+    #[error(
+        "how far responses have read the audit (`audit/read`) cannot be read: it was changed or damaged in the store"
+    )]
+    Cursor,
+    #[error("a broker is running on this store: stop every one first")]
+    Attended,
     #[error(transparent)]
     Store(#[from] StoreError),
 }

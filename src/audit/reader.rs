@@ -58,7 +58,7 @@ impl Cursor {
     async fn stored(store: &dyn Store) -> Result<Option<Self>, AuditError> {
         let found = store.get(&[key()]).await?.pop().flatten();
         let parse = |record: crate::store::Record| {
-            rmp_serde::from_slice(&record.value).map_err(|_| AuditError::State)
+            rmp_serde::from_slice(&record.value).map_err(|_| AuditError::Cursor)
         };
         found.map(parse).transpose()
     }
@@ -94,7 +94,7 @@ impl Cursor {
     /// For the commit that does what the entries up to here ask for.
     pub fn write(mut self, now: OffsetDateTime) -> Result<Write, AuditError> {
         self.at = now.unix_timestamp();
-        let value = rmp_serde::to_vec(&self).map_err(|_| AuditError::State)?;
+        let value = rmp_serde::to_vec(&self).map_err(|_| AuditError::Cursor)?;
         Ok(Write::Put {
             key: key(),
             value,

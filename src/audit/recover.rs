@@ -7,7 +7,7 @@ use super::verify::{Export, export};
 use super::{AuditError, Entry, files, hex};
 use crate::ids::ShardId;
 use crate::secret::Sealer;
-use crate::store::{Outcome, Store, StoreError, settle};
+use crate::store::{Outcome, Position, Store, StoreError, settle};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io::{BufRead, BufReader};
@@ -22,6 +22,10 @@ pub struct Search<'a> {
     pub path: &'a Path,
     /// Somebody accepts that the exports of other replicas are not there.
     pub incomplete: bool,
+    /// Somebody gives up how far the store knows to be sealed, where it cannot be read.
+    pub without_unreadable: bool,
+    /// The fence log itself is of no use any more.
+    pub fences_lost: bool,
 }
 
 /// Entries that the export has and the store has not.
@@ -35,6 +39,8 @@ pub struct Lost {
     pub missing: Vec<RangeInclusive<u64>>,
     /// Lines whose entry cannot be read.
     pub unreadable: u64,
+    /// How far the store knows to be sealed was given up.
+    pub without_state: bool,
     chain: Chain,
 }
 
@@ -60,8 +66,11 @@ pub async fn lost(
     if let Some(finding) = &export.finding {
         return Err(AuditError::changed(&finding.file, finding));
     }
-    let state = State::read(store, sealer).await?.map(|(state, _)| state);
-    let state = state.map(|state| state.chain).unwrap_or_default();
+    let (state, without_state) = match State::read(store, sealer).await {
+        Err(AuditError::State) if search.without_unreadable => (None, true),
+        found => (found?.map(|(state, _)| state.chain), false),
+    };
+    let state = state.unwrap_or_default();
     let chain = export.sealed.unwrap_or_default();
     let behind = reconcile(Some(state.clone()), Some(chain.clone())).is_err();
     let newest = match behind || chain.checkpoint > state.checkpoint {
@@ -72,9 +81,12 @@ pub async fn lost(
     for shard in newest.heads.keys() {
         heads.insert(*shard, kept(store, newest, *shard).await?);
     }
+    if search.fences_lost {
+        heads.insert(FENCES, Kept::UpTo(Position::ORIGIN));
+    }
     let cut = !heads.values().all(|kept| matches!(kept, Kept::All));
     let seen = newest_seen(path)?.filter(|seen| *seen > newest.checkpoint);
-    if !behind && !cut && seen.is_none() {
+    if !behind && !cut && seen.is_none() && !without_state {
         return Ok(None);
     }
     // SECURITY: what only another replica exported would be lost without a word. Of a log that was cut nobody
@@ -83,7 +95,9 @@ pub async fn lost(
     let mut missing = export.missing;
     missing.extend(export.first.map(|first| 1..=first.saturating_sub(1)));
     missing.retain(|missing| !missing.is_empty() && *missing.end() > from);
-    let last = seen.unwrap_or(0).max(newest.checkpoint);
+    // What was sealed last is in no export, for all that can be known.
+    let least = u64::from(without_state);
+    let last = seen.unwrap_or(least).max(newest.checkpoint).max(least);
     if last > chain.checkpoint {
         missing.push(chain.checkpoint + 1..=last);
     }
@@ -105,6 +119,7 @@ pub async fn lost(
         fences,
         missing,
         unreadable,
+        without_state,
         chain: newest.clone(),
     }))
 }
@@ -182,16 +197,14 @@ pub async fn resume(
     lost: &Lost,
     now: OffsetDateTime,
 ) -> Result<(), AuditError> {
-    let seen = State::read(store, sealer).await?;
-    let seen = seen.map(|(_, version)| version);
+    let seen = State::version(store).await?;
     let mut state = State::new(&holder(), &lost.chain, 0, now);
     state.until = now;
     state.accepted = Some(lost.chain.checkpoint);
     let written = settle(store, state.write(sealer, seen, now)?).await?;
     match written {
         Outcome::Applied { .. } | Outcome::Unreplicated { .. } => Ok(()),
-        Outcome::Conflict { .. } | Outcome::TooLate => Err(AuditError::Store(
-            StoreError::Unavailable("a broker is still running: stop every one first".to_owned()),
-        )),
+        Outcome::Conflict { .. } => Err(AuditError::Attended),
+        Outcome::TooLate => Err(StoreError::Unavailable("it answers too late".to_owned()).into()),
     }
 }

@@ -7,8 +7,7 @@
 use super::chain::{Chain, FENCES, Run, Sign};
 use super::files::FileSink;
 use super::seen::Seen;
-use super::state::{State, holder, lacking, log_of, reconcile};
-use super::verify::last_sealed;
+use super::state::{State, holder, log_of, reconcile};
 use super::{AuditError, log, reader};
 use crate::clock::Clock;
 use crate::ids::ShardId;
@@ -20,10 +19,11 @@ use crate::store::{
 use futures_util::StreamExt;
 use std::collections::HashMap;
 use std::fmt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
+use time::OffsetDateTime;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
@@ -34,6 +34,8 @@ const PAGE: usize = 500;
 const READERS: usize = 8;
 /// Sealed entries of a shard that the store still keeps, for `dayfly audit tail`.
 const KEPT: u64 = 256;
+/// How old what a failover left may be.
+const MOST_LOST: Duration = Duration::from_secs(60);
 /// Entries that may wait to be sealed. Minting stops at four fifths.
 pub const BACKLOG_LIMIT: u64 = 100_000;
 
@@ -86,6 +88,7 @@ impl Sealing {
             sign,
             me: holder(),
             held: None,
+            written: None,
             accepted: None,
             trimmed: HashMap::new(),
         };
@@ -136,35 +139,12 @@ impl Drop for Sealing {
     }
 }
 
-/// Refuses a store that is behind its last exported checkpoint or lacks what was sealed, and an export that was
-/// changed. For the start, before anything is minted.
-pub async fn check(store: &dyn Store, sealer: &Sealer, path: &Path) -> Result<(), AuditError> {
-    let exported = last_sealed(path)?;
-    let state = State::read(store, sealer).await?.map(|(state, _)| state);
-    let accepted = state.as_ref().is_some_and(State::is_accepted);
-    let heads = state.as_ref().map(|state| state.chain.heads.clone());
-    let chain = reconcile(state.map(|state| state.chain), exported)?;
-    // An opening checkpoint, which a crash may have left behind the state, names no loss yet.
-    if accepted && heads.as_ref() == Some(&chain.heads) {
-        return Seen::beside(path).put(chain.checkpoint);
-    }
-    Seen::beside(path).refuse_before(chain.checkpoint)?;
-    // SECURITY: a store that was put back to the day of this very checkpoint knows its number.
-    match lacking(store, &chain).await? {
-        Some(log) => Err(AuditError::StoreLacks {
-            checkpoint: chain.checkpoint,
-            log,
-        }),
-        None => Ok(()),
-    }
-}
-
 /// What the replica that holds the claim holds.
 struct Held {
     sink: FileSink,
     chain: Chain,
     version: CommitId,
-    until: time::OffsetDateTime,
+    until: OffsetDateTime,
     /// The file goes on where another one stopped, so it must say where it begins.
     open: bool,
 }
@@ -180,6 +160,8 @@ struct Work {
     sign: Box<Sign>,
     me: String,
     held: Option<Held>,
+    /// What this process itself wrote to its file last.
+    written: Option<Chain>,
     /// What the state said of an accepted loss: it stays until a checkpoint names what is lost.
     accepted: Option<u64>,
     trimmed: HashMap<u8, u64>,
@@ -276,7 +258,7 @@ impl Work {
             && state.until > now
         {
             self.shared.backlog.store(state.backlog, Ordering::Relaxed);
-            self.seen.note(state.chain.checkpoint);
+            self.seen.note(state.chain.checkpoint, now);
             return Ok(false);
         }
         let path = self.path.clone();
@@ -285,7 +267,10 @@ impl Work {
             .map_err(|error| AuditError::write(&self.path, std::io::Error::other(error)))??;
         let (state, version) = found.unzip();
         let accepted = state.as_ref().is_some_and(State::is_accepted);
-        let chain = reconcile(state.map(|state| state.chain), exported.clone())?;
+        let chain = match self.ran_through(state.as_ref(), exported.as_ref(), now) {
+            Some(chain) => chain,
+            None => reconcile(state.map(|state| state.chain), exported.clone())?,
+        };
         self.accepted = accepted.then_some(chain.checkpoint);
         let open = exported.as_ref() != Some(&chain);
         let mut state = State::new(
@@ -313,10 +298,34 @@ impl Work {
         Ok(true)
     }
 
+    /// Where sealing goes on though the store is behind: a failover lost what this very process had sealed just
+    /// before. What else it lost is named by the next checkpoint.
+    ///
+    /// SECURITY: whoever starts on such a store has seen nothing of what it lost, and refuses it; and a store that
+    /// was put back to an older day under a broker that runs stops its sealing.
+    fn ran_through(
+        &self,
+        state: Option<&State>,
+        exported: Option<&Chain>,
+        now: OffsetDateTime,
+    ) -> Option<Chain> {
+        let chain = exported.filter(|chain| self.written.as_ref() == Some(*chain))?;
+        let state = state.filter(|state| state.chain.checkpoint < chain.checkpoint)?;
+        if now - (state.until - State::LEASE) > MOST_LOST {
+            return None;
+        }
+        tracing::error!(
+            store = state.chain.checkpoint,
+            export = chain.checkpoint,
+            "the store lost how far the audit is sealed: sealing goes on behind the export"
+        );
+        Some(chain.clone())
+    }
+
     /// Puts a run on the disk, then into the state. `None`: another replica has the claim, and
     /// the run was taken back.
     async fn export(
-        &self,
+        &mut self,
         mut held: Held,
         run: Run,
         release: bool,
@@ -332,6 +341,7 @@ impl Work {
             held = appended
                 .await
                 .map_err(|error| AuditError::write(&self.path, std::io::Error::other(error)))??;
+            self.written = Some(run.chain.clone());
             steps::at(Step::Exported);
         }
         let now = self.clock.now();
@@ -356,6 +366,7 @@ impl Work {
             return Ok(Some(held));
         }
         held.sink.retract(length)?;
+        self.written = self.written.take().map(|_| held.chain);
         Ok(None)
     }
 

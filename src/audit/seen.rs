@@ -4,6 +4,11 @@
 use super::AuditError;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
+use time::OffsetDateTime;
+
+/// What the clock of whoever accepted a loss may be behind.
+const CLOCKS: Duration = Duration::from_secs(30);
 
 #[derive(Debug)]
 pub(super) struct Seen {
@@ -21,28 +26,39 @@ impl Seen {
 
     /// Whoever reads it later finds this number or a later one, or, after a crash, an earlier one. That it cannot
     /// be kept stops nothing.
-    pub(super) fn note(&mut self, checkpoint: u64) {
+    pub(super) fn note(&mut self, checkpoint: u64, now: OffsetDateTime) {
         if checkpoint <= self.noted {
             return;
         }
-        match self.put(checkpoint) {
+        match self.put(checkpoint, now) {
             Ok(()) => self.noted = checkpoint,
             Err(error) => tracing::warn!(%error, "the newest checkpoint is not kept"),
         }
     }
 
-    /// Also where it was later: a loss was accepted.
-    pub(super) fn put(&self, checkpoint: u64) -> Result<(), AuditError> {
+    /// A loss was accepted then: what was seen before is no more.
+    ///
+    /// SECURITY: or whoever can write to the store could put the record back that says so.
+    pub(super) fn accept(&self, checkpoint: u64, at: OffsetDateTime) -> Result<(), AuditError> {
+        let noted = read(&self.path)?;
+        let after = |noted: &Noted| noted.at > (at + CLOCKS).unix_timestamp();
+        if noted.filter(after).is_some() {
+            self.refuse_before(checkpoint)?;
+        }
+        self.put(checkpoint, at)
+    }
+
+    fn put(&self, checkpoint: u64, at: OffsetDateTime) -> Result<(), AuditError> {
         let new = self.path.with_extension("seen.new");
-        std::fs::write(&new, format!("{checkpoint}\n"))
+        std::fs::write(&new, format!("{checkpoint} {}\n", at.unix_timestamp()))
             .and_then(|()| std::fs::rename(&new, &self.path))
             .map_err(|error| AuditError::write(&self.path, error))
     }
 
     pub(super) fn refuse_before(&self, store: u64) -> Result<(), AuditError> {
         match read(&self.path)? {
-            Some(seen) if seen > store => Err(AuditError::SeenLater {
-                seen,
+            Some(Noted { checkpoint, .. }) if checkpoint > store => Err(AuditError::SeenLater {
+                seen: checkpoint,
                 store,
                 path: self.path.display().to_string(),
             }),
@@ -53,8 +69,9 @@ impl Seen {
 
 /// The newest of what was seen beside an export, or in a folder of exports.
 pub(super) fn newest(path: &Path) -> Result<Option<u64>, AuditError> {
+    let number = |noted: Option<Noted>| noted.map(|noted| noted.checkpoint);
     if !path.is_dir() {
-        return read(&path.with_extension("seen"));
+        return read(&path.with_extension("seen")).map(number);
     }
     let failed = |error| AuditError::read(path, error);
     let mut newest = None;
@@ -64,17 +81,30 @@ pub(super) fn newest(path: &Path) -> Result<Option<u64>, AuditError> {
             .extension()
             .is_some_and(|extension| extension == "seen")
         {
-            newest = newest.max(read(&file)?);
+            newest = newest.max(number(read(&file)?));
         }
     }
     Ok(newest)
 }
 
+struct Noted {
+    checkpoint: u64,
+    /// In seconds; none where an earlier version wrote it.
+    at: i64,
+}
+
 /// A file that a crash left torn says nothing.
-fn read(path: &Path) -> Result<Option<u64>, AuditError> {
-    match std::fs::read_to_string(path) {
-        Ok(text) => Ok(text.trim().parse().ok()),
-        Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(AuditError::read(path, error)),
-    }
+fn read(path: &Path) -> Result<Option<Noted>, AuditError> {
+    let text = match std::fs::read_to_string(path) {
+        Ok(text) => text,
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(AuditError::read(path, error)),
+    };
+    let mut numbers = text.split_ascii_whitespace();
+    let checkpoint = numbers.next().and_then(|number| number.parse().ok());
+    let at = numbers.next().and_then(|number| number.parse().ok());
+    Ok(checkpoint.map(|checkpoint| Noted {
+        checkpoint,
+        at: at.unwrap_or(0),
+    }))
 }

@@ -90,6 +90,12 @@ impl State {
         Ok(Some((state, record.version)))
     }
 
+    /// What it is written over, whether it can be read or not.
+    pub(super) async fn version(store: &dyn Store) -> Result<Option<CommitId>, StoreError> {
+        let record = store.get(&[key()]).await?.pop().flatten();
+        Ok(record.map(|record| record.version))
+    }
+
     /// The commit that writes it over the version that was seen, or where nothing was.
     pub(super) fn write(
         &self,

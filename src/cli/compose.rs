@@ -58,7 +58,7 @@ impl Composed {
         let failed = |error: &dyn std::fmt::Display| Failure::failed(error.to_string());
         let sealer = sealer(settings)?;
         // SECURITY: before anything is read of it, or written to it.
-        audit::check(store.as_ref(), &sealer, &settings.broker.audit_path)
+        let sealed = audit::check(store.as_ref(), &sealer, &settings.broker.audit_path)
             .await
             .map_err(|error| failed(&error))?;
         let (store, no_later, store_time) = going::in_store_time(store, &clock).await?;
@@ -67,12 +67,13 @@ impl Composed {
             .await
             .map_err(|error| failed(&error))?;
         let keyring = Arc::new(keyring);
-        let fences = Fences::start(
+        let fences = Fences::idle(
             store.clone(),
             sealer.clone(),
             clock.clone(),
             settings.broker.fence_view_max_age,
         );
+        let fences = fences.sealed_at(sealed).begin();
         going::keep_fresh(&keyring, &fences, store_time);
         let leases = Arc::new(Leases::new(store.clone(), sealer.clone(), clock.clone()));
         let enrolment = Enrolment::new(store.clone(), sealer.clone(), fences.clone());

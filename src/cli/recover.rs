@@ -11,8 +11,8 @@ use crate::clock::{Clock, SystemClock};
 use crate::config::{self, Settings, StoreSettings};
 use crate::connectors::{Promises, RevocationClass};
 use crate::fences::{
-    self, By, Configured, Dimension, DimensionKind, FenceKind, Fences, LONGEST_LIFETIME, Named,
-    NewFence,
+    self, By, Configured, Dimension, DimensionKind, FenceError, FenceKind, Fences,
+    LONGEST_LIFETIME, Named, NewFence,
 };
 use crate::ids::ShardId;
 use crate::jose::{Keyring, Purpose};
@@ -46,6 +46,10 @@ pub struct RecoverArgs {
     /// then, until another one is published. It is in the audit.
     #[arg(long)]
     without_published: bool,
+    /// Give up what the store has and no broker of this installation wrote: how far the audit is sealed, and the
+    /// snapshot of the fences. The exported audit tells both; all of it is wanted then. It is in the audit.
+    #[arg(long)]
+    without_unreadable: bool,
 }
 
 /// What was done.
@@ -60,9 +64,18 @@ struct Recovered {
     lost_entries: usize,
     /// Holds, restrictions and ends that were raised again.
     fences: usize,
+    /// The fence log did not follow from its snapshot and begins anew: what was decided behind its end is dead.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    fence_log_anew: bool,
+    /// How far the audit was sealed could not be read in the store.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    without_unreadable: bool,
     /// The number of the publication that is in force; absent where it is the folder.
     #[serde(skip_serializing_if = "Option::is_none")]
     published: Option<u64>,
+    /// Nothing but the record of the published configuration was lost.
+    #[serde(skip)]
+    configuration: bool,
     /// Signing keys that were removed as compromised and that the store had again.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     keys_removed: Vec<String>,
@@ -96,16 +109,39 @@ pub async fn recover(args: RecoverArgs, output: &Output) -> Result<u8, Failure> 
             folder.display()
         )));
     }
+    let sealer = sealer(&settings)?;
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
+    let unattended = audit::unattended(store.as_ref(), &sealer, clock.now());
+    unattended.await.map_err(failed)?;
+    let age = Duration::from_secs(3600);
+    let fences = Fences::idle(store.clone(), sealer.clone(), clock.clone(), age);
+    let anew = match fences.follow(Duration::ZERO).await {
+        Ok(()) => false,
+        Err(FenceError::LostForGood(_)) => true,
+        Err(FenceError::ForgedSnapshot) if args.without_unreadable => true,
+        Err(error) => return Err(failed(error)),
+    };
     let search = audit::Search {
         path: args
             .export
             .as_deref()
             .unwrap_or(&settings.broker.audit_path),
         incomplete: args.incomplete,
+        without_unreadable: args.without_unreadable,
+        fences_lost: anew,
     };
-    let lost = audit::lost(store.as_ref(), &sealer(&settings)?, search).await;
-    if let Some(lost) = lost.map_err(failed)? {
-        make_good((&args, settings), store, &lost, &mut done).await?;
+    let lost = audit::lost(store.as_ref(), &sealer, search).await;
+    let lost = lost.map_err(failed)?;
+    let made = Made {
+        args: &args,
+        store: &store,
+        sealer: &sealer,
+        fences: &fences,
+        clock: &clock,
+    };
+    match lost {
+        Some(lost) => make_good(&made, settings, (&lost, anew), &mut done).await?,
+        None => made.only_configuration(settings, &mut done).await?,
     }
     output.show(&done, told)?;
     Ok(0)
@@ -123,6 +159,7 @@ struct Made<'a> {
     store: &'a Arc<dyn Store>,
     sealer: &'a Sealer,
     fences: &'a Fences,
+    clock: &'a Arc<dyn Clock>,
 }
 
 impl Made<'_> {
@@ -133,10 +170,10 @@ impl Made<'_> {
     async fn configuration(
         &self,
         folder: Settings,
-        lost: &Lost,
+        told: &[Entry],
         now: OffsetDateTime,
     ) -> Result<Settings, Failure> {
-        let said = Configured::in_audit(&lost.fences);
+        let said = Configured::in_audit(told);
         if let Some(said) =
             said.filter(|said| self.fences.last().configured().as_ref() < Some(said))
         {
@@ -179,6 +216,49 @@ impl Made<'_> {
         };
         self.say(said, "--without-published", now).await?;
         Ok(folder)
+    }
+
+    /// The logs are whole, and the record that the last word on them names may be gone all the same.
+    async fn only_configuration(
+        &self,
+        settings: Settings,
+        done: &mut Recovered,
+    ) -> Result<(), Failure> {
+        let wanted = self
+            .fences
+            .last()
+            .configured()
+            .and_then(|last| last.record());
+        if let Some(wanted) = wanted
+            && let Err(_) = Stored::load(self.store.as_ref(), self.sealer, &wanted).await
+        {
+            self.configuration(settings, &[], self.clock.now()).await?;
+            done.published = self.published();
+            done.configuration = true;
+            self.told(Entry::new(Event::OperatorAction, self.clock.now()).reason("recovered"))
+                .await?;
+        }
+        Ok(())
+    }
+
+    fn published(&self) -> Option<u64> {
+        let in_force = self.fences.last().configured();
+        Some(in_force?.record()?.number)
+    }
+
+    /// In the audit.
+    async fn told(&self, entry: Entry) -> Result<(), Failure> {
+        let shard = ShardId::INSTALLATION;
+        let transaction = Transaction::new(shard, self.clock.now() + Duration::from_secs(60))
+            .revoking()
+            .write(entry.append(shard));
+        match settle(self.store.as_ref(), transaction)
+            .await
+            .map_err(failed)?
+        {
+            Outcome::Applied { .. } | Outcome::Unreplicated { .. } => Ok(()),
+            refused => Err(Failure::failed(format!("the store refused: {refused:?}"))),
+        }
     }
 
     /// SECURITY: a backup brings back a signing key that was removed as compromised since.
@@ -283,42 +363,39 @@ async fn born_anew(settings: &Settings) -> Result<Vec<u8>, Failure> {
 }
 
 async fn make_good(
-    (args, settings): (&RecoverArgs, Settings),
-    store: Arc<dyn Store>,
-    lost: &Lost,
+    made: &Made<'_>,
+    settings: Settings,
+    (lost, anew): (&Lost, bool),
     done: &mut Recovered,
 ) -> Result<(), Failure> {
-    let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
+    let (store, fences, clock) = (made.store, made.fences, made.clock);
     let now = clock.now();
     done.checkpoint = Some(lost.checkpoint());
     done.lost_entries = lost.entries.len();
+    done.without_unreadable = lost.without_state;
+    done.fence_log_anew = anew;
     // INVARIANT: fences first. Whatever goes wrong behind them, nothing that was ended lives.
-    let sealer = sealer(&settings)?;
-    let age = Duration::from_secs(3600);
-    let fences = Fences::idle(store.clone(), sealer.clone(), clock.clone(), age);
-    fences.follow(Duration::ZERO).await.map_err(failed)?;
+    if anew {
+        let begun = fences.begin_anew(made.args.without_unreadable, now);
+        begun.await.map_err(failed)?;
+        fences.follow(Duration::ZERO).await.map_err(failed)?;
+    }
     // Everything here is judged by what time it is.
     fences.in_time().map_err(failed)?;
     for fence in fences::again(&lost.fences, now) {
-        if fences.last().stands_as(&fence) {
+        if fences.last().has(&fence) {
             continue;
         }
         fences.raise(fence, clock.now()).await.map_err(failed)?;
         done.fences += 1;
     }
-    let made = Made {
-        args,
-        store: &store,
-        sealer: &sealer,
-        fences: &fences,
-    };
     done.keys_removed = made
         .without_compromised(&settings, lost, clock.now())
         .await?;
-    let settings = made.configuration(settings, lost, clock.now()).await?;
-    let in_force = fences.last().configured();
-    done.published = in_force.and_then(|said| Some(said.record()?.number));
-    let leases = Leases::new(store.clone(), sealer.clone(), clock.clone());
+    let in_force = made.configuration(settings, &lost.fences, clock.now());
+    let settings = in_force.await?;
+    done.published = made.published();
+    let leases = Leases::new(store.clone(), made.sealer.clone(), clock.clone());
     for remembered in Remembered::of(&lost.entries).into_values() {
         let promises = promises(&settings, &remembered.target);
         let by_hand = match promises {
@@ -351,17 +428,12 @@ async fn make_good(
         .with("lost_entries", lost.entries.len())
         .with("unreadable", lost.unreadable)
         .with("missing_checkpoints", missing)
-        .with("keys_removed", done.keys_removed.clone());
-    let shard = ShardId::INSTALLATION;
-    let transaction = Transaction::new(shard, now + Duration::from_secs(60))
-        .revoking()
-        .write(said.append(shard));
-    match settle(store.as_ref(), transaction).await.map_err(failed)? {
-        Outcome::Applied { .. } | Outcome::Unreplicated { .. } => {}
-        refused => return Err(Failure::failed(format!("the store refused: {refused:?}"))),
-    }
+        .with("keys_removed", done.keys_removed.clone())
+        .with("fence_log_anew", anew)
+        .with("without_unreadable", lost.without_state);
+    made.told(said).await?;
     // INVARIANT: last. Until then the store is behind, no broker starts on it, and all of this is done again.
-    audit::resume(store.as_ref(), &sealer, lost, now)
+    audit::resume(store.as_ref(), made.sealer, lost, now)
         .await
         .map_err(failed)
 }
@@ -401,6 +473,15 @@ fn told(done: &Recovered) -> String {
             "{} holds, restrictions and ends were raised again; {} leases will be ended, {} live until they expire",
             done.fences, done.leases_to_end, done.leases_until_expiry
         ));
+    }
+    if done.fence_log_anew {
+        lines.push("the fence log begins anew: what was decided behind its end is dead".to_owned());
+    }
+    if done.without_unreadable {
+        lines.push("how far the audit was sealed is known from the exports alone".to_owned());
+    }
+    if done.configuration && done.published.is_none() {
+        lines.push("the published configuration is given up".to_owned());
     }
     if let Some(number) = done.published {
         lines.push(format!(

@@ -1,14 +1,17 @@
 //! What stood, by the audit's word: for a store that lost its log.
 
 use super::{
-    By, Dimension, DimensionKind, FenceKind, LONGEST_LIFETIME, NewFence, Restriction, Weight,
+    By, Dimension, DimensionKind, Fence, FenceKind, LONGEST_LIFETIME, NewFence, Restriction, View,
+    Weight,
 };
 use crate::audit::{Entry, Event};
+use std::collections::HashSet;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
 /// To be raised again, in this order: what holds or is denied still, and every end whose leases could be
-/// alive. A hold that is over is the end that it also was.
+/// alive. A hold that is over is the end that it also was. Each is the one that it was, by its id: whoever
+/// recovers twice, or after a recovery, raises none twice.
 pub fn again(entries: &[Entry], now: OffsetDateTime) -> Vec<NewFence> {
     let mut standing: Vec<Found> = Vec::new();
     for found in entries.iter().filter_map(Found::read) {
@@ -20,10 +23,40 @@ pub fn again(entries: &[Entry], now: OffsetDateTime) -> Vec<NewFence> {
             held.lift(&found);
         }
     }
+    let mut raised = HashSet::new();
+    let standing = standing.into_iter();
+    let mut standing: Vec<_> = standing.filter_map(|found| found.still(now)).collect();
+    standing.retain(|new| new.id.is_none_or(|id| raised.insert((id, new.kind))));
     standing
-        .into_iter()
-        .filter_map(|found| found.still(now))
-        .collect()
+}
+
+impl View {
+    /// Whether this very fence is on the log, or stands.
+    ///
+    /// SECURITY: by what it does, not by its id alone: somebody else's entry may carry it.
+    pub fn has(&self, new: &NewFence) -> bool {
+        // The log tells milliseconds, the audit more.
+        let until = |until: Option<OffsetDateTime>| {
+            until.map(|until| until.unix_timestamp_nanos() / 1_000_000)
+        };
+        let is_it = |fence: &Fence| {
+            let as_long = new.kind == FenceKind::Kill || until(fence.until) == until(new.until);
+            Some(fence.id) == new.id
+                && fence.kind == new.kind
+                && fence.dimension == new.dimension
+                && fence.restriction == new.restriction
+                && fence.weight == new.weight
+                && as_long
+        };
+        let holds = self.holds.values().flatten();
+        let mut kept = holds.chain(self.restrictions.iter());
+        let mut kills = self.kills().map(|(_, kill)| &kill.fence);
+        let after = self.base.sequence + 1..=self.position.sequence;
+        let mut told = after.filter_map(|sequence| self.entry_at(sequence));
+        kept.any(|kept| is_it(&kept.fence))
+            || kills.any(|fence| is_it(fence))
+            || told.any(|entry| is_it(&entry.fence))
+    }
 }
 
 struct Found {
@@ -57,6 +90,7 @@ impl Found {
             (_, _, Some(by)) if by.starts_with("source ") => By::Source,
             _ => By::Operator,
         };
+        new.id = text("fence").and_then(|id| id.parse().ok());
         new.until = text("until").and_then(|until| OffsetDateTime::parse(until, &Rfc3339).ok());
         if kind == FenceKind::Restrict {
             new.restriction = Some(Restriction {

@@ -28,6 +28,8 @@ pub struct Fences {
     /// What is stored carries the MAC of a key that is to go.
     renewing: AtomicBool,
     max_age: Duration,
+    /// The place that is sealed in the audit: a log without it is none to start on.
+    sealed: Mutex<Option<Position>>,
     pub(super) view: ArcSwap<View>,
     /// Held, never across an await, while one view is made out of another.
     folding: Mutex<()>,
@@ -72,7 +74,22 @@ impl Fences {
         clock: Arc<dyn Clock>,
         max_age: Duration,
     ) -> Arc<Self> {
-        let fences = Arc::new(Self::idle(store, sealer, clock, max_age));
+        Self::idle(store, sealer, clock, max_age).begin()
+    }
+
+    /// The first reading has to find this place.
+    ///
+    /// SECURITY: the store is asked for it before this log is read. It may be another one by then.
+    #[must_use]
+    pub fn sealed_at(self, sealed: Option<Position>) -> Self {
+        let sealed = Mutex::new(sealed);
+        Self { sealed, ..self }
+    }
+
+    /// See [`Self::start`].
+    pub fn begin(self) -> Arc<Self> {
+        let max_age = self.max_age;
+        let fences = Arc::new(self);
         let follower = Arc::downgrade(&fences);
         tokio::spawn(async move {
             let wait = max_age / 4;
@@ -108,6 +125,7 @@ impl Fences {
             sealer,
             renewing: AtomicBool::new(false),
             max_age,
+            sealed: Mutex::default(),
             view: ArcSwap::from_pointee(View::origin()),
             folding: Mutex::new(()),
             proven: AtomicU64::new(NEVER),
@@ -251,6 +269,9 @@ impl Fences {
                     self.note_time(store_now);
                     after = self.view.load().position();
                     if after.sequence >= head.sequence {
+                        if let Some(sealed) = self.lacking() {
+                            return Err(FenceError::LostForGood(sealed.sequence));
+                        }
                         self.prove(sent, head);
                         return Ok(());
                     }
@@ -331,12 +352,19 @@ impl Fences {
 
     fn prove(&self, sent: Duration, head: Position) {
         // A view that went further meanwhile holds fences raised here; the head read is on its chain.
-        if self.view.load().knows(head) {
+        if self.view.load().knows(head) && self.lacking().is_none() {
             let micros = u64::try_from(sent.as_micros()).unwrap_or(NEVER);
             self.proven.store(micros, Ordering::Release);
             self.cycles
                 .send_modify(|count| *count = count.wrapping_add(1));
         }
+    }
+
+    /// What is sealed and was not found; asked for until it was found once.
+    fn lacking(&self) -> Option<Position> {
+        let mut sealed = self.sealed.lock().unwrap_or_else(PoisonError::into_inner);
+        *sealed = sealed.filter(|sealed| !self.view.load().knows(*sealed));
+        *sealed
     }
 
     pub(super) fn doubt(&self) {

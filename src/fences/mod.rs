@@ -5,6 +5,7 @@
 //! corridor takes the view on its first line and everything below decides on that one view.
 
 mod again;
+mod anew;
 mod configured;
 mod entry;
 mod follow;
@@ -249,6 +250,8 @@ pub enum By {
 /// What a caller of [`Fences::raise`] decides; the id and the time are the room's own.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NewFence {
+    /// Of one that the store lost: it is the same again, and whoever lifts it names it.
+    pub id: Option<uuid::Uuid>,
     pub kind: FenceKind,
     pub dimension: Dimension,
     pub reason: String,
@@ -277,6 +280,7 @@ pub enum Whose {
 impl NewFence {
     pub fn new(kind: FenceKind, dimension: Dimension, author: &str, reason: &str) -> Self {
         Self {
+            id: None,
             kind,
             dimension,
             reason: reason.to_owned(),
@@ -341,7 +345,7 @@ pub enum FenceError {
     )]
     OtherFormat(u64),
     #[error(
-        "the snapshot of the fences was not written with any of the sealing keys: it was changed in the store, or a key is missing from `sealing_keys`; restore one of them (docs/storage.md)"
+        "the snapshot of the fences was not written with any of the sealing keys: it was changed in the store, or a key is missing from `sealing_keys`; restore one of them, or stop every broker and run `dayfly recover --without-unreadable` (docs/storage.md)"
     )]
     ForgedSnapshot,
     #[error(transparent)]
@@ -351,7 +355,7 @@ pub enum FenceError {
     )]
     Broken(u64),
     #[error(
-        "the store lost fences from {0} on, which no replica that is running holds: check what was held and run `dayfly recover`"
+        "the store lost fences from {0} on, which no replica that is running holds: stop every broker and run `dayfly recover`, which takes what stood from the exported audit"
     )]
     LostForGood(u64),
     #[error("the fence was not written: its deadline had passed; raise it again")]

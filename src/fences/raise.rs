@@ -1,6 +1,6 @@
 //! Puts a fence on the log, and into the view here before anything is answered.
 
-use super::{By, Fence, FenceError, FenceKind, Fences, NewFence, View, entry, log};
+use super::{By, Configured, Fence, FenceError, FenceKind, Fences, NewFence, View, entry, log};
 use crate::audit::{Entry, Event};
 use crate::ids::{self, ShardId};
 use crate::steps::{self, Step};
@@ -53,7 +53,7 @@ impl Fences {
         let at = self.stamp(now);
         let behind = (at - now).max(time::Duration::ZERO);
         let fence = Fence {
-            id: ids::draw_uuid(),
+            id: new.id.unwrap_or_else(ids::draw_uuid),
             kind: new.kind,
             dimension: new.dimension,
             reason: new.reason,
@@ -180,4 +180,20 @@ pub(in crate::fences) fn audited(fence: &Fence, by: &By) -> Entry {
         }
     }
     entry
+}
+
+/// The audit's entry of one that is put back. Who it was that raised it is not told apart any more.
+pub(in crate::fences) fn told_again(fence: &Fence) -> Entry {
+    let by = fence
+        .rule
+        .clone()
+        .filter(|rule| !rule.starts_with("source/"));
+    let entry = match Configured::of(fence.kind, &fence.dimension) {
+        Some(said) => {
+            let entry = said.told(fence.at).reason(fence.reason.as_str());
+            entry.with("by", fence.author.as_str())
+        }
+        None => audited(fence, &by.map_or(By::Source, By::Rule)),
+    };
+    entry.with("put_back", true)
 }

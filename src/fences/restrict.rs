@@ -5,7 +5,7 @@
 //! told to: those stay dead when it is lifted.
 
 use super::view::Kept;
-use super::{Dimension, DimensionKind, EndedBy, Fence, LONGEST_LIFETIME, MARGIN, NewFence, View};
+use super::{Dimension, DimensionKind, EndedBy, Fence, LONGEST_LIFETIME, MARGIN, View};
 use crate::authority::{Authority, Vocabulary};
 use crate::store::Position;
 use serde::{Deserialize, Serialize};
@@ -77,26 +77,6 @@ impl View {
         });
         hit.next()
             .map(|kept| EndedBy::Fence(Arc::clone(&kept.fence)))
-    }
-
-    /// Whether the very same hold or restriction stands, for as long.
-    pub fn stands_as(&self, new: &NewFence) -> bool {
-        let is_same = |kept: &Kept| {
-            let fence = &kept.fence;
-            // The log tells milliseconds, the audit more.
-            let until = |until: Option<OffsetDateTime>| {
-                until.map(|until| until.unix_timestamp_nanos() / 1_000_000)
-            };
-            fence.kind == new.kind
-                && fence.dimension == new.dimension
-                && fence.restriction == new.restriction
-                && fence.weight == new.weight
-                && fence.author == new.author
-                && fence.reason == new.reason
-                && until(fence.until) == until(new.until)
-        };
-        let holds = self.holds.get(&new.dimension.hash()).into_iter().flatten();
-        holds.chain(self.restrictions.iter()).any(is_same)
     }
 
     /// INVARIANT: folded once more after a fork, it stands once.

@@ -60,6 +60,28 @@ pub(super) async fn load(fences: &Fences) -> Result<View, FenceError> {
     Ok(unfold(stored))
 }
 
+/// The same for whoever writes another one in its place, and what holds until then.
+pub(super) async fn load_to_replace(fences: &Fences) -> (Result<View, FenceError>, Guard) {
+    let record = match read(fences).await {
+        Ok(Some(record)) => record,
+        Ok(None) => return (Ok(View::origin()), unchanged(None)),
+        Err(error) => return (Err(error), unchanged(None)),
+    };
+    let stored = parse(fences, &record).map(|(stored, _)| unfold(stored));
+    (stored, unchanged(Some(record.version)))
+}
+
+/// The write of a fold.
+pub(super) fn record(fences: &Fences, view: &View) -> Result<Write, FenceError> {
+    let body = rmp_serde::to_vec(&fold_up(view))
+        .map_err(|error| FenceError::Unwritable(error.to_string()))?;
+    Ok(Write::Put {
+        key: key(),
+        value: entry::wrap_snapshot(&fences.sealer, &body)?,
+        expires_at: None,
+    })
+}
+
 /// Whether enough was folded since the last snapshot; the caller then spawns [`keep`].
 pub(super) fn is_due(fences: &Fences) -> bool {
     let view = fences.last();
@@ -98,17 +120,11 @@ async fn write(fences: &Fences) -> Result<u64, FenceError> {
             return Ok(sequence);
         }
     }
-    let body = rmp_serde::to_vec(&fold_up(&view))
-        .map_err(|error| FenceError::Unwritable(error.to_string()))?;
-    let value = entry::wrap_snapshot(&fences.sealer, &body)?;
+    let put = self::record(fences, &view)?;
     let transaction = Transaction::new(ShardId::INSTALLATION, fences.clock.now() + DEADLINE)
         .revoking()
         .guard(unchanged(record.map(|record| record.version)))
-        .write(Write::Put {
-            key: key(),
-            value,
-            expires_at: None,
-        })
+        .write(put)
         // Only behind what a living lease can have been decided on: a replica that slept for less
         // still finds its place on the log.
         .write(Write::Trim {

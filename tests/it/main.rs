@@ -75,3 +75,4 @@ mod status_lists;
 mod store_faults;
 mod store_user;
 mod support;
+mod takeover;

@@ -41,15 +41,27 @@ pub(super) async fn state_of(store: &dyn Store) -> State {
     State::read(store, &sealer()).await.unwrap().unwrap().0
 }
 
+fn search(path: &Path) -> Search<'_> {
+    Search {
+        path,
+        incomplete: false,
+        without_unreadable: false,
+        fences_lost: false,
+    }
+}
+
 pub(super) async fn lost_from(store: &dyn Store, path: &Path) -> Result<Option<Lost>, AuditError> {
-    let incomplete = false;
-    lost(store, &sealer(), Search { path, incomplete }).await
+    lost(store, &sealer(), search(path)).await
 }
 
 /// Though exports are missing.
 async fn lost_at_all(store: &dyn Store, path: &Path) -> Lost {
     let incomplete = true;
-    let lost = lost(store, &sealer(), Search { path, incomplete }).await;
+    let search = Search {
+        incomplete,
+        ..search(path)
+    };
+    let lost = lost(store, &sealer(), search).await;
     lost.unwrap().unwrap()
 }
 
@@ -316,4 +328,84 @@ async fn an_accepted_loss_stays_accepted_over_a_crash_at_the_next_checkpoint() {
     assert_eq!(seal(&other, &b).await, None);
     assert_eq!(state_of(other.as_ref()).await.accepted, None);
     check(other.as_ref(), &sealer(), &b).await.unwrap();
+}
+
+#[tokio::test]
+async fn an_acceptance_that_somebody_puts_back_accepts_nothing_more() {
+    let place = Place::new();
+    let (a, b) = (place.path("a.jsonl"), place.path("b.jsonl"));
+    stage(place.store.as_ref(), 1, "one").await;
+    seal(&place.store, &a).await;
+    let state = state_of(place.store.as_ref()).await;
+    let other = put_back(place.store.as_ref(), &state, &[]).await;
+    let lost = lost_from(other.as_ref(), &a).await.unwrap().unwrap();
+    resume(other.as_ref(), &sealer(), &lost, now())
+        .await
+        .unwrap();
+    // A minute ago.
+    let (mut accepted, version) = State::read(other.as_ref(), &sealer())
+        .await
+        .unwrap()
+        .unwrap();
+    accepted.until -= Duration::from_secs(60);
+    let written = accepted.write(&sealer(), Some(version), now()).unwrap();
+    other.commit(written).await.unwrap();
+    check(other.as_ref(), &sealer(), &b).await.unwrap();
+    // One seals from then on, the other one never does.
+    let first = start(&other, &a);
+    stage(other.as_ref(), 1, "two").await;
+    tokio::time::sleep(Duration::from_millis(1500)).await;
+    let second = start(&other, &b);
+    tokio::time::sleep(Duration::from_millis(1500)).await;
+    drop((first, second));
+    check(other.as_ref(), &sealer(), &b).await.unwrap();
+    let again = put_back(other.as_ref(), &accepted, &[]).await;
+    let refused = refused(again.as_ref(), &b).await;
+    assert!(matches!(refused, AuditError::SeenLater { .. }), "{refused}");
+}
+
+/// What nobody can read in the store, and all of it that the exports tell.
+#[tokio::test]
+async fn how_far_it_is_sealed_is_taken_from_every_export_where_the_store_does_not_tell() {
+    let place = Place::new();
+    let (a, b) = (place.path("a.jsonl"), place.path("b.jsonl"));
+    for (agent, path) in [("one", &a), ("two", &b), ("three", &a)] {
+        stage(place.store.as_ref(), 1, agent).await;
+        seal(&place.store, path).await;
+    }
+    let store = place.store.clone();
+    let (state, version) = State::read(store.as_ref(), &sealer())
+        .await
+        .unwrap()
+        .unwrap();
+    let stranger = Sealer::new(&[Secret::new(vec![66; 32])]).unwrap();
+    let forged = state.write(&stranger, Some(version), now()).unwrap();
+    store.commit(forged).await.unwrap();
+    let found = lost_from(store.as_ref(), place.folder.path()).await;
+    assert!(matches!(found, Err(AuditError::State)), "{found:?}");
+    fn given_up(path: &Path) -> Search<'_> {
+        Search {
+            without_unreadable: true,
+            ..search(path)
+        }
+    }
+    // One of them does not tell all.
+    for path in [a.clone(), b.clone(), place.path("gone.jsonl")] {
+        let found = lost(store.as_ref(), &sealer(), given_up(&path)).await;
+        let incomplete = matches!(found, Err(AuditError::Incomplete { .. }));
+        assert!(incomplete, "{}: {found:?}", path.display());
+    }
+    let all = given_up(place.folder.path());
+    let lost = lost(store.as_ref(), &sealer(), all).await.unwrap().unwrap();
+    assert_eq!((lost.entries.len(), lost.without_state), (0, true));
+    resume(store.as_ref(), &sealer(), &lost, now())
+        .await
+        .unwrap();
+    for (agent, path) in [("four", &b), ("five", &a)] {
+        stage(store.as_ref(), 1, agent).await;
+        check(store.as_ref(), &sealer(), path).await.unwrap();
+        assert_eq!(seal(&store, path).await, None);
+    }
+    let report = read(place.folder.path());
+    assert!(report.is_sound() && report.entries == 5, "{report:?}");
 }

@@ -1,19 +1,22 @@
 //! A replica that died between its export and the store, and another one that took over.
 
 use super::loss::{lost_from, state_of};
-use super::{Place, now, read, seal, sealer, shard, sign, stage};
+use super::{Place, now, read, seal, sealer, shard, sign, stage, start};
 use crate::audit::chain::Run;
-use crate::audit::state::log_of;
-use crate::audit::{Report, check};
+use crate::audit::state::{State, log_of};
+use crate::audit::{AuditError, Report, Sealing, check, unattended};
 use crate::store::embedded::Embedded;
-use crate::store::{LogEntry, Position, Store, Tail};
+use crate::store::{LogEntry, Outcome, Position, Store, Tail};
 use std::fs::OpenOptions;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 async fn entries(store: &dyn Store, number: u8, after: Position) -> Vec<LogEntry> {
-    let tail = store.tail(&log_of(number), after, 100, Duration::ZERO).await;
+    let tail = store
+        .tail(&log_of(number), after, 100, Duration::ZERO)
+        .await;
     let Tail::Entries { entries, .. } = tail.unwrap() else {
         panic!("nothing is trimmed yet");
     };
@@ -67,7 +70,10 @@ async fn what_was_exported_before_a_crash_is_known_as_what_another_replica_seale
     let [aside] = report.superseded.as_slice() else {
         panic!("{report:?}");
     };
-    assert_eq!((aside.file.clone(), aside.by.clone()), (a.clone(), b.clone()));
+    assert_eq!(
+        (aside.file.clone(), aside.by.clone()),
+        (a.clone(), b.clone())
+    );
     assert_eq!((aside.checkpoint, aside.entries), (3, 2));
     assert_eq!(aside.sealed, Some(4));
     // Both go on, each in its file.
@@ -122,7 +128,10 @@ async fn before_the_first_run_of_who_took_over_it_is_not_sealed_yet() {
     }
     append(&b, &run.bytes);
     let report = all(&place);
-    assert!(report.is_sound() && report.superseded.is_empty(), "{report:?}");
+    assert!(
+        report.is_sound() && report.superseded.is_empty(),
+        "{report:?}"
+    );
     assert_eq!((report.entries, report.unsealed), (1, 2));
 }
 
@@ -185,4 +194,104 @@ async fn any_change_of_what_was_exported_twice_shows() {
     // The same file under another name is no crash.
     std::fs::copy(&a, place.path("copy.jsonl")).unwrap();
     assert!(!all(&place).is_sound());
+}
+
+async fn sealed_behind(store: &dyn Store, checkpoint: u64) -> State {
+    for _ in 0..100 {
+        let found = State::read(store, &sealer()).await.unwrap();
+        let is_later = |state: &State| state.chain.checkpoint > checkpoint;
+        if let Some(state) = found.map(|(state, _)| state).filter(is_later) {
+            return state;
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    panic!("nothing is sealed");
+}
+
+/// A replica that runs, with what the store said after each of three runs.
+async fn three_runs(place: &Place, path: &Path) -> (Arc<Sealing>, Vec<State>) {
+    let sealing = start(&place.store, path);
+    let (mut states, mut last) = (Vec::new(), 1);
+    for agent in ["one", "two", "three"] {
+        stage(place.store.as_ref(), 1, agent).await;
+        let state = sealed_behind(place.store.as_ref(), last).await;
+        last = state.chain.checkpoint;
+        states.push(state);
+    }
+    (sealing, states)
+}
+
+async fn loses_two(store: &dyn Store, states: &[State], age: Duration) {
+    let mut older = states[0].clone();
+    older.until -= age;
+    let (_, version) = State::read(store, &sealer()).await.unwrap().unwrap();
+    let lost = older.write(&sealer(), Some(version), now()).unwrap();
+    let outcome = store.commit(lost).await.unwrap();
+    assert!(matches!(outcome, Outcome::Applied { .. }), "{outcome:?}");
+    assert_eq!(states[2].chain.checkpoint, states[0].chain.checkpoint + 2);
+}
+
+#[tokio::test]
+async fn who_ran_through_a_failover_that_lost_two_states_goes_on_sealing() {
+    let place = Place::new();
+    let path = place.path("audit.jsonl");
+    let (sealing, states) = three_runs(&place, &path).await;
+    loses_two(place.store.as_ref(), &states, Duration::ZERO).await;
+    stage(place.store.as_ref(), 1, "four").await;
+    sealed_behind(place.store.as_ref(), states[2].chain.checkpoint).await;
+    assert_eq!(sealing.fault(), None);
+    sealing.finish().await;
+    let report = read(&path);
+    assert!(report.is_sound() && report.entries == 4, "{report:?}");
+    check(place.store.as_ref(), &sealer(), &path).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_store_that_is_put_back_to_an_older_day_stops_who_seals_and_who_starts() {
+    let place = Place::new();
+    let path = place.path("audit.jsonl");
+    let (sealing, states) = three_runs(&place, &path).await;
+    loses_two(place.store.as_ref(), &states, Duration::from_secs(80)).await;
+    stage(place.store.as_ref(), 1, "four").await;
+    for _ in 0..100 {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        if sealing.fault().is_some() {
+            break;
+        }
+    }
+    assert!(sealing.fault().unwrap().contains("dayfly recover"));
+    drop(sealing);
+    // And nobody who did not run through it goes on, however short ago it was.
+    loses_two(place.store.as_ref(), &states, Duration::from_secs(15)).await;
+    let refused = check(place.store.as_ref(), &sealer(), &path)
+        .await
+        .unwrap_err();
+    assert!(
+        matches!(refused, AuditError::StoreBehind { .. }),
+        "{refused}"
+    );
+    let fault = seal(&place.store, &path).await;
+    assert!(fault.unwrap().contains("dayfly recover"));
+}
+
+#[tokio::test]
+async fn a_store_on_which_somebody_seals_is_attended() {
+    let place = Place::new();
+    let store = place.store.as_ref();
+    unattended(store, &sealer(), now()).await.unwrap();
+    let sealing = start(&place.store, &place.path("audit.jsonl"));
+    stage(store, 1, "one").await;
+    sealed_behind(store, 1).await;
+    let found = unattended(store, &sealer(), now()).await;
+    assert!(matches!(found, Err(AuditError::Attended)), "{found:?}");
+    // Killed: its claim ends by itself.
+    drop(sealing);
+    let begun = tokio::time::Instant::now();
+    unattended(store, &sealer(), now()).await.unwrap();
+    assert!(begun.elapsed() > Duration::from_secs(1));
+    // Stopped in order: at once.
+    assert_eq!(seal(&place.store, &place.path("other.jsonl")).await, None);
+    let begun = tokio::time::Instant::now();
+    unattended(store, &sealer(), now()).await.unwrap();
+    assert!(begun.elapsed() < Duration::from_secs(1));
 }

@@ -1,5 +1,6 @@
 //! The fold against what it must mean, and the following of a log that breaks.
 
+mod anew;
 pub(crate) mod fixture;
 mod fold;
 mod following;

@@ -81,6 +81,13 @@ impl Fleet {
         answer.body
     }
 
+    pub async fn audit(&self, at: &Process) -> String {
+        let page = self
+            .installation
+            .admin(at, "GET", "/audit?limit=1000", None);
+        page.await.unwrap().body.to_string()
+    }
+
     /// Hash and lifetime, in minutes, of a new lease.
     pub async fn decided(&self, at: &Process) -> (String, u64) {
         let issued = self.installation.issue(at).await;

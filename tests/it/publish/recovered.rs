@@ -3,8 +3,12 @@
 use super::processes::Fleet;
 use crate::cli::{Done, dayfly};
 use crate::support::process::Process;
+use dayfly::secret::Secret;
+use dayfly::store::redis::{Redis, RedisSettings};
+use dayfly::store::{Store, Write};
 use rustix::process::Signal;
 use serde_json::json;
+use std::sync::Arc;
 
 /// Everything is exported.
 async fn stop(mut process: Process) {
@@ -31,6 +35,12 @@ async fn what_was_published_is_in_force_again_or_given_up_by_who_says_so() {
     assert_eq!(fleet.decided(&one).await, (hash.clone(), 5));
     stop(one).await;
 
+    let forget = || async {
+        let url = Secret::new(fleet.redis.url());
+        let store = Redis::connect(RedisSettings::new(url)).await.unwrap();
+        let store: Arc<dyn Store> = Arc::new(store);
+        super::write(&store, Write::Delete(super::record())).await;
+    };
     let lose = || {
         let answer = fleet.redis.command("FLUSHALL").unwrap();
         assert!(answer.starts_with("+OK"));
@@ -53,6 +63,9 @@ async fn what_was_published_is_in_force_again_or_given_up_by_who_says_so() {
         let mut process = replica.spawn();
         assert!(!process.ended().await.success());
     };
+    // The record alone: the log names what is not there.
+    forget().await;
+    refused().await;
     lose();
     // The folder that it was set up with is none that can be published, and an older one is not the last.
     refused().await;
@@ -72,6 +85,28 @@ async fn what_was_published_is_in_force_again_or_given_up_by_who_says_so() {
     let one = replica.serve().await;
     assert_eq!(fleet.decided(&one).await, (hash.clone(), 5));
     stop(one).await;
+    forget().await;
+    std::fs::write(&common, &older).unwrap();
+    refused().await;
+    std::fs::write(&common, &newest).unwrap();
+    let done = recover(&[]).await.json();
+    assert_eq!(done["published"], last["revision"], "{done}");
+    let done = recover(&[]).await.json();
+    assert_eq!(done.get("published"), None, "nothing is to do: {done}");
+    std::fs::write(&common, &older).unwrap();
+    let one = replica.serve().await;
+    assert_eq!(fleet.decided(&one).await, (hash.clone(), 5));
+    let told = fleet.audit(&one).await;
+    assert_eq!(told.matches("\"recovered\"").count(), 2, "{told}");
+    stop(one).await;
+    forget().await;
+    let done = recover(&["--without-published"]).await.json();
+    assert_eq!(done.get("published"), None, "{done}");
+    std::fs::write(&common, &newest).unwrap();
+    let one = replica.serve().await;
+    assert_eq!(fleet.publish(&one, &[]).await.json()["hash"], hash);
+    stop(one).await;
+    std::fs::write(&common, &older).unwrap();
 
     lose();
     refused().await;
