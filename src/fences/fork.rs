@@ -7,6 +7,7 @@
 
 use super::entry::Author;
 use super::follow::PAGE;
+use super::raise::told_again;
 use super::{FenceError, Fences, View, log};
 use crate::ids::ShardId;
 use crate::store::{
@@ -110,7 +111,8 @@ async fn read_on(
     }
 }
 
-/// What the view holds after `common` and the log does not, by fence id, oldest first.
+/// What the view holds after `common` and the log does not, by fence id, oldest first; with what the audit says
+/// of it, which was lost in the same commit.
 ///
 /// SECURITY: by what was written, not by the id alone: somebody else's entry may carry the id of one of ours.
 fn missing(
@@ -118,7 +120,7 @@ fn missing(
     view: &View,
     common: Position,
     theirs: &[LogEntry],
-) -> Result<Vec<Vec<u8>>, FenceError> {
+) -> Result<Vec<[Write; 2]>, FenceError> {
     let mut there = HashSet::new();
     for entry in theirs {
         if let (fence, Author::Ours | Author::OursOnce) = fences.read(entry)? {
@@ -131,7 +133,9 @@ fn missing(
             .entry_at(sequence)
             .ok_or(FenceError::LostForGood(sequence))?;
         if !there.contains(&entry.fence.id) {
-            missing.push(entry.raw.clone());
+            let value = entry.raw.clone();
+            let told = told_again(&entry.fence).append(ShardId::INSTALLATION);
+            missing.push([Write::Append { log: log(), value }, told]);
         }
     }
     Ok(missing)
@@ -139,7 +143,7 @@ fn missing(
 
 async fn put_back(
     fences: &Fences,
-    missing: &[Vec<u8>],
+    missing: &[[Write; 2]],
     mut head: Position,
 ) -> Result<(), FenceError> {
     for batch in missing.chunks(BATCH) {
@@ -149,15 +153,11 @@ async fn put_back(
         let mut transaction = Transaction::new(ShardId::INSTALLATION, deadline)
             .revoking()
             .guard(Guard::HeadIs(log(), head));
-        for value in batch {
-            transaction = transaction.write(Write::Append {
-                log: log(),
-                value: value.clone(),
-            });
-        }
+        transaction.writes = batch.iter().flatten().cloned().collect();
         match settle(fences.store.as_ref(), transaction).await? {
             Outcome::Applied { appended } | Outcome::Unreplicated { appended } => {
-                head = appended.last().copied().unwrap_or(head);
+                // Behind the last one stands what the audit says of it.
+                head = appended.iter().rev().nth(1).copied().unwrap_or(head);
             }
             // The log moved on: the next cycle starts over from what it says then.
             Outcome::Conflict { .. } | Outcome::TooLate => return Err(FenceError::TooLate),

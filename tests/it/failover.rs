@@ -213,14 +213,14 @@ async fn what_one_replica_issued_is_known_to_the_other_after_the_first_is_gone()
 }
 
 /// An address that leads to whichever Redis is the primary.
-struct Switch {
-    url: String,
-    port: Arc<AtomicU16>,
+pub struct Switch {
+    pub url: String,
+    pub port: Arc<AtomicU16>,
     server: tokio::task::JoinHandle<()>,
 }
 
 impl Switch {
-    async fn to(port: u16) -> Self {
+    pub async fn to(port: u16) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("redis://{}", listener.local_addr().unwrap());
         let port = Arc::new(AtomicU16::new(port));
@@ -245,7 +245,7 @@ impl Drop for Switch {
     }
 }
 
-fn redis_that_follows(port: u16) -> RedisServer {
+pub fn redis_that_follows(port: u16) -> RedisServer {
     let port = port.to_string();
     let arguments = ["--appendonly", "yes", "--repl-diskless-sync-delay", "0"];
     let follow = ["--replicaof", "127.0.0.1", &port];
@@ -254,7 +254,7 @@ fn redis_that_follows(port: u16) -> RedisServer {
         .unwrap()
 }
 
-async fn until_followed(primary: &RedisServer, by: usize) {
+pub async fn until_followed(primary: &RedisServer, by: usize) {
     until("replication", || async {
         let told = primary.command("INFO replication").unwrap_or_default();
         told.matches("state=online").count() == by

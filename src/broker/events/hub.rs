@@ -60,6 +60,8 @@ struct Window {
     head: Option<Position>,
     places: VecDeque<Position>,
     recent: VecDeque<Placed>,
+    /// What the first of `recent` follows, where that is known.
+    begins: Option<Position>,
 }
 
 #[derive(Debug, Default)]
@@ -242,7 +244,12 @@ impl Hub {
                 kept: true,
             });
         }
-        let page = audit::page(self.store.as_ref(), shard, from).await?;
+        let mut page = audit::page(self.store.as_ref(), shard, from).await?;
+        let gap = page.forked || page.missed > 0;
+        if page.forked {
+            // What it has instead was never told, whatever its numbers.
+            page = audit::page(self.store.as_ref(), shard, Position::ORIGIN).await?;
+        }
         let entries = page.entries.into_iter();
         Ok(News {
             entries: entries
@@ -250,24 +257,14 @@ impl Hub {
                 .collect(),
             after: page.after,
             more: page.more,
-            gap: page.forked || page.missed > 0,
+            gap,
             kept: false,
         })
     }
 
     fn kept_after(&self, shard: ShardId, from: Position) -> Option<Vec<Placed>> {
         let windows = self.windows.lock().unwrap_or_else(PoisonError::into_inner);
-        let window = windows.get(&shard.number())?;
-        // Read from the store, and further than this reader is.
-        if window
-            .head
-            .is_some_and(|head| head == from || head.sequence < from.sequence)
-        {
-            return Some(Vec::new());
-        }
-        let is_next = |(position, _): &Placed| position.sequence == from.sequence + 1;
-        let begin = window.recent.iter().position(is_next)?;
-        Some(window.recent.iter().skip(begin).cloned().collect())
+        windows.get(&shard.number())?.after(from)
     }
 
     /// Waits until everything that was written before this call was read.
@@ -304,10 +301,17 @@ impl Hub {
 
 impl Window {
     fn take(&mut self, page: Page) {
+        let follows = match page.forked || page.missed > 0 {
+            true => None,
+            false => Some(self.head.unwrap_or(Position::ORIGIN)),
+        };
         // INVARIANT: what is kept follows on, without a hole.
         if page.forked || page.missed > 0 || self.head.is_none() {
             self.places.clear();
             self.recent.clear();
+        }
+        if self.recent.is_empty() {
+            self.begins = follows;
         }
         self.head = Some(page.after);
         for (position, entry) in page.entries {
@@ -317,7 +321,27 @@ impl Window {
         let surplus = self.places.len().saturating_sub(PLACES);
         self.places.drain(..surplus);
         let surplus = self.recent.len().saturating_sub(RECENT);
-        self.recent.drain(..surplus);
+        if let Some((last, _)) = self.recent.drain(..surplus).last() {
+            self.begins = Some(last);
+        }
+    }
+
+    /// INVARIANT: known by its link, not by its number alone. After a failover the same number stands for
+    /// another entry, and what the store has instead of what was told before it would never be told, nor that
+    /// anything is missing.
+    fn after(&self, from: Position) -> Option<Vec<Placed>> {
+        // Read from the store, and further than this reader is.
+        let head = self.head?;
+        if head == from || head.sequence < from.sequence {
+            return Some(Vec::new());
+        }
+        let is_it = |(position, _): &Placed| *position == from;
+        let begin = match self.recent.iter().position(is_it) {
+            Some(last) => last + 1,
+            None if self.begins == Some(from) => 0,
+            None => return None,
+        };
+        Some(self.recent.iter().skip(begin).cloned().collect())
     }
 }
 
@@ -345,3 +369,6 @@ impl Drop for Seat {
         metrics::gauge!(crate::telemetry::metric::LISTENERS).decrement(1.0);
     }
 }
+
+#[cfg(test)]
+mod tests;

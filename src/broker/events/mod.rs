@@ -81,9 +81,11 @@ impl Broker {
             let problem = "what happens cannot be read now";
             return Err(Refusal::new(super::Reason::StoreUnavailable, problem).after(2));
         }
+        // INVARIANT: before the place, or a failover in between would be none.
+        let forks = seat.hub().forks();
         let (place, gap) = Place::resume(last, seat.hub(), self.leases.sealer());
         let (words, receiver) = mpsc::channel(BUFFER + 1);
-        let stream = Stream::new(Arc::clone(self), seat, listener, place, words);
+        let stream = Stream::new(Arc::clone(self), seat, listener, (place, forks), words);
         tokio::spawn(async move {
             stream.run(gap, stopped).await;
             drop(held);

@@ -28,6 +28,9 @@ const LONGEST: Duration = Duration::from_secs(3600);
 /// Entries of the installation's log that are told at one look; a page more at most.
 const MOST_AT_ONCE: usize = 4096;
 
+/// No number of times that the store lost something.
+const NEVER: u64 = u64::MAX;
+
 /// Why a stream ends, as its last event says it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Over {
@@ -82,12 +85,12 @@ impl Stream {
         broker: Arc<Broker>,
         seat: Seat,
         listener: Listener,
-        place: Place,
+        (place, forks): (Place, u64),
         words: mpsc::Sender<Word>,
     ) -> Self {
         let now = Instant::now();
         Self {
-            forks: seat.hub().forks(),
+            forks,
             config: broker.config_hash(),
             broker,
             seat,
@@ -221,6 +224,10 @@ impl Stream {
     ) -> Result<(Vec<Placed>, Option<(Position, bool)>), Over> {
         // Tried again until the reader of all is behind, too.
         let Ok(news) = self.seat.hub().news(shard, from, anew).await else {
+            if anew {
+                // What may be lost is asked for again.
+                self.forks = NEVER;
+            }
             return Ok((Vec::new(), None));
         };
         let News {

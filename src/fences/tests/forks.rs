@@ -71,6 +71,20 @@ async fn what_a_failover_lost_is_put_back_with_the_very_same_links() {
         assert!(view.knows(position));
     }
     assert_eq!(entries(rest.as_ref()).await, entries(old.as_ref()).await);
+    // The audit tells it again, since it lost the same; not what it has.
+    let page = crate::audit::page(rest.as_ref(), ShardId::INSTALLATION, Position::ORIGIN).await;
+    let told: Vec<_> = page
+        .unwrap()
+        .entries
+        .into_iter()
+        .flat_map(|told| told.1)
+        .collect();
+    let values: Vec<_> = told
+        .iter()
+        .map(|entry| entry.detail["value"].as_str().unwrap())
+        .collect();
+    assert_eq!(values, ["c", "d", "e", "f"]);
+    assert!(told.iter().all(|entry| entry.detail["put_back"] == true));
 }
 
 #[tokio::test]
