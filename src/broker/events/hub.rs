@@ -321,7 +321,7 @@ impl Window {
         let surplus = self.places.len().saturating_sub(PLACES);
         self.places.drain(..surplus);
         let surplus = self.recent.len().saturating_sub(RECENT);
-        if let Some((last, _)) = self.recent.drain(..surplus).last() {
+        if let Some((last, _)) = self.recent.drain(..surplus).next_back() {
             self.begins = Some(last);
         }
     }
