@@ -5,6 +5,7 @@ use super::{
     value,
 };
 use crate::store::{self, Guard, Key, MOST_NOTED, Outcome, Store, StoreError, Tally, Write};
+use ring::digest::{SHA256, digest};
 use std::time::Duration;
 use time::OffsetDateTime;
 
@@ -70,7 +71,42 @@ pub(super) async fn a_note_stands_until_its_time(store: &dyn Store) -> Checked {
         matches!(refused, Err(StoreError::Misuse(_))),
         "a long note is refused",
     )?;
-    many_notes_stand(store).await
+    many_notes_stand(store).await?;
+    what_is_over_takes_nothing_along(store).await
+}
+
+/// Names that a back end which puts notes together by their hash puts together.
+fn close_together(how_many: usize) -> Vec<Key> {
+    let same = |key: &Key| {
+        let hash = digest(&SHA256, &key.name);
+        let number = hash.as_ref().get(16..18);
+        number.is_some_and(|number| matches!(number, [high, 0] if high & 3 == 0))
+    };
+    let keys = std::iter::repeat_with(|| key(shard(10), b"close/"));
+    keys.filter(same).take(how_many).collect()
+}
+
+async fn what_is_over_takes_nothing_along(store: &dyn Store) -> Checked {
+    let keys = close_together(48);
+    let (brief, lasting) = keys.split_at(24);
+    let soon = now() + Duration::from_millis(300);
+    for (keys, until) in [(brief, soon), (lasting, soon + Duration::from_secs(60))] {
+        let transaction = keys.iter().fold(begin(shard(10)), |transaction, key| {
+            transaction.write(note(key, b"", until))
+        });
+        applied(store, transaction, "notes that lie together").await?;
+        tokio::time::sleep(Duration::from_millis(400)).await;
+    }
+    for (keys, there) in [(brief, false), (lasting, true)] {
+        for key in keys {
+            same(
+                &noted(store, key).await?.is_some(),
+                &there,
+                "a note among those that are over",
+            )?;
+        }
+    }
+    Ok(())
 }
 
 /// More than lie together, each with a time of its own.
@@ -145,7 +181,20 @@ pub(super) async fn a_shared_record_stays_while_it_is_shared(store: &dyn Store) 
     same(&value(store, &record).await?, &there, "it is made good")?;
     applied(store, unshare(long_ago), "one of two").await?;
     applied(store, unshare(long_ago), "with one to share it").await?;
-    same(&value(store, &record).await?, &None, "who is done")
+    same(&value(store, &record).await?, &None, "who is done")?;
+
+    applied(store, share(b"value"), "one more time").await?;
+    let soon = now() + Duration::from_secs(60);
+    applied(store, unshare(soon), "and done").await?;
+    applied(store, unshare(soon), "twice, of which one is nothing").await?;
+    applied(store, share(b"value"), "one shares it").await?;
+    applied(store, share(b"value"), "and another").await?;
+    applied(store, unshare(long_ago), "one of them is done").await?;
+    same(
+        &value(store, &record).await?,
+        &there,
+        "the other owes nothing",
+    )
 }
 
 pub(super) async fn slots_are_counted_together(store: &dyn Store) -> Checked {

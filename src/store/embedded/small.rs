@@ -76,10 +76,10 @@ impl<'a> Small<'a> {
         Ok(())
     }
 
-    /// How many there are then.
+    /// How many there are then: never fewer than none, or whoever came next would be kept back by a debt.
     pub(super) fn sharers(&mut self, key: &[u8], by: i64) -> Result<i64, redb::Error> {
         let before = self.sharers.get(key)?.map_or(0, |old| number(old.value()));
-        let now = before.saturating_add(by);
+        let now = before.max(0).saturating_add(by).max(0);
         self.sharers.insert(key, now.to_be_bytes().as_slice())?;
         Ok(now)
     }

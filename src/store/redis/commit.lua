@@ -60,6 +60,14 @@ local function is_over(note)
   return till <= now
 end
 
+local function clear(key, notes)
+  for place = 1, #notes, 2 do
+    if is_over(notes[place + 1]) then
+      redis.call('HDEL', key, notes[place])
+    end
+  end
+end
+
 -- What a server adds to without an error, which would come in the middle of the writes.
 local function is_whole(text)
   return #text <= 17 and string.match(text, '^%-?%d+$') ~= nil
@@ -231,13 +239,18 @@ for _, one in ipairs(todo) do
     if one[5] > now then
       redis.call('HSET', key, one[3], one[4])
       keep(key, one[5])
-      -- Now and then what is over is cleared away; the key itself goes with the last of it.
-      if redis.call('HLEN', key) % 16 == 0 then
-        local fields = redis.call('HGETALL', key)
-        for place = 1, #fields, 2 do
-          if is_over(fields[place + 1]) then
-            redis.call('HDEL', key, fields[place])
-          end
+      -- Now and then what is over is cleared away; the key itself goes with the last of it. However many
+      -- there are, one commit looks at some 256 of them: others each time, as the note's own name says.
+      local size = redis.call('HLEN', key)
+      if size % 16 == 0 then
+        local from = 0
+        for place = 1, 4 do
+          from = from * 256 + (string.byte(one[3], place) or 0)
+        end
+        local seen = redis.call('HSCAN', key, number(from), 'COUNT', 256)
+        clear(key, seen[2])
+        if seen[1] == '0' and #seen[2] < 2 * size then
+          clear(key, redis.call('HSCAN', key, '0', 'COUNT', 256)[2])
         end
       end
     end
@@ -250,11 +263,15 @@ for _, one in ipairs(todo) do
       -- Its name follows from what it says: with anything else there, nobody could read what names it.
       redis.call('SET', key, one[4])
     end
-    redis.call('INCR', one[3])
+    -- Never fewer than none: a debt would let it go while somebody names it.
+    if redis.call('INCR', one[3]) < 1 then
+      redis.call('SET', one[3], '1')
+    end
     redis.call('PERSIST', key)
     redis.call('PERSIST', one[3])
   elseif kind == 'unshare' then
     if redis.call('EXISTS', key, one[3]) == 2 and redis.call('DECR', one[3]) <= 0 then
+      redis.call('SET', one[3], '0')
       redis.call('PEXPIREAT', key, one[4])
       redis.call('PEXPIREAT', one[3], one[4])
     end

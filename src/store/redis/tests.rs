@@ -28,6 +28,7 @@ macro_rules! server {
 mod cluster;
 mod faults;
 mod kinds;
+mod clearing;
 mod sentinel;
 mod tls;
 mod user;
