@@ -112,9 +112,16 @@ pub(super) enum Way {
 pub(super) struct Connector {
     door: std::sync::Arc<Door>,
     way: Way,
-    /// Where the last connection led to.
-    at: Mutex<Option<Place>>,
+    at: Mutex<At>,
     trouble: Mutex<Trouble>,
+}
+
+#[derive(Default)]
+struct At {
+    /// Where the last connection led to.
+    last: Option<Place>,
+    /// An earlier one led elsewhere, and may still be in use.
+    moved: bool,
 }
 
 #[derive(Default)]
@@ -175,7 +182,9 @@ impl Connector {
             .map_err(|error| connecting(&error))?;
         match role.first() {
             Some(Value::BulkString(name)) if name == b"master" => {
-                *self.at.lock().unwrap_or_else(PoisonError::into_inner) = Some(place);
+                let mut at = self.at.lock().unwrap_or_else(PoisonError::into_inner);
+                at.moved |= at.last.as_ref().is_some_and(|last| *last != place);
+                at.last = Some(place);
                 Ok(connection)
             }
             Some(Value::BulkString(name)) if name == b"sentinel" => Err(Fault::OtherKind
@@ -189,16 +198,26 @@ impl Connector {
         }
     }
 
-    /// Whether the sentinels name another primary than the one that we were led to.
+    /// Whether there may be connections to another primary than the one that the sentinels name.
+    ///
+    /// SECURITY: not only by where the last connection led to: after a failover that is soon the new
+    /// primary, while others that were made before still lead to the old one.
     pub(super) async fn has_moved(&self) -> bool {
         let Way::Sentinels(sentinels) = &self.way else {
             return false;
         };
-        let Ok(primary) = sentinels.primary().await else {
-            return false;
-        };
-        let at = self.at.lock().unwrap_or_else(PoisonError::into_inner);
-        at.as_ref().is_some_and(|at| *at != primary)
+        let primary = sentinels.primary().await.ok();
+        let mut at = self.at.lock().unwrap_or_else(PoisonError::into_inner);
+        if at
+            .last
+            .as_ref()
+            .zip(primary)
+            .is_some_and(|(last, primary)| *last != primary)
+        {
+            *at = At::default();
+            return true;
+        }
+        std::mem::take(&mut at.moved)
     }
 
     /// Where it leads to, as far as anybody knows.
@@ -207,7 +226,7 @@ impl Connector {
             Way::Fixed(place) => Some(place.clone()),
             Way::Sentinels(_) => {
                 let at = self.at.lock().unwrap_or_else(PoisonError::into_inner);
-                at.clone()
+                at.last.clone()
             }
         }
     }

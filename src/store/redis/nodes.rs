@@ -227,8 +227,9 @@ impl Nodes {
     pub(super) async fn look_after(&self) {
         self.look_around().await;
         for node in self.all() {
+            let from = node.name();
             if node.connector.has_moved().await {
-                tracing::warn!(from = %node.name(), "the sentinels name another primary: going there");
+                tracing::warn!(from, "the sentinels name another primary: going there");
                 node.leave().await;
             }
         }

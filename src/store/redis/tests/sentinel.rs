@@ -1,5 +1,6 @@
 //! Sentinel: who is the primary is asked, and checked.
 
+use super::super::nodes::Nodes;
 use super::support::Watched;
 use super::*;
 
@@ -49,6 +50,36 @@ async fn a_failover_is_followed_and_the_old_primary_is_never_believed() {
         found.iter().all(Option::is_some),
         "an acknowledged commit is lost"
     );
+}
+
+/// Between two looks at the sentinels one connection may have been made anew, and the others not.
+#[tokio::test]
+async fn a_new_connection_to_a_new_primary_does_not_hide_the_old_ones() {
+    let (one, two) = (server!(AOF), server!(AOF));
+    let sentinel = RedisServer::sentinel(one.port()).unwrap();
+    let url = format!("redis+sentinel://127.0.0.1:{}/main", sentinel.port());
+    let settings = RedisSettings {
+        min_replicas: 1,
+        ..RedisSettings::new(Secret::new(url))
+    };
+    let nodes = Nodes::open(&settings).await.unwrap();
+    let node = nodes.of(shard(3)).unwrap();
+    let before = node.mint.shared.get(&node.connector).await.unwrap();
+    nodes.look_after().await;
+    let still = node.mint.shared.get(&node.connector).await.unwrap();
+    assert_eq!(still.0, before.0, "nothing has moved");
+
+    sentinel.command("SENTINEL REMOVE main").unwrap();
+    let other = format!("SENTINEL MONITOR main 127.0.0.1 {} 1", two.port());
+    assert_eq!(sentinel.command(&other).unwrap(), "+OK\r\n");
+    node.readers.get(&node.connector).await.unwrap();
+    assert!(node.name().ends_with(&two.port().to_string()));
+    nodes.look_after().await;
+    let after = node.mint.shared.get(&node.connector).await.unwrap();
+    assert_ne!(after.0, before.0, "it leads to the old primary still");
+    nodes.look_after().await;
+    let still = node.mint.shared.get(&node.connector).await.unwrap();
+    assert_eq!(still.0, after.0, "and it was left once");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
