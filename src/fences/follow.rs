@@ -173,6 +173,13 @@ impl Fences {
         Err(Skewed { seconds })
     }
 
+    /// The earlier of this replica's clock and the store's: for what other replicas are to find due.
+    pub fn no_later(&self, now: OffsetDateTime) -> OffsetDateTime {
+        let skew = time::Duration::milliseconds(self.skew.load(Ordering::Relaxed));
+        now.checked_add(skew.min(time::Duration::ZERO))
+            .unwrap_or(now)
+    }
+
     /// The later of this replica's clock and the store's.
     pub fn no_earlier(&self, now: OffsetDateTime) -> OffsetDateTime {
         let skew = time::Duration::milliseconds(self.skew.load(Ordering::Relaxed));

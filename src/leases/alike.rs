@@ -19,6 +19,13 @@ pub(super) struct Common {
     pub shared: Shared,
 }
 
+impl Common {
+    /// Its name in the store.
+    pub(super) fn half(&self) -> Half {
+        half(&self.sha256)
+    }
+}
+
 /// On its way to the store.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Written {
@@ -26,7 +33,7 @@ pub(super) struct Written {
     pub bytes: Vec<u8>,
 }
 
-type Half = [u8; 16];
+pub(super) type Half = [u8; 16];
 
 /// Those that were read lately.
 #[derive(Debug, Clone, Default)]
@@ -91,9 +98,10 @@ impl Commons {
             .iter()
             .map(|(half, shard)| keys::common(*shard, half))
             .collect();
-        let records = store.get(&places).await?;
+        let records = super::look::each(store, &places).await?;
         for (name, record) in missing.into_keys().zip(records) {
-            let Some(record) = record else { continue };
+            // A damaged one is as good as none: what names it cannot be read.
+            let Ok(Some(record)) = record else { continue };
             let sha256 = sha256(&record.value);
             // SECURITY: only what bears its own name is remembered under it, whoever wrote it; that a
             // lease means this one and no other is what the lease's MAC says.

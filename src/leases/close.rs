@@ -1,5 +1,6 @@
 //! Ending: what is written when a lease must die, is dead, or cannot live any more.
 
+use super::alike::{Half, Written};
 use super::record::{Closing, Lease, Record};
 use super::state::{Event, State, Why};
 use super::{DEADLINE, KEPT, LeaseError, Leases, TOLERANCE, keys, notes, status};
@@ -145,7 +146,7 @@ impl Leases {
         by: &str,
         now: OffsetDateTime,
     ) -> Result<Option<Raised>, LeaseError> {
-        let closing = Closing::new(Why::Released, by, RELEASE, now);
+        let closing = Closing::new(Why::Released, by, RELEASE, fences.no_later(now));
         self.close(lease, fences, closing, now).await
     }
 
@@ -157,7 +158,7 @@ impl Leases {
         (by, reason): (&str, &str),
         now: OffsetDateTime,
     ) -> Result<Option<Raised>, LeaseError> {
-        let closing = Closing::new(Why::Revoked, by, reason, now);
+        let closing = Closing::new(Why::Revoked, by, reason, fences.no_later(now));
         self.close(lease, fences, closing, now).await
     }
 
@@ -168,9 +169,11 @@ impl Leases {
         closing: Closing,
         now: OffsetDateTime,
     ) -> Result<Option<Raised>, LeaseError> {
+        // A clock that is ahead neither takes a lease for over nor has its end wait for the others' clocks.
+        let marked = fences.no_later(now);
         // A holder that ends its lease over and over must not fill the log.
         let over = self.get(&lease.id).await?.is_none_or(|current| {
-            current.closing.is_some() || now >= current.expires_at.max(current.lives_until)
+            current.closing.is_some() || marked >= current.expires_at.max(current.lives_until)
         });
         if over {
             return Ok(None);
@@ -186,7 +189,7 @@ impl Leases {
             .until(lease.expires_at.max(lease.lives_until));
         let raised = fences.raise(fence, now).await?;
         // It is dead now. If the record cannot follow, the sweep finds the fence.
-        if let Err(error) = self.mark(&lease.id, closing, now).await {
+        if let Err(error) = self.mark(&lease.id, closing, marked).await {
             tracing::warn!(lease = %lease.id, %error, "the fence stands; the record follows with the sweep");
         }
         Ok(Some(raised))
@@ -265,10 +268,13 @@ impl Leases {
         if !listed {
             transaction = transaction.local();
         }
+        let mut shares = Vec::with_capacity(changes.len());
         for (lease, record) in &changes {
             transaction =
                 transaction.guard(Guard::Unchanged(keys::lease(&lease.id), lease.version()));
-            transaction = self.put(transaction, (Some(lease.record()), record), retry_at)?;
+            let put = self.put(transaction, (Some(lease), record), retry_at)?;
+            transaction = put.0;
+            shares.push(put.1);
             if let Some(entry) = notes::step(lease.state, record, now) {
                 transaction = transaction.write(entry.append(shard));
             }
@@ -280,30 +286,34 @@ impl Leases {
             Outcome::Applied { .. } | Outcome::Unreplicated { .. } => Ok(Some(
                 changes
                     .into_iter()
-                    .map(|(_, record)| Lease::new(record, version))
+                    .zip(shares)
+                    .map(|((_, record), shares)| Lease::new(record, version, shares))
                     .collect(),
             )),
             Outcome::Conflict { .. } | Outcome::TooLate => Ok(None),
         }
     }
 
-    /// Puts the record in the place of the one before and everything that is looked up by.
+    /// Puts the record in the place of the one before and everything that is looked up by. Also answers
+    /// what it shares then.
     pub(super) fn put(
         &self,
         transaction: Transaction,
-        (before, record): (Option<&Record>, &Record),
+        (before, record): (Option<&Lease>, &Record),
         retry_at: OffsetDateTime,
-    ) -> Result<Transaction, LeaseError> {
-        let transaction = self.share(transaction, before, record)?;
-        let transaction = self.count(transaction, before, record);
-        let shard = record.id.shard();
+    ) -> Result<(Transaction, Half), LeaseError> {
+        let common = record.common()?;
+        let (shares, value) = (common.half(), record.bytes(&self.sealer, &common)?);
+        let transaction = self.share(transaction, before, record, common);
+        let transaction = self.count(transaction, before.map(Lease::record), record);
+        let (shard, id) = (record.id.shard(), &record.id);
         let member = keys::member(&record.id);
         let closed = record
             .closing
             .as_ref()
             .and_then(|closing| closing.closed)
             .filter(|_| !record.state.is_open());
-        let due = record.due(retry_at).map(keys::rank);
+        let due = record.due(retry_at).map(|at| keys::place(at, id));
         let open = due.filter(|_| record.state.is_open());
         let child = record
             .parent
@@ -323,13 +333,17 @@ impl Leases {
                             && record.can_be_named()
                             && record.class != RevocationClass::Expiry
                     })
-                    .map(|closing| keys::rank(closing.since)),
+                    .map(|closing| keys::place(closing.since, id)),
             ),
-            (keys::closed(shard), member, closed.map(keys::rank)),
+            (
+                keys::closed(shard),
+                member,
+                closed.map(|at| keys::place(at, id)),
+            ),
         ];
         let mut transaction = transaction.write(Write::Put {
             key: keys::lease(&record.id),
-            value: record.bytes(&self.sealer)?,
+            value,
             // INVARIANT: a lease that is open is never reclaimed.
             expires_at: closed.filter(|_| !record.is_kept()).map(|at| at + KEPT),
         });
@@ -346,39 +360,44 @@ impl Leases {
             };
             transaction = transaction.write(write);
         }
-        Ok(transaction)
+        Ok((transaction, shares))
     }
 
     /// What the record has in common with others is there for as long as the record is.
     fn share(
         &self,
         mut transaction: Transaction,
-        before: Option<&Record>,
+        before: Option<&Lease>,
         record: &Record,
-    ) -> Result<Transaction, LeaseError> {
-        let kept = |record: Option<&Record>| {
-            let kept = record.filter(|record| record.is_kept());
-            kept.map(Record::common).transpose()
-        };
-        let (was, is) = (kept(before)?, kept(Some(record))?);
-        if was == is {
-            return Ok(transaction);
+        common: Written,
+    ) -> Transaction {
+        let (named, is) = (before.map(Lease::shares), common.half());
+        let was = before.filter(|lease| lease.is_kept()).and(named);
+        let kept = record.is_kept();
+        if was.is_some() == kept && named == Some(is) {
+            return transaction;
         }
         let shard = record.id.shard();
-        if let Some(is) = is {
-            transaction = transaction.write(Write::Share {
-                key: keys::common(shard, &is.half()),
-                value: is.bytes,
-            });
-        }
         // INVARIANT: longer than any record that was closed before, by whatever replica's clock.
-        if let Some(was) = was {
-            transaction = transaction.write(Write::Unshare {
-                key: keys::common(shard, &was.half()),
-                until: self.clock.now() + KEPT + OUTLASTS,
+        let until = self.clock.now() + KEPT + OUTLASTS;
+        let unshare = |name: &Half| Write::Unshare {
+            key: keys::common(shard, name),
+            until,
+        };
+        if kept || named != Some(is) {
+            transaction = transaction.write(Write::Share {
+                key: keys::common(shard, &is),
+                value: common.bytes,
             });
+            // One that is closed names it all the same.
+            if !kept {
+                transaction = transaction.write(unshare(&is));
+            }
         }
-        Ok(transaction)
+        match was {
+            Some(was) => transaction.write(unshare(&was)),
+            None => transaction,
+        }
     }
 
     /// What nobody can use any more does not use up its agent's or its instance's quota.

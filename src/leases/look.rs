@@ -1,11 +1,11 @@
 //! Finding leases: by id, by a name seen elsewhere, by what they have in common.
 
-use super::record::Lease;
+use super::record::{self, Lease};
 use super::state::State;
 use super::{LeaseError, Leases, keys};
 use crate::fences::{Dimension, DimensionHash, DimensionKind};
 use crate::ids::{AgentId, LeaseId, MissionId, ShardId, TargetId};
-use crate::store::{Index, MAX_RANK, Ranked};
+use crate::store::{self, CommitId, Index, Key, MAX_RANK, Ranked, Store, StoreError};
 use std::collections::{BTreeMap, HashSet};
 use std::fmt;
 use std::str::FromStr;
@@ -46,6 +46,15 @@ pub struct Page {
     pub leases: Vec<Lease>,
     /// `None`: that was all. A page may be empty and have a next one.
     pub next: Option<Cursor>,
+}
+
+/// What lies under a lease's id.
+#[derive(Debug)]
+pub(super) enum Found {
+    Nothing,
+    Lease(Box<Lease>),
+    /// Why, and the commit that wrote it, as far as that can be told.
+    Unreadable(LeaseError, Option<CommitId>),
 }
 
 /// What a fence would hit.
@@ -246,22 +255,78 @@ impl Leases {
         &self,
         members: &[Ranked],
     ) -> Result<Vec<(i64, Lease)>, LeaseError> {
-        let named: Vec<(i64, LeaseId)> = members
-            .iter()
-            .filter_map(|ranked| Some((ranked.rank, keys::split_member(&ranked.member)?.0)))
-            .collect();
-        let ids: Vec<_> = named.iter().map(|(_, id)| *id).collect();
-        let found = self.read(&ids).await?;
-        let mut leases = Vec::with_capacity(named.len());
-        for ((rank, id), lease) in named.into_iter().zip(found) {
-            match lease {
-                Some(Ok(lease)) => leases.push((rank, lease)),
-                Some(Err(error)) => tracing::error!(lease = %id, %error, "left out"),
-                None => {}
+        let mut leases = Vec::with_capacity(members.len());
+        for (ranked, found) in members.iter().zip(self.behind(members).await?) {
+            match found {
+                Found::Lease(lease) => leases.push((ranked.rank, *lease)),
+                Found::Unreadable(error, _) => {
+                    let lease = keys::split_member(&ranked.member).map(|(id, _)| id.to_string());
+                    tracing::error!(lease, %error, "left out");
+                }
+                Found::Nothing => {}
             }
         }
         Ok(leases)
     }
+
+    /// What each of these members leads to, in order.
+    pub(super) async fn behind(&self, members: &[Ranked]) -> Result<Vec<Found>, LeaseError> {
+        let named = |ranked: &Ranked| Some(keys::split_member(&ranked.member)?.0);
+        let ids: Vec<_> = members.iter().filter_map(named).collect();
+        let mut found = self.read(&ids).await?.into_iter();
+        let behind = |ranked| named(ranked).and_then(|_| found.next());
+        let behind = members.iter().map(behind);
+        Ok(behind
+            .map(|found| found.unwrap_or(Found::Nothing))
+            .collect())
+    }
+
+    /// One answer per id, in order: what is wrong with one spoils no other.
+    pub(super) async fn read(&self, ids: &[LeaseId]) -> Result<Vec<Found>, LeaseError> {
+        let keys: Vec<_> = ids.iter().map(keys::lease).collect();
+        let records = each(self.store.as_ref(), &keys).await?;
+        let named = ids.iter().zip(&records).filter_map(|(id, record)| {
+            let record = record.as_ref().ok()?.as_ref()?;
+            Some((id.shard(), record::common_of(&record.value)?))
+        });
+        let commons = self.commons.get(self.store.as_ref(), named).await?;
+        let open = |id: &LeaseId, record: &store::Record| {
+            let half = record::common_of(&record.value);
+            let common = half.and_then(|half| commons.get(&half));
+            let common = common.ok_or(LeaseError::Forged(*id))?;
+            Lease::open(&self.sealer, id, record, common)
+        };
+        let found = ids.iter().zip(records).map(|(id, record)| match record {
+            Ok(None) => Found::Nothing,
+            Ok(Some(record)) => match open(id, &record) {
+                Ok(lease) => Found::Lease(Box::new(lease)),
+                Err(error) => Found::Unreadable(error, Some(record.version)),
+            },
+            Err(error) => Found::Unreadable(error.into(), None),
+        });
+        Ok(found.collect())
+    }
+}
+
+/// One answer per key, in order. A record that is damaged spoils its own answer alone.
+pub(super) async fn each(
+    store: &dyn Store,
+    keys: &[Key],
+) -> Result<Vec<Result<Option<store::Record>, StoreError>>, StoreError> {
+    match store.get(keys).await {
+        Ok(found) => return Ok(found.into_iter().map(Ok).collect()),
+        Err(StoreError::Corrupt(_)) => {}
+        Err(error) => return Err(error),
+    }
+    let mut found = Vec::with_capacity(keys.len());
+    for key in keys {
+        found.push(match store.get(std::slice::from_ref(key)).await {
+            Ok(mut one) => Ok(one.pop().flatten()),
+            Err(error @ StoreError::Corrupt(_)) => Err(error),
+            Err(error) => return Err(error),
+        });
+    }
+    Ok(found)
 }
 
 impl Blast {

@@ -29,12 +29,13 @@ pub use status::{Bits, SIZE as STATUS_LIST_SIZE};
 pub use sweep::{Connectors, Sweeper, Swept};
 
 use alike::Commons;
+use look::Found;
 
 use crate::clock::Clock;
 use crate::fences::{EndedBy, FenceError, Stale, View};
 use crate::ids::LeaseId;
 use crate::secret::{SealError, Sealer};
-use crate::store::{self, Store, StoreError};
+use crate::store::{Store, StoreError};
 use std::sync::Arc;
 use std::time::Duration;
 use time::OffsetDateTime;
@@ -109,6 +110,19 @@ pub enum LeaseError {
     Seal(#[from] SealError),
 }
 
+impl LeaseError {
+    /// What is wrong with one lease, where others may be right.
+    fn is_of_one_lease(&self) -> bool {
+        matches!(
+            self,
+            Self::Forged(_)
+                | Self::Unwritable(..)
+                | Self::Seal(_)
+                | Self::Store(StoreError::Corrupt(_) | StoreError::Misuse(_))
+        )
+    }
+}
+
 impl Leases {
     pub fn new(store: Arc<dyn Store>, sealer: Sealer, clock: Arc<dyn Clock>) -> Self {
         Self {
@@ -131,32 +145,14 @@ impl Leases {
 
     /// One answer per id, in order.
     pub async fn get_all(&self, ids: &[LeaseId]) -> Result<Vec<Option<Lease>>, LeaseError> {
-        let found = self.read(ids).await?;
-        found.into_iter().map(Option::transpose).collect()
-    }
-
-    /// The same, each with what is wrong with it alone.
-    async fn read(
-        &self,
-        ids: &[LeaseId],
-    ) -> Result<Vec<Option<Result<Lease, LeaseError>>>, LeaseError> {
-        let keys: Vec<_> = ids.iter().map(keys::lease).collect();
-        let records = self.store.get(&keys).await?;
-        let named = ids.iter().zip(&records).filter_map(|(id, record)| {
-            let half = record::common_of(&record.as_ref()?.value)?;
-            Some((id.shard(), half))
-        });
-        let commons = self.commons.get(self.store.as_ref(), named).await?;
-        let open = |id: &LeaseId, record: store::Record| {
-            let half = record::common_of(&record.value);
-            let common = half.and_then(|half| commons.get(&half));
-            let common = common.ok_or(LeaseError::Forged(*id))?;
-            Lease::open(&self.sealer, id, &record, common)
-        };
-        let found = ids.iter().zip(records);
-        Ok(found
-            .map(|(id, record)| record.map(|record| open(id, record)))
-            .collect())
+        let found = self.read(ids).await?.into_iter();
+        found
+            .map(|found| match found {
+                Found::Nothing => Ok(None),
+                Found::Lease(lease) => Ok(Some(*lease)),
+                Found::Unreadable(error, _) => Err(error),
+            })
+            .collect()
     }
 
     /// Whether the lease is alive. The record may be a cached one: what ends a lease is a fence, a

@@ -182,14 +182,15 @@ impl Leases {
                 than,
             });
         }
-        let transaction = put_names(self.put(transaction, (None, &record), now)?, &record)
-            .write(notes::issued(&record, grant, now).append(shard));
+        let (transaction, shares) = self.put(transaction, (None, &record), now)?;
+        let transaction =
+            put_names(transaction, &record).write(notes::issued(&record, grant, now).append(shard));
         let version = transaction.id;
         steps::at(Step::Reserving);
         let outcome = settle(self.store.as_ref(), transaction).await?;
         steps::at(Step::Reserved);
         match outcome {
-            Outcome::Applied { .. } => Ok(Lease::new(record, version)),
+            Outcome::Applied { .. } => Ok(Lease::new(record, version, shares)),
             Outcome::Conflict { guard: 1 } => Err(LeaseError::DecideAgain),
             Outcome::Conflict { guard: 2 } => Err(LeaseError::TooMany(grant.max_active())),
             Outcome::Conflict { guard } => {
@@ -208,7 +209,7 @@ impl Leases {
             Outcome::TooLate => Err(LeaseError::TooLate),
             Outcome::Unreplicated { .. } => {
                 // Written, and nothing is made for it: closed here if that goes, by the sweeper if not.
-                let lease = Lease::new(record, version);
+                let lease = Lease::new(record, version, shares);
                 let nothing = ConnectorError::Unavailable("not replicated in time".to_owned());
                 if let Err(error) = self.abandon(&lease, &nothing, now).await {
                     tracing::warn!(lease = %lease.id, %error, "an unreplicated reservation stays for the sweeper");
@@ -261,9 +262,8 @@ impl Leases {
             let transaction = Transaction::new(record.id.shard(), now + DEADLINE)
                 .revoking()
                 .guard(guard);
-            let before = current.as_ref().map(Lease::record);
-            let written = self.put(transaction, (before, &record), now)?;
-            let mut transaction = put_names(written, &record);
+            let written = self.put(transaction, (current.as_ref(), &record), now)?;
+            let (mut transaction, shares) = (put_names(written.0, &record), written.1);
             if let Some(entry) = notes::step(from.state, &record, now) {
                 transaction = transaction.write(entry.append(record.id.shard()));
             }
@@ -273,7 +273,7 @@ impl Leases {
             steps::at(Step::Activated);
             match outcome {
                 Outcome::Applied { .. } => {
-                    let lease = Lease::new(record, version);
+                    let lease = Lease::new(record, version, shares);
                     return if lease.state == State::Active {
                         Ok(Issued { lease, minted })
                     } else {
@@ -281,7 +281,8 @@ impl Leases {
                     };
                 }
                 Outcome::Unreplicated { .. } => {
-                    self.withhold(&Lease::new(record, version), now).await;
+                    self.withhold(&Lease::new(record, version, shares), now)
+                        .await;
                     return Err(LeaseError::Unreplicated);
                 }
                 Outcome::TooLate => return Err(LeaseError::TooLate),

@@ -152,7 +152,7 @@ impl Leases {
         let transaction = Transaction::new(shard, now + DEADLINE)
             .revoking()
             .guard(Guard::Absent(keys::lease(&record.id)));
-        let transaction = self.put(transaction, (None, &record), now)?;
+        let (transaction, _) = self.put(transaction, (None, &record), now)?;
         let entry = super::notes::step(State::Active, &record, now);
         let transaction = match entry {
             Some(entry) => transaction.write(entry.append(shard)),

@@ -1,7 +1,7 @@
 //! What a lease remembers.
 
 use super::LeaseError;
-use super::alike::{self, Common};
+use super::alike::{self, Common, Half};
 use super::state::{STATES, State, Why};
 use crate::authority::{Authority, Vocabulary};
 use crate::connectors::RevocationClass;
@@ -106,6 +106,8 @@ pub struct Lease {
     record: Record,
     hashes: Vec<DimensionHash>,
     version: CommitId,
+    /// The name under which the store counts it, of what it has in common with others.
+    shares: Half,
 }
 
 impl Deref for Lease {
@@ -116,12 +118,14 @@ impl Deref for Lease {
 }
 
 impl Lease {
-    pub(in crate::leases) fn new(mut record: Record, version: CommitId) -> Self {
+    /// `shares`: what it was read or written with.
+    pub(in crate::leases) fn new(mut record: Record, version: CommitId, shares: Half) -> Self {
         record.arrange();
         Self {
             hashes: record.dimensions.iter().map(Dimension::hash).collect(),
             record,
             version,
+            shares,
         }
     }
 
@@ -143,7 +147,7 @@ impl Lease {
         }
         let own: Own = rmp_serde::from_slice(body).map_err(|_| forged())?;
         let record = own.record(id, &common.shared).ok_or_else(forged)?;
-        Ok(Self::new(record, stored.version))
+        Ok(Self::new(record, stored.version, common.half()))
     }
 
     pub fn record(&self) -> &Record {
@@ -170,13 +174,22 @@ impl Lease {
     pub(in crate::leases) fn version(&self) -> CommitId {
         self.version
     }
+
+    // INVARIANT: never what this version would name it: another one may have written it in another form,
+    // and counted it under that name.
+    pub(in crate::leases) fn shares(&self) -> Half {
+        self.shares
+    }
 }
 
 impl Record {
-    pub(in crate::leases) fn bytes(&self, sealer: &Sealer) -> Result<Vec<u8>, LeaseError> {
+    pub(in crate::leases) fn bytes(
+        &self,
+        sealer: &Sealer,
+        common: &alike::Written,
+    ) -> Result<Vec<u8>, LeaseError> {
         let body = rmp_serde::to_vec(&Own::of(self))
             .map_err(|error| LeaseError::Unwritable(self.id, error.to_string()))?;
-        let common = self.common()?;
         let signed = signed(&self.id, &common.sha256, &body);
         let mac = sealer.short_mac(MAC_PURPOSE, &signed)?;
         Ok([mac.as_slice(), &common.half(), &body].concat())
@@ -256,9 +269,9 @@ fn signed(id: &LeaseId, common: &[u8; 32], body: &[u8]) -> Vec<u8> {
 }
 
 /// What many leases of a shard have in common: nothing that a single request makes up.
-// INVARIANT: at rest it is an array, and its name is its hash. Another field, even one with a default, gives each
-// lease another name for it than it was written under: a step of a lease has to share the new one and to unshare
-// the old one then, by the hash that it was read under.
+// INVARIANT: at rest it is an array, and its name is its hash. Another field comes last and has a default; each
+// lease then has another name for it than it was written under, and the next step of it goes from the one to the
+// other (`Lease::shares`).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(in crate::leases) struct Shared {
     agent: AgentId,
@@ -280,6 +293,7 @@ pub(in crate::leases) struct Shared {
     named_by_lease: bool,
     expires_by_itself: bool,
     signing_key: Option<String>,
+    #[serde(default)]
     of_instance: bool,
 }
 

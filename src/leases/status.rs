@@ -68,7 +68,7 @@ pub(super) fn over(record: &Record) -> Option<Rank> {
     Some(Rank {
         index: keys::status_ended(record.id.shard()),
         member: keys::status_member(index, &record.id),
-        rank: keys::rank(record.expires_at + LEEWAY),
+        rank: keys::place(record.expires_at + LEEWAY, &record.id),
     })
 }
 
@@ -86,7 +86,7 @@ impl Sweeper {
             return Ok(None);
         };
         let index = keys::status_ended(shard);
-        let mut after = (keys::rank(now), Vec::new());
+        let mut after = (keys::first_place(now), Vec::new());
         let mut ended = Vec::new();
         loop {
             let page = self.leases.members(&index, Some(&after), PAGE).await?;

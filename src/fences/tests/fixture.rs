@@ -68,6 +68,8 @@ pub(crate) struct Line {
     pub(crate) unreplicated: AtomicI64,
     /// Answers to commits that are lost although the commit was applied.
     pub(crate) lose_answers: AtomicI64,
+    /// Members of indexes that were read.
+    pub(crate) members: AtomicU64,
     /// Met once and once again behind the first reading of an index that finds so many members.
     pub(crate) behind_range: Mutex<Option<(usize, Arc<Barrier>)>>,
 }
@@ -82,6 +84,7 @@ impl Line {
             dead: AtomicBool::new(false),
             unreplicated: AtomicI64::new(0),
             lose_answers: AtomicI64::new(0),
+            members: AtomicU64::new(0),
             behind_range: Mutex::default(),
         })
     }
@@ -172,6 +175,7 @@ impl Store for Line {
         limit: usize,
     ) -> Result<Vec<Ranked>, StoreError> {
         let found = self.line()?.range(index, ranks, limit).await?;
+        self.members.fetch_add(found.len() as u64, Ordering::SeqCst);
         let met = {
             let mut behind = self.behind_range.lock().unwrap();
             behind.take_if(|(members, _)| found.len() >= *members)

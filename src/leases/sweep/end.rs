@@ -12,7 +12,7 @@ use std::time::Duration;
 use time::OffsetDateTime;
 
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
-const LONGEST_PAUSE: Duration = Duration::from_secs(300);
+pub(super) const LONGEST_PAUSE: Duration = Duration::from_secs(300);
 /// How long a target that did not answer is left alone, so that others have their turn.
 const SILENCE: Duration = Duration::from_secs(5);
 

@@ -59,7 +59,10 @@ impl Claim {
 
 impl Sweeper {
     /// How many leases were found dead.
-    pub(super) async fn match_fences(&self, now: OffsetDateTime) -> Result<u64, LeaseError> {
+    pub(in crate::leases) async fn match_fences(
+        &self,
+        now: OffsetDateTime,
+    ) -> Result<u64, LeaseError> {
         let began = self.leases.clock.since_boot();
         let view = self.fences.fresh()?;
         let (mut matched, handed_on) = self.follow_single(&view, now).await?;
@@ -137,7 +140,7 @@ impl Sweeper {
                 continue;
             };
             let lease = match self.leases.get(&id).await {
-                Err(error @ LeaseError::Forged(_)) => {
+                Err(error) if error.is_of_one_lease() => {
                     tracing::error!(%error, "a fence on a lease cannot be followed");
                     None
                 }
@@ -191,8 +194,8 @@ impl Sweeper {
         // INVARIANT: a lease that was reserved when `swept` moved may have been activated behind the
         // reading, from its place by `mint_by` to one before it. It has moved only that once: either it
         // was seen where it was, or it is found here. What was marked just now is due now: behind that.
-        let soon = keys::rank(now + MINT_WITHIN + TOLERANCE + TOLERANCE);
-        let marked = (keys::rank(now), vec![u8::MAX; 17]);
+        let soon = keys::last_place(now + MINT_WITHIN + TOLERANCE + TOLERANCE);
+        let marked = (keys::last_place(now), vec![u8::MAX; 17]);
         hits += self
             .match_open((index, Some(marked), soon), view, now)
             .await?;

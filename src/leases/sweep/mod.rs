@@ -3,6 +3,7 @@
 //! Two replicas may find the same work. Whoever's guarded claim is written does it; ending a
 //! credential twice is harmless, not ending it is not.
 
+mod astray;
 mod end;
 mod matching;
 
@@ -17,7 +18,7 @@ use crate::steps::{self, Step};
 use crate::store::{Index, MAX_RANK, Position, Transaction, Write};
 use arc_swap::ArcSwap;
 use futures_util::StreamExt;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -29,8 +30,12 @@ pub type Connectors = Arc<dyn Fn(&TargetId) -> Option<Arc<dyn Connector>> + Send
 
 /// Due leases taken from one shard in one round.
 const BATCH: usize = 128;
+/// As often in one round where what lies in front cannot be read.
+const BATCHES: usize = 16;
 /// Shards worked on at once.
 const ABREAST: usize = 8;
+/// What has been due for so long and still is not is in the wrong place.
+const MISPLACED: Duration = Duration::from_secs(60);
 /// Entries of a shard's backlog that are looked at for the oldest of each target.
 const BACKLOG: usize = 512;
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -54,6 +59,8 @@ pub struct Sweeper {
     marked: Notify,
     /// Targets that did not answer, and until when they are left alone.
     silent: Mutex<HashMap<TargetId, OffsetDateTime>>,
+    /// Members of `lease-due` that cannot be read and that the audit has heard of from here.
+    told: Mutex<HashSet<(ShardId, Vec<u8>)>>,
     /// Closed leases are forgotten in one shard a round.
     rounds: AtomicUsize,
     /// Since when the oldest credential of each target is overdue.
@@ -94,6 +101,7 @@ impl Sweeper {
             patience: PATIENCE,
             marked: Notify::new(),
             silent: Mutex::default(),
+            told: Mutex::default(),
             rounds: AtomicUsize::new(0),
             backlog: ArcSwap::default(),
         }
@@ -205,7 +213,7 @@ impl Sweeper {
             return Ok(None);
         };
         if lease.state == State::Revoking {
-            self.work_on(&lease, now).await?;
+            self.work_on(&lease, now, now).await?;
         }
         Ok(self.leases.get(id).await?.map(|lease| lease.state))
     }
@@ -217,17 +225,17 @@ impl Sweeper {
     ) -> Result<(Swept, Vec<(TargetId, OffsetDateTime)>), LeaseError> {
         let mut swept = Swept::default();
         let store = &self.leases.store;
-        let due = store
-            .range(&keys::due(shard), -MAX_RANK..=keys::rank(now), BATCH)
-            .await?;
-        let due = self.leases.leases_of(&due).await?;
-        let works: Vec<_> = futures_util::stream::iter(due)
-            .map(|(_, lease)| async move { self.work_on(&lease, now).await })
-            .buffer_unordered(ABREAST)
-            .collect()
-            .await;
-        for done in works {
-            swept.add(done?);
+        for _ in 0..BATCHES {
+            let due = store
+                .range(&keys::due(shard), -MAX_RANK..=keys::last_place(now), BATCH)
+                .await?;
+            let whole = due.len() == BATCH;
+            let (done, put_off) = self.work_through(shard, due, now).await?;
+            swept.add(done);
+            // INVARIANT: what lies behind that which cannot be read has its turn in the same round.
+            if put_off == 0 || !whole {
+                break;
+            }
         }
         let ending = store
             .range(&keys::ending(shard), -MAX_RANK..=MAX_RANK, BACKLOG)
@@ -237,16 +245,19 @@ impl Sweeper {
             .filter_map(|ranked| {
                 let (_, target) = keys::split_member(&ranked.member)?;
                 let target = std::str::from_utf8(target).ok()?.parse().ok()?;
-                let nanos = i128::from(ranked.rank) * 1_000_000;
-                let since = OffsetDateTime::from_unix_timestamp_nanos(nanos).ok()?;
-                Some((target, since))
+                Some((target, keys::moment_of(ranked.rank)?))
             })
             .collect();
         Ok((swept, oldest))
     }
 
-    /// Does what is due about one lease.
-    async fn work_on(&self, lease: &Lease, now: OffsetDateTime) -> Result<Swept, LeaseError> {
+    /// Does what is due about one lease, which it is since `since`.
+    async fn work_on(
+        &self,
+        lease: &Lease,
+        since: OffsetDateTime,
+        now: OffsetDateTime,
+    ) -> Result<Swept, LeaseError> {
         let mut swept = Swept::default();
         match lease.state {
             State::Reserved if now >= lease.mint_by + TOLERANCE => {
@@ -274,6 +285,10 @@ impl Sweeper {
                 swept.lapsed += u64::from(self.lapse(lease, now).await?);
             }
             _ if lease.uncollected => swept.add(self.end(lease, now).await?),
+            // To where its record says that it belongs, or out.
+            _ if since + MISPLACED < now => {
+                self.leases.step(lease, now, |_| true).await?;
+            }
             _ => {}
         }
         Ok(swept)
@@ -348,7 +363,7 @@ impl Sweeper {
         let old = self
             .leases
             .store
-            .range(&index, -MAX_RANK..=keys::rank(until), BATCH)
+            .range(&index, -MAX_RANK..=keys::last_place(until), BATCH)
             .await?;
         if old.is_empty() {
             return Ok(());

@@ -3,6 +3,8 @@
 mod bench;
 mod closing;
 mod crash;
+mod forms;
+mod front;
 mod handing_on;
 mod looking;
 mod histories;

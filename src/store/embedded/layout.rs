@@ -31,12 +31,17 @@ pub(super) const SHARERS: Table = TableDefinition::new("sharers");
 /// tally, slot -> count
 pub(super) const COUNTS: Table = TableDefinition::new("counts");
 /// shard -> generation. The name changes with the layout.
-pub(super) const BIRTHS: Table = TableDefinition::new("births 2");
-/// What the births of files were in whose records lie otherwise.
-pub(super) const OLD_BIRTHS: Table = TableDefinition::new("births");
-/// Under that name with other types, so that an earlier version does not start on a file of this one.
-pub(super) const NO_TABLE_OF_OLD: TableDefinition<'static, u64, u64> =
-    TableDefinition::new("births");
+pub(super) const BIRTHS: Table = TableDefinition::new("births 3");
+/// What the births of files were in whose records or ranks lie otherwise.
+pub(super) const OLD_BIRTHS: [Table; 2] = [
+    TableDefinition::new("births"),
+    TableDefinition::new("births 2"),
+];
+/// Under those names with other types, so that an earlier version does not start on a file of this one.
+pub(super) const NO_TABLES_OF_OLD: [TableDefinition<'static, u64, u64>; 2] = [
+    TableDefinition::new("births"),
+    TableDefinition::new("births 2"),
+];
 
 /// No expiry.
 pub(super) const FOREVER: i64 = i64::MAX;

@@ -80,7 +80,7 @@ impl Embedded {
         // SECURITY: what was spent, and what is alive, is not where this version looks for it.
         let is_old = database
             .begin_read()
-            .is_ok_and(|transaction| transaction.open_table(OLD_BIRTHS).is_ok());
+            .is_ok_and(|read| OLD_BIRTHS.iter().any(|old| read.open_table(*old).is_ok()));
         if is_old {
             let message = "the file is of an earlier version, whose records lie otherwise: \
                            end its leases with that version, then begin with a new file";

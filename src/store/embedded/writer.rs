@@ -2,7 +2,7 @@
 //! wait.
 
 use super::layout::{
-    BIRTHS, COMMIT_EXPIRIES, COMMITS, ENTRIES, Ends, FOREVER, HEADS, MEMBERS, NO_TABLE_OF_OLD,
+    BIRTHS, COMMIT_EXPIRIES, COMMITS, ENTRIES, Ends, FOREVER, HEADS, MEMBERS, NO_TABLES_OF_OLD,
     RANKS, RECORD_EXPIRIES, RECORDS, Stored, decode_positions, encode_positions, index_key, joined,
     log_key, ordered, record_key,
 };
@@ -126,7 +126,9 @@ pub(super) fn give_birth(database: &Database) -> Result<(), redb::Error> {
     {
         Tables::open(&transaction)?;
         // SECURITY: an earlier version would make this table and start, and not find what was spent.
-        transaction.open_table(NO_TABLE_OF_OLD)?;
+        for old in NO_TABLES_OF_OLD {
+            transaction.open_table(old)?;
+        }
         let mut births = transaction.open_table(BIRTHS)?;
         for shard in ShardId::all().chain([ShardId::INSTALLATION]) {
             let key = [shard.number()];

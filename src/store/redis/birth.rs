@@ -9,7 +9,7 @@ use crate::store::{Fault, Generation, StoreError};
 use ::redis::{Cmd, FromRedisValue, Pipeline};
 use std::collections::HashMap;
 
-const MAGIC: &[u8] = b"dayfly2";
+const MAGIC: &[u8] = b"dayfly3";
 const BEING_BORN: u8 = b'0';
 const BORN: u8 = b'1';
 
