@@ -1,7 +1,11 @@
 //! What `deploy/` says to the program, the program understands; what it names is there.
 
 use clap::{CommandFactory as _, Parser as _};
+use crate::support::redis::RedisServer;
 use dayfly::cli::Cli;
+use dayfly::secret::Secret;
+use dayfly::store::Store as _;
+use dayfly::store::redis::{Redis, RedisSettings};
 use std::path::Path;
 
 fn deploy(file: &str) -> String {
@@ -79,14 +83,8 @@ fn the_image_starts_a_command_that_exists() {
 fn the_compose_file_names_what_is_there() {
     let compose = deploy("compose.yaml");
     assert!(compose.contains("dockerfile: deploy/Dockerfile"));
-    for flag in [
-        "--appendonly",
-        "--appendfsync",
-        "--maxmemory-policy",
-        "noeviction",
-    ] {
-        assert!(compose.contains(flag), "Redis without {flag} forgets");
-    }
+    assert!(compose.contains("- ./redis/dayfly.conf:/etc/redis/dayfly.conf:ro"));
+    assert!(root().join("deploy/redis/dayfly.conf").exists());
     let page = std::fs::read_to_string(root().join("docs/deploying.md")).unwrap();
     assert!(compose.contains("DAYFLY_REDIS_URL:") && page.contains("env:DAYFLY_REDIS_URL"));
     assert!(
@@ -97,6 +95,49 @@ fn the_compose_file_names_what_is_there() {
         !compose.contains("8421"),
         "health and metrics are not published"
     );
+}
+
+/// What the compose file has a shell do, with the paths and the program of this machine.
+fn redis_of_compose(folder: &Path, password: &str) -> std::path::PathBuf {
+    let compose = deploy("compose.yaml");
+    let (_, script) = compose.split_once("      - |\n").unwrap();
+    let (script, _) = script.split_once("    environment:").unwrap();
+    let conf = root().join("deploy/redis/dayfly.conf");
+    let (conf, made) = (conf.display().to_string(), folder.join("made.conf"));
+    let script = script
+        .replace("$$", "$")
+        .replace("docker-entrypoint.sh ", "")
+        .replace("/tmp/dayfly.conf", made.to_str().unwrap())
+        .replace("/etc/redis/dayfly.conf", &conf);
+    let script = format!(
+        "#!/bin/sh\nDAYFLY_REDIS_PASSWORD={password}\n{} \"$@\"\n",
+        script.trim_end()
+    );
+    let program = folder.join("redis");
+    std::fs::write(&program, script).unwrap();
+    let executable = std::os::unix::fs::PermissionsExt::from_mode(0o700);
+    std::fs::set_permissions(&program, executable).unwrap();
+    program
+}
+
+#[tokio::test]
+async fn the_redis_of_the_compose_file_is_fit_and_lets_nobody_in_without_the_password() {
+    let folder = tempfile::tempdir().unwrap();
+    let program = redis_of_compose(folder.path(), "0a1b2c3d");
+    if RedisServer::start(&[]).unwrap().is_none() {
+        return;
+    }
+    let server = RedisServer::start_as(&program, &[]).unwrap().unwrap();
+    let settings = |url: String| RedisSettings::new(Secret::new(url));
+    let url = server.url_as("dayfly", "0a1b2c3d");
+    let store = Redis::connect(settings(url)).await.unwrap();
+    let found = store.check().await.unwrap();
+    assert!(found.iter().all(|one| one.fault.is_advice()), "{found:?}");
+    for url in [server.url(), server.url_as("dayfly", "another")] {
+        assert!(Redis::connect(settings(url)).await.is_err());
+    }
+    let answer = server.command("CONFIG GET maxmemory").unwrap();
+    assert!(answer.starts_with("-NOPERM"), "{answer}");
 }
 
 #[test]

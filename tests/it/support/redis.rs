@@ -55,10 +55,15 @@ impl RedisServer {
 
     /// A sentinel that watches the primary at this port as `main`; two of them decide.
     pub fn sentinel(primary: u16) -> io::Result<Self> {
+        Self::sentinel_with(primary, "")
+    }
+
+    /// With more lines in its file.
+    pub fn sentinel_with(primary: u16, more: &str) -> io::Result<Self> {
         let mut server = Self::new(Path::new("redis-server"), &[])?;
         let conf = format!(
             "port {}\nbind 127.0.0.1\ndir {}\nsentinel monitor main 127.0.0.1 {primary} 2\n\
-             sentinel down-after-milliseconds main 500\nsentinel failover-timeout main 2000\n",
+             sentinel down-after-milliseconds main 500\nsentinel failover-timeout main 2000\n{more}",
             server.port,
             server.folder.path().display(),
         );
@@ -208,7 +213,7 @@ impl Watched {
             }
         }
         for sentinel in &watched.sentinels {
-            sentinel.until_it_knows_the_others()?;
+            sentinel.until_it_knows_the_others("")?;
         }
         Ok(Some(watched))
     }
@@ -224,10 +229,10 @@ impl Watched {
 }
 
 impl RedisServer {
-    /// Of a sentinel: both replicas and both other sentinels.
-    fn until_it_knows_the_others(&self) -> io::Result<()> {
+    /// Of a sentinel: both replicas and both other sentinels. `before`: a line that it is to be told first.
+    pub fn until_it_knows_the_others(&self, before: &str) -> io::Result<()> {
         for _ in 0..400 {
-            let told = self.command("SENTINEL MASTER main")?;
+            let told = self.command(&format!("{before}SENTINEL MASTER main"))?;
             let knows_two = |name: &str| {
                 let rest = told
                     .split_once(&format!("{name}\r\n"))
@@ -260,23 +265,34 @@ pub fn free_port() -> io::Result<u16> {
 #[derive(Debug)]
 pub struct Cluster {
     pub servers: Vec<RedisServer>,
+    ports: Vec<u16>,
 }
 
 const THIRDS: [(u16, u16); 3] = [(0, 5460), (5461, 10922), (10923, 16383)];
 
 impl Cluster {
     pub async fn start(size: usize) -> Option<Self> {
+        Self::start_with(size, |_| Vec::new()).await
+    }
+
+    /// With more arguments, made from the port that clients and nodes are to use in the place of the plain one.
+    pub async fn start_with(size: usize, more: impl Fn(u16) -> Vec<String>) -> Option<Self> {
         let mut servers = Vec::new();
-        let mut bus_ports = Vec::new();
+        let mut ports = Vec::new();
         for _ in 0..size {
-            let bus = free_port().unwrap();
+            let (bus, other) = (free_port().unwrap(), free_port().unwrap());
+            let more = more(other);
+            let bus_port = bus.to_string();
             let arguments = [
                 "--appendonly",
                 "yes",
+                // It is killed and started again: what was acknowledged is there, however busy the disk is.
+                "--appendfsync",
+                "always",
                 "--cluster-enabled",
                 "yes",
                 "--cluster-port",
-                &bus.to_string(),
+                &bus_port,
                 "--cluster-node-timeout",
                 "1000",
                 "--cluster-require-full-coverage",
@@ -284,18 +300,29 @@ impl Cluster {
                 "--repl-diskless-sync-delay",
                 "0",
             ];
-            servers.push(RedisServer::start(&arguments).unwrap()?);
-            bus_ports.push(bus);
+            let arguments: Vec<&str> = arguments
+                .into_iter()
+                .chain(more.iter().map(String::as_str))
+                .collect();
+            let server = RedisServer::start(&arguments).unwrap()?;
+            let port = if more.is_empty() {
+                server.port()
+            } else {
+                other
+            };
+            servers.push(server);
+            ports.push((port, bus));
         }
         for (server, (from, to)) in servers.iter().zip(THIRDS) {
             let add = format!("CLUSTER ADDSLOTSRANGE {from} {to}");
             assert_eq!(server.command(&add).unwrap(), "+OK\r\n");
         }
-        for (server, bus) in servers.iter().zip(&bus_ports).skip(1) {
-            let meet = format!("CLUSTER MEET 127.0.0.1 {} {bus}", server.port());
+        for (port, bus) in ports.iter().skip(1) {
+            let meet = format!("CLUSTER MEET 127.0.0.1 {port} {bus}");
             assert_eq!(servers[0].command(&meet).unwrap(), "+OK\r\n");
         }
-        let cluster = Self { servers };
+        let ports = ports.into_iter().map(|(port, _)| port).collect();
+        let cluster = Self { servers, ports };
         cluster
             .until(|told| {
                 told.contains("cluster_state:ok")
@@ -317,13 +344,14 @@ impl Cluster {
     }
 
     pub fn url(&self) -> String {
-        let seeds: Vec<_> = self
-            .servers
-            .iter()
-            .take(3)
-            .map(|server| format!("127.0.0.1:{}", server.port()))
-            .collect();
-        format!("redis+cluster://{}", seeds.join(","))
+        format!("redis+cluster://{}", self.seeds())
+    }
+
+    /// Where clients begin to look.
+    pub fn seeds(&self) -> String {
+        let ports = self.ports.iter().take(3);
+        let seeds: Vec<_> = ports.map(|port| format!("127.0.0.1:{port}")).collect();
+        seeds.join(",")
     }
 
     /// Which primary a slot belongs to at first.
