@@ -1,7 +1,7 @@
 //! What `deploy/` says to the program, the program understands; what it names is there.
 
-use clap::{CommandFactory as _, Parser as _};
 use crate::support::redis::RedisServer;
+use clap::{CommandFactory as _, Parser as _};
 use dayfly::cli::Cli;
 use dayfly::secret::Secret;
 use dayfly::store::Store as _;
