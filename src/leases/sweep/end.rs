@@ -70,7 +70,11 @@ impl Sweeper {
     }
 
     /// Nothing but the time of the next attempt.
-    async fn postpone(&self, lease: &Lease, until: OffsetDateTime) -> Result<Swept, LeaseError> {
+    pub(super) async fn postpone(
+        &self,
+        lease: &Lease,
+        until: OffsetDateTime,
+    ) -> Result<Swept, LeaseError> {
         self.leases.step(lease, until, |_| true).await?;
         Ok(Swept {
             alive: 1,

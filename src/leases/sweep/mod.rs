@@ -287,7 +287,7 @@ impl Sweeper {
             _ if lease.uncollected => swept.add(self.end(lease, now).await?),
             // To where its record says that it belongs, or out.
             _ if since + MISPLACED < now => {
-                self.leases.step(lease, now, |_| true).await?;
+                self.postpone(lease, now).await?;
             }
             _ => {}
         }
