@@ -38,7 +38,7 @@ pub mod metric {
     pub const UNAUDITED_REFUSALS: &str = "dayfly_unaudited_refusals_total";
     /// What `[[response]]` did; label `outcome` (`done`, `failed`, `dropped`).
     pub const RESPONSES: &str = "dayfly_responses_total";
-    /// What somebody must look at now; label `kind` (`join_token_reused`, `other_key_pinned`, `drift`, `break_glass_used`, `record_unreadable`).
+    /// What somebody must look at now; label `kind` (`join_token_reused`, `other_key_pinned`, `drift`, `break_glass_used`, `record_unreadable`, `source_silent`, `not_asked_about`).
     pub const ALARMS: &str = "dayfly_alarms_total";
     /// What somebody was told before it happens; label `kind` (`ends_soon`, `review_due`, ...).
     pub const NOTICES: &str = "dayfly_notices_total";

@@ -4,6 +4,7 @@
 //! GitHub: "Validating webhook deliveries" (`X-Hub-Signature-256`). GitLab: `X-Gitlab-Token`.
 //! Generic: HMAC-SHA-256 over `timestamp.body`.
 
+use super::watched::Asking;
 use super::{Broker, Reason, Refusal, heard, leavers};
 use crate::fences::{By, Dimension, FenceKind, LONGEST_LIFETIME, NewFence};
 use crate::identity::Facts;
@@ -32,6 +33,8 @@ pub struct SourceSettings {
     pub issuer_url: String,
     /// Repository or project ids whose runs it may end; for `Generic`, the kinds of context.
     pub may_end: Vec<String>,
+    /// Where it can be asked.
+    pub asking: Option<Asking>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]

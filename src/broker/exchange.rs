@@ -126,6 +126,11 @@ impl Broker {
         self.record.observed(&grant);
         self.usage.granted(&grant, now);
         let lease = issued.0.lease.clone();
+        self.watched.issued(
+            &bundle.sources,
+            intent.facts(),
+            (grant.dimensions(), lease.expires_at),
+        );
         let answer = self.answer(&grant, connector.as_ref(), issued);
         if answer.is_err() {
             // Nobody was given it, so nobody may have it: ended, not left to live unheld.

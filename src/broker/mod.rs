@@ -34,6 +34,7 @@ mod standing;
 pub mod status;
 mod told;
 mod usage;
+pub mod watched;
 
 pub use configured::Word;
 pub use contexts::{SourceKind, SourceSettings};
@@ -99,6 +100,7 @@ pub struct Broker {
     pub(in crate::broker) status_lists: status::StatusLists,
     pub(in crate::broker) record: record::Recorder,
     pub(in crate::broker) usage: usage::Usage,
+    pub(in crate::broker) watched: watched::Watched,
     pub(in crate::broker) sightings: sightings::Sightings,
     pub(in crate::broker) events: events::Events,
     pub(in crate::broker) seen: introspect::Seen,
@@ -147,6 +149,7 @@ impl Broker {
             events,
             url: parts.url,
             certificates: parts.certificates,
+            watched: watched::Watched::new(parts.clock.clone()),
             clock: parts.clock,
             record: record::Recorder::new(parts.store.clone()),
             usage: usage::Usage::new(parts.store.clone(), sealer.clone()),

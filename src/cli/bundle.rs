@@ -6,19 +6,23 @@ use crate::broker::operators::Operators;
 use crate::broker::publish::{Build, Files, Purpose, Stored, Unfit};
 use crate::broker::release::ResourceServers;
 use crate::broker::respond::{Notify, Responses, Way};
+use crate::broker::watched::Asking;
 use crate::broker::{
     Bundle, OperatorSettings, ResourceServerSettings, Role, RoleRule, SourceKind, SourceSettings,
 };
 use crate::clock::Clock;
 use crate::config;
-use crate::config::{Node, NotifyWay, ResourceServerProof, Settings, secret_reference};
+use crate::config::{Node, NotifyWay, PollTable, ResourceServerProof, Settings, secret_reference};
 use crate::connectors::{Connectors, Setup};
 use crate::identity::{
     CertificateSettings, ClientSettings, Enrolment, Identity, Nonces, Recognised,
 };
+use crate::ids;
 use crate::intent::{Board, Intents};
 use crate::jose::{KeyClient, Keyring, Reach};
-use crate::secret::Sealer;
+use crate::secret::{Renewed, Sealer, Secret};
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use ring::digest::{SHA256, digest};
 use std::sync::Arc;
 use std::time::Duration;
@@ -154,7 +158,7 @@ impl Maker {
             connectors: Arc::new(connectors),
             resource_servers: ResourceServers::new(identity(servers_known)?, servers),
             operators: Operators::new(operators, operator_settings(settings, development_tokens)?),
-            sources: sources(settings)?,
+            sources: sources(settings, &http)?,
             responses: responses(settings, &http)?,
             hash: settings.hash.clone(),
             decides: settings.decides.clone(),
@@ -269,7 +273,8 @@ fn resource_servers(
     Ok((servers, known))
 }
 
-fn sources(settings: &Settings) -> Result<Vec<SourceSettings>, Failure> {
+fn sources(settings: &Settings, http: &KeyClient) -> Result<Vec<SourceSettings>, Failure> {
+    let failed = |error: &dyn std::fmt::Display| Failure::failed(error.to_string());
     let mut sources = Vec::new();
     for table in &settings.sources {
         let kind = match table.kind.as_str() {
@@ -283,13 +288,39 @@ fn sources(settings: &Settings) -> Result<Vec<SourceSettings>, Failure> {
         sources.push(SourceSettings {
             name: table.name.clone(),
             kind,
-            secret: secret_reference(&table.secret)
-                .map_err(|error| Failure::failed(error.to_string()))?,
+            secret: match &table.secret {
+                Some(reference) => secret_reference(reference).map_err(|error| failed(&error))?,
+                // SECURITY: nobody knows it, so nobody signs by it.
+                None => Secret::new(URL_SAFE_NO_PAD.encode(ids::random::<32>())),
+            },
             issuer_url: table.issuer_url.clone(),
             may_end: table.may_end.clone(),
+            asking: match &table.poll {
+                Some(poll) => Some(asking(poll, http)?),
+                None => None,
+            },
         });
     }
     Ok(sources)
+}
+
+fn asking(poll: &PollTable, http: &KeyClient) -> Result<Asking, Failure> {
+    let client = http.reaching(poll.private, None);
+    let mut client = client.map_err(|error| Failure::failed(error.to_string()))?;
+    // Tokens of a platform's API are short: read again for each question.
+    if let Some(reference) = poll.bearer.clone() {
+        client = client.as_bearer(Renewed::new(move || {
+            secret_reference(&reference).map_err(|error| error.to_string())
+        }));
+    }
+    Ok(Asking {
+        url: poll.url.clone(),
+        tether: poll.tether.clone(),
+        pointer: poll.pointer.clone(),
+        ended_when: poll.ended_when.clone(),
+        every: poll.every,
+        client,
+    })
 }
 
 fn responses(settings: &Settings, http: &KeyClient) -> Result<Responses, Failure> {

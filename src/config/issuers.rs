@@ -13,7 +13,7 @@ use crate::identity::{IssuerSettings, KeySource};
 use crate::ids::IssuerId;
 use crate::jose::Algorithm;
 use serde_json::Value;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 /// Issuers by name, with what the platform they are of means.
@@ -153,15 +153,16 @@ impl Issuers {
         })
     }
 
-    /// The url of an issuer, for what speaks about its facts.
-    pub fn url(
+    /// The url of an issuer and the names of its facts, for what speaks about them.
+    pub fn spoken_of(
         &mut self,
         decoder: &Decoder<'_>,
         name: &At<String>,
         broker_url: &str,
-    ) -> Option<String> {
-        self.named(decoder, &name.value, name.at, broker_url)
-            .map(|known| known.settings.url.clone())
+    ) -> Option<(String, BTreeSet<String>)> {
+        let known = self.named(decoder, &name.value, name.at, broker_url)?;
+        let facts = known.settings.facts.keys().cloned().collect();
+        Some((known.settings.url.clone(), facts))
     }
 
     /// The issuer of a group of people.

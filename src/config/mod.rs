@@ -30,6 +30,7 @@ mod settings;
 mod signers;
 mod shape;
 mod source;
+mod sources;
 mod tables;
 mod targets;
 mod terms;
@@ -49,7 +50,8 @@ pub use schema::schema;
 pub use secrets::{SecretError, sealing_key, secret_reference};
 pub use settings::{
     BrokerSettings, Case, Expectation, MtlsSettings, Node, NotifyTable, NotifyWay, OperatorsTable,
-    ResourceServerProof, ResourceServerTable, RoleTable, Settings, SourceTable, StoreSettings,
+    PollTable, ResourceServerProof, ResourceServerTable, RoleTable, Settings, SourceTable,
+    StoreSettings,
 };
 pub use values::duration;
 

@@ -12,7 +12,7 @@ use super::source::Place;
 use super::tree::{Node, Raw};
 use super::trust_domains::TrustDomains;
 use super::whole::Whole;
-use super::{missions, responses, signers, tables, targets};
+use super::{missions, responses, signers, sources, tables, targets};
 use crate::agents::Registry;
 use crate::identity::IssuerSettings;
 use crate::intent;
@@ -68,7 +68,7 @@ impl Document {
             .find("operators", "")
             .and_then(|entry| tables::operators(&decoder, entry));
         let sources = self.each("source", |e| {
-            tables::source(&decoder, e, &mut issuers, &witnesses, &url)
+            sources::source(&decoder, e, &mut issuers, &witnesses, &url)
         });
         let sources = sources
             .into_iter()

@@ -5,6 +5,7 @@ use crate::agents::Agent;
 use crate::authority::AuthorizationDetail;
 use crate::broker::CertificateDoors;
 use crate::broker::respond::ResponseSettings;
+use crate::broker::watched::Template;
 use crate::connectors::ConnectorSettings;
 use crate::http::{DoorSettings, ListenSettings};
 use crate::identity::{
@@ -212,12 +213,28 @@ pub struct SourceTable {
     pub name: String,
     /// `github`, `gitlab`, `generic` or `scim`; `facts` for `[facts.NAME] webhook`.
     pub kind: String,
-    /// Reference to the secret that its messages are signed with.
-    pub secret: String,
+    /// Reference to the secret that its messages are signed with. `None`: it is asked, and tells nothing.
+    pub secret: Option<String>,
     /// The issuer whose facts it speaks about.
     pub issuer_url: String,
     /// Repository or project ids whose runs it may end; for `generic`, kinds of context.
     pub may_end: Vec<String>,
+    pub poll: Option<PollTable>,
+}
+
+/// `poll` of `[source.NAME]`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PollTable {
+    pub url: Template,
+    /// What leases hang on, as missions write it in `tether`.
+    pub tether: String,
+    pub pointer: String,
+    pub ended_when: Vec<String>,
+    /// Reference to the token that the source is asked with.
+    pub bearer: Option<String>,
+    pub every: Duration,
+    /// It may be on a private network.
+    pub private: bool,
 }
 
 impl SourceTable {
@@ -226,9 +243,10 @@ impl SourceTable {
         Some(Self {
             name: witness.name.to_string(),
             kind: "facts".to_owned(),
-            secret: witness.poll.as_ref()?.hmac.clone()?,
+            secret: Some(witness.poll.as_ref()?.hmac.clone()?),
             issuer_url: witness.issuer.clone(),
             may_end: Vec::new(),
+            poll: None,
         })
     }
 }

@@ -1,4 +1,4 @@
-//! The smaller tables: resource servers, operators, sources and policy tests.
+//! The smaller tables: resource servers, operators and policy tests.
 
 use super::agents_table::Targets;
 use super::agents_table::suggestion;
@@ -6,20 +6,19 @@ use super::certificates;
 use super::check::NOT_IN_STANDING;
 use super::decoder::Decoder;
 use super::document::Entry;
-use super::issuers::{self, Issuers};
+use super::issuers;
 use super::missions;
 use super::people;
 use super::problem::Code;
 use super::reader::Reader;
 use super::settings::{
     Case, Expectation, OperatorsTable, ResourceServerProof, ResourceServerTable, RoleTable,
-    SourceTable,
 };
 use super::source::{At, Place};
 use crate::authority::AuthorizationDetail;
 use crate::identity::presets;
 use crate::ids::{AgentId, MissionId};
-use crate::intent::{SignerClass, Witness};
+use crate::intent::SignerClass;
 
 pub(in crate::config) fn resource_server(
     decoder: &Decoder<'_>,
@@ -140,71 +139,6 @@ pub(in crate::config) fn unknown_keys(reader: &Reader<'_>, known: &[&str]) {
         let help = format!("known keys: {}", known.join(", "));
         reader.desk.report(at, Code::UnknownKey, message, &help);
     }
-}
-
-const SOURCES: [&str; 4] = ["github", "gitlab", "generic", "scim"];
-
-pub(in crate::config) fn source(
-    decoder: &Decoder<'_>,
-    entry: &Entry,
-    issuers: &mut Issuers,
-    witnesses: &[Witness],
-    broker_url: &str,
-) -> Option<SourceTable> {
-    let reader = entry.reader(decoder.desk);
-    let kind = reader.required_text("kind", "\"github\"");
-    let secret = reader.required_text("secret", "\"file:hook.secret\"");
-    let secret = secret.and_then(|secret| decoder.reference(secret));
-    let issuer = reader.text("issuer");
-    let ends = reader.required("ends", reader.texts("ends"), "[\"1234\"]");
-    let at = reader.at;
-    reader.finish();
-    let kind = kind?;
-    if !SOURCES.contains(&kind.value.as_str()) {
-        let message = format!("there is no kind of source `{}`", kind.value);
-        let help = format!("write one of {}", SOURCES.join(", "));
-        decoder.desk.report(kind.at, Code::BadValue, message, &help);
-        return None;
-    }
-    if kind.value == "scim" {
-        // It speaks of people, by their addresses, and of nobody's facts.
-        if let Some(issuer) = issuer {
-            let message = "a source of leavers has no issuer";
-            decoder
-                .desk
-                .report(issuer.at, Code::BadValue, message.to_owned(), "remove it");
-            return None;
-        }
-        return Some(SourceTable {
-            name: entry.name.clone(),
-            issuer_url: String::new(),
-            kind: kind.value,
-            secret: secret?.value,
-            may_end: ends?.into_iter().map(|one| one.value).collect(),
-        });
-    }
-    let issuer = match issuer {
-        Some(issuer) => issuer,
-        None if kind.value != "generic" => kind.clone(),
-        None => {
-            let message = format!("`source.{}` has no `issuer`", entry.name);
-            let help = "add `issuer = \"NAME\"`: the issuer whose contexts it may end";
-            decoder.desk.report(at, Code::MissingKey, message, help);
-            return None;
-        }
-    };
-    let witness = witnesses.iter().find(|w| w.name.as_str() == issuer.value);
-    let issuer_url = match witness {
-        Some(witness) => Some(witness.issuer.clone()),
-        None => issuers.url(decoder, &issuer, broker_url),
-    };
-    Some(SourceTable {
-        name: entry.name.clone(),
-        issuer_url: issuer_url?,
-        kind: kind.value,
-        secret: secret?.value,
-        may_end: ends?.into_iter().map(|one| one.value).collect(),
-    })
 }
 
 pub(in crate::config) fn case(

@@ -23,7 +23,9 @@ pub use keyring::{
     UnknownPurpose,
 };
 pub use keys::{KeyError, KeySet, KeySetError, MAX_KEYS, VerifyingKey};
-pub use remote::{KeyClient, Reach, RemoteBundle, RemoteKeys, RemoteKeysError, RemoteKeysSettings};
+pub use remote::{
+    KeyClient, Reach, Refused, RemoteBundle, RemoteKeys, RemoteKeysError, RemoteKeysSettings,
+};
 pub use signing::{SigningError, SigningKey};
 
 use std::fmt;

@@ -1,5 +1,6 @@
 //! A lease dies with its pipeline: signed webhooks of each kind, and what they cannot do.
 
+mod asked;
 mod jobs;
 mod replays;
 

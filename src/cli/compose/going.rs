@@ -1,7 +1,7 @@
 //! What goes on beside the requests for as long as a broker is held, and by whose clock.
 
 use super::super::output::Failure;
-use crate::broker::{Broker, GOVERNED_EVERY, facts, publish, respond};
+use crate::broker::{Broker, GOVERNED_EVERY, facts, publish, respond, watched};
 use crate::clock::Clock;
 use crate::fences::Fences;
 use crate::jose::Keyring;
@@ -32,6 +32,7 @@ pub(super) fn keep_going(broker: &Arc<Broker>, alone: bool, clock: &Arc<dyn Cloc
     keep_governed(broker, alone);
     respond::start(broker, clock.clone());
     facts::start(broker);
+    watched::start(broker);
     publish::start(broker);
 }
 

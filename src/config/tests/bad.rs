@@ -459,6 +459,66 @@ fn of_the_smaller_tables() {
 }
 
 #[test]
+fn of_who_is_asked() {
+    let asked = |poll: &str| {
+        let source = "[source.x]\nkind = \"github\"\nends = [\"1\"]";
+        format!(
+            "{source}\npoll = {{ {poll} }}\n[issuer.github]\ntenant = {{ repository_owner_id = 1 }}"
+        )
+    };
+    let url = "url = \"https://api.example/{+pipeline.repository}/{pipeline.run_id}\"";
+    let over = "ended_when = [\"completed\"]";
+    let good = asked(&format!(
+        "{url}, {over}, bearer = \"env:X\", every = \"1m\""
+    ));
+    let report = checked(&format!("{GOOD}\n{good}\n"));
+    assert!(!report.problems.has_errors(), "{report}");
+    let wrong = [
+        (asked(over), "missing_key"),
+        (asked(url), "missing_key"),
+        (asked(&format!("{url}, ended_when = []")), "bad_value"),
+        (
+            asked(&format!("{url}, {over}, pointer = \"status\"")),
+            "bad_value",
+        ),
+        (
+            asked(&format!("{url}, {over}, every = \"10m\"")),
+            "bad_value",
+        ),
+        (
+            asked(&format!("{url}, {over}, bearer = \"hunter2\"")),
+            "bad_reference",
+        ),
+        (
+            asked(&format!("{url}, {over}, secret = \"env:X\"")),
+            "unknown_key",
+        ),
+    ];
+    let urls = [
+        ("https://api.example/runs", "bad_value"),
+        ("https://api.example/runs-{pipeline.run_id}", "bad_value"),
+        (
+            "https://{pipeline.repository}/{pipeline.run_id}",
+            "bad_value",
+        ),
+        ("https://api.example/{pipeline.branch}", "bad_value"),
+        ("https://api.example/{pipeline.run_id}?x=1", "bad_value"),
+        ("http://api.example/{pipeline.run_id}", "insecure_url"),
+    ];
+    let urls = urls.map(|(url, code)| (asked(&format!("url = \"{url}\", {over}")), code));
+    let all: Vec<_> = wrong.into_iter().chain(urls).collect();
+    let all: Vec<_> = all
+        .iter()
+        .map(|(text, code)| (text.as_str(), *code))
+        .collect();
+    each_is_told(&all);
+    each_is_told(&[(
+        "[source.x]\nkind = \"scim\"\nends = [\"acme.example\"]\npoll = { url = \"https://x.example/{a.b}\", ended_when = \"x\" }",
+        "bad_value",
+    )]);
+}
+
+#[test]
 fn of_who_signs_and_who_proves() {
     each_is_told(&[
         (

@@ -38,6 +38,31 @@ impl Reach {
     }
 }
 
+/// An answer that is no 200.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Refused {
+    pub status: u16,
+    /// `Retry-After` in seconds (RFC 9110 section 10.2.3; a date is not read).
+    pub after: Option<u64>,
+    /// Seconds since 1970, where nothing is left until then (`X-RateLimit-Remaining`, `X-RateLimit-Reset`).
+    pub at: Option<i64>,
+}
+
+impl Refused {
+    fn of(response: &reqwest::Response) -> Self {
+        let number = |name: &str| {
+            let value = response.headers().get(name)?.to_str().ok()?;
+            value.trim().parse::<i64>().ok()
+        };
+        let nothing_left = number("x-ratelimit-remaining") == Some(0);
+        Self {
+            status: response.status().as_u16(),
+            after: number("retry-after").and_then(|after| u64::try_from(after).ok()),
+            at: number("x-ratelimit-reset").filter(|_| nothing_left),
+        }
+    }
+}
+
 /// Cheap to clone. The only client that [`super::RemoteKeys`] takes.
 #[derive(Debug, Clone)]
 pub struct KeyClient {
@@ -133,6 +158,13 @@ impl KeyClient {
 
     /// The body of a 200 answer, never longer than 256 KiB.
     pub async fn get(&self, address: &str) -> Result<Vec<u8>, RemoteKeysError> {
+        self.ask(address)
+            .await?
+            .map_err(|refused| RemoteKeysError::Status(refused.status))
+    }
+
+    /// The same, with what whoever refuses says of when to ask again.
+    pub async fn ask(&self, address: &str) -> Result<Result<Vec<u8>, Refused>, RemoteKeysError> {
         let url = self.check(address)?;
         let mut request = self.http.get(url).header("accept", "application/json");
         if let Some(bearer) = &self.bearer {
@@ -141,9 +173,9 @@ impl KeyClient {
         }
         let response = request.send().await.map_err(unreachable)?;
         if response.status() != reqwest::StatusCode::OK {
-            return Err(RemoteKeysError::Status(response.status().as_u16()));
+            return Ok(Err(Refused::of(&response)));
         }
-        bounded(response).await
+        bounded(response).await.map(Ok)
     }
 
     /// What can be said about an address before its name is resolved.

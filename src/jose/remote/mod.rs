@@ -7,7 +7,7 @@
 
 mod client;
 
-pub use client::{KeyClient, Reach};
+pub use client::{KeyClient, Reach, Refused};
 
 use super::{KeySet, KeySetError, TrustBundle, TrustBundleError, parse_object};
 use arc_swap::ArcSwap;

@@ -9,8 +9,8 @@ use crate::support::world::{EXCHANGE, JWT, assert_refused};
 use dayfly::broker::Reason;
 use serde_json::{Value, json};
 
-struct World {
-    broker: TestBroker,
+pub(super) struct World {
+    pub(super) broker: TestBroker,
     github: Issuer,
     gitlab: Issuer,
 }
@@ -48,6 +48,14 @@ allow = [{{ target = "deploy-api", actions = ["deploy:write"], locations = ["htt
 
 impl World {
     async fn start() -> Self {
+        Self::with(
+            "[source.github]\nkind = \"github\"\nsecret = \"file:hook.secret\"\nends = [\"1234\"]\n",
+        )
+        .await
+    }
+
+    /// With what may speak of GitHub's runs.
+    pub(super) async fn with(source: &str) -> Self {
         let (github, gitlab) = (Issuer::start().await, Issuer::start().await);
         let more = format!(
             r#"
@@ -58,11 +66,7 @@ tenant = {{ repository_owner_id = 4321 }}
 [issuer.gitlab]
 url = "{}"
 
-[source.github]
-kind   = "github"
-secret = "file:hook.secret"
-ends   = ["1234"]
-
+{source}
 [source.gitlab]
 kind   = "gitlab"
 secret = "file:hook.secret"
@@ -74,6 +78,7 @@ ends   = ["20"]
             more + &agents("github", "repository_id = 1234") + &agents("gitlab", "project_id = 20");
         let broker = TestBroker::with(Setup {
             more,
+            files: vec![("github.token".to_owned(), "ghs_one\n".to_owned())],
             ..Setup::default()
         })
         .await;
@@ -84,7 +89,7 @@ ends   = ["20"]
         }
     }
 
-    async fn ask(&self, agent: &str, job: u64) -> Answer {
+    pub(super) async fn ask(&self, agent: &str, job: u64) -> Answer {
         let (platform, environment) = agent.split_once('-').unwrap();
         let (now, audience) = (self.broker.now(), &self.broker.url);
         let (issuer, mut claims, name) = match platform {
@@ -123,13 +128,13 @@ ends   = ["20"]
         self.broker.exchange(&form).await
     }
 
-    async fn issue(&self, agent: &str, job: u64) -> String {
+    pub(super) async fn issue(&self, agent: &str, job: u64) -> String {
         let answer = self.ask(agent, job).await;
         assert_eq!(answer.status, 200, "{agent}: {}", answer.body);
         answer.body["access_token"].as_str().unwrap().to_owned()
     }
 
-    async fn github(&self, event: &str, body: &Value) -> u16 {
+    pub(super) async fn github(&self, event: &str, body: &Value) -> u16 {
         let body = body.to_string();
         let (signature, delivery) = (hmac(body.as_bytes()), unique());
         let headers = [
@@ -147,7 +152,7 @@ ends   = ["20"]
     }
 
     /// Which of these are alive.
-    async fn alive(&self, all: &[(&'static str, String)]) -> Vec<&'static str> {
+    pub(super) async fn alive(&self, all: &[(&'static str, String)]) -> Vec<&'static str> {
         let mut alive = Vec::new();
         for (name, token) in all {
             if self.broker.is_active(token).await {
@@ -158,7 +163,7 @@ ends   = ["20"]
     }
 
     /// What hangs on the run, on two jobs of it, and on both.
-    async fn four(
+    pub(super) async fn four(
         &self,
         platform: &str,
         (first, second): (u64, u64),
@@ -204,7 +209,7 @@ fn workflow_job(repository: u64, job: u64, action: &str) -> Value {
     })
 }
 
-fn workflow_run(action: &str) -> Value {
+pub(super) fn workflow_run(action: &str) -> Value {
     json!({
         "action": action,
         "workflow_run": {
