@@ -81,14 +81,18 @@ fn die_if_told(step: Step) {
 
 /// How each step is reached, and with which credentials.
 fn cases(step: Step) -> Vec<(Kind, Scene)> {
-    use Kind::{Aws, Local, Postgres};
+    use Kind::{ApiKey, Aws, Local, LocalOnRedis, Postgres};
     let each = |kinds: &[Kind], scene: Scene| kinds.iter().map(|kind| (*kind, scene)).collect();
     // A step that is the same code for each kind is tried with the one that has most to lose there.
     let downstream = [Aws, Postgres];
     match step {
-        Step::Decided | Step::Reserving => each(&[Local], Scene::Exchange),
-        Step::Reserved => each(&[Local, Postgres], Scene::Exchange),
-        Step::Answering => each(&[Local, Aws], Scene::Exchange),
+        Step::Decided => each(&[Local], Scene::Exchange),
+        Step::Reserving => each(&[Local, LocalOnRedis], Scene::Exchange),
+        Step::Reserved => each(
+            &[Local, LocalOnRedis, ApiKey, Aws, Postgres],
+            Scene::Exchange,
+        ),
+        Step::Answering => each(&[Local, ApiKey, Aws], Scene::Exchange),
         Step::ParentMarking | Step::ParentMarked => each(&[Local], Scene::HandOn),
         Step::Minting | Step::Minted | Step::Activating => each(&downstream, Scene::Exchange),
         Step::Activated => vec![
@@ -101,14 +105,23 @@ fn cases(step: Step) -> Vec<(Kind, Scene)> {
         }
         Step::RoleMaking | Step::RoleMade => each(&[Postgres], Scene::Exchange),
         Step::Raising => vec![(Local, Scene::Revoke), (Local, Scene::Release)],
-        Step::Raised => vec![(Postgres, Scene::Revoke), (Local, Scene::Release)],
+        Step::Raised => vec![
+            (Postgres, Scene::Revoke),
+            (LocalOnRedis, Scene::Revoke),
+            (ApiKey, Scene::Revoke),
+            (Local, Scene::Release),
+            (ApiKey, Scene::Release),
+        ],
         Step::InForce => vec![(Aws, Scene::Revoke), (Postgres, Scene::Release)],
         Step::ReceiptWriting | Step::ReceiptWritten => each(&[Local], Scene::Revoke),
         Step::ShardClaiming | Step::ShardClaimed | Step::ShardMatched | Step::ShardDone => {
             each(&[Postgres], Scene::Revoke)
         }
-        Step::BatchMarking | Step::BatchMarked => each(&[Local, Postgres], Scene::Revoke),
-        Step::Marking | Step::Marked => each(&[Local, Postgres], Scene::Release),
+        Step::BatchMarking | Step::BatchMarked => {
+            each(&[Local, LocalOnRedis, Postgres], Scene::Revoke)
+        }
+        Step::Marking => each(&[Local, Postgres], Scene::Release),
+        Step::Marked => each(&[Local, LocalOnRedis, ApiKey, Postgres], Scene::Release),
         Step::EndClaiming | Step::EndClaimed | Step::EndRecorded => {
             each(&[Postgres], Scene::Revoke)
         }
@@ -117,11 +130,13 @@ fn cases(step: Step) -> Vec<(Kind, Scene)> {
             each(&[Postgres], Scene::Revoke)
         }
         Step::GivingUp | Step::GivenUp => each(&downstream, Scene::GiveUp),
-        Step::Expiring | Step::Expired => each(&[Local, Postgres], Scene::Expire),
+        Step::Expiring => each(&[Local, Postgres], Scene::Expire),
+        Step::Expired => each(&[Local, ApiKey, Postgres], Scene::Expire),
         Step::Lapsing | Step::Lapsed => each(&[Aws], Scene::Lapse),
         Step::Forgetting | Step::Forgotten => each(&[Local], Scene::Forget),
         Step::SealClaiming | Step::SealClaimed => each(&[Local], Scene::Start),
-        Step::Exporting | Step::Exported | Step::Sealed => each(&[Local], Scene::Seal),
+        Step::Exporting | Step::Sealed => each(&[Local], Scene::Seal),
+        Step::Exported => each(&[Local, LocalOnRedis], Scene::Seal),
         Step::Trimming | Step::Trimmed => each(&[Local], Scene::ManyEntries),
         Step::TurningOver | Step::TurnedOver => each(&[Local], Scene::LargeEntries),
     }

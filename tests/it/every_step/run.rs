@@ -6,6 +6,7 @@ use crate::support::moto::Moto;
 use crate::support::postgres::{PASSWORD, Postgres};
 use crate::support::process::{Installation, PATIENCE, Process, Replica, now, secret_file, until};
 use crate::support::proxy::Proxy;
+use crate::support::redis::RedisServer;
 use dayfly::steps::Step;
 use rustix::process::Signal;
 use serde_json::{Value, json};
@@ -13,6 +14,9 @@ use std::collections::BTreeSet;
 use std::os::unix::process::ExitStatusExt as _;
 use std::path::PathBuf;
 use std::sync::Arc;
+
+/// So that what is acknowledged is on disk.
+const DURABLE: [&str; 4] = ["--appendonly", "yes", "--appendfsync", "always"];
 
 /// What is shared by all runs.
 pub struct Site {
@@ -25,6 +29,10 @@ pub struct Site {
 pub enum Kind {
     /// Minted here, in the commit of its lease.
     Local,
+    /// The same, over a Redis of its own.
+    LocalOnRedis,
+    /// Known here by its hash alone.
+    ApiKey,
     Aws,
     Postgres,
 }
@@ -39,6 +47,8 @@ pub struct Run {
     /// Of this run alone: what it made in PostgreSQL is told by it.
     pub mission: String,
     more: String,
+    /// Outlives the broker.
+    _redis: Option<RedisServer>,
 }
 
 /// What was promised to somebody before the broker died.
@@ -61,6 +71,8 @@ pub enum Again {
 impl Site {
     pub async fn start() -> Option<Arc<Self>> {
         let (moto, postgres) = tokio::join!(Moto::start(true), Postgres::start());
+        // Each run that is on one has its own.
+        drop(RedisServer::start(&DURABLE).unwrap()?);
         Some(Arc::new(Self {
             installation: Installation::start().await,
             moto: moto?,
@@ -74,11 +86,14 @@ impl Run {
         let mission = format!("run-{number}");
         let proxy = match kind {
             Kind::Aws => Some(Proxy::before(&site.moto.url).await),
-            Kind::Local | Kind::Postgres => None,
+            _ => None,
         };
+        let redis =
+            (kind == Kind::LocalOnRedis).then(|| RedisServer::start(&DURABLE).unwrap().unwrap());
         let (allow, target) = match (&proxy, kind) {
             (Some(proxy), _) => aws(&site.moto, proxy),
             (None, Kind::Postgres) => postgres(&site.postgres),
+            (None, Kind::ApiKey) => api_key(),
             (None, _) => (
                 r#"target = "deploy-api", actions = ["deploy:write"], locations = ["https://deploy.example/checkout"]"#.to_owned(),
                 String::new(),
@@ -89,8 +104,18 @@ impl Run {
              purpose = \"What is interrupted\"\nttl = \"15m\"\nallow = [{{ {allow} }}]\n{target}"
         );
         // How fresh the view is, is for others to show: many run at once here.
-        let store = r#"{ embedded = "dayfly.redb", fence_view_max_age = "20s" }"#;
+        let store = match &redis {
+            Some(_) => r#"{ redis = "file:redis.url", fence_view_max_age = "20s" }"#,
+            None => r#"{ embedded = "dayfly.redb", fence_view_max_age = "20s" }"#,
+        };
         let replica = site.installation.replica(&mission, store, &more);
+        if let Some(redis) = &redis {
+            secret_file(&replica.folder.join("redis.url"), &redis.url());
+        }
+        if kind == Kind::ApiKey {
+            let asked = "audiences = [\"deploy-api\"";
+            replica.edit(asked, &format!("{asked}, \"metrics-key\""));
+        }
         if kind == Kind::Aws {
             secret_file(&replica.folder.join("aws.id"), &site.moto.access_key_id);
             let secret = &site.moto.secret_access_key;
@@ -107,6 +132,7 @@ impl Run {
             proxy,
             mission,
             more,
+            _redis: redis,
         }
     }
 
@@ -145,7 +171,8 @@ impl Run {
 
     pub fn target(&self) -> &'static str {
         match self.kind {
-            Kind::Local => "deploy-api",
+            Kind::Local | Kind::LocalOnRedis => "deploy-api",
+            Kind::ApiKey => "metrics-key",
             Kind::Aws => "aws-prod",
             Kind::Postgres => "orders-db",
         }
@@ -153,11 +180,12 @@ impl Run {
 
     pub fn detail(&self) -> Value {
         let (kind, action, location) = match self.kind {
-            Kind::Local => (
+            Kind::Local | Kind::LocalOnRedis => (
                 "access_token",
                 "deploy:write",
                 "https://deploy.example/checkout",
             ),
+            Kind::ApiKey => ("api_key", "metrics:read", "https://metrics.example/"),
             Kind::Aws => ("aws_session", "s3:ListAllMyBuckets", "*"),
             Kind::Postgres => ("postgres_login", "select", "public.orders"),
         };
@@ -354,6 +382,16 @@ impl Run {
             .map(|file| std::fs::read_to_string(file).unwrap())
             .collect()
     }
+}
+
+fn api_key() -> (String, String) {
+    let target = r#"
+[target.metrics-key]
+kind = "api_key"
+ceiling = { actions = ["metrics:*"], locations = ["https://metrics.example/*"] }
+"#;
+    let allow = r#"target = "metrics-key", actions = ["metrics:read"], locations = ["https://metrics.example/"]"#;
+    (allow.to_owned(), target.to_owned())
 }
 
 fn aws(moto: &Moto, proxy: &Proxy) -> (String, String) {

@@ -241,7 +241,7 @@ async fn start(run: Run) {
 }
 
 async fn seal(run: Run) {
-    assert_eq!(run.kind, Kind::Local);
+    assert!(matches!(run.kind, Kind::Local | Kind::LocalOnRedis));
     let mut process = run.serve(0).await;
     let mut alive = vec![run.issued(&process).await];
     run.arm(run.step);
