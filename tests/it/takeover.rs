@@ -154,9 +154,13 @@ async fn who_takes_over_from_a_broker_that_died_before_the_store_knew_leaves_sou
     let path = two.one.folder.join("audit.jsonl");
     let text = std::fs::read_to_string(&path).unwrap();
     let report = two.report();
-    let line = usize::try_from(report.superseded[0].line).unwrap();
+    let closed = usize::try_from(report.superseded[0].line).unwrap();
     let mut lines: Vec<_> = text.split_inclusive('\n').map(str::to_owned).collect();
-    lines[line - 2] = lines[line - 2].replace("deployer", "deploier");
+    let mut before = lines.iter_mut().take(closed).rev();
+    let entry = before
+        .find(|line| line.contains("\"kind\":\"entry\""))
+        .unwrap();
+    *entry = entry.replace("\"event\":", "\"Event\":");
     std::fs::write(&path, lines.concat()).unwrap();
     let (code, report) = two.verified(&again).await;
     assert_eq!(
