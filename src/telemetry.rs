@@ -38,12 +38,26 @@ pub mod metric {
     pub const UNAUDITED_REFUSALS: &str = "dayfly_unaudited_refusals_total";
     /// What `[[response]]` did; label `outcome` (`done`, `failed`, `dropped`).
     pub const RESPONSES: &str = "dayfly_responses_total";
-    /// What somebody must look at now; label `kind` (`join_token_reused`, `other_key_pinned`, `drift`, `break_glass_used`, `record_unreadable`, `source_silent`, `not_asked_about`).
+    /// What somebody must look at now; label `kind` (`join_token_reused`, `other_key_pinned`, `drift`, `break_glass_used`, `record_unreadable`, `revocation_overdue`, `source_silent`, `not_asked_about`).
     pub const ALARMS: &str = "dayfly_alarms_total";
     /// What somebody was told before it happens; label `kind` (`ends_soon`, `review_due`, ...).
     pub const NOTICES: &str = "dayfly_notices_total";
     /// The store's clock minus this replica's, in seconds.
     pub const CLOCK_SKEW: &str = "dayfly_clock_skew_seconds";
+    /// How old this replica's view of revocations is, in seconds.
+    pub const VIEW_AGE: &str = "dayfly_fence_view_age_seconds";
+    /// Credentials that must be dead downstream and are not confirmed yet; label `target`.
+    pub const ENDING: &str = "dayfly_ending_backlog";
+    /// How long the oldest of them has had to be dead, in seconds; label `target`.
+    pub const ENDING_OLDEST: &str = "dayfly_ending_oldest_seconds";
+    /// 1 while a target is overdue and mints nothing, else 0; label `target`.
+    pub const OVERDUE: &str = "dayfly_target_overdue";
+    /// Credentials that a target may have made and nobody was given; label `target`.
+    pub const UNCLAIMED: &str = "dayfly_unclaimed";
+    /// 1 while a target that did not answer is not asked for new ones, else 0; label `target`.
+    pub const BREAKER_OPEN: &str = "dayfly_breaker_open";
+    /// Revocations of which all was confirmed.
+    pub const CONFIRMED: &str = "dayfly_revocations_confirmed_total";
     /// Streams of events open now.
     pub const LISTENERS: &str = "dayfly_event_listeners";
     /// The number of the published configuration that decides here; 0: the replica's own folder does.
@@ -181,6 +195,12 @@ pub fn answered(method: &'static str, route: &str, status: u16, took: Duration) 
     .increment(1);
     metrics::histogram!(metric::HTTP_SECONDS, "method" => method, "route" => route)
         .record(took.as_secs_f64());
+}
+
+/// Told where it is looked at. Of a view that never was, the age is not a number.
+pub fn view_age(age: Option<Duration>) {
+    let seconds = age.map_or(f64::NAN, |age| age.as_secs_f64());
+    metrics::gauge!(metric::VIEW_AGE).set(seconds);
 }
 
 /// The token endpoint decided. `reason` is a reason code, `None` when it issued.

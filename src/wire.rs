@@ -471,6 +471,8 @@ pub struct RotateAnswer {
     #[schemars(with = "String", extend("format" = "date-time"))]
     pub signs_from: OffsetDateTime,
     pub removed: Vec<String>,
+    /// `false`: what the removed keys signed is dead here, and not yet on enough replicas of the store.
+    pub replicated: bool,
 }
 
 /// `POST /admin/v1/contexts/end`: something outside is over.

@@ -223,6 +223,8 @@ const STEPLESS: [(&str, &[&str]); 4] = [
             "broker/leavers.rs owner_back",
             "broker/leavers.rs owner_left",
             "broker/named.rs keep",
+            "broker/overdue.rs alarm",
+            "broker/overdue.rs watch_targets",
             "broker/record.rs append",
             "broker/release.rs spend",
             "broker/respond/queue.rs advance",

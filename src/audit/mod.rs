@@ -146,6 +146,10 @@ pub enum Event {
     Revoked,
     FenceRaised,
     FenceLifted,
+    /// All that a revocation ended is confirmed dead, but for what dies of age alone.
+    RevocationConfirmed,
+    /// An alarm: a credential that must be dead is not confirmed dead within its target's bound.
+    RevocationOverdue,
     /// What a lease was tethered to has ended.
     ContextEnded,
     OperatorAction,
@@ -212,6 +216,8 @@ impl Event {
             Self::Revoked => "revoked",
             Self::FenceRaised => "fence_raised",
             Self::FenceLifted => "fence_lifted",
+            Self::RevocationConfirmed => "revocation_confirmed",
+            Self::RevocationOverdue => "revocation_overdue",
             Self::ContextEnded => "context_ended",
             Self::OperatorAction => "operator_action",
             Self::KeyRotated => "key_rotated",

@@ -41,10 +41,13 @@ pub(super) fn class(event: Event) -> Class {
         Event::Issued | Event::Activated => class(AUTHORIZE_SESSION, 1, 1, 1),
         Event::Refused | Event::RefusedSummary => class(API_ACTIVITY, 99, 2, 3),
         // Revoke privileges.
-        Event::Ended | Event::Released => class(USER_ACCESS_MANAGEMENT, 2, 1, 1),
+        Event::Ended | Event::Released | Event::RevocationConfirmed => {
+            class(USER_ACCESS_MANAGEMENT, 2, 1, 1)
+        }
         Event::Revoked | Event::ContextEnded | Event::FenceRaised => {
             class(USER_ACCESS_MANAGEMENT, 2, 1, 3)
         }
+        Event::RevocationOverdue => class(USER_ACCESS_MANAGEMENT, 2, 2, 4),
         Event::FenceLifted => class(USER_ACCESS_MANAGEMENT, 1, 1, 3),
         // Update.
         Event::OperatorAction | Event::KeyRotated => class(ENTITY_MANAGEMENT, 3, 1, 3),

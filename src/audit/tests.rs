@@ -142,6 +142,30 @@ async fn it_seals_while_it_runs() {
 }
 
 #[tokio::test]
+async fn minting_stops_at_four_fifths_of_the_room_for_what_waits() {
+    let limit = sealing::BACKLOG_LIMIT / 5 * 4;
+    for (waits, may_mint) in [(limit - 1, true), (limit, false), (limit + 1, false)] {
+        let place = Place::new();
+        let path = place.path("audit.jsonl");
+        stage(place.store.as_ref(), 1, "one").await;
+        seal(&place.store, &path).await;
+        let (before, version) = State::read(place.store.as_ref(), &sealer())
+            .await
+            .unwrap()
+            .unwrap();
+        // Another replica seals, and says how much waits.
+        let state = State::new("another", &before.chain, waits, now());
+        let said = state.write(&sealer(), Some(version), now()).unwrap();
+        let outcome = place.store.commit(said).await.unwrap();
+        assert!(matches!(outcome, Outcome::Applied { .. }));
+        let sealing = start(&place.store, &path);
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        assert_eq!(sealing.backlog(), waits);
+        assert_eq!(sealing.may_mint(), may_mint, "{waits}");
+    }
+}
+
+#[tokio::test]
 async fn leftovers_of_a_crash_are_cut_off_and_written_anew() {
     let place = Place::new();
     let path = place.path("audit.jsonl");
@@ -562,6 +586,8 @@ fn an_entry_survives_the_trip_and_its_event_is_named_as_it_is_written() {
         Event::Revoked,
         Event::FenceRaised,
         Event::FenceLifted,
+        Event::RevocationConfirmed,
+        Event::RevocationOverdue,
         Event::ContextEnded,
         Event::OperatorAction,
         Event::KeyRotated,

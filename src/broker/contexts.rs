@@ -77,7 +77,8 @@ impl Broker {
             return Err(unknown());
         }
         if known.kind == SourceKind::Facts {
-            return self.facts_told(&bundle, known, (headers, body)).await;
+            self.facts_told(&bundle, known, (headers, body)).await?;
+            return self.acknowledged().await;
         }
         let mark = heard::mark(known, headers, body, self.clock.now());
         let body: Value = serde_json::from_slice(body)
@@ -85,6 +86,7 @@ impl Broker {
         if known.kind == SourceKind::Scim {
             return self.owner_changed(&bundle, known, &body).await;
         }
+        let mut is_sure = true;
         for (kind, id) in ended(known, headers, &body)? {
             let request = EndContextRequest {
                 issuer: known.issuer_url.clone(),
@@ -92,9 +94,13 @@ impl Broker {
                 id,
                 reason: None,
             };
-            self.source_ended(known, request, mark.as_ref()).await?;
+            is_sure &= self.source_ended(known, request, mark.as_ref()).await?;
         }
-        Ok(())
+        // INVARIANT: success is said of what no failover brings back. Sources send again what was not taken.
+        if is_sure {
+            return Ok(());
+        }
+        self.acknowledged().await
     }
 }
 

@@ -43,17 +43,33 @@ impl Broker {
     /// RFC 8693 section 2, RFC 6749 section 4.4, RFC 7523 section 2.1.
     pub async fn exchange(&self, request: ExchangeRequest) -> Result<TokenResponse, Refusal> {
         let now = self.clock.now();
+        let mut audited = false;
+        let answer = self.decide(request, &mut audited, now).await;
+        if let Err(refusal) = &answer
+            && !audited
+        {
+            self.record.count(refusal.reason);
+        }
+        answer
+    }
+
+    async fn decide(
+        &self,
+        request: ExchangeRequest,
+        audited: &mut bool,
+        now: OffsetDateTime,
+    ) -> Result<TokenResponse, Refusal> {
         // INVARIANT: the view comes first, with the configuration of its position.
         let (view, bundle) = self.deciding().await?;
         self.may_mint()?;
-        self.walk(bundle, view, request, now).await
+        self.walk(bundle, view, (request, audited), now).await
     }
 
     async fn walk(
         &self,
         bundle: Arc<Bundle>,
         view: Arc<View>,
-        request: ExchangeRequest,
+        (request, audited): (ExchangeRequest, &mut bool),
         now: OffsetDateTime,
     ) -> Result<TokenResponse, Refusal> {
         let only_assertion =
@@ -78,6 +94,7 @@ impl Broker {
                 let known = error.agent().cloned();
                 let refusal = Refusal::from(error);
                 if let Some(agent) = known {
+                    *audited = true;
                     self.record
                         .refused(&agent, &caller, &intent, &refusal, (bundle, now))
                         .await;
@@ -88,6 +105,7 @@ impl Broker {
         let granted = self.grant(bundle, &agent, &intent, &view, now).await;
         let granted = granted.map_err(|refusal| spent(refusal, only_assertion));
         if let Err(refusal) = &granted {
+            *audited = true;
             let id = &agent.agent().id;
             self.record
                 .refused(id, &caller, &intent, refusal, (bundle, now))
@@ -316,7 +334,7 @@ pub(in crate::broker) fn token_type(bound: Option<&Confirmation>) -> &'static st
 }
 
 /// A target that was not brought to end what must be dead is given nothing more to end.
-fn is_overdue(since: OffsetDateTime, now: OffsetDateTime) -> bool {
+pub(in crate::broker) fn is_overdue(since: OffsetDateTime, now: OffsetDateTime) -> bool {
     now - since > OVERDUE
 }
 

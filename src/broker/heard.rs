@@ -58,7 +58,9 @@ fn note(mark: &ReplayMark) -> Write {
 }
 
 impl Broker {
-    /// A source says that a context is over. Without a mark it was asked, and did not tell.
+    /// A source says that a context is over. Without a mark it was asked, and did not tell. `false`: it is in
+    /// force, and may not be on enough replicas of the store: see `Broker::acknowledged`. That is also so of what
+    /// was heard before: it may come again because the first time was answered with "later".
     ///
     /// INVARIANT: the mark is in the commit of the fence. Before it, a message whose handling failed would be
     /// taken for one that was heard when it is delivered again; behind it, a process that dies in between
@@ -68,13 +70,14 @@ impl Broker {
         source: &SourceSettings,
         end: EndContextRequest,
         mark: Option<&ReplayMark>,
-    ) -> Result<(), Refusal> {
+    ) -> Result<bool, Refusal> {
         let now = self.clock.now();
         let context = Dimension::context(&end.issuer, &end.kind, &end.id);
         // What is held says nothing new, and the log is not for repeating. On a stale view it is said once more.
         let view = self.view();
         if view.is_ok_and(|view| view.held(&[context.hash()]).is_some()) {
-            return self.heard(mark, now).await;
+            self.heard(mark, now).await?;
+            return Ok(false);
         }
         let author = format!("source {}", source.name);
         let (fence, selector) = end_of((&author, By::Source), end, now);
@@ -86,10 +89,12 @@ impl Broker {
                 source = source.name,
                 "a message that was heard before: it ends nothing again"
             );
-            return Ok(());
+            return Ok(false);
         };
+        let replicated = raised.replicated;
         self.record.fenced(&raised.fence);
-        self.receive(raised, selector, now).await.map(drop)
+        self.receive(raised, selector, now).await?;
+        Ok(replicated)
     }
 
     /// It changed nothing, as somebody else was first. It must not change anything later either.

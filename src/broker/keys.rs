@@ -163,11 +163,12 @@ impl Broker {
                 KeyringError::NoKey(_) => Refusal::new(Reason::NotFound, error.to_string()).exact(),
                 other => Refusal::from(other),
             })?;
+        let mut replicated = true;
         for kid in &report.removed {
             let dimension = Dimension::new(DimensionKind::SigningKey, kid.clone());
             let fence = NewFence::new(FenceKind::Kill, dimension, &by.name, COMPROMISED)
                 .until(now + LONGEST_LIFETIME);
-            self.fences.raise(fence, now).await?;
+            replicated &= self.fences.raise(fence, now).await?.replicated;
         }
         let mut entry = Entry::new(Event::KeyRotated, now).operator(&by.name);
         entry
@@ -186,6 +187,7 @@ impl Broker {
             new_key: report.new_key,
             signs_from: report.signs_from,
             removed: report.removed,
+            replicated,
         })
     }
 }

@@ -121,7 +121,8 @@ impl Broker {
                 self.owner_left(bundle, &name, &source.name).await?;
             }
         }
-        Ok(())
+        // INVARIANT: also where all of it was held before: that may be of a moment ago.
+        self.acknowledged().await
     }
 
     /// Everybody whom the configuration names and who has left is held: asked before a configuration is used,

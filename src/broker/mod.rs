@@ -18,9 +18,11 @@ pub mod introspect;
 pub mod keys;
 mod leavers;
 pub mod operators;
+pub mod overdue;
 mod possession;
 pub mod publish;
-mod record;
+pub mod receipts;
+pub mod record;
 pub mod refusal;
 pub mod release;
 pub mod respond;
@@ -232,6 +234,11 @@ impl Broker {
         } else {
             Err(problems)
         }
+    }
+
+    /// How old what this replica knows of revocations is; `None`: it has not read them yet.
+    pub fn view_age(&self) -> Option<std::time::Duration> {
+        self.fences.age()
     }
 
     /// The rest of the room for unsealed entries belongs to revocation and its audit.

@@ -164,13 +164,17 @@ impl Broker {
         };
         let Some(lease) = lease else { return Ok(()) };
         // INVARIANT: durable before the answer; a dead lease needs no second fence.
-        if lease.state.is_open() {
-            self.leases
-                .release(&lease, &self.fences, lease.agent.as_str(), now)
-                .await?;
+        let by = lease.agent.as_str();
+        let raised = self.leases.release(&lease, &self.fences, by, now).await?;
+        if raised.is_some() {
             self.record.released(&lease);
         }
-        Ok(())
+        match raised {
+            Some(raised) if raised.replicated => Ok(()),
+            None if lease.is_past(self.fences.no_later(now)) => Ok(()),
+            // SECURITY: a holder that is told "done" does not ask again (RFC 7009 section 2.2.1: 503, and when).
+            _ => self.acknowledged().await,
+        }
     }
 
     /// The lease of a credential, whatever its kind, if the credential is truly ours. A bare lease

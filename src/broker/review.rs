@@ -54,12 +54,12 @@ impl Broker {
         Ok(Page { items, next: None })
     }
 
-    /// `POST /admin/v1/reviews`.
+    /// `POST /admin/v1/reviews`, and whether what it holds or lifts is on enough replicas of the store.
     pub async fn review(
         &self,
         by: &Operator,
         request: ReviewRequest,
-    ) -> Result<ReviewView, Refusal> {
+    ) -> Result<(ReviewView, bool), Refusal> {
         let now = self.clock.now();
         let ReviewRequest {
             subject,
@@ -95,16 +95,17 @@ impl Broker {
             let written = if turn == Turn::Retire || stage == Stage::UnderReview {
                 let said = Said::By(by.name.clone());
                 let raised = self.turn((&subject, turn), (&said, why), &found, now);
-                raised.await?.is_some()
+                raised.await?.map(|raised| raised.replicated)
             } else {
                 let entry = entry(Event::Reviewed, &subject, now)
                     .operator(by.name.as_str())
                     .reason(decision.as_str())
                     .with("why", why);
-                found.save(self.store.as_ref(), Some(entry), now).await?
+                let saved = found.save(self.store.as_ref(), Some(entry), now).await?;
+                saved.then_some(true)
             };
-            if written {
-                return self.reviewed(&subject, now).await;
+            if let Some(replicated) = written {
+                return Ok((self.reviewed(&subject, now).await?, replicated));
             }
         }
         Err(Refusal::new(Reason::StoreUnavailable, "too many change it at once").after(1))

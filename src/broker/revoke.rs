@@ -1,22 +1,20 @@
 //! Operators end things: one append, whatever the number of leases, and a receipt that tells the
 //! truth about what is dead where.
 
+use super::receipts::receipt;
 use super::standing::{Said, TRIES};
 use super::{Broker, Operator, Reason, Refusal, Role};
 use crate::agents::{Stage, Turn};
 use crate::connectors::RevocationClass;
 use crate::fences::{
-    Dimension, DimensionKind, Fence, FenceKind, LONGEST_LIFETIME, NewFence, Raised, View, Weight,
+    Dimension, DimensionKind, FenceKind, LONGEST_LIFETIME, NewFence, View, Weight,
 };
-use crate::ids::{AgentId, LeaseId, ShardId, TargetId};
+use crate::ids::{AgentId, LeaseId, TargetId};
 use crate::intent::Principal;
 use crate::leases::{Filter, Lease, Leases, Standing, State};
-use crate::steps::{self, Step};
-use crate::store::{Guard, Key, Outcome, Transaction, Write};
 use crate::wire::{RevocationReceipt, RevocationRequest, RevocationState, Selector, Subject};
-use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet, HashSet};
-use time::{Duration, OffsetDateTime};
+use time::OffsetDateTime;
 
 /// Open leases that a fence covers.
 #[derive(Debug, Default)]
@@ -55,15 +53,6 @@ impl Coverage {
     }
 }
 
-/// What a receipt is rebuilt from.
-#[derive(Debug, Serialize, Deserialize)]
-struct Recorded {
-    fence: Fence,
-    position: u64,
-    replicated: bool,
-    selector: Selector,
-}
-
 impl Broker {
     /// `POST /admin/v1/revocations`.
     pub async fn revoke(
@@ -84,14 +73,8 @@ impl Broker {
         if dry_run {
             let coverage = self.covered(&dimension, now).await?;
             let state = RevocationState::DryRun;
-            return Ok(receipt(
-                None,
-                request.selector,
-                None,
-                state,
-                holds,
-                coverage,
-            ));
+            let covered = (holds, coverage);
+            return Ok(receipt((None, None), request.selector, state, covered));
         }
         let kind = if holds {
             FenceKind::Hold
@@ -170,45 +153,6 @@ impl Broker {
         let raised = self.fences.raise(fence, now).await?;
         self.record.fenced(&raised.fence);
         self.receive(raised, selector, now).await
-    }
-
-    /// What is told of a fence that stands, now and later.
-    pub(in crate::broker) async fn receive(
-        &self,
-        raised: Raised,
-        selector: Selector,
-        now: OffsetDateTime,
-    ) -> Result<RevocationReceipt, Refusal> {
-        let recorded = Recorded {
-            fence: raised.fence,
-            position: raised.position.sequence,
-            replicated: raised.replicated,
-            selector,
-        };
-        let value = serde_json::to_vec(&recorded)
-            .map_err(|error| Refusal::new(Reason::Internal, error.to_string()))?;
-        let key = receipt_key(recorded.fence.id);
-        let transaction = Transaction::new(ShardId::INSTALLATION, now + Duration::seconds(10))
-            .revoking()
-            .guard(Guard::Absent(key.clone()))
-            .write(Write::Put {
-                key,
-                value,
-                expires_at: Some(now + Duration::days(90)),
-            });
-        steps::at(Step::ReceiptWriting);
-        let outcome = self.store.commit(transaction).await?;
-        steps::at(Step::ReceiptWritten);
-        match outcome {
-            Outcome::Applied { .. } | Outcome::Unreplicated { .. } => {}
-            refused => {
-                return Err(
-                    Refusal::new(Reason::StoreUnavailable, format!("{refused:?}")).after(1),
-                );
-            }
-        }
-        let coverage = self.covered(&recorded.fence.dimension, now).await?;
-        Ok(self.finished(recorded, coverage))
     }
 
     /// What a fence on this dimension covers: what is alive, what is being ended, what cannot be.
@@ -295,84 +239,6 @@ impl Broker {
         }
         Ok(())
     }
-
-    /// `GET /admin/v1/revocations/{id}`: how far it is, downstream included.
-    pub async fn receipt(&self, id: uuid::Uuid) -> Result<RevocationReceipt, Refusal> {
-        let found = self
-            .store
-            .get(&[receipt_key(id)])
-            .await?
-            .into_iter()
-            .next()
-            .flatten();
-        let record = found
-            .ok_or_else(|| Refusal::new(Reason::NotFound, format!("no revocation {id}")).exact())?;
-        let recorded: Recorded = serde_json::from_slice(&record.value)
-            .map_err(|error| Refusal::new(Reason::Internal, error.to_string()))?;
-        let coverage = self
-            .covered(&recorded.fence.dimension, self.clock.now())
-            .await?;
-        Ok(self.finished(recorded, coverage))
-    }
-
-    fn finished(&self, recorded: Recorded, coverage: Coverage) -> RevocationReceipt {
-        let state = if !recorded.replicated {
-            RevocationState::NotYetReplicated
-        } else if recorded.fence.kind == FenceKind::Lift {
-            RevocationState::Lifted
-        } else if coverage.outstanding > 0 {
-            RevocationState::Revoking
-        } else if coverage.until_expiry > 0 {
-            RevocationState::ConfirmedExceptExpiry
-        } else {
-            RevocationState::Confirmed
-        };
-        let holds = match recorded.fence.kind {
-            FenceKind::Hold => true,
-            // Somebody else's hold may stand on it still.
-            FenceKind::Lift => self.view().map_or(true, |view| {
-                !view.holds_on(&recorded.fence.dimension).is_empty()
-            }),
-            _ => false,
-        };
-        let position = Some(recorded.position);
-        receipt(
-            Some(recorded.fence.id),
-            recorded.selector,
-            position,
-            state,
-            holds,
-            coverage,
-        )
-    }
-}
-
-fn receipt(
-    id: Option<uuid::Uuid>,
-    selector: Selector,
-    position: Option<u64>,
-    state: RevocationState,
-    holds: bool,
-    coverage: Coverage,
-) -> RevocationReceipt {
-    RevocationReceipt {
-        id,
-        selector,
-        position,
-        state,
-        leases: coverage.by_class,
-        holds,
-        outstanding: coverage.outstanding,
-        agents: coverage.agents.into_iter().collect(),
-        targets: coverage.targets.into_iter().collect(),
-    }
-}
-
-fn receipt_key(id: uuid::Uuid) -> Key {
-    Key {
-        shard: ShardId::INSTALLATION,
-        name: [b"revocation/".as_slice(), id.as_bytes().as_slice()].concat(),
-    }
 }
 
 /// Every selector but those of single credentials also refuses new ones until lifted.
@@ -418,6 +284,7 @@ pub(in crate::broker) fn dimension(selector: &Selector) -> Dimension {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::ids::ShardId;
 
     #[test]
     fn only_a_single_credential_is_ended_without_a_hold() {

@@ -28,6 +28,7 @@ mod recorded;
 mod recover;
 mod restrict;
 mod review;
+mod revoke;
 mod selector;
 mod serve;
 mod sightings;
@@ -203,9 +204,9 @@ enum Command {
     /// selector but --lease also holds new requests back until `lift`, unless --kill-only is given.
     /// Try --dry-run first: it shows what would die.
     #[command(
-        after_help = "Example:\n  dayfly revoke --agent checkout-deployer --dry-run\n  dayfly revoke --agent checkout-deployer --reason 'INC-4711: injected'"
+        after_help = "Example:\n  dayfly revoke --agent checkout-deployer --dry-run\n  dayfly revoke --agent checkout-deployer --reason 'INC-4711: injected'\n  dayfly revoke --mission deploy-checkout --reason 'INC-4711' --wait"
     )]
-    Revoke(operator_side::RevokeArgs),
+    Revoke(revoke::RevokeArgs),
     /// End a hold; what it killed stays dead.
     ///
     /// Not with the break-glass token.
@@ -329,7 +330,7 @@ async fn run(command: Command, output: &Output) -> Result<u8, Failure> {
         Command::Review(args) => review::review(args, output).await,
         Command::Find(args) => operator_side::find(args, output).await,
         Command::Lease(command) => operator_side::lease(command, output).await,
-        Command::Revoke(args) => operator_side::revoke(args, output).await,
+        Command::Revoke(args) => revoke::revoke(args, output).await,
         Command::Restrict(args) => restrict::restrict(args, output).await,
         Command::Lift(args) => operator_side::lift(args, output).await,
         Command::Agent(command) => agent::agent(command, output).await,

@@ -1,4 +1,4 @@
-//! What operators call: find, lease, revoke, lift, audit tail, key rotate.
+//! What operators call: find, lease, lift, audit tail, key rotate.
 
 use super::OperatorArgs;
 use super::audit;
@@ -11,8 +11,7 @@ use crate::ids::{AgentId, LeaseId, MissionId, TargetId};
 use crate::intent::Principal;
 use crate::secret::Secret;
 use crate::wire::{
-    LeaseView, LiftRequest, Page, RevocationReceipt, RevocationRequest, RevocationState,
-    RotateAnswer, RotateRequest,
+    LeaseView, LiftRequest, Page, RevocationReceipt, RevocationState, RotateAnswer, RotateRequest,
 };
 use clap::{Args, Subcommand};
 use reqwest::Method;
@@ -95,26 +94,6 @@ pub enum KeyCommand {
         #[command(flatten)]
         operator: OperatorArgs,
     },
-}
-
-#[derive(Debug, Args)]
-pub struct RevokeArgs {
-    #[command(flatten)]
-    selector: SelectorArgs,
-    /// Why: it is in the audit and in every refusal's explanation.
-    #[arg(long, default_value = "revoked by an operator")]
-    reason: String,
-    /// Only say what would die.
-    #[arg(long)]
-    dry_run: bool,
-    /// End what is there and go on minting.
-    #[arg(long)]
-    kill_only: bool,
-    /// An agent or a mission, for good: only an admin takes it back.
-    #[arg(long, conflicts_with = "kill_only")]
-    retire: bool,
-    #[command(flatten)]
-    operator: OperatorArgs,
 }
 
 #[derive(Debug, Args)]
@@ -220,21 +199,6 @@ pub async fn list(
     }
 }
 
-pub async fn revoke(args: RevokeArgs, output: &Output) -> Result<u8, Failure> {
-    let request = RevocationRequest {
-        selector: args.selector.selector()?,
-        reason: args.reason,
-        kill_only: args.kill_only,
-        retire: args.retire,
-    };
-    let path = if args.dry_run {
-        "/revocations?dry_run=true"
-    } else {
-        "/revocations"
-    };
-    post_revocation(&args.operator, path, &request, output).await
-}
-
 pub async fn lift(args: LiftArgs, output: &Output) -> Result<u8, Failure> {
     let selector = args.selector.selector()?;
     let request = LiftRequest {
@@ -332,7 +296,7 @@ fn read_standard_input() -> Result<Secret<String>, Failure> {
         .map_err(|error| Failure::failed(format!("standard input: {error}")))
 }
 
-fn told(receipt: &RevocationReceipt) -> String {
+pub fn told(receipt: &RevocationReceipt) -> String {
     let state = match receipt.state {
         RevocationState::DryRun => "nothing was done; this is what would die",
         RevocationState::NotYetReplicated => "in force here, not yet replicated",

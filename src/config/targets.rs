@@ -46,6 +46,8 @@ pub(in crate::config) fn decode(
     let labels = labels(&reader);
     let longest = Duration::from_secs(60)..=Duration::from_secs(24 * 60 * 60);
     let max_ttl = reader.duration("max_ttl", longest);
+    let alarm = Duration::from_secs(1)..=Duration::from_secs(24 * 60 * 60);
+    let alarm = reader.duration("revocation_alarm", alarm);
     let allow_platform_signer = reader.boolean("allow_platform_signer").unwrap_or(false);
     // What is left is the connector's, and only it knows which keys those are.
     let connector = connector(&reader, decoder, &kind?);
@@ -66,6 +68,7 @@ pub(in crate::config) fn decode(
         labels,
         min_ttl: promises.min_ttl,
         max_ttl,
+        revocation_alarm: revocation_alarm(&reader, alarm, promises.dead_within),
         class: class(promises.class),
         binding: connector.binding(),
         allow_platform_signer,
@@ -97,6 +100,25 @@ fn shortest(
             &help,
         );
         return max;
+    }
+    wanted.value
+}
+
+/// Never before the target's own word is up.
+fn revocation_alarm(
+    reader: &Reader<'_>,
+    wanted: Option<At<Duration>>,
+    dead_within: Option<Duration>,
+) -> Duration {
+    const USUAL: Duration = Duration::from_secs(60);
+    let least = dead_within.unwrap_or_default();
+    let Some(wanted) = wanted else {
+        return USUAL.max(least);
+    };
+    if wanted.value < least {
+        let shown = super::values::show_duration(least);
+        let help = format!("this kind of target may take `{shown}` to end one");
+        reader.bad(wanted.at, "`revocation_alarm` is less than it takes", &help);
     }
     wanted.value
 }

@@ -53,6 +53,11 @@ impl Breaker {
         })
     }
 
+    /// Whether it is left alone, but for a probe.
+    pub fn is_open(&self) -> bool {
+        self.lock().failures >= THRESHOLD
+    }
+
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }

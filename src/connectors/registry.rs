@@ -12,6 +12,7 @@ use crate::ids::{LeaseId, TargetId};
 use crate::jose::{Keyring, KeyringError, Purpose};
 use crate::policy::Grant;
 use crate::secret::Secret;
+use crate::telemetry::metric;
 use async_trait::async_trait;
 use std::collections::BTreeMap;
 use std::fmt;
@@ -237,6 +238,8 @@ impl Guarded {
                 pass.answered();
             }
         }
+        let open = if self.breaker.is_open() { 1.0 } else { 0.0 };
+        metrics::gauge!(metric::BREAKER_OPEN, "target" => self.target.to_string()).set(open);
         answer
     }
 }

@@ -13,6 +13,7 @@ mod fork;
 mod holds;
 mod named;
 mod raise;
+mod replicated;
 mod restrict;
 mod snapshot;
 mod view;

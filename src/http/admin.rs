@@ -155,8 +155,9 @@ pub(super) async fn review(
 ) -> Answer {
     let request = form::read_json(&headers, body).await?;
     let broker = doors.broker.clone();
-    let answer = to_its_end(async move { broker.review(&by, request).await }).await?;
-    Ok(shown(&answer))
+    let reviewed = to_its_end(async move { broker.review(&by, request).await }).await?;
+    let (answer, replicated) = reviewed;
+    Ok(accepted_unless(replicated, shown(&answer)))
 }
 
 pub(super) async fn explain(State(doors): State<Doors>, headers: HeaderMap, body: Body) -> Answer {
@@ -179,7 +180,15 @@ pub(super) async fn rotate(
     let request = form::read_json(&headers, body).await?;
     let broker = doors.broker.clone();
     let answer = to_its_end(async move { broker.rotate(&by, request).await }).await?;
-    Ok(shown(&answer))
+    Ok(accepted_unless(answer.replicated, shown(&answer)))
+}
+
+/// 202 where it is in force, and not on enough replicas of the store yet.
+fn accepted_unless(replicated: bool, mut response: Response) -> Response {
+    if !replicated {
+        *response.status_mut() = StatusCode::ACCEPTED;
+    }
+    response
 }
 
 pub(super) fn shown(value: &impl Serialize) -> Response {
@@ -191,11 +200,8 @@ pub(super) fn shown(value: &impl Serialize) -> Response {
 }
 
 fn received(receipt: &wire::RevocationReceipt) -> Response {
-    let mut response = shown(receipt);
-    if receipt.state == wire::RevocationState::NotYetReplicated {
-        *response.status_mut() = StatusCode::ACCEPTED;
-    }
-    response
+    let replicated = receipt.state != wire::RevocationState::NotYetReplicated;
+    accepted_unless(replicated, shown(receipt))
 }
 
 /// A name that cannot exist does not.

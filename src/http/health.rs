@@ -1,6 +1,7 @@
 //! For the platform around us, on a listener of its own.
 
 use super::Doors;
+use crate::telemetry;
 use axum::Json;
 use axum::extract::State;
 use axum::http::{HeaderValue, StatusCode, header};
@@ -14,10 +15,14 @@ pub(super) async fn livez() -> &'static str {
 
 /// This replica would answer a request now; otherwise, why not.
 pub(super) async fn readyz(State(doors): State<Doors>) -> Response {
-    match doors.broker.ready().await {
-        Ok(()) => Json(json!({"ready": true})).into_response(),
+    let ready = doors.broker.ready().await;
+    // How old what it knows of revocations is: `null` until it has read the log once.
+    let age = doors.broker.view_age();
+    let age = age.map(|age| u64::try_from(age.as_millis()).unwrap_or(u64::MAX));
+    match ready {
+        Ok(()) => Json(json!({"ready": true, "view_age_ms": age})).into_response(),
         Err(why) => {
-            let body = Json(json!({"ready": false, "why": why}));
+            let body = Json(json!({"ready": false, "why": why, "view_age_ms": age}));
             (StatusCode::SERVICE_UNAVAILABLE, body).into_response()
         }
     }
@@ -25,6 +30,7 @@ pub(super) async fn readyz(State(doors): State<Doors>) -> Response {
 
 /// Prometheus text format 0.0.4.
 pub(super) async fn metrics(State(doors): State<Doors>) -> Response {
+    telemetry::view_age(doors.broker.view_age());
     let text = doors.metrics.as_ref().map(|metrics| metrics.render());
     let mut response = text.unwrap_or_default().into_response();
     response.headers_mut().insert(

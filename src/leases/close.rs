@@ -172,8 +172,16 @@ impl Leases {
         // A clock that is ahead neither takes a lease for over nor has its end wait for the others' clocks.
         let marked = fences.no_later(now);
         // A holder that ends its lease over and over must not fill the log.
+        //
+        // INVARIANT: that the record says so is not enough. It may have outlived the fence that it followed, and
+        // with that what a failover lost would never be put back.
+        let view = fences.last();
         let over = self.get(&lease.id).await?.is_none_or(|current| {
-            current.closing.is_some() || marked >= current.expires_at.max(current.lives_until)
+            let ended = current.ended_by(&view);
+            current.is_past(marked)
+                || current.closing.is_some()
+                    && (marked >= current.expires_at
+                        || ended.is_some_and(|ended| ended != EndedBy::Ahead))
         });
         if over {
             return Ok(None);
@@ -318,6 +326,13 @@ impl Leases {
         let child = record
             .parent
             .map(|_| (keys::children(shard), member.clone(), open));
+        let is_unclaimed = record.state == State::Unclaimed;
+        let was_unclaimed = before.is_some_and(|before| before.state == State::Unclaimed);
+        let unclaimed = (is_unclaimed || was_unclaimed).then(|| {
+            let member = keys::ending_member(&record.id, &record.target);
+            let until = is_unclaimed.then(|| keys::place(record.lives_until, id));
+            (keys::unclaimed(shard), member, until)
+        });
         let over = status::over(record).map(|rank| (rank.index, rank.member, Some(rank.rank)));
         let ranks = [
             (keys::due(shard), member.clone(), due),
@@ -347,7 +362,8 @@ impl Leases {
             // INVARIANT: a lease that is open is never reclaimed.
             expires_at: closed.filter(|_| !record.is_kept()).map(|at| at + KEPT),
         });
-        for (index, member, rank) in ranks.into_iter().chain(child).chain(over) {
+        let ranks = ranks.into_iter().chain(child).chain(over);
+        for (index, member, rank) in ranks.chain(unclaimed) {
             let write = match rank {
                 Some(rank) => Write::Rank {
                     index,

@@ -73,6 +73,12 @@ pub(super) fn ending(shard: ShardId) -> Index {
     index(shard, "lease-ending")
 }
 
+/// Leases whose credential may exist and was never handed out, by how long it can live. The member carries
+/// the target.
+pub(super) fn unclaimed(shard: ShardId) -> Index {
+    index(shard, "lease-unclaimed")
+}
+
 /// Closed leases by when.
 pub(super) fn closed(shard: ShardId) -> Index {
     index(shard, "lease-closed")

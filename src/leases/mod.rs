@@ -26,7 +26,7 @@ pub use rebuild::Remembered;
 pub use record::{AtRest, Closing, Lease, Record};
 pub use state::{Event, State, Why};
 pub use status::{Bits, SIZE as STATUS_LIST_SIZE};
-pub use sweep::{Connectors, Sweeper, Swept};
+pub use sweep::{Backlog, Connectors, Sweeper, Swept, Waiting};
 
 use alike::Commons;
 use look::Found;

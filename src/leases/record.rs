@@ -161,6 +161,11 @@ impl Lease {
             .or_else(|| self.record.cut_by(view))
     }
 
+    /// Nothing that was made for it can live any more, whatever was said about it.
+    pub fn is_past(&self, now: OffsetDateTime) -> bool {
+        now >= self.record.expires_at.max(self.record.lives_until)
+    }
+
     /// The hashes of [`Record::dimensions`].
     pub fn hashes(&self) -> &[DimensionHash] {
         &self.hashes

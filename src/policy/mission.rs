@@ -108,6 +108,8 @@ pub struct Target {
     pub labels: BTreeMap<String, String>,
     pub min_ttl: Duration,
     pub max_ttl: Duration,
+    /// How long a credential that must be dead may take to be, before somebody is told.
+    pub revocation_alarm: Duration,
     /// Revocation class, as policy sees it: `broker`, `native`, `deny`, `expiry`.
     pub class: &'static str,
     pub binding: Binding,

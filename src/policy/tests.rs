@@ -126,6 +126,7 @@ fn scoped(name: &str, ceiling: Authority) -> Target {
         labels: labels("env", "test"),
         min_ttl: Duration::from_secs(60),
         max_ttl: Duration::from_secs(3600),
+        revocation_alarm: Duration::from_secs(60),
         class: "broker",
         binding: Binding::Bound,
         allow_platform_signer: false,

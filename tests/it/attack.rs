@@ -131,8 +131,8 @@ fn api_key_form(broker: &TestBroker) -> Vec<(String, String)> {
     with(fields, "audience", "metrics-key")
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_key_that_another_replica_has_just_issued_is_active_at_one_that_lags() {
+/// Two replicas of one store, the second of them behind a network.
+async fn two_replicas() -> (TestBroker, TestBroker, Arc<Network>) {
     let store: Arc<dyn Store> = Arc::new(Embedded::in_memory().unwrap());
     let ahead = TestBroker::with(Setup {
         store: Some(store.clone()),
@@ -146,6 +146,28 @@ async fn a_key_that_another_replica_has_just_issued_is_active_at_one_that_lags()
         ..Setup::default()
     })
     .await;
+    (ahead, lagging, network)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_replica_that_has_not_read_a_revocation_does_not_call_it_confirmed() {
+    let (ahead, lagging, network) = two_replicas().await;
+    ahead.issue().await;
+    network.tail_cut.store(true, Ordering::SeqCst);
+    until_stale(&lagging).await;
+    let receipt = ahead.revoke(json!({ "agent": "deployer" })).await.body;
+    let path = format!("/revocations/{}", receipt["id"].as_str().unwrap());
+    let state = async |at: &TestBroker| at.admin("GET", &path, None).await.body["state"].clone();
+    assert_eq!(state(&ahead).await, "confirmed");
+    assert_eq!(state(&lagging).await, "revoking");
+    network.tail_cut.store(false, Ordering::SeqCst);
+    until_fresh(&lagging).await;
+    assert_eq!(state(&lagging).await, "confirmed");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_key_that_another_replica_has_just_issued_is_active_at_one_that_lags() {
+    let (ahead, lagging, network) = two_replicas().await;
     network.tail_delay.store(200, Ordering::SeqCst);
     for round in 0..3 {
         // A fence that has nothing to do with it moves the log on.

@@ -287,6 +287,8 @@ async fn after_a_failover_of_redis_nothing_that_was_acknowledged_is_forgotten() 
     secret_file(&installation.folder.path().join("redis.url"), &switch.url);
     let store = r#"{ redis = "file:../redis.url", min_replicas = 1 }"#;
     let process = installation.replica("one", store, "").serve().await;
+    // It is told of nothing: what it knows in the end it has from the store.
+    let other = installation.replica("other", store, "").serve().await;
     let (mut alive, mut dead) = (Vec::new(), Vec::new());
     let spent = installation.good_form();
     let answer = installation.exchange(&process, &spent).await.unwrap();
@@ -303,6 +305,9 @@ async fn after_a_failover_of_redis_nothing_that_was_acknowledged_is_forgotten() 
         dead.push(issued);
     }
     primary.kill();
+    // Whoever acknowledged is gone as well, and puts nothing back.
+    process.kill();
+    let process = other;
     let answer = installation
         .exchange(&process, &installation.good_form())
         .await

@@ -17,6 +17,8 @@ const BOUND: Duration = Duration::from_secs(1);
 struct Load {
     installation: Arc<Installation>,
     process: Arc<Process>,
+    /// Was told of nothing, and is asked about everything.
+    other: Arc<Process>,
     stop: Arc<AtomicBool>,
     known: Arc<Known>,
     tasks: Vec<tokio::task::JoinHandle<()>>,
@@ -35,10 +37,11 @@ fn token(issued: &Value) -> String {
 }
 
 impl Load {
-    fn start(installation: Arc<Installation>, process: Process) -> Self {
+    fn start(installation: Arc<Installation>, [process, other]: [Process; 2]) -> Self {
         let mut load = Self {
             installation,
             process: Arc::new(process),
+            other: Arc::new(other),
             stop: Arc::default(),
             known: Arc::default(),
             tasks: Vec::new(),
@@ -51,12 +54,14 @@ impl Load {
                 load.known.clone(),
             )));
         }
-        load.tasks.push(tokio::spawn(ask(
-            load.installation.clone(),
-            load.process.clone(),
-            load.stop.clone(),
-            load.known.clone(),
-        )));
+        for asked in [&load.process, &load.other] {
+            load.tasks.push(tokio::spawn(ask(
+                load.installation.clone(),
+                asked.clone(),
+                load.stop.clone(),
+                load.known.clone(),
+            )));
+        }
         load
     }
 
@@ -77,20 +82,23 @@ impl Load {
         }
     }
 
-    /// Ends it; everything that was told is still so.
+    /// Ends it. Everything that was told is still so, with whoever told it dead and gone.
     async fn finish(self, alive_too: bool) {
         self.stop.store(true, Ordering::SeqCst);
         for task in self.tasks {
             task.await.unwrap();
         }
+        Arc::try_unwrap(self.process).unwrap().kill();
+        let other = &self.other;
+        until("readiness", || other.is_ready()).await;
         let dead = self.known.dead.lock().unwrap().clone();
         assert!(!dead.is_empty());
         for (token, _) in &dead {
-            assert!(!self.installation.is_active(&self.process, token).await);
+            assert!(!self.installation.is_active(other, token).await);
         }
         let alive = self.known.alive.lock().unwrap().clone();
         for token in alive.iter().filter(|_| alive_too) {
-            assert!(self.installation.is_active(&self.process, token).await);
+            assert!(self.installation.is_active(other, token).await);
         }
     }
 }
@@ -149,10 +157,14 @@ async fn ask(
     }
 }
 
-async fn on(installation: &Installation, url: &str, min_replicas: u32) -> Process {
+/// Two brokers: one is told of everything, and the other one is asked.
+async fn on(installation: &Installation, url: &str, min_replicas: u32) -> [Process; 2] {
     secret_file(&installation.folder.path().join("redis.url"), url);
     let store = format!(r#"{{ redis = "file:../redis.url", min_replicas = {min_replicas} }}"#);
-    installation.replica("one", &store, "").serve().await
+    let one = installation.replica("one", &store, "");
+    let other = installation.replica("other", &store, "");
+    let (one, other) = tokio::join!(one.serve(), other.serve());
+    [one, other]
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -161,8 +173,8 @@ async fn a_frozen_primary_is_replaced_by_sentinels_under_load() {
         return;
     };
     let installation = Installation::start().await;
-    let process = on(&installation, &watched.url(), 1).await;
-    let load = Load::start(installation, process);
+    let brokers = on(&installation, &watched.url(), 1).await;
+    let load = Load::start(installation, brokers);
     load.until_minted(20).await;
     watched.servers[0].freeze();
     tokio::time::sleep(Duration::from_secs(2)).await;
@@ -192,8 +204,8 @@ async fn a_cluster_that_loses_each_node_once_and_moves_a_slot_loses_nothing() {
         return;
     };
     let installation = Installation::start().await;
-    let process = on(&installation, &cluster.url(), 0).await;
-    let load = Load::start(installation, process);
+    let brokers = on(&installation, &cluster.url(), 0).await;
+    let load = Load::start(installation, brokers);
     load.until_minted(20).await;
     let slot = slot_with_keys(&cluster.servers[0]).await;
     cluster.move_slot(slot, 0, 1).await;
@@ -214,8 +226,8 @@ async fn a_primary_that_is_killed_comes_back_with_all_it_acknowledged() {
         return;
     };
     let installation = Installation::start().await;
-    let process = on(&installation, &redis.url(), 0).await;
-    let load = Load::start(installation, process);
+    let brokers = on(&installation, &redis.url(), 0).await;
+    let load = Load::start(installation, brokers);
     for _ in 0..2 {
         load.until_minted(20).await;
         redis.kill();
@@ -234,8 +246,8 @@ async fn a_primary_that_comes_back_from_a_snapshot_is_told_what_it_forgot() {
         return;
     };
     let installation = Installation::start().await;
-    let process = on(&installation, &redis.url(), 0).await;
-    let load = Load::start(installation, process);
+    let brokers = on(&installation, &redis.url(), 0).await;
+    let load = Load::start(installation, brokers);
     load.until_minted(10).await;
     assert!(redis.command("SAVE").unwrap().starts_with("+OK"));
     load.until_minted(20).await;

@@ -265,6 +265,7 @@ fn new_target(id: TargetId) -> Target {
         labels: BTreeMap::from([("env".to_owned(), "test".to_owned())]),
         min_ttl: Duration::from_secs(1),
         max_ttl: Duration::from_secs(3600),
+        revocation_alarm: Duration::from_secs(60),
         class: "broker",
         binding: Binding::Bound,
         allow_platform_signer: false,

@@ -1,7 +1,9 @@
 //! What goes on beside the requests for as long as a broker is held, and by whose clock.
 
 use super::super::output::Failure;
-use crate::broker::{Broker, GOVERNED_EVERY, facts, publish, respond, watched};
+use crate::broker::{
+    Broker, GOVERNED_EVERY, facts, overdue, publish, receipts, record, respond, watched,
+};
 use crate::clock::Clock;
 use crate::fences::Fences;
 use crate::jose::Keyring;
@@ -34,6 +36,9 @@ pub(super) fn keep_going(broker: &Arc<Broker>, alone: bool, clock: &Arc<dyn Cloc
     facts::start(broker);
     watched::start(broker);
     publish::start(broker);
+    receipts::start(broker);
+    overdue::start(broker);
+    record::start(broker);
 }
 
 /// Every replica looks; whoever is first acts.

@@ -61,6 +61,10 @@ fn both(table: &mut Table<'_>, was: &Target, is: &Target) {
         table.note(Direction::Changes, "ceiling", what);
     }
     table.ordered("max_ttl", (was.max_ttl, is.max_ttl), |ttl| seconds(*ttl));
+    let alarm = (was.revocation_alarm, is.revocation_alarm);
+    table.same("revocation_alarm", (&alarm.0, &alarm.1), |alarm| {
+        seconds(*alarm)
+    });
     let platform = (was.allow_platform_signer, is.allow_platform_signer);
     table.ordered("allow_platform_signer", platform, text);
     let urls = |target: &Target| target.resources.iter().cloned().collect::<BTreeSet<_>>();

@@ -326,6 +326,10 @@ fn of_a_connection() {
         ),
         ("max_ttl = \"2h\"\nkind = \"access_token\"", "bad_value"),
         (
+            "revocation_alarm = \"500ms\"\nkind = \"access_token\"",
+            "bad_value",
+        ),
+        (
             "resources = [\"no-url\"]\nkind = \"access_token\"",
             "bad_value",
         ),
@@ -334,6 +338,19 @@ fn of_a_connection() {
         let first = &report.problems.0[0];
         assert_eq!(first.code.as_str(), code, "{to}: {report}");
     }
+}
+
+#[test]
+fn of_an_alarm_that_comes_before_the_target_can_have_ended_anything() {
+    let kind = "kind    = \"access_token\"";
+    let server = "kind = \"postgres\"\nhost = \"127.0.0.1\"\ndatabase = \"d\"\nusername = \"u\"\npassword = \"env:P\"";
+    let too_early = |alarm: &str| {
+        let to = format!("{server}\nrevocation_alarm = \"{alarm}\"");
+        let report = checked(&spoiled(kind, &to)).to_string();
+        report.contains("`revocation_alarm` is less than it takes")
+    };
+    assert!(too_early("9s"));
+    assert!(!too_early("10s"));
 }
 
 #[test]

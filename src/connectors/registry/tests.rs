@@ -168,6 +168,30 @@ async fn a_target_that_does_not_answer_is_not_asked_for_a_while() {
 }
 
 #[tokio::test]
+async fn a_target_that_is_not_asked_shows_in_the_metrics_until_it_answers() {
+    use Answer::{Good, Unavailable};
+    let recorder = metrics_exporter_prometheus::PrometheusBuilder::new().build_recorder();
+    let handle = recorder.handle();
+    let _here = metrics::set_default_local_recorder(&recorder);
+    let shows = |open: u8| {
+        let line = format!("dayfly_breaker_open{{target=\"aws-prod\"}} {open}");
+        handle.render().lines().any(|found| found == line)
+    };
+    let mut answers = vec![Unavailable; 5];
+    answers.push(Good);
+    let world = world(&answers);
+    for _ in 0..4 {
+        assert!(world.mint().await.is_err());
+    }
+    assert!(shows(0), "{}", handle.render());
+    assert!(world.mint().await.is_err());
+    assert!(shows(1), "{}", handle.render());
+    *world.clock.0.lock().unwrap() += Duration::from_secs(10);
+    assert!(world.mint().await.is_ok());
+    assert!(shows(0), "{}", handle.render());
+}
+
+#[tokio::test]
 async fn a_target_that_refuses_is_there() {
     use Answer::{Good, Refused, Unavailable};
     let mut answers = vec![Unavailable; 4];

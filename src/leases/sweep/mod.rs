@@ -4,8 +4,11 @@
 //! credential twice is harmless, not ending it is not.
 
 mod astray;
+mod backlog;
 mod end;
 mod matching;
+
+pub use backlog::{Backlog, Waiting};
 
 use super::record::Lease;
 use super::state::{Event, State, Why};
@@ -16,11 +19,12 @@ use crate::fences::Fences;
 use crate::ids::{self, LeaseId, SHARDS, ShardId, TargetId};
 use crate::steps::{self, Step};
 use crate::store::{Index, MAX_RANK, Position, Transaction, Write};
-use arc_swap::ArcSwap;
+use arc_swap::ArcSwapOption;
+use backlog::Unclaimed;
 use futures_util::StreamExt;
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use time::OffsetDateTime;
 use tokio::sync::Notify;
@@ -63,8 +67,9 @@ pub struct Sweeper {
     told: Mutex<HashSet<(ShardId, Vec<u8>)>>,
     /// Closed leases are forgotten in one shard a round.
     rounds: AtomicUsize,
-    /// Since when the oldest credential of each target is overdue.
-    backlog: ArcSwap<BTreeMap<TargetId, OffsetDateTime>>,
+    /// What each target still has to end, as the last whole round found it.
+    backlog: ArcSwapOption<Backlog>,
+    unclaimed: Mutex<Unclaimed>,
 }
 
 /// What one round did.
@@ -103,7 +108,8 @@ impl Sweeper {
             silent: Mutex::default(),
             told: Mutex::default(),
             rounds: AtomicUsize::new(0),
-            backlog: ArcSwap::default(),
+            backlog: ArcSwapOption::empty(),
+            unclaimed: Mutex::default(),
         }
     }
 
@@ -162,15 +168,12 @@ impl Sweeper {
             .buffer_unordered(ABREAST)
             .collect()
             .await;
-        let mut backlog: BTreeMap<TargetId, OffsetDateTime> = BTreeMap::new();
+        let mut all = Backlog::new();
         for round in rounds {
             match round {
-                Ok((done, oldest)) => {
+                Ok((done, more)) => {
                     swept.add(done);
-                    for (target, since) in oldest {
-                        let entry = backlog.entry(target).or_insert(since);
-                        *entry = since.min(*entry);
-                    }
+                    backlog::join(&mut all, more);
                 }
                 Err(error) => failed = Some(error),
             }
@@ -186,12 +189,25 @@ impl Sweeper {
                     failed = Some(error);
                 }
             }
+            let ranks = -MAX_RANK..=MAX_RANK;
+            let index = keys::unclaimed(shard);
+            match self.leases.store.range(&index, ranks, BACKLOG).await {
+                Ok(found) => {
+                    let mut counted = self
+                        .unclaimed
+                        .lock()
+                        .unwrap_or_else(PoisonError::into_inner);
+                    counted.count(round % usize::from(SHARDS), &found);
+                }
+                Err(error) => failed = Some(error.into()),
+            }
         }
         match failed {
             // INVARIANT: half a picture must not close a breaker; the last whole one stands.
             Some(error) => Err(error),
             None => {
-                self.backlog.store(Arc::new(backlog));
+                let before = self.backlog.swap(Some(Arc::new(all.clone())));
+                backlog::show(before.as_deref(), &all, now);
                 Ok(swept)
             }
         }
@@ -200,7 +216,13 @@ impl Sweeper {
     /// Since when the oldest credential of this target that must be dead is not. A target that is
     /// overdue must not mint.
     pub fn backlog(&self, target: &TargetId) -> Option<OffsetDateTime> {
-        self.backlog.load().get(target).copied()
+        let backlog = self.backlog.load();
+        Some(backlog.as_deref()?.get(target)?.since)
+    }
+
+    /// The same of all targets; `None`: no round has got through yet.
+    pub fn backlogs(&self) -> Option<Arc<Backlog>> {
+        self.backlog.load_full()
     }
 
     /// Ends a lease that must die without waiting for the next round, and says how far that got.
@@ -222,7 +244,7 @@ impl Sweeper {
         &self,
         shard: ShardId,
         now: OffsetDateTime,
-    ) -> Result<(Swept, Vec<(TargetId, OffsetDateTime)>), LeaseError> {
+    ) -> Result<(Swept, Backlog), LeaseError> {
         let mut swept = Swept::default();
         let store = &self.leases.store;
         for _ in 0..BATCHES {
@@ -240,15 +262,7 @@ impl Sweeper {
         let ending = store
             .range(&keys::ending(shard), -MAX_RANK..=MAX_RANK, BACKLOG)
             .await?;
-        let oldest = ending
-            .iter()
-            .filter_map(|ranked| {
-                let (_, target) = keys::split_member(&ranked.member)?;
-                let target = std::str::from_utf8(target).ok()?.parse().ok()?;
-                Some((target, keys::moment_of(ranked.rank)?))
-            })
-            .collect();
-        Ok((swept, oldest))
+        Ok((swept, backlog::of_shard(&ending)))
     }
 
     /// Does what is due about one lease, which it is since `since`.

@@ -1,6 +1,7 @@
-use super::bench::Bench;
+use super::bench::{Bench, Downstream, store};
 use crate::connectors::RevocationClass;
 use crate::fences::DimensionKind;
+use crate::fences::tests::fixture::Advanced;
 use crate::leases::{Leases, Standing, State, Why};
 
 #[tokio::test]
@@ -21,6 +22,27 @@ async fn a_released_lease_is_dead_at_once_for_who_holds_only_an_old_record_of_it
     assert_eq!(stored.state, State::Released);
     assert_eq!(stored.closing.as_ref().unwrap().why, Why::Released);
     assert_eq!(stored.closing.as_ref().unwrap().by, "deployer");
+}
+
+/// The record may be of this history and the fence of one that is no more, or of one not read yet.
+#[tokio::test]
+async fn a_record_that_says_released_is_no_fence() {
+    let shared = store();
+    let downstream = Downstream::new(RevocationClass::Broker, true);
+    let clock = Advanced::new();
+    let one = Bench::on(shared.clone(), downstream.clone(), clock.clone()).await;
+    let other = Bench::on(shared, downstream, clock).await;
+    let lease = one.issued().await;
+    let release = async |bench: &Bench| {
+        let now = bench.now();
+        let raised = bench.leases.release(&lease, &bench.fences, "deployer", now);
+        raised.await.unwrap()
+    };
+    assert!(release(&one).await.is_some());
+    assert!(release(&one).await.is_none(), "it stands");
+    assert_eq!(other.again(&lease).await.state, State::Released);
+    assert!(release(&other).await.is_some(), "it has read of none");
+    assert!(release(&other).await.is_none(), "it stands");
 }
 
 #[tokio::test]

@@ -329,6 +329,30 @@ async fn what_is_not_replicated_is_not_handed_out() {
 }
 
 #[tokio::test]
+async fn a_credential_whose_activation_is_not_replicated_is_withheld_and_ended() {
+    let bench = Bench::new(RevocationClass::Native, true).await;
+    let (grant, now) = (bench.grant(), bench.now());
+    let draft = bench.leases.draft(&grant, &bench.downstream.promises, now);
+    let reserved = bench.leases.reserve(draft, &grant, now).await.unwrap();
+    let lease = reserved.lease().clone();
+    let minted = bench.downstream.mint(&grant, reserved.context(now)).await;
+    let view = bench.fences.fresh().unwrap();
+    bench.line.unreplicated.store(1, Ordering::SeqCst);
+    let refused = bench
+        .leases
+        .activate(reserved, minted.unwrap(), &view, now)
+        .await;
+    assert!(matches!(refused, Err(LeaseError::Unreplicated)));
+    let withheld = bench.again(&lease).await;
+    assert_eq!(withheld.state, State::Revoking);
+    let why = withheld.closing.as_ref().unwrap().why;
+    assert_eq!(why, crate::leases::Why::NeverHandedOut);
+    assert_eq!(bench.downstream.live(), [lease.id]);
+    bench.sweep().await;
+    assert!(bench.downstream.live().is_empty());
+}
+
+#[tokio::test]
 async fn a_lost_answer_of_the_store_reserves_once() {
     let bench = Bench::new(RevocationClass::Broker, true).await;
     bench.line.lose_answers.store(2, Ordering::SeqCst);

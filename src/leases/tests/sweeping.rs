@@ -116,6 +116,65 @@ async fn two_sweepers_at_once_end_a_credential_by_one_claim() {
     assert!(downstream.live().is_empty());
 }
 
+/// The value of a metric, as a scrape shows it.
+fn shown(handle: &metrics_exporter_prometheus::PrometheusHandle, name: &str) -> Option<f64> {
+    let line = format!("{name}{{target=\"orders-api\"}} ");
+    let text = handle.render();
+    let value = text.lines().find_map(|found| found.strip_prefix(&line));
+    value.map(|value| value.parse().unwrap())
+}
+
+#[tokio::test]
+async fn what_must_be_dead_and_is_not_shows_in_the_metrics_until_it_is() {
+    let recorder = metrics_exporter_prometheus::PrometheusBuilder::new().build_recorder();
+    let handle = recorder.handle();
+    let _here = metrics::set_default_local_recorder(&recorder);
+    let bench = Bench::new(RevocationClass::Native, true).await;
+    for _ in 0..3 {
+        bench.issued().await;
+    }
+    bench.sweep().await;
+    assert_eq!(shown(&handle, "dayfly_ending_backlog"), None);
+    bench.downstream.out_of_order.store(true, Ordering::SeqCst);
+    bench.kill(DimensionKind::Agent, "deployer").await;
+    bench.sweep().await;
+    bench.later(90);
+    bench.sweep().await;
+    assert_eq!(shown(&handle, "dayfly_ending_backlog"), Some(3.0));
+    let oldest = shown(&handle, "dayfly_ending_oldest_seconds").unwrap();
+    assert!((85.0..100.0).contains(&oldest), "{oldest}");
+    let backlogs = bench.sweeper.backlogs().unwrap();
+    assert_eq!(backlogs[&target()].number, 3);
+    bench.downstream.out_of_order.store(false, Ordering::SeqCst);
+    bench.later(400);
+    bench.sweep().await;
+    bench.sweep().await;
+    assert_eq!(shown(&handle, "dayfly_ending_backlog"), Some(0.0));
+    assert_eq!(shown(&handle, "dayfly_ending_oldest_seconds"), Some(0.0));
+}
+
+#[tokio::test]
+async fn what_nobody_was_given_is_counted_until_it_cannot_live() {
+    let recorder = metrics_exporter_prometheus::PrometheusBuilder::new().build_recorder();
+    let handle = recorder.handle();
+    let _here = metrics::set_default_local_recorder(&recorder);
+    let bench = Bench::new(RevocationClass::Native, false).await;
+    bench.downstream.loses_answers.store(true, Ordering::SeqCst);
+    assert!(bench.issue(&bench.grant()).await.is_err());
+    // Each round looks at one shard.
+    let all_shards = async || {
+        for _ in 0..crate::ids::SHARDS {
+            bench.sweep().await;
+        }
+    };
+    all_shards().await;
+    assert_eq!(shown(&handle, "dayfly_unclaimed"), Some(1.0));
+    bench.later(3600 + 10 + crate::leases::TOLERANCE.as_secs() + 1);
+    assert_eq!(bench.sweep().await.lapsed, 1);
+    all_shards().await;
+    assert_eq!(shown(&handle, "dayfly_unclaimed"), Some(0.0));
+}
+
 #[tokio::test]
 async fn ending_is_tried_with_growing_pauses_and_never_given_up() {
     let bench = Bench::new(RevocationClass::Native, true).await;

@@ -29,6 +29,7 @@ mod cluster;
 mod faults;
 mod kinds;
 mod clearing;
+mod lagging;
 mod sentinel;
 mod tls;
 mod user;

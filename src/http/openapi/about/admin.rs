@@ -253,10 +253,17 @@ pub const REVIEW: About = About {
     takes: Takes::Json(body::<wire::ReviewRequest>(
         r#"{"subject":{"agent":"checkout-deployer"},"decision":"keep","note":"still deploys"}"#,
     )),
-    gives: &[ok(
-        "As it stands now.",
-        body::<wire::ReviewView>(REVIEW_EXAMPLE),
-    )],
+    gives: &[
+        ok(
+            "As it stands now.",
+            body::<wire::ReviewView>(REVIEW_EXAMPLE),
+        ),
+        Gives {
+            status: 202,
+            text: NOT_YET.text,
+            content: Content::Json(body::<wire::ReviewView>(REVIEW_EXAMPLE)),
+        },
+    ],
     refuses: Refuses::These(&[Reason::NotFound]),
     ..READ
 };
@@ -319,17 +326,23 @@ pub const AUDIT: About = About {
     ..READ
 };
 
+const ROTATED: Body = body::<wire::RotateAnswer>(
+    r#"{"new_key":"0ZcOCORZNYy-DWpqq30jZyJGHTN0d2HglBV3uiguA4I","signs_from":"2026-11-21T12:05:00Z","removed":[],"replicated":true}"#,
+);
+
 pub const ROTATE: About = About {
     id: "rotateKey",
     summary: "A new signing key",
     text: "With `compromised`, the old one is gone at once, and every lease that it signed. Not by break-glass token.",
     takes: Takes::Json(body::<wire::RotateRequest>(r#"{"purpose":"access_token"}"#)),
-    gives: &[ok(
-        "Published; it signs once every cache knows it.",
-        body::<wire::RotateAnswer>(
-            r#"{"new_key":"0ZcOCORZNYy-DWpqq30jZyJGHTN0d2HglBV3uiguA4I","signs_from":"2026-11-21T12:05:00Z","removed":[]}"#,
-        ),
-    )],
+    gives: &[
+        ok("Published; it signs once every cache knows it.", ROTATED),
+        Gives {
+            status: 202,
+            text: "Done, and the end of what the removed keys signed is not yet acknowledged by enough replicas of the store.",
+            content: Content::Json(ROTATED),
+        },
+    ],
     refuses: Refuses::These(&[Reason::NotFound]),
     ..READ
 };

@@ -169,7 +169,7 @@ pub const RELEASE: About = About {
     id: "release",
     tag: OAUTH,
     summary: "The holder is done with its credential",
-    text: "RFC 7009. Whoever presents the credential may end it; an agent that authenticates may name its lease id instead.",
+    text: "RFC 7009. Whoever presents the credential may end it; an agent that authenticates may name its lease id instead. 503: dead at this broker, not yet on enough replicas of the store; send it again.",
     params: &[PROOF, CLIENT_CERT, CLIENT_CERT_CHAIN],
     takes: Takes::Form {
         fields: &[
@@ -224,7 +224,7 @@ pub const WEBHOOK: About = About {
     id: "webhook",
     tag: PLATFORM,
     summary: "A run is over, and so are its credentials",
-    text: "The signature is over the exact bytes. What a source may end is configured; repeats are harmless. At most 1 MiB.",
+    text: "The signature is over the exact bytes. What a source may end is configured; repeats are harmless, and answered anew: 503 until what ended is on enough replicas of the store. At most 1 MiB.",
     params: &[
         path(
             "source",
