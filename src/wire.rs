@@ -5,8 +5,8 @@ mod governed;
 
 pub use configured::{ConfigFile, ConfigView, PublishAnswer, PublishRequest, PublishedView};
 pub use governed::{
-    AgentView, Attention, LastReview, MissionView, ReachView, ReviewRequest, ReviewView,
-    SightedAsk, SightingView, Subject,
+    AgentView, Attention, LastReview, MissionView, ReachView, RegisteredView, RegistrationReceipt,
+    RegistrationRequest, ReviewRequest, ReviewView, SightedAsk, SightingView, Subject,
 };
 
 use crate::authority::AuthorizationDetail;

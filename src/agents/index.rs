@@ -36,11 +36,11 @@ pub enum RegistryError {
 #[derive(Debug)]
 pub(super) struct Entry {
     pub(super) agent: Arc<Agent>,
-    pub(super) requests: DefaultDirectRateLimiter,
+    pub(super) requests: Arc<DefaultDirectRateLimiter>,
     /// Of each person who runs it.
-    pub(super) in_person: DefaultKeyedRateLimiter<(IssuerId, String)>,
+    pub(super) in_person: Arc<DefaultKeyedRateLimiter<(IssuerId, String)>>,
     /// Of each of its instances, where those have a limit of their own.
-    instances: Option<DefaultKeyedRateLimiter<String>>,
+    instances: Option<Arc<DefaultKeyedRateLimiter<String>>>,
 }
 
 /// Names of instances are the requests' own: so many are remembered, then those that rest are forgotten.
@@ -57,11 +57,21 @@ impl Entry {
         });
         let instances = own.transpose()?;
         Ok(Self {
-            instances: instances.map(|most| RateLimiter::keyed(Quota::per_minute(most))),
+            instances: instances.map(|most| Arc::new(RateLimiter::keyed(Quota::per_minute(most)))),
             agent,
-            requests: RateLimiter::direct(Quota::per_minute(per_minute)),
-            in_person: RateLimiter::keyed(Quota::per_minute(per_minute)),
+            requests: Arc::new(RateLimiter::direct(Quota::per_minute(per_minute))),
+            in_person: Arc::new(RateLimiter::keyed(Quota::per_minute(per_minute))),
         })
+    }
+
+    /// The same counts for an agent with the same limits.
+    pub(super) fn of(&self, agent: Arc<Agent>) -> Self {
+        Self {
+            agent,
+            requests: Arc::clone(&self.requests),
+            in_person: Arc::clone(&self.in_person),
+            instances: self.instances.clone(),
+        }
     }
 
     /// `Err`: how long to wait.

@@ -7,6 +7,7 @@
 pub mod governance;
 mod index;
 pub mod lifecycle;
+pub mod registered;
 mod stated;
 
 pub use governance::Terms;
@@ -130,7 +131,7 @@ impl AgentError {
 /// one, whose counts start anew.
 #[derive(Debug)]
 pub struct Registry {
-    entries: BTreeMap<AgentId, index::Entry>,
+    entries: BTreeMap<AgentId, Arc<index::Entry>>,
     index: index::Index,
 }
 
@@ -141,8 +142,30 @@ impl Registry {
         for agent in agents {
             let agent = Arc::new(agent);
             index.add(&agent)?;
-            let entry = index::Entry::new(Arc::clone(&agent))?;
+            let entry = Arc::new(index::Entry::new(Arc::clone(&agent))?);
             if entries.insert(agent.id.clone(), entry).is_some() {
+                return Err(RegistryError::SameName(agent.id.clone()));
+            }
+        }
+        Ok(Self { entries, index })
+    }
+
+    /// These and some more, each with the count that it has here or had before.
+    pub fn with(&self, more: Vec<Agent>, before: &Self) -> Result<Self, RegistryError> {
+        let mut entries = self.entries.clone();
+        let mut index = index::Index::default();
+        for entry in self.entries.values() {
+            index.add(&entry.agent)?;
+        }
+        for agent in more {
+            let agent = Arc::new(agent);
+            index.add(&agent)?;
+            let before = before.entries.get(&agent.id);
+            let entry = match before.filter(|before| before.agent.limits == agent.limits) {
+                Some(before) => before.of(Arc::clone(&agent)),
+                None => index::Entry::new(Arc::clone(&agent))?,
+            };
+            if entries.insert(agent.id.clone(), Arc::new(entry)).is_some() {
                 return Err(RegistryError::SameName(agent.id.clone()));
             }
         }

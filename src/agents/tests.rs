@@ -89,6 +89,7 @@ fn view_with(kind: FenceKind, dimension: Dimension) -> View {
         restriction: None,
         rule: None,
         lifts: Vec::new(),
+        names: None,
     };
     View::of([fence])
 }

@@ -184,6 +184,10 @@ pub enum Event {
     DriftSoon,
     /// An alarm: an agent asks for what its mission does not allow, again and again.
     Drift,
+    /// Somebody was registered through the interface, or their definition is another one.
+    AgentRegistered,
+    /// And is nobody any more.
+    AgentRemoved,
     /// Whoever owned agents or missions has left.
     OwnerLeft,
     /// They are active again, and what was held for it is not any more.
@@ -237,6 +241,8 @@ impl Event {
             Self::Reviewed => "reviewed",
             Self::DriftSoon => "drift_soon",
             Self::Drift => "drift",
+            Self::AgentRegistered => "agent_registered",
+            Self::AgentRemoved => "agent_removed",
             Self::OwnerLeft => "owner_left",
             Self::OwnerBack => "owner_back",
             Self::FactsTold => "facts_told",

@@ -52,7 +52,9 @@ pub(super) fn class(event: Event) -> Class {
         // Update.
         Event::OperatorAction | Event::KeyRotated => class(ENTITY_MANAGEMENT, 3, 1, 3),
         // Create.
-        Event::KeyEnrolled => class(ENTITY_MANAGEMENT, 1, 1, 3),
+        Event::KeyEnrolled | Event::AgentRegistered => class(ENTITY_MANAGEMENT, 1, 1, 3),
+        // Delete.
+        Event::AgentRemoved => class(ENTITY_MANAGEMENT, 4, 1, 3),
         Event::EndsSoon
         | Event::ReviewDue
         | Event::DormantSoon

@@ -44,6 +44,9 @@ impl Broker {
         for (agent, found) in agents.into_iter().zip(found) {
             items.push(self.agent_card(&bundle, agent, &found, &view).await?);
         }
+        for id in bundle.inert() {
+            items.push(self.inert_card(&bundle, id).await?);
+        }
         items.sort_by(|a, b| a.id.cmp(&b.id));
         Ok(Page { items, next: None })
     }
@@ -51,8 +54,9 @@ impl Broker {
     pub async fn agent(&self, id: &AgentId) -> Result<AgentView, Refusal> {
         let view = self.view()?;
         let bundle = self.bundle.load_full();
-        let agent = bundle.agents.get(id);
-        let agent = agent.ok_or_else(|| not_found(id.as_str()))?;
+        let Some(agent) = bundle.agents.get(id) else {
+            return self.inert_card(&bundle, id).await;
+        };
         let subject = Subject::Agent(id.clone());
         let found = self.remember(&subject, self.clock.now()).await?;
         let mut card = self.agent_card(&bundle, &agent, &found, &view).await?;
@@ -96,6 +100,43 @@ impl Broker {
             live_leases: coverage.live,
             attention: attention(&found.record, &agent.terms),
             reach: Vec::new(),
+            registered: bundle.registered(&agent.id),
+        })
+    }
+
+    /// Somebody who is registered and gets nothing: why, and as much as the definition says.
+    async fn inert_card(&self, bundle: &Bundle, id: &AgentId) -> Result<AgentView, Refusal> {
+        let registered = bundle.registered(id);
+        let registered = registered.ok_or_else(|| not_found(id.as_str()))?;
+        let subject = Subject::Agent(id.clone());
+        let found = self.remember(&subject, self.clock.now()).await?;
+        let text = |value: &serde_json::Value, key: &str| {
+            let text = value.get(key).and_then(|value| value.as_str());
+            text.unwrap_or_default().to_owned()
+        };
+        let said = |key: &str| {
+            let value = registered.definition.get(key);
+            value
+                .and_then(|value| value.as_str())
+                .unwrap_or_default()
+                .to_owned()
+        };
+        let mut problems = registered.problems.iter();
+        Ok(AgentView {
+            id: id.clone(),
+            owner: said("owner"),
+            purpose: said("purpose"),
+            ends: said("ends"),
+            state: "inert".to_owned(),
+            why: problems.next().map(|problem| text(problem, "message")),
+            by: None,
+            rule: None,
+            labels: BTreeMap::new(),
+            missions: Vec::new(),
+            live_leases: 0,
+            attention: attention(&found.record, &Terms::of_agent()),
+            reach: Vec::new(),
+            registered: Some(registered),
         })
     }
 }

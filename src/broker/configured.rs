@@ -78,8 +78,11 @@ impl Broker {
     }
 
     /// Whether what decides here is what is in force, or was until just now.
-    pub(in crate::broker) fn decides_here(&self) -> Result<(), Refusal> {
+    pub(in crate::broker) async fn decides_here(&self) -> Result<(), Refusal> {
         self.in_force()?;
+        if self.joined_here().is_err() {
+            self.settled().await?;
+        }
         let publishing = self.publishing.as_ref();
         publishing.map_or(Ok(()), |publishing| {
             publishing.within_grace(self.clock.since_boot())

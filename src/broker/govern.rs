@@ -40,7 +40,8 @@ impl Broker {
         let view = self.view()?;
         let bundle = self.bundle.load_full();
         self.hold_leavers(&bundle).await?;
-        self.decides_here()?;
+        self.decides_here().await?;
+        let bundle = self.bundle.load_full();
         let agents = bundle.agents.iter().map(|agent| Charge {
             subject: Subject::Agent(agent.id.clone()),
             owner: agent.owner.clone(),

@@ -3,7 +3,7 @@
 
 mod cards;
 mod configured;
-mod named;
+pub mod named;
 pub mod contexts;
 mod drift;
 mod delegation;
@@ -23,6 +23,7 @@ mod possession;
 pub mod publish;
 pub mod receipts;
 pub mod record;
+pub mod registered;
 pub mod refusal;
 pub mod release;
 pub mod respond;
@@ -68,20 +69,24 @@ const NOT_LOOKED: &str = "who has left was not looked up yet";
 #[derive(Debug)]
 pub struct Bundle {
     pub identity: Identity,
-    pub intents: Intents,
+    pub intents: Arc<Intents>,
     pub agents: Registry,
-    pub policy: Policy,
+    pub policy: Arc<Policy>,
     pub connectors: Arc<Connectors>,
-    pub resource_servers: release::ResourceServers,
-    pub operators: operators::Operators,
-    pub sources: Vec<SourceSettings>,
-    pub responses: respond::Responses,
+    pub resource_servers: Arc<release::ResourceServers>,
+    pub operators: Arc<operators::Operators>,
+    pub sources: Arc<Vec<SourceSettings>>,
+    pub responses: Arc<respond::Responses>,
     /// Of the configuration files: it is in every decision and lease.
     pub hash: String,
     /// Of what all replicas must have in common.
     pub decides: String,
     /// The number of its publication; 0: it is the replica's own folder.
     pub revision: u64,
+    /// Reads who is registered; `None`: the files let nobody be.
+    pub reader: Option<registered::Reader>,
+    /// Who is, beside the agents of the files.
+    pub joined: registered::Joined,
 }
 
 /// What outlives a reload.
@@ -108,6 +113,10 @@ pub struct Broker {
     pub(in crate::broker) seen: introspect::Seen,
     pub(in crate::broker) publishing: Option<publish::Publishing>,
     pub(in crate::broker) bundle: ArcSwap<Bundle>,
+    /// The same without anybody who is registered.
+    pub(in crate::broker) files: ArcSwap<Bundle>,
+    /// Held while one is made of the other.
+    pub(in crate::broker) joining: tokio::sync::Mutex<()>,
     /// Whoever left before this start is held.
     pub(in crate::broker) leavers_seen: AtomicBool,
 }
@@ -147,6 +156,7 @@ impl Broker {
     pub fn new(parts: Parts, bundle: Bundle) -> Self {
         let events = events::Events::new(&parts);
         let sealer = Arc::new(parts.sealer);
+        let bundle = Arc::new(bundle);
         Self {
             events,
             url: parts.url,
@@ -168,7 +178,9 @@ impl Broker {
             status_lists: status::StatusLists::default(),
             seen: introspect::Seen::default(),
             publishing: parts.publishing,
-            bundle: ArcSwap::from_pointee(bundle),
+            files: ArcSwap::new(Arc::clone(&bundle)),
+            bundle: ArcSwap::new(bundle),
+            joining: tokio::sync::Mutex::default(),
             leavers_seen: AtomicBool::new(false),
         }
     }
@@ -189,14 +201,16 @@ impl Broker {
         let bundle = self.bundle.load_full();
         let word = if alone { Word::StartAlone } else { Word::Start };
         self.announce(&bundle.decides, word).await?;
+        // Who is registered is somebody's, too.
+        let (_, bundle) = self.deciding().await?;
         self.hold_leavers(&bundle).await
     }
 
     /// Swaps everything at once. Requests under way finish on the bundle they began with.
-    pub fn reload(&self, bundle: Bundle) {
+    pub async fn reload(&self, bundle: Bundle) {
         let enders = bundle.connectors.after(&self.connectors.load());
         self.connectors.store(Arc::new(enders));
-        self.bundle.store(Arc::new(bundle));
+        self.stand_by(bundle).await;
     }
 
     /// Ready = this replica would answer: a fresh view, a clock in time, a store fit for use. Otherwise, why not.
@@ -205,9 +219,8 @@ impl Broker {
         if let Err(stale) = self.fences.fresh() {
             problems.push(stale.to_string());
         }
-        if let Err(refusal) = self.in_force() {
-            problems.push(refusal.detail);
-        }
+        let here = [self.in_force(), self.joined_here()].into_iter();
+        problems.extend(here.filter_map(|here| Some(here.err()?.detail)));
         if let Err(skewed) = self.fences.in_time() {
             problems.push(skewed.to_string());
         }

@@ -72,6 +72,7 @@ const GIVES: &[&str] = &[
     "invite",
     "rotateKey",
     "publishConfiguration",
+    "registerAgent",
 ];
 
 /// An operator who was let in, with what it takes to see whether it still would be.
@@ -244,7 +245,7 @@ impl Broker {
             ));
         }
         if GIVES.contains(&action) {
-            self.decides_here()?;
+            self.decides_here().await?;
         }
         self.may(&operator, action)?;
         Ok(operator)

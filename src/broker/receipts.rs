@@ -67,7 +67,9 @@ impl Recorded {
         match self.fence.kind {
             FenceKind::Kill => true,
             FenceKind::Hold => self.fence.weight > Weight::Review,
-            FenceKind::Lift | FenceKind::Restrict | FenceKind::Configure => false,
+            FenceKind::Lift | FenceKind::Restrict | FenceKind::Configure | FenceKind::Register => {
+                false
+            }
         }
     }
 

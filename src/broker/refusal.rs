@@ -164,7 +164,7 @@ reasons! {
     ClockSkewed = "clock_skewed", After;
     /// Another configuration is in force than this replica has: it mints nothing until it has that one.
     ConfigurationSuperseded = "configuration_superseded", After;
-    /// This replica does not have the configuration that was published; the others may.
+    /// This replica does not have the configuration that was published, or the registered agents; the others may.
     StaleConfiguration = "stale_configuration", After;
     /// The broker is shutting down or overloaded.
     Overloaded = "overloaded", After;
@@ -182,6 +182,10 @@ reasons! {
     ConfigurationRefused = "configuration_refused", Never;
     /// Somebody else published a configuration meanwhile: look at it, and publish again.
     PublishedMeanwhile = "published_meanwhile", Never;
+    /// The agent was not registered: `problems` says what is wrong with its definition, as `dayfly check` does.
+    AgentRefused = "agent_refused", Never;
+    /// Somebody else registered, changed or removed an agent meanwhile: look at it, and ask again.
+    RegisteredMeanwhile = "registered_meanwhile", Never;
 }
 
 impl fmt::Display for Reason {
@@ -205,7 +209,7 @@ pub struct Refusal {
     pub detail: String,
     /// Seconds, where waiting helps.
     pub retry_after: Option<u32>,
-    /// Of a configuration, for the operator who sent it.
+    /// Of a configuration or a definition, for the operator who sent it.
     pub problems: Option<Box<[serde_json::Value]>>,
 }
 

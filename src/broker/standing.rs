@@ -156,7 +156,7 @@ fn read(sealer: &Sealer, key: &Key, value: &[u8]) -> Option<(Record, bool)> {
     (place == key.name).then_some((record, !is_first))
 }
 
-fn key(subject: &Subject) -> Key {
+pub(in crate::broker) fn key(subject: &Subject) -> Key {
     Key {
         shard: ShardId::INSTALLATION,
         name: format!("governed/{subject}").into_bytes(),

@@ -1,6 +1,7 @@
 //! `access`: who can reach what, from either side, by the configuration alone.
 
 use super::output::{Failure, Output, columns};
+use super::register::exported;
 use super::selector::label;
 use super::simulate::built;
 use crate::authority::Authority;
@@ -26,6 +27,9 @@ pub struct AccessArgs {
     /// Only where the agent, the mission or the target has this label.
     #[arg(long, value_name = "NAME=VALUE", value_parser = label)]
     label: Vec<(String, String)>,
+    /// Also who is registered: what `dayfly agent export` wrote.
+    #[arg(long, value_name = "FILE")]
+    registered: Option<PathBuf>,
 }
 
 /// What one mission lets one agent do on one target.
@@ -56,7 +60,8 @@ struct Row {
 }
 
 pub fn access(args: &AccessArgs, output: &Output) -> Result<u8, Failure> {
-    let (policy, agents) = built(&args.config)?;
+    let registered = args.registered.as_deref().map(exported).transpose()?;
+    let (policy, agents) = built(&args.config, &registered.unwrap_or_default())?;
     if let Some(target) = args
         .target
         .as_ref()

@@ -5,6 +5,7 @@ use super::enrol::{self, EnrolArgs, InviteArgs, KeysArgs};
 use super::keygen::{self, KeygenArgs};
 use super::operator_side::{get, pairs, post_revocation};
 use super::output::{Failure, Output, columns};
+use super::register::{self, RegisterArgs, RemoveArgs};
 use super::review::{cards, seen};
 use super::selector::{has, label};
 use super::sightings::{self, AdoptArgs};
@@ -51,6 +52,25 @@ pub enum AgentCommand {
     Show {
         /// The agent's name.
         id: AgentId,
+        #[command(flatten)]
+        operator: OperatorArgs,
+    },
+    /// Register an agent without a file, or change one: into missions that say `allow_registered`.
+    ///
+    /// The broker reads the table as a file's. Key sets that it names are sent along. A change ends what was
+    /// given to it before, unless it takes nothing away. Not with the break-glass token.
+    #[command(
+        after_help = "Example:\n  dayfly agent register night-worker.agent --reason 'CHG-17: tidies up at night'"
+    )]
+    Register(RegisterArgs),
+    /// Remove an agent that was registered: it is nobody, and what it holds is dead.
+    ///
+    /// One write. An agent of a file is removed there.
+    #[command(after_help = "Example:\n  dayfly agent remove night-worker --reason 'CHG-18: done'")]
+    Remove(RemoveArgs),
+    /// Whoever is registered, as the tables that a file would have.
+    #[command(after_help = "Example:\n  dayfly agent export > registered.agents")]
+    Export {
         #[command(flatten)]
         operator: OperatorArgs,
     },
@@ -124,6 +144,9 @@ pub async fn agent(command: AgentCommand, output: &Output) -> Result<u8, Failure
         AgentCommand::Invite(args) => return enrol::invite(args, output).await,
         AgentCommand::Enrol(args) => return enrol::enrol(args, output).await,
         AgentCommand::Keys(args) => return enrol::keys(args, output).await,
+        AgentCommand::Register(args) => return register::register(args, output).await,
+        AgentCommand::Remove(args) => return register::remove(args, output).await,
+        AgentCommand::Export { operator } => return register::export(&operator, output).await,
         AgentCommand::Sightings { operator } => return sightings::list(&operator, output).await,
         AgentCommand::Adopt(args) => return sightings::adopt(args, output).await,
         AgentCommand::List { label, operator } => {
@@ -192,6 +215,9 @@ pub(super) fn described(agent: &AgentView) -> String {
         ("labels", cards::labels(&agent.labels)),
         ("live leases", agent.live_leases.to_string()),
     ];
+    if let Some(registered) = &agent.registered {
+        lines.push(("registered", format!("by change {}", registered.since)));
+    }
     lines.extend(seen(&agent.attention));
     let mut text = pairs(&lines);
     text.push_str(&cards::reach(&agent.reach));

@@ -4,6 +4,7 @@ use super::output::Failure;
 use crate::agents::Registry;
 use crate::broker::operators::Operators;
 use crate::broker::publish::{Build, Files, Purpose, Stored, Unfit};
+use crate::broker::registered::{Joined, Read, Reader};
 use crate::broker::release::ResourceServers;
 use crate::broker::respond::{Notify, Responses, Way};
 use crate::broker::watched::Asking;
@@ -18,6 +19,7 @@ use crate::identity::{
     CertificateSettings, ClientSettings, Enrolment, Identity, Nonces, Recognised,
 };
 use crate::ids;
+use crate::ids::AgentId;
 use crate::intent::{Board, Intents};
 use crate::jose::{KeyClient, Keyring, Reach};
 use crate::secret::{Renewed, Sealer, Secret};
@@ -150,21 +152,48 @@ impl Maker {
                 settings.witnesses.clone(),
                 &http,
             )
-            .map(|intents| intents.on(board.clone()))
+            .map(|intents| Arc::new(intents.on(board.clone())))
             .map_err(|error| Failure::failed(error.to_string()))?,
             agents: Registry::new(settings.agents.clone())
                 .map_err(|error| Failure::failed(error.to_string()))?,
-            policy,
+            policy: Arc::new(policy),
             connectors: Arc::new(connectors),
-            resource_servers: ResourceServers::new(identity(servers_known)?, servers),
-            operators: Operators::new(operators, operator_settings(settings, development_tokens)?),
-            sources: sources(settings, &http)?,
-            responses: responses(settings, &http)?,
+            resource_servers: Arc::new(ResourceServers::new(identity(servers_known)?, servers)),
+            operators: Arc::new(Operators::new(
+                operators,
+                operator_settings(settings, development_tokens)?,
+            )),
+            sources: Arc::new(sources(settings, &http)?),
+            responses: Arc::new(responses(settings, &http)?),
             hash: settings.hash.clone(),
             decides: settings.decides.clone(),
             revision: 0,
+            reader: settings.document.is_some().then(|| reader(settings)),
+            joined: Joined::default(),
         })
     }
+}
+
+/// Registered agents, as they stand beside these settings.
+fn reader(settings: &Settings) -> Reader {
+    let settings = settings.clone();
+    Reader::new(move |definitions| {
+        let joined = settings.joined(definitions)?;
+        let policy = joined.settings.policy().map_err(|wrong| lines(&wrong))?;
+        let (own, clients) = (settings.agents.len(), settings.clients.len());
+        let told = |(id, problems): (AgentId, Vec<config::Problem>)| {
+            let each = problems.iter();
+            let told = each.filter_map(|problem| serde_json::to_value(problem).ok());
+            (id, told.collect())
+        };
+        Ok(Read {
+            // Behind those of the files.
+            agents: joined.settings.agents.into_iter().skip(own).collect(),
+            clients: joined.settings.clients.into_iter().skip(clients).collect(),
+            policy: Arc::new(policy),
+            problems: joined.problems.into_iter().map(told).collect(),
+        })
+    })
 }
 
 /// The whole of a published configuration, or everything that is wrong.
@@ -198,8 +227,12 @@ fn read(
 }
 
 fn together(wrong: &[impl std::fmt::Display]) -> Failure {
+    Failure::failed(lines(wrong))
+}
+
+fn lines(wrong: &[impl std::fmt::Display]) -> String {
     let lines: Vec<_> = wrong.iter().map(ToString::to_string).collect();
-    Failure::failed(lines.join("\n"))
+    lines.join("\n")
 }
 
 fn operator_settings(

@@ -148,7 +148,7 @@ pub async fn explain(args: ExplainArgs, output: &Output) -> Result<u8, Failure> 
 }
 
 fn offline(dir: &Path, request: ExplainRequest) -> Result<ExplainAnswer, Failure> {
-    let (policy, agents) = built(dir)?;
+    let (policy, agents) = built(dir, &[])?;
     let now = SystemClock::new().now();
     show::explain(&agents, &policy, request, &View::origin(), now)
         .map_err(|refusal| Failure::not_found(refusal.detail))
@@ -163,7 +163,7 @@ fn offline_again(dir: &Path, export: &Path, id: uuid::Uuid) -> Result<ExplainAns
     let agent = entry.get("agent").and_then(Value::as_str);
     let agent: Option<AgentId> = agent.and_then(|agent| agent.parse().ok());
     let agent = agent.ok_or_else(|| problem("names no agent"))?;
-    let (policy, agents) = built(dir)?;
+    let (policy, agents) = built(dir, &[])?;
     let now = SystemClock::new().now();
     match policy.again(&agents, &agent, &question, &View::origin(), now) {
         Ok(told) => Ok(show::explained(told)),

@@ -26,6 +26,7 @@ mod operator_side;
 mod output;
 mod recorded;
 mod recover;
+mod register;
 mod restrict;
 mod review;
 mod revoke;

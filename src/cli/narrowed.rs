@@ -4,6 +4,7 @@ use super::OperatorArgs;
 use super::operator_side::{client, get, list};
 use super::output::{Failure, Output, columns};
 use super::recorded::{Decision, decided, decisions};
+use super::register::registered;
 use super::simulate::built;
 use crate::agents::Registry;
 use crate::authority::Authority;
@@ -86,7 +87,9 @@ pub async fn narrowed(args: NarrowedArgs, output: &Output) -> Result<u8, Failure
 
 /// Compares what lives with the folder, and ends what it would not grant, where that is wanted.
 pub async fn look(narrowing: Narrowing<'_>) -> Result<Report, Failure> {
-    let (policy, agents) = built(narrowing.config)?;
+    // SECURITY: or all that they hold would be taken for what nobody may have.
+    let registered = registered(narrowing.operator).await?;
+    let (policy, agents) = built(narrowing.config, &registered)?;
     let alive = [("alive", Some("true".to_owned()))];
     let leases = list(narrowing.operator, &alive, usize::MAX).await?.items;
     let questions = questions(&narrowing).await?;

@@ -1,28 +1,26 @@
 //! `dayfly recover`: shards that came back empty begin anew, and what the store lost and the exported
 //! audit still has is made good: what stood stands again, what may be alive is ended.
 
-use super::compose::{kept, sealer};
+mod keys;
+mod registered;
+
+use super::compose::sealer;
 use super::output::{Failure, Output};
 use super::stores::{open_store, redis_settings};
 use crate::audit::{self, Entry, Event, Lost};
-use crate::broker::keys::COMPROMISED;
+use crate::broker::named::{Record, Slot};
 use crate::broker::publish::{Files, SLOT, Stored};
 use crate::clock::{Clock, SystemClock};
 use crate::config::{self, Settings, StoreSettings};
 use crate::connectors::{Promises, RevocationClass};
-use crate::fences::{
-    self, By, Configured, Dimension, DimensionKind, FenceError, FenceKind, Fences,
-    LONGEST_LIFETIME, Named, NewFence,
-};
+use crate::fences::{self, By, Configured, FenceError, FenceKind, Fences, Named, NewFence};
 use crate::ids::ShardId;
-use crate::jose::{Keyring, Purpose};
 use crate::leases::{Leases, Remembered};
 use crate::secret::Sealer;
 use crate::store::redis::Redis;
 use crate::store::{Outcome, Store, Transaction, settle};
 use clap::Args;
 use serde::Serialize;
-use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -50,6 +48,10 @@ pub struct RecoverArgs {
     /// snapshot of the fences. The exported audit tells both; all of it is wanted then. It is in the audit.
     #[arg(long)]
     without_unreadable: bool,
+    /// Give up the registered agents, where neither the store nor the exported audit tells them all: nobody is
+    /// registered then. It is in the audit.
+    #[arg(long)]
+    without_registered: bool,
 }
 
 /// What was done.
@@ -76,6 +78,9 @@ struct Recovered {
     /// Nothing but the record of the published configuration was lost.
     #[serde(skip)]
     configuration: bool,
+    /// The number of the registered agents; absent where nobody ever was.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    registered: Option<u64>,
     /// Signing keys that were removed as compromised and that the store had again.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     keys_removed: Vec<String>,
@@ -141,7 +146,10 @@ pub async fn recover(args: RecoverArgs, output: &Output) -> Result<u8, Failure> 
     };
     match lost {
         Some(lost) => make_good(&made, settings, (&lost, anew), &mut done).await?,
-        None => made.only_configuration(settings, &mut done).await?,
+        None => {
+            made.only_configuration(settings, &mut done).await?;
+            done.registered = made.registered(&[], clock.now()).await?;
+        }
     }
     output.show(&done, told)?;
     Ok(0)
@@ -261,43 +269,6 @@ impl Made<'_> {
         }
     }
 
-    /// SECURITY: a backup brings back a signing key that was removed as compromised since.
-    async fn without_compromised(
-        &self,
-        settings: &Settings,
-        lost: &Lost,
-        now: OffsetDateTime,
-    ) -> Result<Vec<String>, Failure> {
-        let removed: BTreeSet<_> = lost.fences.iter().flat_map(removed_keys).collect();
-        if removed.is_empty() {
-            return Ok(Vec::new());
-        }
-        let kept = kept(settings);
-        let keyring =
-            Keyring::open_with(Arc::clone(self.store), self.sealer.clone(), kept, now).await;
-        let keyring = keyring.map_err(failed)?;
-        let mut gone = Vec::new();
-        for key in keyring.status(now).map_err(failed)? {
-            if !removed.contains(&key.kid) || gone.contains(&key.kid) {
-                continue;
-            }
-            let purpose: Purpose = key
-                .purpose
-                .parse()
-                .map_err(|_| Failure::failed(format!("no keys for `{}`", key.purpose)))?;
-            let report = keyring.rotate(&purpose, now, true).await.map_err(failed)?;
-            for kid in &report.removed {
-                let on = Dimension::new(DimensionKind::SigningKey, kid.as_str());
-                let fence = NewFence::new(FenceKind::Kill, on, "dayfly recover", COMPROMISED)
-                    .by(By::Rule("recovery".to_owned()))
-                    .until(now + LONGEST_LIFETIME);
-                self.fences.raise(fence, now).await.map_err(failed)?;
-            }
-            gone.extend(report.removed);
-        }
-        Ok(gone)
-    }
-
     async fn say(&self, said: Configured, why: &str, now: OffsetDateTime) -> Result<(), Failure> {
         let by = "dayfly recover";
         let entry = said.told(now).reason(why).with("by", by);
@@ -336,9 +307,18 @@ impl Made<'_> {
             files,
         };
         let record = stored.record().map_err(|refusal| failed(refusal.detail))?;
+        self.put_record(SLOT, &record, now).await
+    }
+
+    async fn put_record(
+        &self,
+        slot: Slot,
+        record: &Record,
+        now: OffsetDateTime,
+    ) -> Result<(), Failure> {
         let store = self.store.as_ref();
-        let found = SLOT.find(store, self.sealer).await.map_err(failed)?;
-        let put = SLOT.put(self.sealer, &record).map_err(failed)?;
+        let found = slot.find(store, self.sealer).await.map_err(failed)?;
+        let put = slot.put(self.sealer, record).map_err(failed)?;
         let transaction = Transaction::new(ShardId::INSTALLATION, now + Duration::from_secs(60))
             .revoking()
             .guard(found.guard())
@@ -395,6 +375,7 @@ async fn make_good(
     let in_force = made.configuration(settings, &lost.fences, clock.now());
     let settings = in_force.await?;
     done.published = made.published();
+    done.registered = made.registered(&lost.fences, clock.now()).await?;
     let leases = Leases::new(store.clone(), made.sealer.clone(), clock.clone());
     for remembered in Remembered::of(&lost.entries).into_values() {
         let promises = promises(&settings, &remembered.target);
@@ -438,21 +419,6 @@ async fn make_good(
         .map_err(failed)
 }
 
-fn removed_keys(entry: &Entry) -> Vec<String> {
-    let text = |name: &str| entry.detail.get(name).and_then(|value| value.as_str());
-    // Written with the fence, and the entry of the rotation only behind it.
-    let compromised = entry.reason.as_deref() == Some(COMPROMISED);
-    if entry.event == Event::FenceRaised && text("dimension") == Some("signing_key") && compromised
-    {
-        return text("value").map(str::to_owned).into_iter().collect();
-    }
-    let removed = entry.detail.get("removed");
-    let removed = removed.filter(|_| entry.event == Event::KeyRotated);
-    removed
-        .and_then(|removed| serde_json::from_value(removed.clone()).ok())
-        .unwrap_or_default()
-}
-
 fn promises(settings: &Settings, target: &str) -> Option<Promises> {
     let mut known = settings.targets.iter();
     let (_, connector) = known.find(|(known, _)| known.id.as_str() == target)?;
@@ -487,6 +453,9 @@ fn told(done: &Recovered) -> String {
         lines.push(format!(
             "configuration {number} is in force, as it was published"
         ));
+    }
+    if let Some(number) = done.registered {
+        lines.push(format!("who is registered is as change {number} left it"));
     }
     for kid in &done.keys_removed {
         lines.push(format!("removed again, since it was compromised: {kid}"));

@@ -2,10 +2,13 @@
 
 use super::output::{Failure, Output};
 use super::recorded::{Decision, Outcome, decisions};
+use super::register::exported;
 use crate::agents::Registry;
+use crate::agents::registered::Definition;
 use crate::authority::Authority;
 use crate::config;
 use crate::fences::View;
+use crate::ids::AgentId;
 use crate::policy::{Explanation, Policy};
 use clap::Args;
 use serde::Serialize;
@@ -24,6 +27,9 @@ pub struct SimulateArgs {
     /// Exit with 3 if something that was granted would be refused, or would get less.
     #[arg(long)]
     fail_on_refused: bool,
+    /// Also who is registered: what `dayfly agent export` wrote.
+    #[arg(long, value_name = "FILE")]
+    registered: Option<PathBuf>,
 }
 
 #[derive(Debug, Serialize)]
@@ -67,7 +73,8 @@ enum Kind {
 }
 
 pub fn simulate(args: &SimulateArgs, output: &Output) -> Result<u8, Failure> {
-    let (policy, agents) = built(&args.config)?;
+    let registered = args.registered.as_deref().map(exported).transpose()?;
+    let (policy, agents) = built(&args.config, &registered.unwrap_or_default())?;
     let decisions = decisions(&args.audit)?;
     let mut changes: BTreeMap<(Kind, String, String, String), Change> = BTreeMap::new();
     for decision in &decisions.all {
@@ -96,10 +103,18 @@ pub fn simulate(args: &SimulateArgs, output: &Output) -> Result<u8, Failure> {
 }
 
 /// The policy and the agents of a folder.
-pub fn built(dir: &Path) -> Result<(Policy, Registry), Failure> {
-    let settings = config::load(dir)
+/// With these registered agents, who get nothing where the files do not let them be.
+pub fn built(
+    dir: &Path,
+    registered: &[(AgentId, Definition)],
+) -> Result<(Policy, Registry), Failure> {
+    let mut settings = config::load(dir)
         .and_then(|document| document.resolve())
         .map_err(|problems| Failure::failed(problems.to_string()))?;
+    if !registered.is_empty() && settings.document.is_some() {
+        let joined = settings.joined(registered).map_err(Failure::failed)?;
+        settings = joined.settings;
+    }
     let policy = settings.policy().map_err(|wrong| {
         let lines: Vec<_> = wrong.iter().map(ToString::to_string).collect();
         Failure::failed(lines.join("\n"))

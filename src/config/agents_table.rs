@@ -52,7 +52,7 @@ pub(in crate::config) fn decode_all(
         .collect()
 }
 
-fn decode(
+pub(in crate::config) fn decode(
     decoder: &Decoder<'_>,
     entry: &Entry,
     vouchers: &mut Vouchers<'_>,

@@ -27,6 +27,10 @@ pub(in crate::config) struct Decoder<'a> {
     pub allow_loopback: bool,
     /// Whether any listener or proxy says which certificate a client shows.
     pub takes_certificates: bool,
+    /// It came through the interface, and names no file of this machine.
+    pub is_sent: bool,
+    /// Files as they were read before, which are not read again.
+    pub kept: Option<&'a BTreeMap<String, Vec<u8>>>,
 }
 
 impl<'a> Decoder<'a> {
@@ -39,6 +43,8 @@ impl<'a> Decoder<'a> {
             references: RefCell::default(),
             allow_loopback: true,
             takes_certificates: true,
+            is_sent: false,
+            kept: None,
         }
     }
 
@@ -246,6 +252,14 @@ impl<'a> Decoder<'a> {
     }
 
     fn key_file(&self, text: &str, at: Place) -> Option<Vec<u8>> {
+        // SECURITY: whoever registers an agent reads nothing of the machines.
+        if self.is_sent {
+            let message = "whoever is registered through the interface brings its keys along";
+            let help = "send the key set itself";
+            self.desk
+                .report_unseen(at, Code::BadReference, message, help);
+            return None;
+        }
         let Ok(Reference::File(path)) = Reference::parse(text) else {
             let message = format!("`{text}` does not name a key set");
             let help = "write `file:keys.json` (relative to the configuration folder)";
@@ -254,7 +268,9 @@ impl<'a> Decoder<'a> {
         };
         let full = self.path(&path.to_string_lossy());
         let name = path.to_string_lossy().into_owned();
+        let kept = self.kept.and_then(|kept| kept.get(&name));
         let read = match &self.doc.attached {
+            _ if kept.is_some() => Ok(kept.cloned().unwrap_or_default()),
             None => read_bounded(&full).map_err(|error| error.to_string()),
             Some(attached) => match attached.get(&name) {
                 Some(text) => Ok(text.clone().into_bytes()),

@@ -27,7 +27,7 @@ pub(in crate::config) const NAMED: &[&str] = &[
 pub(in crate::config) const LISTED: &[&str] = &["case", "notify", "response"];
 
 /// The files of a configuration, read and sorted by table; their values are not looked at yet.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Document {
     pub(in crate::config) sources: Sources,
     /// What `file:` and `path` are relative to.

@@ -41,7 +41,8 @@ pub(in crate::config) fn decode(
 ) -> Option<Decoded> {
     let reader = entry.reader(decoder.desk);
     let id: Option<MissionId> = entry.name.parse().ok();
-    let agents = admitted(decoder, &reader);
+    let allow_registered = reader.boolean("allow_registered").unwrap_or(false);
+    let agents = admitted(decoder, &reader, allow_registered);
     let (on_behalf_of, in_person) = people.of_mission(decoder, &reader);
     let delegates_to = reader.texts("delegates_to").unwrap_or_default();
     let delegates_to = known_agents(decoder, delegates_to);
@@ -68,6 +69,14 @@ pub(in crate::config) fn decode(
     let tether = reader.texts("tether").unwrap_or_default();
     let (signer_at, mode_at) = (place("signer"), place("mode"));
     let mode = mode(&reader);
+    if allow_registered && matches!(mode, Some(Mode::Observe { .. })) {
+        let help = "registered agents join it when it decides: remove one of the two";
+        reader.bad(
+            mode_at,
+            "a mission that observes lets nobody be registered",
+            help,
+        );
+    }
     let signer = signer(&reader, "signer");
     let max_active = reader.number("max_active", 1..=100_000);
     let terms = terms::terms(&reader, Terms::default());
@@ -82,6 +91,7 @@ pub(in crate::config) fn decode(
     let mission = Mission {
         id: id?,
         agents: agents?,
+        allow_registered,
         on_behalf_of,
         in_person,
         delegates_to,
@@ -119,9 +129,13 @@ pub(in crate::config) fn decode(
     })
 }
 
-fn admitted(decoder: &Decoder<'_>, reader: &Reader<'_>) -> Option<Vec<AgentId>> {
+fn admitted(
+    decoder: &Decoder<'_>,
+    reader: &Reader<'_>,
+    allow_registered: bool,
+) -> Option<Vec<AgentId>> {
     let names = reader.required("agents", reader.texts("agents"), "[\"NAME\"]")?;
-    if names.is_empty() {
+    if names.is_empty() && !allow_registered {
         let help = "name the agents that may have it, or remove the mission";
         let at = reader.node("agents").map_or(reader.at, |node| node.at);
         reader.bad(at, "this mission admits nobody", help);

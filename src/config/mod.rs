@@ -22,6 +22,7 @@ mod published;
 mod questions;
 mod reach;
 mod reader;
+mod registered;
 mod resolve;
 mod responses;
 mod schema;
@@ -46,6 +47,7 @@ pub use development::{Development, DevelopmentError, development};
 pub use document::Document;
 pub use problem::{Code, Problem, Problems, Severity};
 pub use published::{check_published, publishable, published, secret_within};
+pub use registered::Joined;
 pub use schema::schema;
 pub use secrets::{SecretError, sealing_key, secret_reference};
 pub use settings::{

@@ -17,6 +17,7 @@ use crate::agents::Registry;
 use crate::identity::IssuerSettings;
 use crate::intent;
 use crate::policy::Mission;
+use std::sync::Arc;
 use std::time::Duration;
 use time::{Date, OffsetDateTime};
 
@@ -119,12 +120,20 @@ impl Document {
             node: self.node(),
             references: decoder.references.take(),
             read: decoder.read.take(),
+            document: missions
+                .iter()
+                .any(|decoded| decoded.mission.allow_registered)
+                .then(|| Arc::new(self.clone())),
         };
         self.compile(desk, &settings, &missions);
         Some(settings)
     }
 
-    fn targets(&self, decoder: &Decoder<'_>, fence_view_max_age: Duration) -> Targets {
+    pub(in crate::config) fn targets(
+        &self,
+        decoder: &Decoder<'_>,
+        fence_view_max_age: Duration,
+    ) -> Targets {
         self.of("target")
             .map(|entry| {
                 (

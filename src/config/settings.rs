@@ -1,5 +1,6 @@
 //! What every other room is built from: the configuration as domain values.
 
+use super::document::Document;
 use super::problem::Problems;
 use crate::agents::Agent;
 use crate::authority::AuthorizationDetail;
@@ -20,6 +21,7 @@ use crate::wire::StatedPerson;
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 use time::OffsetDateTime;
 
@@ -57,6 +59,8 @@ pub struct Settings {
     pub references: BTreeSet<String>,
     /// Key sets and certificates that were read, by the names that stand there.
     pub read: BTreeMap<String, Vec<u8>>,
+    /// The tables themselves, where a mission lets agents be registered: those are read beside them.
+    pub document: Option<Arc<Document>>,
 }
 
 /// What each replica has for itself: the file with `[broker]` in it, and what paths are relative to.

@@ -40,6 +40,16 @@ impl Table {
     }
 }
 
+impl Table {
+    pub fn of(map: &Map<String, Value>, at: Place) -> Self {
+        let entry =
+            |(key, value): (&String, &Value)| (At::new(at, key.clone()), Node::of(key, value, at));
+        Self {
+            entries: map.iter().map(entry).collect(),
+        }
+    }
+}
+
 impl Node {
     /// With its article, for messages.
     pub fn kind(&self) -> &'static str {
@@ -53,6 +63,28 @@ impl Node {
             Raw::List(_) => "a list",
             Raw::Table(_) => "a table",
         }
+    }
+
+    /// From JSON, which has no dates: text that is one is one where `ends` wants one.
+    pub fn of(key: &str, value: &Value, at: Place) -> Self {
+        let raw = match value {
+            Value::Null => Raw::Text("null".to_owned()),
+            Value::Bool(value) => Raw::Boolean(*value),
+            Value::Number(number) => match number.as_i64() {
+                Some(number) => Raw::Integer(number),
+                None => Raw::Float(number.as_f64().unwrap_or(f64::NAN)),
+            },
+            Value::String(text) => {
+                let moment = text.parse().ok().filter(|_| key == "ends");
+                let moment = moment.and_then(|moment| date(&moment));
+                moment.unwrap_or_else(|| Raw::Text(text.clone()))
+            }
+            Value::Array(list) => {
+                Raw::List(list.iter().map(|one| Self::of(key, one, at)).collect())
+            }
+            Value::Object(map) => Raw::Table(Table::of(map, at)),
+        };
+        Self { at, raw }
     }
 
     /// As JSON. Dates become text.

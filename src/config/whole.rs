@@ -216,7 +216,7 @@ fn first_outside(vocabulary: Vocabulary, ceiling: &Authority, asked: &Permission
 }
 
 /// Whether every proof that fits `narrow` fits `wide`, too.
-fn includes(wide: &IdentityMatch, narrow: &IdentityMatch) -> bool {
+pub(in crate::config) fn includes(wide: &IdentityMatch, narrow: &IdentityMatch) -> bool {
     wide.issuer == narrow.issuer
         && (wide.subject.is_none() || wide.subject == narrow.subject)
         && wide

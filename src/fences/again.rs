@@ -113,7 +113,7 @@ impl Found {
         self.lifted |= match self.new.kind {
             FenceKind::Hold => lift.lifts.contains(&self.id),
             FenceKind::Restrict => on.kind == DimensionKind::Restriction && on.value == self.id,
-            FenceKind::Kill | FenceKind::Lift | FenceKind::Configure => false,
+            FenceKind::Kill | FenceKind::Lift | FenceKind::Configure | FenceKind::Register => false,
         };
     }
 
@@ -122,7 +122,9 @@ impl Found {
         let ends = match self.new.kind {
             FenceKind::Kill => true,
             FenceKind::Hold => self.new.weight > Weight::Review,
-            FenceKind::Restrict | FenceKind::Lift | FenceKind::Configure => false,
+            FenceKind::Restrict | FenceKind::Lift | FenceKind::Configure | FenceKind::Register => {
+                false
+            }
         };
         match self.new.kind {
             FenceKind::Hold | FenceKind::Restrict if !over => Some(self.new),

@@ -13,6 +13,7 @@ mod fork;
 mod holds;
 mod named;
 mod raise;
+mod registered;
 mod replicated;
 mod restrict;
 mod snapshot;
@@ -66,6 +67,8 @@ pub enum DimensionKind {
     Restriction,
     /// A configuration, by its number and its hashes.
     Configuration,
+    /// A set of registered agents, by its number and its hash. No lease has it.
+    Registration,
 }
 
 /// A dimension in 128 bits, as leases and views carry it.
@@ -143,6 +146,8 @@ pub enum FenceKind {
     Restrict,
     /// Ends and refuses nothing: says which configuration is in force from here on.
     Configure,
+    /// Says which set of registered agents counts from here on, and ends what it stands on: an agent, or nothing.
+    Register,
 }
 
 /// What a hold means, the weaker ones first. A weaker hold never takes the place of a stronger one on
@@ -168,12 +173,13 @@ impl FenceKind {
             Self::Lift => "lift",
             Self::Restrict => "restrict",
             Self::Configure => "configure",
+            Self::Register => "register",
         }
     }
 
     /// It names something that lies elsewhere. Whoever raises it says in the audit what that is.
     pub(in crate::fences) fn names(self) -> bool {
-        matches!(self, Self::Configure)
+        matches!(self, Self::Configure | Self::Register)
     }
 }
 
@@ -206,6 +212,7 @@ impl DimensionKind {
             Self::All => "all",
             Self::Restriction => "restriction",
             Self::Configuration => "configuration",
+            Self::Registration => "registration",
         }
     }
 }
@@ -233,6 +240,9 @@ pub struct Fence {
     // SECURITY: a lift names what it lifts. An old one that somebody puts on the log again lifts nothing.
     /// Of a lift: the holds that it ends, by their ids.
     pub lifts: Vec<uuid::Uuid>,
+    /// The record of the store that counts from here on, where the kind is [`FenceKind::Register`].
+    #[serde(default)]
+    pub names: Option<Named>,
 }
 
 /// What its author is. The audit tells it; nothing is decided by it.
@@ -265,6 +275,8 @@ pub struct NewFence {
     pub restriction: Option<Restriction>,
     pub weight: Weight,
     pub lifts: Whose,
+    /// Exactly where the kind is [`FenceKind::Register`].
+    pub names: Option<Named>,
 }
 
 /// Which holds a lift ends, of those on its dimension that are no stronger.
@@ -291,6 +303,7 @@ impl NewFence {
             restriction: None,
             weight: Weight::default(),
             lifts: Whose::default(),
+            names: None,
         }
     }
 

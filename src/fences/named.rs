@@ -1,13 +1,14 @@
 //! What an entry of the log names: a record of the store that counts from there on, by its number and its
 //! hash. The store may lose the record, or somebody may put an older one in its place; the log says which.
 
+use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::str::FromStr;
 
 /// INVARIANT: numbers only go up, and of two with one number, which a failover leaves, the greater hash counts.
 /// So every replica comes to the same one, in whatever order it reads them, and an entry that is put on the
 /// log again changes nothing.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Named {
     /// Counts the changes.
     pub number: u64,

@@ -67,6 +67,7 @@ impl Fences {
             restriction: new.restriction,
             rule,
             lifts,
+            names: new.names,
         };
         let value = entry::wrap(&self.sealer, &fence)?;
         let mut transaction = Transaction::new(ShardId::INSTALLATION, now + DEADLINE)
@@ -146,7 +147,9 @@ impl Fences {
 pub(in crate::fences) fn audited(fence: &Fence, by: &By) -> Entry {
     let event = match fence.kind {
         FenceKind::Configure => Event::ConfigLoaded,
-        FenceKind::Kill | FenceKind::Hold | FenceKind::Restrict => Event::FenceRaised,
+        FenceKind::Kill | FenceKind::Hold | FenceKind::Restrict | FenceKind::Register => {
+            Event::FenceRaised
+        }
         FenceKind::Lift => Event::FenceLifted,
     };
     let mut entry = Entry::new(event, fence.at)

@@ -38,6 +38,8 @@ struct Stored {
     configurations: Vec<(u64, Fence)>,
     #[serde(default)]
     published: Option<(u64, Fence)>,
+    #[serde(default)]
+    registered: Option<(u64, Fence)>,
 }
 
 fn key() -> Key {
@@ -192,6 +194,7 @@ fn fold_up(view: &View) -> Stored {
         cuts: view.cuts.iter().map(numbered).collect(),
         configurations: view.configurations.iter().map(numbered).collect(),
         published: view.published.as_deref().map(numbered),
+        registered: view.registered.as_deref().map(numbered),
     }
 }
 
@@ -241,6 +244,7 @@ fn unfold(stored: Stored) -> View {
     view.cuts = Arc::new(stored.cuts.into_iter().map(kept).collect());
     view.configurations = Arc::new(stored.configurations.into_iter().map(kept).collect());
     view.published = stored.published.map(|one| Arc::new(kept(one)));
+    view.registered = stored.registered.map(|one| Arc::new(kept(one)));
     view
 }
 

@@ -36,6 +36,8 @@ pub struct View {
     pub(in crate::fences) cuts: Arc<Vec<Kept>>,
     /// The last publication of a configuration.
     pub(in crate::fences) published: Option<Arc<Kept>>,
+    /// The last word on who is registered.
+    pub(in crate::fences) registered: Option<Arc<Kept>>,
 }
 
 /// A fence with its place on the log.
@@ -120,6 +122,7 @@ impl View {
             cuts: Arc::default(),
             configurations: Arc::default(),
             published: None,
+            registered: None,
         }
     }
 
@@ -269,6 +272,13 @@ impl View {
                 self.lift_restriction(&fence.dimension);
             }
             FenceKind::Configure => self.configure(kept),
+            FenceKind::Register => {
+                // Whoever wrote it: what it stands on is ended.
+                self.kill(dimension, kept.clone());
+                if ours {
+                    self.register(kept);
+                }
+            }
         }
     }
 

@@ -138,8 +138,12 @@ fn code(reason: Reason) -> (StatusCode, &'static str, Shown) {
         Reason::NotAuthenticated => (StatusCode::UNAUTHORIZED, CLIENT, Always),
         Reason::NotPermitted => (StatusCode::FORBIDDEN, "access_denied", Always),
         Reason::NotFound => (StatusCode::NOT_FOUND, "not_found", Always),
-        Reason::ConfigurationRefused => (StatusCode::UNPROCESSABLE_ENTITY, REQUEST, Always),
-        Reason::PublishedMeanwhile => (StatusCode::CONFLICT, REQUEST, Always),
+        Reason::ConfigurationRefused | Reason::AgentRefused => {
+            (StatusCode::UNPROCESSABLE_ENTITY, REQUEST, Always)
+        }
+        Reason::PublishedMeanwhile | Reason::RegisteredMeanwhile => {
+            (StatusCode::CONFLICT, REQUEST, Always)
+        }
     }
 }
 
@@ -253,6 +257,10 @@ fn description(reason: Reason) -> &'static str {
         Reason::NotPermitted => "The caller may not do this.",
         Reason::NotFound => "There is nothing under this name.",
         Reason::ConfigurationRefused => "The configuration was not published: see problems.",
+        Reason::AgentRefused => "The agent was not registered: see problems.",
+        Reason::RegisteredMeanwhile => {
+            "Somebody else registered, changed or removed an agent meanwhile: look at it, and ask again."
+        }
         Reason::PublishedMeanwhile => {
             "Somebody else published a configuration meanwhile: look at it, and publish again."
         }

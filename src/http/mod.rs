@@ -21,6 +21,7 @@ pub mod listen;
 mod observe;
 pub mod openapi;
 mod peer;
+mod registrations;
 mod restrictions;
 mod revoke;
 pub mod routes;

@@ -11,6 +11,7 @@ use super::health;
 use super::introspect;
 use super::openapi;
 use super::openapi::about::{self, About};
+use super::registrations;
 use super::restrictions;
 use super::revoke;
 use super::scim;
@@ -126,6 +127,8 @@ table! {
     POST "/admin/v1/agents/{id}/invitations", Who::Operator(Admin), true, Public, admin::invite, about::INVITE;
     GET "/admin/v1/agents/{id}/keys", Who::Operator(Viewer), false, Public, admin::enrolled_keys, about::ENROLLED_KEYS;
     GET "/admin/v1/agents/{id}", Who::Operator(Viewer), false, Public, admin::agent, about::AN_AGENT;
+    PUT "/admin/v1/agents/{id}", Who::Operator(Admin), true, Public, registrations::register, about::REGISTER_AGENT;
+    DELETE "/admin/v1/agents/{id}", Who::Operator(Admin), true, Public, registrations::remove, about::REMOVE_AGENT;
     GET "/admin/v1/sightings", Who::Operator(Viewer), false, Public, admin::sightings, about::SIGHTINGS;
     GET "/admin/v1/sightings/{id}", Who::Operator(Viewer), false, Public, admin::sighting, about::SIGHTING_BY_ID;
     GET "/admin/v1/reviews", Who::Operator(Viewer), false, Public, admin::reviews, about::REVIEWS;
@@ -161,6 +164,8 @@ fn filter(method: &str) -> MethodFilter {
     match method {
         "GET" => MethodFilter::GET,
         "PATCH" => MethodFilter::PATCH,
+        "PUT" => MethodFilter::PUT,
+        "DELETE" => MethodFilter::DELETE,
         _ => MethodFilter::POST,
     }
 }

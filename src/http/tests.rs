@@ -60,14 +60,20 @@ async fn broker(url: &str) -> Arc<Broker> {
     let connectors = Arc::new(Connectors::build(&[], &setup).unwrap());
     let bundle = Bundle {
         identity: identity(),
-        intents: Intents::new(url.to_owned(), vec![], vec![], &fetcher).unwrap(),
+        intents: Intents::new(url.to_owned(), vec![], vec![], &fetcher)
+            .unwrap()
+            .into(),
         agents: Registry::new(vec![]).unwrap(),
-        policy: Policy::new(vec![], vec![], &[], "none".to_owned()).unwrap(),
+        policy: Policy::new(vec![], vec![], &[], "none".to_owned())
+            .unwrap()
+            .into(),
         connectors: connectors.clone(),
-        resource_servers: ResourceServers::new(identity(), vec![]),
-        operators: Operators::new(None, OperatorSettings::default()),
-        sources: vec![],
-        responses: crate::broker::respond::Responses::default(),
+        resource_servers: ResourceServers::new(identity(), vec![]).into(),
+        operators: Operators::new(None, OperatorSettings::default()).into(),
+        sources: vec![].into(),
+        responses: crate::broker::respond::Responses::default().into(),
+        reader: None,
+        joined: crate::broker::registered::Joined::default(),
         hash: "none".to_owned(),
         decides: "none".to_owned(),
         revision: 0,
@@ -158,7 +164,7 @@ async fn every_door_of_the_table_is_there_and_answers_its_method_alone() {
         );
         assert_eq!(answer.headers()[header::X_CONTENT_TYPE_OPTIONS], "nosniff");
         // A door that is not there would be a 404.
-        let (status, headers, body) = refusal(empty(router, "DELETE", &path).await).await;
+        let (status, headers, body) = refusal(empty(router, "TRACE", &path).await).await;
         assert_eq!(status, StatusCode::METHOD_NOT_ALLOWED, "{path}");
         assert!(
             headers[header::ALLOW]

@@ -1,7 +1,7 @@
 //! `private_key_jwt`: an agent that signs with a key registered for it (RFC 7523 section 3, with
 //! the sole-audience rule of 7523bis). Real clients leave out `client_id`, `kid`, `typ` or `jti`.
 
-use super::settings::ClientSettings;
+use super::settings::{ClientSettings, SettingsError};
 use super::workload::{bounded, sha256};
 use super::{
     AuthenticatedClient, Caller, ClientFault, Facts, Identity, IdentityError, Presented, Proof,
@@ -28,7 +28,7 @@ const TYP: TypRule = TypRule::AbsentOr(&["JWT", "client-authentication+jwt"]);
 /// The same claims in the other slot: what calls itself client authentication is no grant.
 pub(super) const TYP_GRANT: TypRule = TypRule::AbsentOr(&["JWT"]);
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct Client {
     agent: AgentId,
     keys: Arc<KeySet>,
@@ -60,6 +60,30 @@ impl Client {
 }
 
 impl Identity {
+    /// With more that have keys of their own. Who vouches for workloads is the same, with whatever is known
+    /// of them.
+    pub fn with_clients(&self, more: Vec<ClientSettings>) -> Result<Self, SettingsError> {
+        let mut clients = self.clients.clone();
+        for client in more {
+            let agent = client.agent.clone();
+            let client = Client::new(client);
+            if clients.insert(client.id().to_owned(), client).is_some() {
+                return Err(SettingsError::SameClient(agent));
+            }
+        }
+        Ok(Self {
+            broker_url: self.broker_url.clone(),
+            issuers: Arc::clone(&self.issuers),
+            trust_domains: Arc::clone(&self.trust_domains),
+            sts: Arc::clone(&self.sts),
+            clients,
+            enrolment: self.enrolment.clone(),
+            certificates: Arc::clone(&self.certificates),
+            cache: Arc::clone(&self.cache),
+            nonces: self.nonces.clone(),
+        })
+    }
+
     pub(super) async fn client(
         &self,
         assertion: &Secret<String>,

@@ -282,13 +282,13 @@ impl Caller {
 #[derive(Debug)]
 pub struct Identity {
     broker_url: String,
-    issuers: HashMap<String, workload::Issuer>,
-    trust_domains: HashMap<String, spiffe::TrustDomain>,
-    sts: Vec<aws::Sts>,
+    issuers: Arc<HashMap<String, workload::Issuer>>,
+    trust_domains: Arc<HashMap<String, spiffe::TrustDomain>>,
+    sts: Arc<Vec<aws::Sts>>,
     clients: HashMap<String, client::Client>,
     enrolment: Option<Arc<Enrolment>>,
-    certificates: HashMap<String, mtls::Certificates>,
-    cache: cache::Verified,
+    certificates: Arc<HashMap<String, mtls::Certificates>>,
+    cache: Arc<cache::Verified>,
     nonces: Option<Nonces>,
 }
 
@@ -344,13 +344,13 @@ impl Identity {
         }
         Ok(Self {
             broker_url,
-            issuers,
-            trust_domains,
-            sts,
+            issuers: Arc::new(issuers),
+            trust_domains: Arc::new(trust_domains),
+            sts: Arc::new(sts),
             clients,
             enrolment: None,
-            certificates,
-            cache: cache::Verified::new(),
+            certificates: Arc::new(certificates),
+            cache: Arc::new(cache::Verified::new()),
             nonces: None,
         })
     }

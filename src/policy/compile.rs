@@ -37,7 +37,11 @@ pub(super) fn opening(mission: &Mission) -> String {
             .collect();
         uids.join(", ")
     };
-    let agents = mission.agents.iter().map(AgentId::as_str).collect();
+    let mut agents: Vec<_> = mission.agents.iter().map(AgentId::as_str).collect();
+    if agents.is_empty() {
+        // A set has to have something in it, and nobody has this name.
+        agents.push("");
+    }
     let targets = mission.allow.keys().map(TargetId::as_str).collect();
     let (agents, targets) = (list("Agent", agents), list("Target", targets));
     let (name, when) = (

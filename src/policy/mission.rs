@@ -16,6 +16,8 @@ pub struct Mission {
     pub id: MissionId,
     /// The mission's owner admits agents, never the agent's owner.
     pub agents: Vec<AgentId>,
+    /// Agents that are registered through the interface may join it.
+    pub allow_registered: bool,
     /// People that its agents serve. Empty: the agents act for themselves.
     pub on_behalf_of: Vec<People>,
     /// Those people may run the agents themselves.

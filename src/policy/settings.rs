@@ -64,7 +64,7 @@ pub(super) fn of_mission(
     let at = |part: &str| format!("mission.{}.{part}", mission.id);
     let mut problems = Vec::new();
     let mut problem = |part: &str, why: String| problems.push(PolicyError::new(at(part), why));
-    if mission.agents.is_empty() {
+    if mission.agents.is_empty() && !mission.allow_registered {
         problem("agents", "name the agents that may have it".to_owned());
     }
     if mission.allow.is_empty() {

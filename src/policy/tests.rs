@@ -96,6 +96,7 @@ fn mission(name: &str, target: &str, allow: Authority) -> Mission {
     Mission {
         id: name.parse().unwrap(),
         agents: vec!["checkout-deployer".parse().unwrap()],
+        allow_registered: false,
         on_behalf_of: Vec::new(),
         in_person: false,
         delegates_to: Vec::new(),
@@ -309,5 +310,6 @@ fn hold(dimension: Dimension) -> Fence {
         restriction: None,
         rule: None,
         lifts: Vec::new(),
+        names: None,
     }
 }

@@ -34,7 +34,8 @@ pub struct AgentView {
     pub owner: String,
     pub purpose: String,
     pub ends: String,
-    /// `active`, `under_review`, `suspended` or `retired`.
+    /// `active`, `under_review`, `suspended` or `retired`; `inert` where it is registered and its definition does
+    /// not stand beside the files.
     pub state: String,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub why: Option<String>,
@@ -53,6 +54,46 @@ pub struct AgentView {
     /// Who can reach what; not in listings.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub reach: Vec<ReachView>,
+    /// Where it is no file's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub registered: Option<RegisteredView>,
+}
+
+/// How an agent was registered through the interface.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct RegisteredView {
+    /// The number of the change that it came with.
+    pub since: u64,
+    /// The keys of `[agent.NAME]`, and `missions`.
+    pub definition: Map<String, Value>,
+    /// What is wrong with it beside the files as they are now: with any it gets nothing.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub problems: Vec<Value>,
+}
+
+/// `PUT /admin/v1/agents/{id}`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct RegistrationRequest {
+    /// The keys of `[agent.NAME]`, and `missions`. A date is text: `"2027-03-01"`.
+    pub agent: Map<String, Value>,
+    /// It is in the audit.
+    pub reason: String,
+    /// Only if this is still the number of the last change.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub after: Option<u64>,
+}
+
+/// What a change of the registered agents came to.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct RegistrationReceipt {
+    pub id: AgentId,
+    /// Of this change, for `after` of the next one: they only go up.
+    pub number: u64,
+    /// Whether what was given to this name before is dead.
+    pub ended: bool,
+    /// `false`: in force, and not yet acknowledged by enough replicas of the store.
+    pub replicated: bool,
 }
 
 /// One mission as operators see it.

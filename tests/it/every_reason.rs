@@ -57,6 +57,7 @@ fn shown(reason: Reason) -> Shown {
         Reason::NotAuthenticated | Reason::NotPermitted => In("every_route.rs"),
         Reason::NotFound => In("discovery.rs"),
         Reason::StaleConfiguration => In("publish.rs"),
+        Reason::AgentRefused | Reason::RegisteredMeanwhile => In("registered.rs"),
         Reason::ConfigurationRefused | Reason::PublishedMeanwhile => In("publish/refused.rs"),
         Reason::StoreUnavailable => In("store_faults.rs"),
         Reason::AgentNotInStanding => {

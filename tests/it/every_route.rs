@@ -40,6 +40,8 @@ impl House {
              ceiling = {{ actions = [\"ecs:*\"], locations = [\"arn:aws:ecs:*:111122223333:*\"] }}\n\
              [agent.machine]\nowner = \"machines@acme.example\"\npurpose = \"Enrols keys\"\nends = 2099-01-01\n\
              identity = {{ client = {{ enrol = true }} }}\n\
+             [mission.tidy]\nagents = []\nallow_registered = true\nowner = \"sre@acme.example\"\npurpose = \"Tidy up\"\n\
+             allow = [{{ target = \"deploy-api\", actions = [\"deploy:read\"], locations = [\"https://deploy.example/x\"] }}]\n\
              [source.people]\nkind = \"scim\"\nsecret = \"file:server.secret\"\nends = [\"acme.example\"]\n",
             issuer.url,
             rules.join(", ")
@@ -133,7 +135,7 @@ async fn good(house: &House, route: &Route) -> (String, Option<Value>) {
             let id = lease().await;
             (path.replace("{id}", id.as_str().unwrap()), None)
         }
-        "/admin/v1/agents/{id}" => (path.replace("{id}", "deployer"), None),
+        "/admin/v1/agents/{id}" => registered(house, route).await,
         "/admin/v1/agents/{id}/invitations" => {
             let body = json!({ "note": "every route" });
             (path.replace("{id}", "machine"), Some(body))
@@ -174,6 +176,25 @@ async fn good(house: &House, route: &Route) -> (String, Option<Value>) {
             (path, None)
         }
         other => panic!("{other} is new: say here how it is used well"),
+    }
+}
+
+/// An agent of the files, one that is new, and one that is there.
+async fn registered(house: &House, route: &Route) -> (String, Option<Value>) {
+    let agent = json!({
+        "owner": "nights@acme.example", "purpose": "Tidies up", "ends": "2099-01-01",
+        "identity": { "issuer": "ci", "subject": unique() }, "missions": ["tidy"],
+    });
+    let body = json!({ "agent": agent, "reason": "every route" });
+    let broker = &house.world.broker;
+    match route.method {
+        "GET" => (route.path.replace("{id}", "deployer"), None),
+        "PUT" => (route.path.replace("{id}", "night-worker"), Some(body)),
+        _ => {
+            let done = broker.admin("PUT", "/agents/day-worker", Some(body)).await;
+            assert_eq!(done.status, 200, "{}", done.body);
+            (route.path.replace("{id}", "day-worker"), None)
+        }
     }
 }
 
@@ -507,11 +528,12 @@ async fn no_door_answers_another_method_or_a_path_beside_it() {
         .iter()
         .filter(|route| route.listener == Listener::Public)
     {
-        let other = if route.method == "GET" {
-            "DELETE"
-        } else {
-            "PUT"
+        let is_own = |method: &str| {
+            let mut all = TABLE.iter();
+            all.any(|route_of| route_of.path == route.path && route_of.method == method)
         };
+        let others = ["DELETE", "PUT", "PATCH"].into_iter();
+        let other = others.filter(|method| !is_own(method)).last().unwrap();
         let url = format!("{}{}", house.world.broker.url, route.path);
         let request = house
             .world

@@ -104,15 +104,24 @@ fn cases(step: Step) -> Vec<(Kind, Scene)> {
             vec![(Aws, Scene::LostAnswer), (Postgres, Scene::RefusedMint)]
         }
         Step::RoleMaking | Step::RoleMade => each(&[Postgres], Scene::Exchange),
-        Step::Raising => vec![(Local, Scene::Revoke), (Local, Scene::Release)],
+        Step::Raising => vec![
+            (Local, Scene::Revoke),
+            (Local, Scene::Release),
+            (Local, Scene::Remove),
+        ],
         Step::Raised => vec![
             (Postgres, Scene::Revoke),
             (LocalOnRedis, Scene::Revoke),
             (ApiKey, Scene::Revoke),
             (Local, Scene::Release),
             (ApiKey, Scene::Release),
+            (Local, Scene::Remove),
         ],
-        Step::InForce => vec![(Aws, Scene::Revoke), (Postgres, Scene::Release)],
+        Step::InForce => vec![
+            (Aws, Scene::Revoke),
+            (Postgres, Scene::Release),
+            (Local, Scene::Remove),
+        ],
         Step::ReceiptWriting | Step::ReceiptWritten => each(&[Local], Scene::Revoke),
         Step::ShardClaiming | Step::ShardClaimed | Step::ShardMatched | Step::ShardDone => {
             each(&[Postgres], Scene::Revoke)

@@ -63,6 +63,7 @@ mod postgres;
 mod publish;
 mod recovery;
 mod refusals;
+mod registered;
 mod redis_outages;
 mod response_queue;
 mod responses;

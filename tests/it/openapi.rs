@@ -32,6 +32,13 @@ purpose = "Copies the database every night"
 ends = 2099-01-01
 identity = {{ client = {{ enrol = true }} }}
 
+[mission.tidy]
+agents = []
+allow_registered = true
+owner = "sre@acme.example"
+purpose = "Tidy up"
+allow = [{{ target = "deploy-api", actions = ["deploy:read"], locations = ["https://deploy.example/x"] }}]
+
 [source.gitlab]
 kind = "gitlab"
 secret = "file:hook.secret"
@@ -131,13 +138,22 @@ async fn things(world: &World) -> Value {
     );
     assert_eq!(broker.exchange(&knock).await.status, 400);
     let sighting = crate::agents::sighted(broker, "stranger").await;
+    let registration = json!({
+        "agent": {
+            "owner": "nights@acme.example", "purpose": "Tidies up", "ends": "2099-01-01",
+            "identity": { "issuer": "ci", "subject": "night" }, "missions": ["tidy"],
+        },
+        "reason": "a test",
+    });
+    let registered = broker.admin("PUT", "/agents/night-worker", Some(registration.clone()));
+    assert_eq!(registered.await.status, 200);
     json!({
         "hook": "hook-secret",
         "paths": {
             "/admin/v1/leases/{id}": lease,
             "/admin/v1/revocations/{id}": receipt.body["id"],
             "/admin/v1/restrictions/{id}/lift": restricted["id"],
-            "/admin/v1/agents/{id}": "deployer",
+            "/admin/v1/agents/{id}": "night-worker",
             "/admin/v1/sightings/{id}": sighting["id"],
             "/federation/{target}/.well-known/openid-configuration": "aws-prod",
             "/federation/{target}/jwks": "aws-prod",
@@ -158,6 +174,7 @@ async fn things(world: &World) -> Value {
             "/admin/v1/find": { "query": lease },
             "/admin/v1/explain": { "agent": "deployer" },
             "/admin/v1/keys/rotate": { "purpose": "checkpoint" },
+            "/admin/v1/agents/{id}": registration,
             "/admin/v1/config": broker.publication(),
             "/scim/v2/Users/{id}": {
                 "schemas": ["urn:ietf:params:scim:api:messages:2.0:PatchOp"],

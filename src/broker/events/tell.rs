@@ -71,6 +71,10 @@ pub(super) async fn to_server(
     broker: &Broker,
     hub: &Hub,
 ) -> Option<Told> {
+    let registered = [Event::AgentRegistered, Event::AgentRemoved].contains(&entry.event);
+    if registered && entry.detail.get("ended") == Some(&Value::Bool(true)) {
+        return Some(Told::new(FENCED, about(entry)));
+    }
     if entry.event == Event::FenceRaised {
         return fenced(entry, server, broker, hub).await;
     }

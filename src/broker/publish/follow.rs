@@ -13,9 +13,6 @@ const LOOK_EVERY: u32 = 5;
 
 /// Follows the log in the background for as long as the broker is held.
 pub fn start(broker: &Arc<Broker>) {
-    if broker.publishing.is_none() {
-        return;
-    }
     let mut moved = broker.fences.moved();
     let broker = Arc::downgrade(broker);
     tokio::spawn(async move {
@@ -24,12 +21,16 @@ pub fn start(broker: &Arc<Broker>) {
             let Some(broker) = broker.upgrade() else {
                 return;
             };
-            let Some(publishing) = &broker.publishing else {
-                return;
-            };
-            broker.take_over(publishing).await;
-            if round.is_multiple_of(LOOK_EVERY) {
-                broker.keep_record(publishing).await;
+            let look = round.is_multiple_of(LOOK_EVERY);
+            if let Some(publishing) = &broker.publishing {
+                broker.take_over(publishing).await;
+                if look {
+                    broker.keep_record(publishing).await;
+                }
+            }
+            broker.follow_registered().await;
+            if look {
+                broker.keep_registered().await;
             }
             round = round.wrapping_add(1);
             drop(broker);
@@ -100,7 +101,7 @@ impl Broker {
         let leavers = self.hold_leavers(&bundle).await;
         leavers.map_err(|refusal| refusal.detail)?;
         bundle.revision = wanted.number;
-        self.swap(publishing, bundle, stored);
+        self.swap(publishing, bundle, stored).await;
         Ok(())
     }
 

@@ -30,7 +30,7 @@ pub const GRACE: Duration = Duration::from_secs(30);
 const PATIENCE: Duration = Duration::from_secs(2);
 
 /// Attempts where somebody else raises something meanwhile.
-const TRIES: usize = 32;
+pub(in crate::broker) const TRIES: usize = 32;
 
 /// What the files are made for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -194,6 +194,15 @@ impl Broker {
         &self,
         view: &View,
     ) -> Result<(Arc<Bundle>, bool), Refusal> {
+        let (bundle, waited) = self.files_of(view).await?;
+        if !bundle.lacks(view) {
+            return Ok((bundle, waited));
+        }
+        Ok((self.settled().await?, true))
+    }
+
+    /// The files of this view, or of a later one.
+    async fn files_of(&self, view: &View) -> Result<(Arc<Bundle>, bool), Refusal> {
         let wanted = view.configured().and_then(|said| said.record());
         let (Some(publishing), Some(wanted)) = (&self.publishing, wanted) else {
             return Ok((self.bundle.load_full(), false));
@@ -230,12 +239,11 @@ impl Broker {
         view: &View,
     ) -> Result<Arc<Bundle>, Refusal> {
         let wanted = view.configured().and_then(|said| said.record());
-        match wanted {
-            Some(wanted) if self.publishing.is_some() && bundle.is_before(&wanted) => {
-                Ok(self.bundle_of(view).await?.0)
-            }
-            _ => Ok(bundle),
+        let wanted = wanted.filter(|_| self.publishing.is_some());
+        if wanted.is_some_and(|wanted| bundle.is_before(&wanted)) || bundle.lacks(view) {
+            return Ok(self.bundle_of(view).await?.0);
         }
+        Ok(bundle)
     }
 
     /// What decides at this replica.
@@ -304,7 +312,7 @@ impl Broker {
             replicated: raised.replicated,
         };
         self.record.fenced(&raised.fence);
-        self.swap(publishing, bundle, stored);
+        self.swap(publishing, bundle, stored).await;
         Ok(answer)
     }
 
@@ -381,7 +389,7 @@ impl Broker {
                 leavers.map_err(|refusal| refusal.detail)?;
                 bundle.revision = held.revision;
                 let hash = bundle.hash.clone();
-                self.reload(bundle);
+                self.reload(bundle).await;
                 hash
             }
         };
@@ -400,13 +408,13 @@ impl Broker {
         let said = self.announce(&folder.decides, Word::Operator).await;
         said.map_err(|refusal| refusal.detail)?;
         let hash = folder.hash.clone();
-        self.reload(folder);
+        self.reload(folder).await;
         Ok(hash)
     }
 
-    fn swap(&self, publishing: &Publishing, bundle: Bundle, stored: Stored) {
+    async fn swap(&self, publishing: &Publishing, bundle: Bundle, stored: Stored) {
         let (revision, hash) = (bundle.revision, bundle.hash.clone());
-        self.reload(bundle);
+        self.reload(bundle).await;
         *publishing
             .held
             .lock()

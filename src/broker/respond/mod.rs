@@ -275,7 +275,7 @@ pub fn start(broker: &Arc<Broker>, clock: Arc<dyn Clock>) {
                 return;
             };
             // Another replica has what is in force.
-            if broker.decides_here().is_err() {
+            if broker.decides_here().await.is_err() {
                 continue;
             }
             if let Err(error) = broker.respond(me, acts_by.now()).await {

@@ -214,6 +214,7 @@ fn mission(id: MissionId, agent: &AgentId, target: &TargetId) -> Mission {
     Mission {
         id,
         agents: vec![agent.clone()],
+        allow_registered: false,
         on_behalf_of: Vec::new(),
         in_person: false,
         delegates_to: Vec::new(),

@@ -35,6 +35,8 @@ fn both(table: &mut Table<'_>, was: &Mission, is: &Mission) {
     table.same("owner", (&was.owner, &is.owner), text);
     let agents = |mission: &Mission| mission.agents.iter().cloned().collect();
     table.grown("agents", &agents(was), &agents(is));
+    let joins = (was.allow_registered, is.allow_registered);
+    table.ordered("allow_registered", joins, text);
     people(table, was, is);
     table.ordered("in_person", (was.in_person, is.in_person), text);
     let handed = |mission: &Mission| mission.delegates_to.iter().cloned().collect();

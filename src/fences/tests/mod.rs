@@ -6,6 +6,7 @@ mod fold;
 mod following;
 mod forks;
 mod publishing;
+mod registering;
 mod restricting;
 mod writers;
 
@@ -48,6 +49,7 @@ pub(crate) fn fence(kind: FenceKind, dimension: Dimension) -> Fence {
         restriction: None,
         rule: None,
         lifts: Vec::new(),
+        names: None,
     }
 }
 

@@ -326,6 +326,7 @@ fn is_taken(claim: &Claim, me: [u8; 16], now: OffsetDateTime) -> bool {
 fn ends_many(fence: &Fence) -> bool {
     match (fence.kind, &fence.restriction) {
         (FenceKind::Lift | FenceKind::Configure, _) => false,
+        (FenceKind::Register, _) => fence.dimension.kind != DimensionKind::Registration,
         (FenceKind::Restrict, Some(restriction)) => restriction.ends_leases,
         _ => !is_single(fence),
     }

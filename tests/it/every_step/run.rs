@@ -66,6 +66,7 @@ pub struct Promised {
 pub enum Again {
     Revoke,
     Release,
+    Remove,
 }
 
 impl Site {
@@ -230,6 +231,14 @@ impl Run {
         self.site.installation.revoke(at, selector).await
     }
 
+    /// The agent that is registered.
+    pub async fn remove(&self, at: &Process) -> reqwest::Result<Answer> {
+        let installation = &self.site.installation;
+        installation
+            .admin(at, "DELETE", "/agents/joins", None)
+            .await
+    }
+
     /// As its holder.
     pub async fn release(&self, at: &Process, issued: &Value) -> reqwest::Result<u16> {
         let token = issued["access_token"].as_str().unwrap();
@@ -301,6 +310,11 @@ impl Run {
     async fn say_again(&self, at: &Process, promised: &Promised) {
         let status = match (promised.again, promised.dead.first()) {
             (Some(Again::Revoke), _) => self.revoke(at).await.unwrap().status,
+            // Whoever is nobody already cannot be removed.
+            (Some(Again::Remove), _) => match self.remove(at).await.unwrap().status {
+                404 => 200,
+                status => status,
+            },
             (Some(Again::Release), Some(issued)) => self.release(at, issued).await.unwrap(),
             _ => return,
         };

@@ -32,6 +32,8 @@ pub enum Scene {
     FencedMeanwhile,
     Revoke,
     Release,
+    /// An agent that is registered is removed.
+    Remove,
     /// A reservation that nobody came back for is given up.
     GiveUp,
     Expire,
@@ -54,6 +56,7 @@ pub async fn play(run: impl Future<Output = Run>, scene: Scene) {
         Scene::FencedMeanwhile => fenced_meanwhile(run).await,
         Scene::Revoke => revoke(run).await,
         Scene::Release => release(run).await,
+        Scene::Remove => remove(run).await,
         Scene::GiveUp => give_up(run).await,
         Scene::Expire => expire(run).await,
         Scene::Lapse => lapse(run).await,
@@ -173,6 +176,37 @@ async fn release(run: Run) {
     let heard = matches!(run.release(&process, &promised.dead[0]).await, Ok(200));
     run.died(&mut process).await;
     promised.again = (!heard).then_some(Again::Release);
+    run.holds(SETTLED, &promised).await;
+}
+
+async fn remove(run: Run) {
+    let key = key();
+    run.configure(
+        "[mission.joined]\nagents = []\nallow_registered = true\nowner = \"sre@acme.example\"\n\
+         purpose = \"Work of who is registered\"\nttl = \"15m\"\n\
+         allow = [{ target = \"deploy-api\", actions = [\"deploy:write\"], locations = [\"https://deploy.example/checkout\"] }]\n",
+    );
+    let mut process = run.serve(0).await;
+    let installation = run.site.installation.clone();
+    let agent = json!({
+        "owner": "nights@acme.example", "purpose": "Is removed", "ends": "2099-01-01",
+        "identity": { "client": { "keys": { "keys": [key.public_jwk()] } } }, "missions": ["joined"],
+    });
+    let body = json!({ "agent": agent, "reason": "a test says so" });
+    let registered = installation.admin(&process, "PUT", "/agents/joins", Some(body));
+    assert_eq!(registered.await.unwrap().status, 200);
+    let form = installation.client_form(("joins", &key), "joined", None, &run.detail());
+    let held = installation.exchange(&process, &form).await.unwrap();
+    assert_eq!(held.status, 200, "{}", held.body);
+    let mut promised = Promised {
+        alive: vec![run.bystander(&process).await],
+        dead: vec![held.body],
+        again: None,
+    };
+    run.arm(run.step);
+    let heard = matches!(run.remove(&process).await, Ok(receipt) if receipt.status == 200);
+    run.died(&mut process).await;
+    promised.again = (!heard).then_some(Again::Remove);
     run.holds(SETTLED, &promised).await;
 }
 

@@ -206,6 +206,53 @@ pub const AN_AGENT: About = About {
     ..READ
 };
 
+const REGISTERED: Body = body::<wire::RegistrationReceipt>(
+    r#"{"id":"night-worker","number":7,"ended":true,"replicated":true}"#,
+);
+const REGISTERED_HOW: &[Gives] = &[
+    ok(
+        "At every replica within the age that its view may have.",
+        REGISTERED,
+    ),
+    Gives {
+        status: 202,
+        text: "In force, and not yet acknowledged by enough replicas of the store.",
+        content: Content::Json(REGISTERED),
+    },
+];
+const NUMBER: &str = r#"{"type":"integer","minimum":0}"#;
+
+pub const REGISTER_AGENT: About = About {
+    id: "registerAgent",
+    summary: "Register an agent, or change one that is registered",
+    text: "The keys of `[agent.NAME]`, read as a file's, and the missions that it joins: such as say `allow_registered`. Never under a name that a file has. A change ends what was given to the agent before, unless it takes nothing away. Not by break-glass token.",
+    params: &[path("id", AGENT, "Its name.")],
+    takes: Takes::Json(body::<wire::RegistrationRequest>(
+        r#"{"agent":{"owner":"nights@acme.example","purpose":"Tidies up at night","ends":"2027-03-01","identity":{"issuer":"ci","subject":"night"},"missions":["tidy"]},"reason":"CHG-17"}"#,
+    )),
+    gives: REGISTERED_HOW,
+    refuses: Refuses::These(&[Reason::AgentRefused, Reason::RegisteredMeanwhile]),
+    ..READ
+};
+
+pub const REMOVE_AGENT: About = About {
+    id: "removeAgent",
+    summary: "Remove an agent that was registered",
+    text: "It is nobody from here on, and what it holds is dead. An agent of a file is the file's to remove. Not by break-glass token.",
+    params: &[
+        path("id", AGENT, "Its name."),
+        query("reason", TEXT, "It is in the audit."),
+        query(
+            "after",
+            NUMBER,
+            "Only if this is still the number of the last change.",
+        ),
+    ],
+    gives: REGISTERED_HOW,
+    refuses: Refuses::These(&[Reason::NotFound, Reason::RegisteredMeanwhile]),
+    ..READ
+};
+
 const SIGHTING: &str = r#"{"id":"0123456789abcdef","issuer":"github","issuer_url":"https://token.actions.githubusercontent.com","subject":"repo:acme/books:ref:refs/heads/main","claims":{"repository":"acme/books","repository_id":"99"},"asked":[{"targets":["deploy-api"]}],"first_seen":"2026-11-21T12:00:00Z","last_seen":"2026-11-21T12:00:00Z","count":1}"#;
 
 pub const SIGHTINGS: About = About {
