@@ -70,6 +70,8 @@ pub(crate) struct Line {
     pub(crate) lose_answers: AtomicI64,
     /// Members of indexes that were read.
     pub(crate) members: AtomicU64,
+    /// How far the store's own clock is set forward.
+    pub(crate) ahead_ms: AtomicI64,
     /// Met once and once again behind the first reading of an index that finds so many members.
     pub(crate) behind_range: Mutex<Option<(usize, Arc<Barrier>)>>,
 }
@@ -85,6 +87,7 @@ impl Line {
             unreplicated: AtomicI64::new(0),
             lose_answers: AtomicI64::new(0),
             members: AtomicU64::new(0),
+            ahead_ms: AtomicI64::new(0),
             behind_range: Mutex::default(),
         })
     }
@@ -194,7 +197,11 @@ impl Store for Line {
         limit: usize,
         wait: Duration,
     ) -> Result<Tail, StoreError> {
-        self.line()?.tail(log, after, limit, wait).await
+        let mut tail = self.line()?.tail(log, after, limit, wait).await?;
+        if let Tail::Entries { store_now, .. } = &mut tail {
+            *store_now += time::Duration::milliseconds(self.ahead_ms.load(Ordering::SeqCst));
+        }
+        Ok(tail)
     }
 
     async fn generation(&self, shard: ShardId) -> Result<Option<Generation>, StoreError> {

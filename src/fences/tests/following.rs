@@ -1,8 +1,8 @@
 use super::fixture::{Advanced, Line};
 use super::{agent, follow, new, replica, sealer, store};
 use crate::clock::Clock;
-use crate::fences::{FenceKind, Fences, Stale, snapshot};
-use crate::store::{Position, Store};
+use crate::fences::{FenceKind, Fences, Stale, log, snapshot};
+use crate::store::{Position, Store, Tail};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -239,5 +239,80 @@ async fn a_start_is_a_snapshot_and_a_tail() {
                 old.ended_by(&dimensions, position)
             );
         }
+    }
+}
+
+/// A fold forgets whole blocks of so many positions.
+const BLOCK: u64 = 1024;
+
+#[tokio::test]
+async fn what_no_living_lease_was_decided_on_is_trimmed_and_whoever_slept_through_it_starts_anew() {
+    let line = Line::to(store());
+    let clock = Advanced::new();
+    let awake = || {
+        let store = Arc::clone(&line) as Arc<dyn Store>;
+        let clock = Arc::clone(&clock) as Arc<dyn Clock>;
+        Fences::idle(store, sealer(), clock, Duration::from_secs(60))
+    };
+    let (fences, sleeper) = (awake(), awake());
+    follow(&fences).await;
+    let raise = async |kind: FenceKind, name: &str| {
+        fences
+            .raise(new(kind, agent(name)), clock.now())
+            .await
+            .unwrap()
+    };
+    raise(FenceKind::Hold, "held").await;
+    raise(FenceKind::Hold, "lifted").await;
+    raise(FenceKind::Lift, "lifted").await;
+    follow(&sleeper).await;
+    assert_eq!(sleeper.fresh().unwrap().position().sequence, 3);
+    for number in 4..=BLOCK {
+        raise(FenceKind::Kill, &number.to_string()).await;
+    }
+    let slept_less = awake();
+    follow(&slept_less).await;
+    raise(FenceKind::Kill, "in the next block").await;
+    assert_eq!(
+        fences.last().base,
+        Position::ORIGIN,
+        "a lease may have been decided on any of them"
+    );
+    // A day later than any lease lives.
+    let day = Duration::from_secs(26 * 3600);
+    clock.advance(day);
+    line.ahead_ms
+        .store(day.as_millis().try_into().unwrap(), Ordering::SeqCst);
+    follow(&fences).await;
+    raise(FenceKind::Kill, "later").await;
+    snapshot::keep(&fences).await.unwrap();
+    let base = fences.last().base;
+    assert_eq!(base.sequence, BLOCK);
+    let slept = sleeper.last().position();
+    let tail = line.tail(&log(), slept, 5, Duration::ZERO).await.unwrap();
+    assert!(
+        matches!(tail, Tail::Trimmed { oldest } if oldest.sequence > slept.sequence),
+        "{tail:?}"
+    );
+    let tail = line.tail(&log(), base, 5, Duration::ZERO).await.unwrap();
+    assert!(
+        matches!(&tail, Tail::Entries { entries, .. } if entries.len() == 2),
+        "what is kept is read on: {tail:?}"
+    );
+    let head = fences.fresh().unwrap();
+    for (who, replica) in [
+        ("slept for long", sleeper),
+        ("slept for less", slept_less),
+        ("was not there", awake()),
+    ] {
+        assert!(who == "was not there" || replica.last().position() != head.position());
+        follow(&replica).await;
+        let view = replica.fresh().unwrap();
+        assert_eq!(view.position(), head.position(), "{who}");
+        assert_eq!(view.holds(), head.holds(), "{who}");
+        assert!(view.held(&[agent("held").hash()]).is_some(), "{who}");
+        assert!(view.held(&[agent("lifted").hash()]).is_none(), "{who}");
+        let killed = [agent("later").hash()];
+        assert!(view.ended_by(&killed, base).is_some(), "{who}");
     }
 }
