@@ -102,13 +102,14 @@ impl Policy {
 }
 
 /// Checks that come before the mission was found to allow what was asked.
-const BEFORE_ALLOWED: [&str; 10] = [
+const BEFORE_ALLOWED: [&str; 11] = [
     "mission",
     "mission_ends",
     "signer",
     "on_behalf_of",
     "target",
     "platform_signer",
+    "binding",
     "tether",
     "holds",
     "request",

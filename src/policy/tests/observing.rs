@@ -249,3 +249,26 @@ fn the_nearest_mission_is_the_one_that_fails_last() {
     world.missions.truncate(1);
     assert_eq!(nearest(&world), None);
 }
+
+#[test]
+fn a_mission_that_fails_before_it_was_looked_at_is_not_the_nearest() {
+    let mut world = World::new();
+    world.proved_key = Some(Confirmation::Jkt("key".to_owned()));
+    world.target().binding = Binding::Bearer;
+    // Of its own: refused for the key, and it would not allow this either.
+    let little = authority(&["orders:list"], &[ORDERS]);
+    world.missions.push(mission("own", "orders-api", little));
+    let mut foreign = mission(
+        "foreign",
+        "orders-api",
+        world.missions[0].allow.values().next().unwrap().clone(),
+    );
+    foreign.agents = vec!["other-agent".parse().unwrap()];
+    world.missions.push(foreign);
+    assert_eq!(world.reason(), Denial::CredentialNotBindable);
+    let policy = world.policy().unwrap();
+    let told = policy.explain_question(&world.question(), &world.view, world.now);
+    let nearest = told.nearest.unwrap();
+    assert_eq!(nearest.mission.as_str(), "foreign");
+    assert!(!nearest.lists_agent);
+}
