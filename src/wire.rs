@@ -1,17 +1,23 @@
 //! The JSON that crosses the wire, shared by the doors and by the client. No logic.
 
 mod configured;
+mod explained;
 mod governed;
 
 pub use configured::{ConfigFile, ConfigView, PublishAnswer, PublishRequest, PublishedView};
+pub use explained::{
+    ExplainAnswer, ExplainQuestion, ExplainRecorded, ExplainRefusal, ExplainRequest,
+    ExplainedCheck, NearestMission, RefusedThen, StatedPerson,
+};
 pub use governed::{
-    AgentView, Attention, LastReview, MissionView, ReachView, RegisteredView, RegistrationReceipt,
-    RegistrationRequest, ReviewRequest, ReviewView, SightedAsk, SightingView, Subject,
+    AgentView, Attention, LastReview, MissionView, ReachPeople, ReachView, RegisteredView,
+    RegistrationReceipt, RegistrationRequest, ReviewRequest, ReviewView, SightedAsk, SightingView,
+    Subject,
 };
 
 use crate::authority::AuthorizationDetail;
 use crate::connectors::RevocationClass;
-use crate::ids::{AgentId, IssuerId, LeaseId, MissionId, TargetId};
+use crate::ids::{AgentId, LeaseId, MissionId, TargetId};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
@@ -388,69 +394,6 @@ pub struct EnrolledKeyView {
     /// Why a hold stands on it: then it proves nothing.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub held: Option<String>,
-}
-
-/// `POST /admin/v1/explain`: a request as its claims, without signatures.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct ExplainRequest {
-    pub agent: AgentId,
-    #[serde(default)]
-    pub mission: Option<MissionId>,
-    pub authorization_details: Vec<AuthorizationDetail>,
-    #[serde(default)]
-    pub facts: BTreeMap<String, Value>,
-    #[serde(default)]
-    pub signer: Option<crate::intent::SignerClass>,
-    /// The person that the agent would serve.
-    #[serde(default)]
-    pub on_behalf_of: Option<StatedPerson>,
-}
-
-/// A person as the claims of a token that nobody signed.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct StatedPerson {
-    /// By its name in the configuration.
-    pub issuer: IssuerId,
-    pub claims: Map<String, Value>,
-    /// The person runs the agent.
-    #[serde(default)]
-    pub in_person: bool,
-}
-
-/// Why a request was or would be granted or refused.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
-pub struct ExplainAnswer {
-    pub granted: bool,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub reason: Option<String>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub at: Option<String>,
-    /// One sentence for a person.
-    pub summary: String,
-    pub checks: Vec<ExplainedCheck>,
-    /// Where another mission comes nearer to granting it.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub nearest: Option<NearestMission>,
-}
-
-/// The mission to look at.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-pub struct NearestMission {
-    pub mission: MissionId,
-    /// `false`: it allows what was asked, to other agents.
-    pub lists_agent: bool,
-    /// The first of its conditions that fails. Absent: it would grant it, if it were named.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub missing: Option<ExplainedCheck>,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-pub struct ExplainedCheck {
-    pub name: String,
-    pub passed: bool,
-    pub detail: String,
 }
 
 /// `POST /admin/v1/keys/rotate`.

@@ -97,6 +97,9 @@ impl AdmittedAgent {
 pub enum AgentError {
     #[error("no registered agent, or more than one, has this identity")]
     Unknown,
+    /// Of a request that is only stated: its proof would be nobody's.
+    #[error("`{issuer}` proves no agent `{agent}`")]
+    NotKnownAt { agent: AgentId, issuer: IssuerId },
     #[error("the request authenticates or names client `{named}`, its proof is agent `{agent}`'s")]
     OtherClient { agent: AgentId, named: String },
     #[error("the intent was signed for `{named}`, the caller is agent `{agent}`")]
@@ -118,7 +121,8 @@ impl AgentError {
     pub fn agent(&self) -> Option<&AgentId> {
         match self {
             Self::Unknown => None,
-            Self::OtherClient { agent, .. }
+            Self::NotKnownAt { agent, .. }
+            | Self::OtherClient { agent, .. }
             | Self::OtherIntent { agent, .. }
             | Self::Held { agent, .. }
             | Self::Ended { agent, .. }

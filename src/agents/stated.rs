@@ -2,24 +2,25 @@
 
 use super::{AdmittedAgent, Agent, AgentError, Registry};
 use crate::fences::View;
-use crate::identity::{Caller, Facts};
+use crate::identity::{Caller, Confirmation, Facts};
 use crate::ids::{AgentId, IssuerId};
 use std::sync::Arc;
 use time::OffsetDateTime;
 
 impl Registry {
-    /// The agent as policy would see it, if its platform proved these facts: in standing or not,
-    /// without a proof and without using up what it may ask.
+    /// The agent as policy would see it, if this issuer of it (its first) proved these facts and the
+    /// request this key: in standing or not, without a proof and without using up what it may ask.
     // SECURITY: nothing was verified; see `Caller::stated`. The corridor never calls it.
     pub(crate) fn stated(
         &self,
         id: &AgentId,
+        (issuer, proved): (Option<&IssuerId>, Option<Confirmation>),
         facts: Facts,
         view: &View,
         now: OffsetDateTime,
     ) -> Result<AdmittedAgent, AgentError> {
         let agent = self.get(id).ok_or(AgentError::Unknown)?;
-        let caller = caller(&agent, facts, now);
+        let caller = caller(&agent, issuer, facts, now)?.stated_as_proving(proved);
         self.stated_caller(id, caller, view, now)
     }
 
@@ -37,9 +38,27 @@ impl Registry {
     }
 }
 
-/// The least that the agent's first identity asks for.
-fn caller(agent: &Agent, facts: Facts, now: OffsetDateTime) -> Caller {
-    let (issuer, subject, claims) = match agent.identities.first() {
+/// The least that the identity asks for.
+fn caller(
+    agent: &Agent,
+    issuer: Option<&IssuerId>,
+    facts: Facts,
+    now: OffsetDateTime,
+) -> Result<Caller, AgentError> {
+    let mut identities = agent.identities.iter();
+    let identity = match issuer {
+        None => identities.next(),
+        Some(issuer) if *issuer == IssuerId::client() => None,
+        Some(issuer) => {
+            let elsewhere = || AgentError::NotKnownAt {
+                agent: agent.id.clone(),
+                issuer: issuer.clone(),
+            };
+            let found = identities.find(|identity| identity.issuer == *issuer);
+            Some(found.ok_or_else(elsewhere)?)
+        }
+    };
+    let (issuer, subject, claims) = match identity {
         Some(identity) => (
             identity.issuer.clone(),
             identity.subject.clone(),
@@ -49,5 +68,7 @@ fn caller(agent: &Agent, facts: Facts, now: OffsetDateTime) -> Caller {
     };
     let subject = subject.unwrap_or_else(|| agent.id.to_string());
     let issuer_url = issuer.to_string();
-    Caller::stated(issuer, issuer_url, subject, claims, facts, now)
+    Ok(Caller::stated(
+        issuer, issuer_url, subject, claims, facts, now,
+    ))
 }

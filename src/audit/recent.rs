@@ -8,6 +8,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
+use uuid::Uuid;
 
 /// Entries asked for at once.
 const PAGE: usize = 1000;
@@ -49,6 +50,37 @@ pub async fn recent(
     let surplus = items.len().saturating_sub(limit);
     items.drain(..surplus);
     Ok((items, Some(encode(&read))))
+}
+
+/// The refusal of this id, where the store still has it.
+pub async fn refusal(store: &dyn Store, id: &Uuid) -> Result<Option<Value>, StoreError> {
+    let wanted = Value::from(id.to_string());
+    let is_it = |entry: &Value| entry.pointer("/detail/refusal_id") == Some(&wanted);
+    for shard in ShardId::all().chain([ShardId::INSTALLATION]) {
+        let mut position = Position::ORIGIN;
+        loop {
+            match store
+                .tail(&log(shard), position, PAGE, Duration::ZERO)
+                .await?
+            {
+                Tail::Trimmed { oldest } => position = oldest,
+                Tail::Forked { .. } => break,
+                Tail::Entries { entries, .. } => {
+                    let Some(last) = entries.last() else {
+                        break;
+                    };
+                    position = last.position;
+                    let mut read = entries
+                        .iter()
+                        .filter_map(|entry| serde_json::from_slice(&entry.value).ok());
+                    if let Some(found) = read.find(is_it) {
+                        return Ok(Some(found));
+                    }
+                }
+            }
+        }
+    }
+    Ok(None)
 }
 
 struct Kept {

@@ -12,7 +12,9 @@ use crate::fences::{Dimension, DimensionKind, HeldBy, View};
 use crate::ids::AgentId;
 use crate::leases::Filter;
 use crate::policy::{Access, Mission};
-use crate::wire::{AgentView, Attention, LastReview, MissionView, Page, ReachView, Subject};
+use crate::wire::{
+    AgentView, Attention, LastReview, MissionView, Page, ReachPeople, ReachView, Subject,
+};
 use std::collections::BTreeMap;
 use time::{Date, OffsetDateTime};
 
@@ -60,13 +62,43 @@ impl Broker {
         let subject = Subject::Agent(id.clone());
         let found = self.remember(&subject, self.clock.now()).await?;
         let mut card = self.agent_card(&bundle, &agent, &found, &view).await?;
-        card.reach = reach(
-            &bundle,
-            std::iter::once(agent.as_ref()),
-            |_| true,
-            &found.record,
-        );
+        let own = [(agent.as_ref(), &found.record)];
+        card.reach = reach(&bundle, own, |_| true, self.clock.now());
         Ok(card)
+    }
+
+    /// What its agents may and ever did is each agent's own: what one asked for, another did not.
+    pub(in crate::broker) async fn mission_card(
+        &self,
+        bundle: &Bundle,
+        mission: &Mission,
+        found: &Found,
+    ) -> Result<MissionView, Refusal> {
+        let now = self.clock.now();
+        let view = self.view()?;
+        let listed = mission.agents.iter();
+        let agents: Vec<_> = listed.filter_map(|id| bundle.agents.get(id)).collect();
+        let subjects = agents.iter().map(|agent| Subject::Agent(agent.id.clone()));
+        let subjects: Vec<_> = subjects.collect();
+        let known = remembered(self.store.as_ref(), &self.sealer, &subjects, now).await?;
+        let agents = agents.iter().zip(&known);
+        let agents = agents.map(|(agent, own)| (agent.as_ref(), &own.record));
+        let own = dimension(&Subject::Mission(mission.id.clone()));
+        let standing = standing(own, &mission.owner, mission.ends, &view, now);
+        Ok(MissionView {
+            id: mission.id.clone(),
+            owner: mission.owner.clone(),
+            purpose: mission.purpose.clone(),
+            ends: mission.ends.map(|ends| ends.to_string()),
+            state: standing.stage.as_str().to_owned(),
+            why: standing.why,
+            by: standing.by,
+            rule: standing.rule,
+            labels: mission.labels.clone(),
+            agents: mission.agents.clone(),
+            attention: attention(&found.record, &mission.terms),
+            reach: reach(bundle, agents, |other| other.id == mission.id, now),
+        })
     }
 
     pub(in crate::broker) async fn agent_card(
@@ -141,42 +173,6 @@ impl Broker {
     }
 }
 
-pub(in crate::broker) fn mission_card(
-    bundle: &Bundle,
-    mission: &Mission,
-    found: &Found,
-    view: &View,
-    now: OffsetDateTime,
-) -> MissionView {
-    let own = dimension(&Subject::Mission(mission.id.clone()));
-    let standing = standing(own, &mission.owner, mission.ends, view, now);
-    let agents: Vec<_> = mission
-        .agents
-        .iter()
-        .filter_map(|agent| bundle.agents.get(agent))
-        .collect();
-    let agents = agents.iter().map(AsRef::as_ref);
-    MissionView {
-        id: mission.id.clone(),
-        owner: mission.owner.clone(),
-        purpose: mission.purpose.clone(),
-        ends: mission.ends.map(|ends| ends.to_string()),
-        state: standing.stage.as_str().to_owned(),
-        why: standing.why,
-        by: standing.by,
-        rule: standing.rule,
-        labels: mission.labels.clone(),
-        agents: mission.agents.clone(),
-        attention: attention(&found.record, &mission.terms),
-        reach: reach(
-            bundle,
-            agents,
-            |other| other.id == mission.id,
-            &found.record,
-        ),
-    }
-}
-
 /// The strongest of what stands on it, on its owner and on everything, and of its last day.
 fn standing(
     own: Dimension,
@@ -223,14 +219,20 @@ fn attention(record: &Record, terms: &Terms) -> Attention {
 
 fn reach<'a>(
     bundle: &Bundle,
-    agents: impl Iterator<Item = &'a Agent>,
+    agents: impl IntoIterator<Item = (&'a Agent, &'a Record)>,
     is_asked: impl Fn(&Mission) -> bool,
-    record: &Record,
+    now: OffsetDateTime,
 ) -> Vec<ReachView> {
-    let agents: Vec<&Agent> = agents.collect();
-    let all = bundle.policy.access(agents.into_iter());
-    let asked = all.iter().filter(|access| is_asked(access.mission));
-    asked.map(|access| seen(access, &record.uses)).collect()
+    let mut all = Vec::new();
+    for (agent, record) in agents {
+        let own = bundle.policy.access(std::iter::once(agent));
+        let asked = own.iter().filter(|access| is_asked(access.mission));
+        all.extend(asked.map(|access| ReachView {
+            never: bundle.policy.barred(access, now),
+            ..seen(access, &record.uses)
+        }));
+    }
+    all
 }
 
 fn seen(access: &Access<'_>, uses: &BTreeMap<String, Use>) -> ReachView {
@@ -240,6 +242,7 @@ fn seen(access: &Access<'_>, uses: &BTreeMap<String, Use>) -> ReachView {
         target,
         may,
         within,
+        people,
     } = access;
     let known = uses.get(&format!("{}/{}", mission.id, target.id));
     let details =
@@ -253,6 +256,17 @@ fn seen(access: &Access<'_>, uses: &BTreeMap<String, Use>) -> ReachView {
         within: within.as_ref().map(details).unwrap_or_default(),
         require: mission.require.clone(),
         when: mission.when.clone(),
+        on_behalf_of: people
+            .iter()
+            .map(|through| ReachPeople {
+                group: through.group.name.clone(),
+                issuer: through.group.issuer.clone(),
+                within: through.within.as_ref().map(details).unwrap_or_default(),
+            })
+            .collect(),
+        in_person: mission.in_person,
+        tether: mission.tether.clone(),
+        never: Vec::new(),
         labels: target.labels.clone(),
         last_used: known.map(|known| known.last),
         asked: known

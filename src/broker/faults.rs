@@ -100,6 +100,7 @@ impl From<AgentError> for Refusal {
         match error {
             // SECURITY: a face of its own for any of these would tell who is registered.
             AgentError::Unknown
+            | AgentError::NotKnownAt { .. }
             | AgentError::OtherClient { .. }
             | AgentError::OtherIntent { .. } => Self::new(Reason::UnknownAgent, detail),
             AgentError::Held { .. } | AgentError::Ended { .. } => {

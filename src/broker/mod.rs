@@ -10,6 +10,7 @@ mod delegation;
 pub mod enrol;
 pub mod events;
 pub mod exchange;
+pub mod explain;
 pub mod facts;
 mod faults;
 mod govern;

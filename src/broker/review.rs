@@ -1,6 +1,5 @@
 //! A review: somebody says that an agent or a mission is still wanted, should be less, or is over.
 
-use super::cards::mission_card;
 use super::show::not_found;
 use super::standing::{self, Said, TRIES, entry, remembered};
 use super::{Broker, Operator, Reason, Refusal, Role};
@@ -43,7 +42,7 @@ impl Broker {
             let at = found.record.next_review(&mission.terms);
             let stage = standing::stage(&Subject::Mission(mission.id.clone()), &view);
             if is_wanted(at) && (everything || stage != Stage::Retired) {
-                let card = mission_card(&bundle, mission, found, &view, now);
+                let card = self.mission_card(&bundle, mission, found).await?;
                 let mut item = line(&card.attention, now);
                 item.mission = Some(card);
                 items.push((at, item));
@@ -149,7 +148,7 @@ impl Broker {
                 let mission = bundle.policy.mission(id);
                 let mission = mission.ok_or_else(|| not_found(id.as_str()))?;
                 let found = self.remember(subject, now).await?;
-                let card = mission_card(&bundle, mission, &found, &*self.view()?, now);
+                let card = self.mission_card(&bundle, mission, &found).await?;
                 let mut item = line(&card.attention, now);
                 item.mission = Some(card);
                 Ok(item)

@@ -1,16 +1,10 @@
-//! What operators see: leases, agents, who holds what, and why a request would be refused.
+//! What operators see: leases, who holds what, and what was done.
 
 use super::{Broker, Reason, Refusal};
-use crate::agents::{AgentError, Registry};
 use crate::fences::View;
-use crate::identity::Person;
 use crate::ids::{AgentId, LeaseId, MissionId, TargetId};
-use crate::intent::{Intent, SignerClass};
 use crate::leases::{Cursor, Filter, Lease, Leases, Standing};
-use crate::policy::{Check, Explanation, Policy};
-use crate::wire::{
-    ExplainAnswer, ExplainRequest, ExplainedCheck, LeaseView, NearestMission, Page, Revocation,
-};
+use crate::wire::{LeaseView, Page, Revocation};
 use serde_json::Value;
 use time::OffsetDateTime;
 
@@ -85,19 +79,6 @@ impl Broker {
         Ok(self.show(&lease, &view, self.clock.now()))
     }
 
-    /// The same decision as the corridor's, on stated claims, with every check told.
-    pub async fn explain(&self, request: ExplainRequest) -> Result<ExplainAnswer, Refusal> {
-        let view = self.view()?;
-        let bundle = self.bundle.load_full();
-        explain(
-            &bundle.agents,
-            &bundle.policy,
-            request,
-            &view,
-            self.clock.now(),
-        )
-    }
-
     /// The newest part of the audit that is still in the store, oldest first.
     pub async fn audit(&self, after: Option<String>, limit: usize) -> Result<Page<Value>, Refusal> {
         let (items, next) =
@@ -154,75 +135,6 @@ impl Broker {
             expires_at: lease.expires_at,
             config_hash: lease.config_hash.clone(),
         }
-    }
-}
-
-/// Why a request was or would be refused, without a broker: `dayfly explain` offline.
-pub fn explain(
-    agents: &Registry,
-    policy: &Policy,
-    request: ExplainRequest,
-    view: &View,
-    now: OffsetDateTime,
-) -> Result<ExplainAnswer, Refusal> {
-    let facts = request.facts.into_iter().collect();
-    let agent = match agents.stated(&request.agent, facts, view, now) {
-        Ok(agent) => agent,
-        Err(AgentError::Unknown) => return Err(not_found(request.agent.as_str())),
-        Err(error) => return Ok(out_of_standing(error)),
-    };
-    let signer = request.signer.unwrap_or(SignerClass::Agent);
-    let facts = agent.caller().facts().clone();
-    let asked = request.authorization_details;
-    let person = request.on_behalf_of.map(|person| {
-        let stated = Person::stated(person.issuer, person.claims, now);
-        (stated, person.in_person)
-    });
-    let intent = Intent::stated(signer, request.mission, asked, facts, now).stated_for(person);
-    let told = policy.explain(&agent, &intent, view, now);
-    Ok(explained(told))
-}
-
-/// An agent that gets nothing, whatever it asks for.
-pub fn out_of_standing(error: AgentError) -> ExplainAnswer {
-    let refusal = Refusal::from(error);
-    let check = ExplainedCheck {
-        name: "agent".to_owned(),
-        passed: false,
-        detail: refusal.detail.clone(),
-    };
-    ExplainAnswer {
-        granted: false,
-        reason: Some(refusal.reason.code().to_owned()),
-        at: None,
-        summary: refusal.detail,
-        checks: vec![check],
-        nearest: None,
-    }
-}
-
-/// As it is told to operators.
-pub fn explained(told: Explanation) -> ExplainAnswer {
-    let check = |check: Check| ExplainedCheck {
-        name: check.name.to_owned(),
-        passed: check.passed,
-        detail: check.detail,
-    };
-    let nearest = told.nearest.map(|nearest| NearestMission {
-        mission: nearest.mission,
-        lists_agent: nearest.lists_agent,
-        missing: nearest.missing.map(check),
-    });
-    ExplainAnswer {
-        granted: told.denied.is_none(),
-        reason: told
-            .denied
-            .as_ref()
-            .map(|denied| denied.reason.code().to_owned()),
-        at: told.denied.and_then(|denied| denied.at),
-        summary: told.summary,
-        checks: told.checks.into_iter().map(check).collect(),
-        nearest,
     }
 }
 

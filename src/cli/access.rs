@@ -5,6 +5,7 @@ use super::register::exported;
 use super::selector::label;
 use super::simulate::built;
 use crate::authority::Authority;
+use crate::clock::{Clock, SystemClock};
 use crate::ids::{AgentId, TargetId};
 use crate::policy::{Access, Mode, words};
 use clap::Args;
@@ -30,6 +31,10 @@ pub struct AccessArgs {
     /// Also who is registered: what `dayfly agent export` wrote.
     #[arg(long, value_name = "FILE")]
     registered: Option<PathBuf>,
+    /// Also what nothing comes of, with why: the last day is over, a label is not as required, a policy
+    /// forbids it whatever is asked, no group of people reaches it.
+    #[arg(long)]
+    all: bool,
 }
 
 /// What one mission lets one agent do on one target.
@@ -49,6 +54,11 @@ struct Row {
     require: BTreeMap<String, Value>,
     #[serde(skip_serializing_if = "Option::is_none")]
     when: Option<String>,
+    /// Groups of people: it needs one of them behind it, where there are any.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    on_behalf_of: Vec<Group>,
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    in_person: bool,
     signer: &'static str,
     tether: Vec<String>,
     ttl_seconds: u64,
@@ -57,6 +67,18 @@ struct Row {
     /// Until when `require` and `when` are only observed.
     #[serde(skip_serializing_if = "Option::is_none")]
     observe_until: Option<String>,
+    /// Why nothing comes of it.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    never: Vec<String>,
+}
+
+#[derive(Debug, Serialize)]
+struct Group {
+    group: String,
+    issuer: String,
+    /// The group's ceiling, where it leaves only a part.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    within: Option<Authority>,
 }
 
 pub fn access(args: &AccessArgs, output: &Output) -> Result<u8, Failure> {
@@ -76,11 +98,16 @@ pub fn access(args: &AccessArgs, output: &Output) -> Result<u8, Failure> {
     {
         return Err(Failure::not_found(format!("there is no agent {agent}")));
     }
+    let now = SystemClock::new().now();
     let rows: Vec<_> = policy
         .access(agents.iter().map(AsRef::as_ref))
         .iter()
         .filter(|access| is_asked(args, access))
-        .map(row)
+        .map(|access| Row {
+            never: policy.barred(access, now),
+            ..row(access)
+        })
+        .filter(|row| args.all || row.never.is_empty())
         .collect();
     output.show(&rows, |rows| table(rows))?;
     Ok(0)
@@ -112,6 +139,7 @@ fn row(access: &Access<'_>) -> Row {
         target,
         may,
         within,
+        people,
     } = access;
     let ends = mission.ends.map_or(agent.ends, |ends| ends.min(agent.ends));
     let observe_until = match mission.mode {
@@ -129,11 +157,21 @@ fn row(access: &Access<'_>) -> Row {
         within: within.clone(),
         require: mission.require.clone(),
         when: mission.when.clone(),
+        on_behalf_of: people
+            .iter()
+            .map(|through| Group {
+                group: through.group.name.clone(),
+                issuer: through.group.issuer.to_string(),
+                within: through.within.clone(),
+            })
+            .collect(),
+        in_person: mission.in_person,
         signer: mission.signer.as_str(),
         tether: mission.tether.clone(),
         ttl_seconds: mission.ttl.min(target.max_ttl).as_secs(),
         ends: ends.to_string(),
         observe_until,
+        never: Vec::new(),
     }
 }
 
@@ -168,11 +206,26 @@ fn conditions(row: &Row) -> String {
         .map(|(name, value)| format!("{name} = {value}"))
         .collect();
     all.extend(row.when.iter().cloned());
+    if !row.on_behalf_of.is_empty() {
+        let groups = row.on_behalf_of.iter().map(|group| match &group.within {
+            Some(own) => format!("{} (within: {})", group.group, words(own)),
+            None => group.group.clone(),
+        });
+        let how = if row.in_person { " or in person" } else { "" };
+        let groups = groups.collect::<Vec<_>>().join(", ");
+        all.push(format!("for people of {groups}{how}"));
+    }
+    if !row.tether.is_empty() {
+        all.push(format!("while {} lasts", row.tether.join(" and ")));
+    }
     if row.signer != "agent" {
         all.push(format!("signed by {}", row.signer));
     }
     if let Some(until) = &row.observe_until {
         all.push(format!("only observed until {until}"));
+    }
+    if !row.never.is_empty() {
+        return format!("never: {}", row.never.join("; "));
     }
     if all.is_empty() {
         "-".to_owned()

@@ -1,26 +1,12 @@
-//! `check` and `explain`: what a configuration means, before and after something was refused.
+//! `check` and `schema`: what a configuration says, and what may be said in one.
 
-use super::OperatorArgs;
 use super::live;
-use super::operator_side::client;
 use super::output::{Failure, Output};
-use super::recorded::entries;
 use super::simulate::built;
-use crate::agents::AgentError;
-use crate::broker::show;
 use crate::clock::{Clock, SystemClock};
 use crate::config::{self, Problem, Severity};
-use crate::fences::View;
-use crate::ids::AgentId;
-use crate::policy::{Denial, Recorded};
-use crate::wire::{ExplainAnswer, ExplainRequest, Page};
 use clap::{Args, ValueEnum};
-use reqwest::Method;
-use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
-
-/// How many audit entries are looked through for a refusal.
-const LOOKED_AT: usize = 1000;
 
 #[derive(Debug, Args)]
 pub struct CheckArgs {
@@ -35,6 +21,17 @@ pub struct CheckArgs {
     /// secrets can be read. Run it where the broker runs; it changes nothing and prints no secret.
     #[arg(long, conflicts_with = "annotations")]
     live: bool,
+    /// Warnings fail, too.
+    #[arg(long)]
+    strict: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct SchemaArgs {
+    /// The Cedar schema instead, of this configuration folder's `when` and `policies/*.cedar`, with the
+    /// facts of its own.
+    #[arg(long, value_name = "DIR")]
+    cedar: Option<PathBuf>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -43,27 +40,10 @@ enum Annotations {
     Github,
 }
 
-#[derive(Debug, Args)]
-pub struct ExplainArgs {
-    /// A request as JSON: agent, mission, authorization_details, facts. `-` reads standard input.
-    #[arg(required_unless_present = "refusal", conflicts_with = "refusal")]
-    request: Option<PathBuf>,
-    /// The `refusal_id` that a caller was told; its request is taken from the audit.
-    #[arg(long)]
-    refusal: Option<uuid::Uuid>,
-    /// An exported audit to look the refusal up in, instead of asking the broker.
-    #[arg(long, requires = "refusal")]
-    audit: Option<PathBuf>,
-    /// Explain against this configuration folder, without a broker.
-    #[arg(long, env = "DAYFLY_CONFIG")]
-    config: Option<PathBuf>,
-    #[command(flatten)]
-    operator: OperatorArgs,
-}
-
 /// `dayfly check`: 0 if nothing is wrong and every case came out as expected.
 pub async fn check(args: &CheckArgs, output: &Output) -> Result<u8, Failure> {
-    let report = config::check(&args.directory, SystemClock::new().now());
+    let mut report = config::check(&args.directory, SystemClock::new().now());
+    report.ok &= !args.strict || report.warnings == 0;
     if args.live {
         return live::check(&args.directory, report, output).await;
     }
@@ -116,147 +96,14 @@ fn workflow_command(directory: &Path, problem: &Problem) -> String {
 }
 
 /// `dayfly schema`.
-pub fn schema(output: &Output) -> Result<u8, Failure> {
+pub fn schema(args: &SchemaArgs, output: &Output) -> Result<u8, Failure> {
+    if let Some(dir) = &args.cedar {
+        let (policy, _) = built(dir, &[])?;
+        output.line(policy.schema().trim_end())?;
+        return Ok(0);
+    }
     let schema = config::schema().map_err(|problems| Failure::failed(problems.to_string()))?;
     let text = serde_json::to_string_pretty(&schema);
     output.line(&text.map_err(|error| Failure::failed(error.to_string()))?)?;
     Ok(0)
-}
-
-/// `dayfly explain`: 0 if it would be granted, 3 if refused.
-pub async fn explain(args: ExplainArgs, output: &Output) -> Result<u8, Failure> {
-    if let (Some(id), Some(export), Some(dir)) = (args.refusal, &args.audit, &args.config) {
-        let answer = offline_again(dir, export, id)?;
-        output.show(&answer, told)?;
-        return Ok(if answer.granted { 0 } else { 3 });
-    }
-    let request = match (&args.refusal, &args.request) {
-        (Some(id), _) => recorded(*id, args.audit.as_deref(), &args.operator).await?,
-        (None, Some(path)) => read_request(path)?,
-        (None, None) => return Err(Failure::usage("give a request or --refusal")),
-    };
-    let answer = match &args.config {
-        Some(dir) => offline(dir, request)?,
-        None => {
-            client(&args.operator)?
-                .admin(Method::POST, "/explain", Some(&request))
-                .await?
-        }
-    };
-    output.show(&answer, told)?;
-    Ok(if answer.granted { 0 } else { 3 })
-}
-
-fn offline(dir: &Path, request: ExplainRequest) -> Result<ExplainAnswer, Failure> {
-    let (policy, agents) = built(dir, &[])?;
-    let now = SystemClock::new().now();
-    show::explain(&agents, &policy, request, &View::origin(), now)
-        .map_err(|refusal| Failure::not_found(refusal.detail))
-}
-
-/// Exactly what was asked, where nobody else has to be asked about it.
-fn offline_again(dir: &Path, export: &Path, id: uuid::Uuid) -> Result<ExplainAnswer, Failure> {
-    let entry = find(entries(export)?, id)?;
-    let problem = |what: &str| Failure::failed(format!("the audit entry of refusal {id} {what}"));
-    let question = Recorded::from_detail(entry.get("detail").unwrap_or(&Value::Null));
-    let question = question.ok_or_else(|| problem("does not hold its question"))?;
-    let agent = entry.get("agent").and_then(Value::as_str);
-    let agent: Option<AgentId> = agent.and_then(|agent| agent.parse().ok());
-    let agent = agent.ok_or_else(|| problem("names no agent"))?;
-    let (policy, agents) = built(dir, &[])?;
-    let now = SystemClock::new().now();
-    match policy.again(&agents, &agent, &question, &View::origin(), now) {
-        Ok(told) => Ok(show::explained(told)),
-        Err(AgentError::Unknown) => Err(Failure::not_found(format!("there is no agent {agent}"))),
-        Err(error) => Ok(show::out_of_standing(error)),
-    }
-}
-
-/// The request behind a refusal, as the audit keeps it.
-async fn recorded(
-    id: uuid::Uuid,
-    export: Option<&Path>,
-    operator: &OperatorArgs,
-) -> Result<ExplainRequest, Failure> {
-    let lines = match export {
-        Some(path) => entries(path)?,
-        None => {
-            let path = format!("/audit?limit={LOOKED_AT}");
-            let page: Page<Value> = client(operator)?
-                .admin(Method::GET, &path, None::<&()>)
-                .await?;
-            page.items
-        }
-    };
-    let entry = find(lines, id)?;
-    let part = |pointer: &str| entry.pointer(pointer).cloned().unwrap_or(Value::Null);
-    let facts = match part("/detail/facts") {
-        Value::Null => json!({}),
-        facts => facts,
-    };
-    // What stood beside the intent narrowed it.
-    let exceeds = part("/reason") == json!(Denial::ExceedsIntent.code());
-    let asked = match part("/detail/beside/authorization_details") {
-        beside @ Value::Array(_) if !exceeds => beside,
-        _ => part("/detail/asked"),
-    };
-    serde_json::from_value(json!({
-        "agent": part("/agent"),
-        "mission": part("/detail/mission"),
-        "authorization_details": asked,
-        "facts": facts,
-        "signer": part("/detail/signer"),
-    }))
-    .map_err(|error| Failure::failed(format!("the audit entry of refusal {id}: {error}")))
-}
-
-fn find(entries: Vec<Value>, id: uuid::Uuid) -> Result<Value, Failure> {
-    let wanted = json!(id);
-    let is_it = |entry: &Value| entry.pointer("/detail/refusal_id") == Some(&wanted);
-    entries.into_iter().find(is_it).ok_or_else(|| {
-        Failure::not_found(format!(
-            "refusal {id} is not in the audit: it was older, or refused before the caller was known"
-        ))
-    })
-}
-
-fn read_request(path: &Path) -> Result<ExplainRequest, Failure> {
-    let text = if path.as_os_str() == "-" {
-        std::io::read_to_string(std::io::stdin())
-    } else {
-        std::fs::read_to_string(path)
-    }
-    .map_err(|error| Failure::usage(format!("{}: {error}", path.display())))?;
-    serde_json::from_str(&text)
-        .map_err(|error| Failure::usage(format!("{}: {error}", path.display())))
-}
-
-fn told(answer: &ExplainAnswer) -> String {
-    let mut lines: Vec<String> = answer
-        .checks
-        .iter()
-        .map(|check| {
-            let mark = if check.passed { "ok  " } else { "FAIL" };
-            format!("{mark}  {:<21}  {}", check.name, check.detail)
-        })
-        .collect();
-    lines.push(String::new());
-    lines.push(match &answer.reason {
-        None => format!("granted: {}", answer.summary),
-        Some(reason) => format!("refused ({reason}): {}", answer.summary),
-    });
-    if let Some(nearest) = &answer.nearest {
-        let mission = &nearest.mission;
-        lines.push(match &nearest.missing {
-            _ if !nearest.lists_agent => {
-                format!("nearest: {mission} allows it, and does not list this agent")
-            }
-            None => format!("nearest: {mission} would grant it: name it"),
-            Some(missing) => format!(
-                "nearest: {mission} fails at {}: {}",
-                missing.name, missing.detail
-            ),
-        });
-    }
-    lines.join("\n")
 }

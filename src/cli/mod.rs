@@ -14,6 +14,7 @@ mod config;
 mod demo;
 mod enrol;
 mod diff;
+mod explain;
 mod init;
 mod intent;
 mod keygen;
@@ -95,12 +96,14 @@ enum Command {
     /// Reports every problem with file, line and column. Reads no secret but with --live.
     #[command(after_help = "Example:\n  dayfly check config/example")]
     Check(check::CheckArgs),
-    /// Print the JSON Schema of the configuration's files, for editors.
+    /// Print the JSON Schema of the configuration's files, or the Cedar schema of its policies.
     ///
     /// Made from what the program itself decodes. In an editor that knows TOML and schemas, put
     /// `#:schema ./dayfly.schema.json` on the first line of a file.
-    #[command(after_help = "Example:\n  dayfly schema > dayfly.schema.json")]
-    Schema,
+    #[command(
+        after_help = "Example:\n  dayfly schema > dayfly.schema.json\n  dayfly schema --cedar config/example > dayfly.cedarschema"
+    )]
+    Schema(check::SchemaArgs),
     /// Why was this refused, or would it be?
     ///
     /// Tells every condition with its outcome: the first that failed is the reason. Exit code 0 if it
@@ -108,7 +111,7 @@ enum Command {
     #[command(
         after_help = "Example:\n  dayfly explain --refusal 019e7f0a-5c1e-7d52-9a53-3f5f0f8f4a11\n  dayfly explain --config config/example request.json"
     )]
-    Explain(check::ExplainArgs),
+    Explain(explain::ExplainArgs),
     /// Who can reach what: by target, by agent, or by label.
     ///
     /// From the configuration alone: every mission of every agent, cut down by the agent's own ceiling.
@@ -340,8 +343,8 @@ async fn run(command: Command, output: &Output) -> Result<u8, Failure> {
         Command::Diff(args) => diff::diff(&args, output),
         Command::Simulate(args) => simulate::simulate(&args, output),
         Command::Mission(command) => mission::mission(command, output).await,
-        Command::Schema => check::schema(output),
-        Command::Explain(args) => check::explain(args, output).await,
+        Command::Schema(args) => check::schema(&args, output),
+        Command::Explain(args) => explain::explain(args, output).await,
         Command::Audit(command) => audit::audit(command, output).await,
         Command::Operator(command) => operator::operator(command, output).await,
         Command::Config(command) => config::config(command, output).await,

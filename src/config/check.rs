@@ -4,10 +4,8 @@
 use super::document::Document;
 use super::problem::{Code, Desk, Problems, plural};
 use super::settings::{Case, Expectation, Settings};
-use crate::agents::Registry;
+use crate::agents::{AgentError, Registry};
 use crate::fences::View;
-use crate::identity::Person;
-use crate::intent::Intent;
 use crate::policy::Policy;
 use serde::Serialize;
 use std::fmt;
@@ -105,37 +103,33 @@ fn run(settings: &Settings, desk: &Desk, now: OffsetDateTime) -> Vec<CaseResult>
 fn run_case(case: &Case, policy: &Policy, registry: &Registry, now: OffsetDateTime) -> CaseResult {
     let now = case.now.unwrap_or(now);
     let view = View::origin();
-    let (got, is_expected) = match registry.stated(&case.agent, case.facts.clone(), &view, now) {
-        Err(error) => (
-            format!("refused: {NOT_IN_STANDING} ({error})"),
-            case.expect == Expectation::Refused(NOT_IN_STANDING.to_owned()),
-        ),
-        Ok(agent) => {
-            let mission = case.mission.clone();
-            let facts = agent.caller().facts().clone();
-            let intent = Intent::stated(case.signer, mission, case.asked.clone(), facts, now);
-            let person = case.on_behalf_of.clone().map(|person| {
-                let stated = Person::stated(person.issuer, person.claims, now);
-                (stated, person.in_person)
-            });
-            let intent = intent.stated_for(person);
-            match policy.decide(&agent, &intent, &view, now) {
-                Ok(grant) => {
-                    let is_expected = match &case.expect {
-                        Expectation::Granted(None) => true,
-                        Expectation::Granted(Some(mission)) => mission == grant.mission(),
-                        Expectation::Refused(_) => false,
-                    };
-                    (format!("granted by `{}`", grant.mission()), is_expected)
-                }
-                Err(denied) => {
-                    let reason = denied.reason.code();
-                    let is_expected = case.expect == Expectation::Refused(reason.to_owned());
-                    let detail = denied.detail;
-                    (format!("refused: {reason} ({detail})"), is_expected)
-                }
-            }
+    let (got, is_expected) = match case.request.clone().admitted(registry, &view, now) {
+        Err(error) => {
+            let code = match error {
+                AgentError::NotKnownAt { .. } => UNKNOWN,
+                _ => NOT_IN_STANDING,
+            };
+            (
+                format!("refused: {code} ({error})"),
+                case.expect == Expectation::Refused(code.to_owned()),
+            )
         }
+        Ok((agent, intent)) => match policy.decide(&agent, &intent, &view, now) {
+            Ok(grant) => {
+                let is_expected = match &case.expect {
+                    Expectation::Granted(None) => true,
+                    Expectation::Granted(Some(mission)) => mission == grant.mission(),
+                    Expectation::Refused(_) => false,
+                };
+                (format!("granted by `{}`", grant.mission()), is_expected)
+            }
+            Err(denied) => {
+                let reason = denied.reason.code();
+                let is_expected = case.expect == Expectation::Refused(reason.to_owned());
+                let detail = denied.detail;
+                (format!("refused: {reason} ({detail})"), is_expected)
+            }
+        },
     };
     CaseResult {
         name: case.name.clone(),
@@ -148,6 +142,8 @@ fn run_case(case: &Case, policy: &Policy, registry: &Registry, now: OffsetDateTi
 
 /// The agent has ended; everything else that takes an agent out of standing is in the fence log.
 pub(in crate::config) const NOT_IN_STANDING: &str = "agent_not_in_standing";
+/// The issuer that the case names proves another, or none.
+pub(in crate::config) const UNKNOWN: &str = "unknown_agent";
 
 impl fmt::Display for Expectation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -6,10 +6,12 @@ use super::document::Entry;
 use super::issuers::Issuers;
 use super::problem::Code;
 use super::reader::Reader;
+use super::source::At;
 use crate::authority::Authority;
 use crate::identity::{IssuerSettings, is_brokers_own};
+use crate::ids::IssuerId;
 use crate::policy;
-use crate::wire::StatedPerson;
+use serde_json::{Map, Value};
 use std::collections::BTreeMap;
 
 /// Groups by name; `None` for those with problems of their own.
@@ -134,25 +136,27 @@ fn group(
     })
 }
 
-/// `{ issuer = "corp", claims = { groups = "oncall" } }`: a person in a policy test.
-pub(in crate::config) fn stated(reader: Reader<'_>) -> Option<StatedPerson> {
+/// `{ issuer = "corp", claims = { groups = "oncall" } }`: a person in a policy test; issuer, claims, in person.
+pub(in crate::config) fn stated(
+    reader: Reader<'_>,
+) -> Option<(IssuerId, Map<String, Value>, bool)> {
     let issuer = reader.required_text("issuer", "\"NAME\"");
     let claims = reader.value_map("claims");
     let claims = reader.required("claims", claims, "{ groups = \"oncall\" }");
     let in_person = reader.boolean("in_person").unwrap_or(false);
-    let id = issuer.and_then(|issuer| {
-        let id = issuer.value.parse().ok();
-        if id.is_none() {
-            let help = "write the name of an `[issuer.NAME]`";
-            reader.bad(issuer.at, "this is no name", help);
-        }
-        id
-    });
+    let id = issuer.and_then(|issuer| named(&reader, &issuer));
     reader.finish();
     let claims = claims?.into_iter();
-    Some(StatedPerson {
-        issuer: id?,
-        claims: claims.map(|(name, value)| (name, value.value)).collect(),
-        in_person,
-    })
+    let claims = claims.map(|(name, value)| (name, value.value)).collect();
+    Some((id?, claims, in_person))
+}
+
+/// An issuer in a policy test, by its name in the configuration.
+pub(in crate::config) fn named(reader: &Reader<'_>, issuer: &At<String>) -> Option<IssuerId> {
+    let id = issuer.value.parse().ok();
+    if id.is_none() {
+        let help = "write the name of an `[issuer.NAME]`";
+        reader.bad(issuer.at, "this is no name", help);
+    }
+    id
 }

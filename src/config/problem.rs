@@ -100,6 +100,10 @@ codes! {
     NeverMatches => "never_matches", Warning;
     /// A fact is needed that no issuer of the agent proves.
     UnprovedFact => "unproved_fact", Warning;
+    /// A mission wants an intent of a signer that nobody is for the agent.
+    NoSigner => "no_signer", Warning;
+    /// A set of actions that nothing names.
+    UnusedSet => "unused_set", Warning;
     /// What is in a configuration to publish and has no place there.
     Unpublishable => "unpublishable", Error;
     /// A longer lifetime than the target gives.

@@ -4,10 +4,11 @@
 use super::problem::Code;
 use super::whole::Whole;
 use super::{agents_table, missions};
-use crate::authority::Authority;
+use crate::authority::{Authority, Permission};
 use crate::identity::IssuerSettings;
-use crate::ids::AgentId;
-use crate::policy::{self, LONGEST_OBSERVATION, Mission, Mode, Target};
+use crate::ids::{AgentId, TargetId};
+use crate::intent::{IntentIssuer, SignerClass};
+use crate::policy::{self, LONGEST_OBSERVATION, Mission, Mode};
 use serde_json::Value;
 use std::collections::BTreeSet;
 use time::Date;
@@ -19,11 +20,87 @@ impl Whole<'_> {
             self.patterns(decoded);
             self.labels(decoded);
             self.facts(decoded);
+            self.signers(decoded);
+            self.people(decoded);
         }
         for decoded in self.agents {
             self.tenants(decoded);
             self.usable(decoded, today);
         }
+        self.sets();
+    }
+
+    /// What could not be read may be what names it.
+    fn sets(&self) {
+        if self.desk.has_errors() {
+            return;
+        }
+        for (id, target) in self.targets {
+            for (name, at) in target.iter().flat_map(|target| target.sets.unused()) {
+                let message = format!("nothing names `@{name}` of `target.{id}`");
+                let help = "remove it, or name it among the `actions` of a mission";
+                self.desk.report(at, Code::UnusedSet, message, help);
+            }
+        }
+    }
+
+    /// A mission for an orchestrator's or an approver's intents needs one who signs them.
+    fn signers(&self, decoded: &missions::Decoded) {
+        for agent in self.agents_of(&decoded.mission) {
+            if self.is_signed(&decoded.mission, agent) {
+                continue;
+            }
+            let (id, signer) = (&agent.agent.id, decoded.mission.signer.as_str());
+            let message =
+                format!("`agent.{id}` gets nothing here: no {signer} may sign for it and this");
+            let help = format!("add an `[intent_issuer.NAME]` with `class = \"{signer}\"`");
+            let at = decoded.signer_at;
+            self.desk
+                .collision(at, Code::NoSigner, message, &help, agent.at);
+        }
+    }
+
+    fn is_signed(&self, mission: &Mission, agent: &agents_table::Decoded) -> bool {
+        let id = &agent.agent.id;
+        let signs = |issuer: &IntentIssuer| {
+            let agents = issuer.agents.as_ref();
+            let missions = issuer.missions.as_ref();
+            mission.accepts(issuer.class)
+                && agents.is_none_or(|agents| agents.contains(id))
+                && missions.is_none_or(|missions| missions.contains(&mission.id))
+        };
+        let by_others = [SignerClass::Orchestrator, SignerClass::Approver];
+        !by_others.contains(&mission.signer) || self.intent_issuers.iter().any(signs)
+    }
+
+    /// A grant of which no group that the mission is for reaches anything.
+    fn people(&self, decoded: &missions::Decoded) {
+        for (id, permissions) in &decoded.allowed {
+            for (at, permission) in permissions {
+                if self.served(&decoded.mission, id, permission) {
+                    continue;
+                }
+                let groups = decoded.mission.on_behalf_of.iter();
+                let names: Vec<_> = groups
+                    .map(|group| format!("`people.{}`", group.name))
+                    .collect();
+                let message = format!("the ceiling of {} leaves nothing of this", names.join(", "));
+                let help = "raise the ceiling, or remove the grant";
+                self.desk.report(*at, Code::Unreachable, message, help);
+            }
+        }
+    }
+
+    fn served(&self, mission: &Mission, target: &TargetId, permission: &Permission) -> bool {
+        let Some(Some(known)) = self.targets.get(target.as_str()) else {
+            return true;
+        };
+        let one = Authority(vec![permission.clone()]);
+        let reaches = |group: &policy::People| {
+            let ceiling = group.ceiling.get(target);
+            ceiling.is_some_and(|own| known.target.vocabulary.overlap(&one, own) != Ok(false))
+        };
+        mission.on_behalf_of.is_empty() || mission.on_behalf_of.iter().any(reaches)
     }
 
     fn agents_of<'a>(
@@ -82,22 +159,49 @@ impl Whole<'_> {
     /// `require` of a label is decided by the configuration alone.
     fn labels(&self, decoded: &missions::Decoded) {
         let mission = &decoded.mission;
-        let targets: Vec<_> = missions::known(&decoded.allowed, self.targets).collect();
+        let agents: Vec<_> = self.agents_of(mission).collect();
+        if missions::known(&decoded.allowed, self.targets)
+            .next()
+            .is_none()
+        {
+            return;
+        }
+        let help = "add the label, or remove the requirement";
+        let at = decoded.require_at;
         for (name, value) in &mission.require {
-            let meets = |agent: &agents_table::Decoded, target: &Target| {
-                let labels = [&agent.agent.labels, &mission.labels, &target.labels];
-                policy::labels_meet(name, value, labels) != Some(false)
-            };
-            let somebody = self
-                .agents_of(mission)
-                .any(|agent| targets.iter().any(|target| meets(agent, target)));
-            if !somebody && !targets.is_empty() && self.agents_of(mission).next().is_some() {
+            let meets =
+                |agent: &&agents_table::Decoded| self.meets(decoded, agent, &[(name, value)]);
+            if !agents.is_empty() && !agents.iter().any(meets) {
                 let message = format!("`{name}` is not {value} for any agent and target");
-                let help = "add the label, or remove the requirement";
-                let at = decoded.require_at;
                 self.desk.report(at, Code::NeverMatches, message, help);
+                return;
             }
         }
+        let all: Vec<_> = mission.require.iter().collect();
+        for agent in agents {
+            if !self.meets(decoded, agent, &all) {
+                let id = &agent.agent.id;
+                let message =
+                    format!("`agent.{id}` gets nothing here: the labels are not as required");
+                let code = Code::NeverMatches;
+                self.desk.collision(at, code, message, help, agent.at);
+            }
+        }
+    }
+
+    /// Whether some target of the mission has, with this agent, all the labels that are asked for.
+    fn meets(
+        &self,
+        decoded: &missions::Decoded,
+        agent: &agents_table::Decoded,
+        asked: &[(&String, &Value)],
+    ) -> bool {
+        missions::known(&decoded.allowed, self.targets).any(|target| {
+            let labels = [&agent.agent.labels, &decoded.mission.labels, &target.labels];
+            asked
+                .iter()
+                .all(|(name, value)| policy::labels_meet(name, value, labels) != Some(false))
+        })
     }
 
     fn facts(&self, decoded: &missions::Decoded) {
@@ -210,14 +314,21 @@ impl Whole<'_> {
         for mission in &own {
             let reached = self.reached(mission, decoded);
             let is_over = |ends: Date| today.is_some_and(|today| ends < today);
+            let all: Vec<_> = mission.mission.require.iter().collect();
+            let mut grants = mission.allowed.iter().flat_map(|(id, listed)| {
+                listed.iter().map(move |(_, permission)| (id, permission))
+            });
             usable |= reached
+                && self.is_signed(&mission.mission, decoded)
+                && (mission.allowed.is_empty() || self.meets(mission, decoded, &all))
+                && grants.any(|(id, one)| self.served(&mission.mission, id, one))
                 && !mission.mission.ends.is_some_and(is_over)
                 && self.unproved(&mission.mission, decoded).is_empty();
         }
         // A problem elsewhere may be the reason; and no mission at all is told already.
         if !usable && !own.is_empty() && !self.desk.has_errors() {
             let message = format!("none of the missions of `agent.{id}` is of use to it");
-            let help = "each has ended, is out of its reach, or needs what it cannot prove";
+            let help = "each has ended, is out of its reach, or needs what it cannot prove or nobody signs";
             self.desk.report(decoded.at, Code::NoMission, message, help);
         }
     }

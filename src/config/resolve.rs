@@ -82,6 +82,7 @@ impl Document {
             desk,
             issuers: &issuers,
             witnesses: &witnesses,
+            intent_issuers: &intent_issuers,
             agents: &agents,
             missions: &missions,
             targets: &targets,

@@ -292,6 +292,13 @@ fn restriction(
                 .report(at, Code::Undecidable, error.to_string(), help);
             return None;
         }
+        let target = &decoded.target;
+        if target.vocabulary.overlap(&target.ceiling, &denied) == Ok(false) {
+            let message = format!("nothing of `target.{}` is denied by this", target.id);
+            let help = "its `ceiling` allows none of it: compare the two";
+            let at = deny_at.unwrap_or(reader.at);
+            decoder.desk.report(at, Code::NeverMatches, message, help);
+        }
     }
     Some(RestrictionRequest {
         target: target.value.parse().ok()?,

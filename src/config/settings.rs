@@ -3,7 +3,6 @@
 use super::document::Document;
 use super::problem::Problems;
 use crate::agents::Agent;
-use crate::authority::AuthorizationDetail;
 use crate::broker::CertificateDoors;
 use crate::broker::respond::ResponseSettings;
 use crate::broker::watched::Template;
@@ -13,11 +12,10 @@ use crate::identity::{
     CertificateRule, CertificateSettings, ClientSettings, IssuerSettings, Recognised, SPIFFE_FACTS,
     TrustDomainSettings,
 };
-use crate::ids::{AgentId, MissionId};
-use crate::intent::{IntentIssuer, SignerClass, Witness};
+use crate::ids::MissionId;
+use crate::intent::{IntentIssuer, Witness};
 use crate::jose::{Algorithm, KeySet};
-use crate::policy::{Mission, Policy, PolicyError, Target};
-use crate::wire::StatedPerson;
+use crate::policy::{Mission, Policy, PolicyError, StatedRequest, Target};
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
@@ -281,13 +279,7 @@ pub struct Case {
     pub name: String,
     /// `FILE:LINE` of the case.
     pub at: String,
-    pub agent: AgentId,
-    pub mission: Option<MissionId>,
-    pub asked: Vec<AuthorizationDetail>,
-    /// Verified facts, by name.
-    pub facts: BTreeMap<String, Value>,
-    pub signer: SignerClass,
-    pub on_behalf_of: Option<StatedPerson>,
+    pub request: StatedRequest,
     /// Absent: the time at which `check` runs.
     pub now: Option<OffsetDateTime>,
     pub expect: Expectation,

@@ -3,7 +3,7 @@
 use super::agents_table::Targets;
 use super::agents_table::suggestion;
 use super::certificates;
-use super::check::NOT_IN_STANDING;
+use super::check::{NOT_IN_STANDING, UNKNOWN};
 use super::decoder::Decoder;
 use super::document::Entry;
 use super::issuers;
@@ -19,6 +19,7 @@ use crate::authority::AuthorizationDetail;
 use crate::identity::presets;
 use crate::ids::{AgentId, MissionId};
 use crate::intent::SignerClass;
+use crate::policy::StatedRequest;
 
 pub(in crate::config) fn resource_server(
     decoder: &Decoder<'_>,
@@ -156,6 +157,12 @@ pub(in crate::config) fn case(
     let facts = reader.value_map("facts").unwrap_or_default();
     let signer = missions::signer(&reader, "signer");
     let on_behalf_of = reader.table("on_behalf_of").and_then(people::stated);
+    let issuer = reader.text("issuer");
+    let issuer = issuer.map(|issuer| people::named(&reader, &issuer));
+    let bound = reader.boolean("bound").unwrap_or(false);
+    let task = reader.text("task").map(|task| task.value);
+    let instance = reader.text("instance").map(|instance| instance.value);
+    let scope = reader.texts("scope").unwrap_or_default();
     let now = reader.moment("now");
     let expected = reader.table("expect");
     let expected = reader.required("expect", expected, "{ granted = true }");
@@ -174,15 +181,25 @@ pub(in crate::config) fn case(
     Some(Case {
         name: name.unwrap_or_else(|| format!("case {number}")),
         at: spot.map_or_else(String::new, |spot| format!("{}:{}", spot.file, spot.line)),
-        agent: agent?.parse::<AgentId>().ok()?,
-        mission: mission.and_then(|mission| mission.parse::<MissionId>().ok()),
-        asked: asked?,
-        facts: facts
-            .into_iter()
-            .map(|(fact, value)| (fact, value.value))
-            .collect(),
-        signer: signer.unwrap_or(SignerClass::Agent),
-        on_behalf_of,
+        request: StatedRequest {
+            agent: agent?.parse::<AgentId>().ok()?,
+            mission: mission.and_then(|mission| mission.parse::<MissionId>().ok()),
+            asked: asked?,
+            scope: scope.into_iter().map(|one| one.value).collect(),
+            facts: facts
+                .into_iter()
+                .map(|(fact, value)| (fact, value.value))
+                .collect(),
+            signer: signer.unwrap_or(SignerClass::Agent),
+            issuer: match issuer {
+                Some(issuer) => Some(issuer?),
+                None => None,
+            },
+            bound,
+            task,
+            instance,
+            person: on_behalf_of,
+        },
         now,
         expect: expect?,
         place: entry.at,
@@ -266,7 +283,7 @@ fn known_reason(reader: &Reader<'_>, reason: At<String>) -> Option<Expectation> 
     let codes: Vec<_> = crate::policy::Denial::ALL
         .iter()
         .map(|denial| denial.code())
-        .chain([NOT_IN_STANDING])
+        .chain([NOT_IN_STANDING, UNKNOWN])
         .collect();
     if codes.contains(&reason.value.as_str()) {
         return Some(Expectation::Refused(reason.value));

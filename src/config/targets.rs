@@ -13,11 +13,31 @@ use crate::ids::TargetId;
 use crate::policy::Target;
 use serde::Deserialize;
 use serde_json::Value;
-use std::collections::BTreeMap;
+use std::cell::RefCell;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-/// Named lists of actions.
-pub(in crate::config) type Sets = BTreeMap<String, Vec<String>>;
+/// Named lists of actions, and which of them something names.
+#[derive(Debug, Default)]
+pub(in crate::config) struct Sets {
+    all: BTreeMap<String, (Place, Vec<String>)>,
+    used: RefCell<BTreeSet<String>>,
+}
+
+impl Sets {
+    fn expand(&self, name: &str) -> Option<&[String]> {
+        let (_, actions) = self.all.get(name)?;
+        self.used.borrow_mut().insert(name.to_owned());
+        Some(actions)
+    }
+
+    pub fn unused(&self) -> impl Iterator<Item = (&str, Place)> {
+        let used = self.used.borrow();
+        let unused = self.all.iter();
+        let unused = unused.filter(move |(name, _)| !used.contains(*name));
+        unused.map(|(name, (at, _))| (name.as_str(), *at))
+    }
+}
 
 #[derive(Debug)]
 pub(in crate::config) struct Decoded {
@@ -134,14 +154,14 @@ fn class(class: RevocationClass) -> &'static str {
 
 fn sets(reader: &Reader<'_>) -> Sets {
     let Some(node) = reader.node_as("sets", Kind::ListMap) else {
-        return Sets::new();
+        return Sets::default();
     };
     let wanted = "`{ name = [\"action\", ...] }`";
     let Raw::Table(table) = &node.raw else {
         let _: Option<()> = reader.wrong(node, "sets", wanted);
-        return Sets::new();
+        return Sets::default();
     };
-    let mut sets = Sets::new();
+    let mut sets = Sets::default();
     for (name, node) in &table.entries {
         let Raw::List(actions) = &node.raw else {
             let _: Option<()> = reader.wrong(node, "sets", wanted);
@@ -151,7 +171,8 @@ fn sets(reader: &Reader<'_>) -> Sets {
             Raw::Text(text) => Some(text.clone()),
             _ => reader.wrong(node, "sets", wanted),
         });
-        sets.insert(name.value.clone(), actions.collect());
+        let listed = (name.at, actions.collect());
+        sets.all.insert(name.value.clone(), listed);
     }
     sets
 }
@@ -181,10 +202,10 @@ pub(in crate::config) fn permission(reader: &Reader<'_>, sets: &Sets) -> Option<
             expanded.push(action.value);
             continue;
         };
-        if let Some(set) = sets.get(name) {
+        if let Some(set) = sets.expand(name) {
             expanded.extend(set.iter().cloned());
         } else {
-            let names: Vec<_> = sets.keys().map(String::as_str).collect();
+            let names: Vec<_> = sets.all.keys().map(String::as_str).collect();
             let help = match super::values::nearest(name, &names) {
                 Some(near) => format!("did you mean `@{near}`?"),
                 None if names.is_empty() => "the target has no `sets`".to_owned(),

@@ -109,6 +109,43 @@ expect = { granted = true }
 }
 
 #[test]
+fn a_case_says_which_key_task_instance_issuer_and_scope_a_request_has() {
+    let when = "when = 'context has task && context.task == \"release\" && context.delivery == \"bound\" && context.issuer == \"github\"'";
+    let case = |more: &str, expect: &str| {
+        let text = spoiled("ttl     = \"10m\"", when)
+            + &format!(
+                r#"
+[[case]]
+agent = "deployer"
+asked = [{{ target = "api", actions = ["releases:read"], locations = ["https://api.acme.example/shop"] }}]
+{more}
+expect = {expect}
+"#
+            );
+        let report = checked(&text);
+        assert!(report.ok, "{more}: {report}");
+    };
+    let granted = "{ granted = \"deploy\" }";
+    let condition = "{ refused = \"condition_unmet\" }";
+    case("bound = true\ntask = \"release\"", granted);
+    case(
+        "bound = true\ntask = \"release\"\ninstance = \"pod-1\"\nissuer = \"github\"",
+        granted,
+    );
+    case(
+        "bound = true\ntask = \"release\"\nscope = [\"releases:read\"]",
+        granted,
+    );
+    case("task = \"release\"", condition);
+    case("bound = true", condition);
+    case("bound = true\ntask = \"other\"", condition);
+    let scope = "bound = true\ntask = \"release\"\nscope = [\"releases:write\"]";
+    case(scope, "{ refused = \"exceeds_intent\" }");
+    let issuer = "bound = true\ntask = \"release\"\nissuer = \"gitlab\"";
+    case(issuer, "{ refused = \"unknown_agent\" }");
+}
+
+#[test]
 fn a_case_has_its_own_time() {
     let case = |now: &str, expect: &str| {
         format!(

@@ -8,7 +8,7 @@ use super::{missions, targets};
 use crate::agents::IdentityMatch;
 use crate::authority::{Authority, Permission, Vocabulary};
 use crate::identity::IssuerSettings;
-use crate::intent::{SignerClass, Witness};
+use crate::intent::{IntentIssuer, SignerClass, Witness};
 use std::collections::BTreeMap;
 use time::Date;
 
@@ -20,6 +20,7 @@ pub(in crate::config) struct Whole<'a> {
     pub targets: &'a Targets,
     pub issuers: &'a [IssuerSettings],
     pub witnesses: &'a [Witness],
+    pub intent_issuers: &'a [IntentIssuer],
 }
 
 impl Whole<'_> {

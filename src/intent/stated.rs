@@ -2,7 +2,7 @@
 
 use super::{Asked, Behalf, Intent, Proved, SignerClass};
 use crate::authority::AuthorizationDetail;
-use crate::identity::{Facts, Person};
+use crate::identity::Facts;
 use crate::ids::MissionId;
 use serde_json::Map;
 use time::{Duration, OffsetDateTime};
@@ -56,17 +56,6 @@ impl Intent {
             behalf: Behalf::Nobody,
         };
         Self::restated(stated, now)
-    }
-
-    /// The same for a person, who was not verified either.
-    #[must_use]
-    pub(crate) fn stated_for(mut self, person: Option<(Person, bool)>) -> Self {
-        self.behalf = match person {
-            None => Behalf::Nobody,
-            Some((person, false)) => Behalf::Person(Box::new(person)),
-            Some((person, true)) => Behalf::InPerson(Box::new(person)),
-        };
-        self
     }
 
     /// What policy would see if all of this had been verified.

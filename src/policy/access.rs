@@ -1,7 +1,7 @@
 //! Who can reach what: every agent's missions, cut down by its own ceiling. For people who review
 //! it; a decision looks at the request first.
 
-use super::{Mission, Policy, Target};
+use super::{Mission, People, Policy, Target};
 use crate::agents::Agent;
 use crate::authority::{Authority, Permission, Vocabulary};
 
@@ -14,6 +14,16 @@ pub struct Access<'a> {
     /// The mission's grants of which the agent's ceiling leaves something.
     pub may: Authority,
     /// The agent's ceiling, where it leaves only a part of them.
+    pub within: Option<Authority>,
+    /// The groups of people that it is for and that reach any of it; empty also where it is for none.
+    pub people: Vec<Through<'a>>,
+}
+
+/// A group of people that an agent serves.
+#[derive(Debug, Clone)]
+pub struct Through<'a> {
+    pub group: &'a People,
+    /// The group's ceiling, where it leaves only a part.
     pub within: Option<Authority>,
 }
 
@@ -40,26 +50,39 @@ fn reach<'a>(
     target: &'a Target,
     allow: &Authority,
 ) -> Option<Access<'a>> {
-    let vocabulary = target.vocabulary;
     let nothing = Authority::default();
     let ceiling = agent.ceiling.as_ref();
     let ceiling = ceiling.map(|ceilings| ceilings.get(&target.id).unwrap_or(&nothing));
     let (may, within) = match ceiling {
         None => (allow.clone(), None),
-        Some(ceiling) => {
-            let kept = pairs(allow).filter(|pair| meets(vocabulary, ceiling, pair));
-            let may = Authority(kept.collect());
-            let is_whole = covers(vocabulary, ceiling, &may);
-            (may, (!is_whole).then(|| ceiling.clone()))
-        }
+        Some(ceiling) => left_by(ceiling, allow, target.vocabulary),
     };
+    let people = mission.on_behalf_of.iter().filter_map(|group| {
+        let ceiling = group.ceiling.get(&target.id).unwrap_or(&nothing);
+        let (left, within) = left_by(ceiling, &may, target.vocabulary);
+        (!left.is_empty()).then_some(Through { group, within })
+    });
+    let people = people.collect();
     (!may.is_empty()).then_some(Access {
         agent,
         mission,
         target,
         may,
         within,
+        people,
     })
+}
+
+/// What a ceiling leaves anything of; and the ceiling, where that is only a part.
+fn left_by(
+    ceiling: &Authority,
+    of: &Authority,
+    vocabulary: Vocabulary,
+) -> (Authority, Option<Authority>) {
+    let kept = pairs(of).filter(|pair| meets(vocabulary, ceiling, pair));
+    let left = Authority(kept.collect());
+    let is_whole = covers(vocabulary, ceiling, &left);
+    (left, (!is_whole).then(|| ceiling.clone()))
 }
 
 impl Access<'_> {

@@ -162,6 +162,30 @@ pub(super) fn conjuncts(permit: &Rule) -> Result<Vec<(String, PolicySet)>, Strin
     parts.into_iter().map(conjunct).collect()
 }
 
+/// Whether it looks at agents, missions and targets alone: then the configuration decides it, and no
+/// request. What cannot be read back counts as looking at more.
+pub(super) fn is_settled(rule: &Rule) -> bool {
+    fn looks(at: &Value) -> bool {
+        let context = json!({ "Var": "context" });
+        let mission = |access: &Value| {
+            access.get("left") == Some(&context) && access.get("attr") == Some(&json!("mission"))
+        };
+        match at {
+            Value::Object(members) => {
+                *at == context
+                    || members.iter().any(|(name, value)| {
+                        let is_mission = [".", "has"].contains(&name.as_str()) && mission(value);
+                        !is_mission && looks(value)
+                    })
+            }
+            Value::Array(all) => all.iter().any(looks),
+            _ => false,
+        }
+    }
+    rule.to_json()
+        .is_ok_and(|rule| !rule.get("conditions").is_some_and(looks))
+}
+
 fn split<'a>(body: &'a Value, parts: &mut Vec<&'a Value>) {
     let and = body.get("&&");
     let sides = and.and_then(|and| Some((and.get("left")?, and.get("right")?)));

@@ -7,6 +7,7 @@
 //! See `docs/policy.md`.
 
 mod access;
+mod barred;
 mod behalf;
 mod compile;
 mod denial;
@@ -21,12 +22,13 @@ mod requirement;
 mod rules;
 mod schema;
 mod settings;
+mod stated;
 mod still;
 mod tether;
 mod trace;
 mod walk;
 
-pub use access::{Access, beyond};
+pub use access::{Access, Through, beyond};
 pub use behalf::People;
 pub use denial::{Denial, Denied};
 pub use grant::Grant;
@@ -39,6 +41,7 @@ pub use recorded::{Beside, Recorded, RecordedBehalf, RecordedParent, observed};
 pub use request::words;
 pub use requirement::{is_label, labels_meet};
 pub use schema::SCHEMA;
+pub use stated::StatedRequest;
 pub use tether::contexts;
 pub use trace::Check;
 

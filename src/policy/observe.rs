@@ -51,6 +51,10 @@ impl Observer {
         }
     }
 
+    pub fn observes(&self) -> bool {
+        self.observes
+    }
+
     pub fn into_passed(self) -> Vec<Denied> {
         self.passed
     }

@@ -6,6 +6,7 @@ pub use served::{RecordedBehalf, RecordedParent};
 
 use super::{Denied, Explanation, Policy, walk};
 use crate::agents::{AgentError, Registry};
+use crate::audit::Entry;
 use crate::authority::AuthorizationDetail;
 use crate::fences::View;
 use crate::identity::{Caller, Confirmation, Facts};
@@ -52,6 +53,9 @@ pub struct Recorded {
     /// The person, or the lease that was to be handed on.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub on_behalf_of: Option<RecordedBehalf>,
+    /// The issuer's URL and the subject, which stand in the entry itself: holds go by them, too.
+    #[serde(skip)]
+    caller: Option<(String, String)>,
 }
 
 /// What stood beside the intent, narrowing it.
@@ -99,6 +103,7 @@ impl Recorded {
             instance: intent.instance().map(str::to_owned),
             goal_ends: intent.goal_ends(),
             on_behalf_of: RecordedBehalf::of(policy, caller, intent),
+            caller: None,
         }
     }
 
@@ -115,6 +120,14 @@ impl Recorded {
     pub fn from_detail(detail: &Value) -> Option<Self> {
         detail.get("asked")?;
         serde_json::from_value(detail.clone()).ok()
+    }
+
+    /// The same, with what the entry itself says of the caller.
+    pub fn from_entry(entry: &Entry) -> Option<Self> {
+        let read = Self::from_detail(&Value::Object(entry.detail.clone()))?;
+        let caller = entry.caller.as_ref();
+        let caller = caller.map(|caller| (caller.issuer.clone(), caller.subject.clone()));
+        Some(Self { caller, ..read })
     }
 
     fn intent(&self, now: OffsetDateTime) -> Intent {
@@ -149,7 +162,8 @@ impl Recorded {
 
     fn caller(&self, agent: &AgentId, now: OffsetDateTime) -> Caller {
         let issuer = self.issuer.clone().unwrap_or_else(IssuerId::client);
-        let (url, subject) = (issuer.to_string(), agent.to_string());
+        let shown = self.caller.clone();
+        let (url, subject) = shown.unwrap_or_else(|| (issuer.to_string(), agent.to_string()));
         let facts = self.facts.clone();
         Caller::stated(issuer, url, subject, Map::new(), facts, now)
             .stated_as_bound(self.proved.clone().filter(|_| self.key_demanded))

@@ -28,14 +28,22 @@ pub fn is_label(name: &str) -> bool {
 pub fn labels_meet(
     name: &str,
     required: &Value,
-    [agent, mission, target]: [&BTreeMap<String, String>; 3],
+    labels: [&BTreeMap<String, String>; 3],
 ) -> Option<bool> {
+    Some(of_labels(name, required, labels)?.is_ok())
+}
+
+pub(super) fn of_labels(
+    name: &str,
+    required: &Value,
+    [agent, mission, target]: [&BTreeMap<String, String>; 3],
+) -> Option<Result<(), Denied>> {
     let facts = Facts::new();
     let sight = Sight {
         facts: &facts,
         labels: [(AGENT, agent), (MISSION, mission), (TARGET, target)],
     };
-    is_label(name).then(|| check(name, required, &sight).is_ok())
+    is_label(name).then(|| check(name, required, &sight))
 }
 
 impl<'a> Sight<'a> {

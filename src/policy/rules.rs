@@ -4,7 +4,7 @@
 //! Cedar skips a policy that it cannot evaluate, a `forbid` included; here that is a denial.
 
 use super::compile::{
-    conjuncts, fact_names, opening, parse_forbids, permit, place_of, problem, validate,
+    conjuncts, fact_names, is_settled, opening, parse_forbids, permit, place_of, problem, validate,
 };
 use super::mission::{Mission, Target};
 use super::operators::{Administration, Forbids, Operators, is_about_operators};
@@ -19,7 +19,7 @@ use cedar_policy::{
     Policy as Rule, PolicySet, PrincipalConstraint, Request, ResourceConstraint,
     RestrictedExpression, Schema,
 };
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::str::FromStr;
 use std::time::Duration;
 use time::OffsetDateTime;
@@ -32,6 +32,8 @@ pub(super) struct Rules {
     missions: BTreeMap<MissionId, Compiled>,
     /// `@reason` of each forbid that has one.
     reasons: BTreeMap<String, String>,
+    /// Forbids that look at nothing of a request.
+    settled: BTreeSet<String>,
     operators: Operators,
 }
 
@@ -144,8 +146,39 @@ impl Rules {
             schema,
             missions: compiled,
             reasons,
+            settled: forbids
+                .iter()
+                .filter(|rule| is_settled(rule))
+                .map(|rule| rule.id().to_string())
+                .collect(),
             operators,
         })
+    }
+
+    /// Those that forbid this agent, mission and target whatever is asked.
+    pub fn always_forbids(&self, ask: &Ask<'_>) -> Vec<String> {
+        let compiled = self.missions.get(&ask.mission.id);
+        let Some(slice) = compiled.and_then(|compiled| compiled.slices.get(&ask.target.id)) else {
+            return Vec::new();
+        };
+        let settled = slice
+            .policies()
+            .filter(|rule| self.settled.contains(&rule.id().to_string()));
+        let (Ok(rules), Ok((request, entities))) = (
+            PolicySet::from_policies(settled.cloned()),
+            self.question(ask),
+        ) else {
+            return Vec::new();
+        };
+        let response = Authorizer::new().is_authorized(&request, &rules, &entities);
+        let failed = response.diagnostics().errors().map(|error| {
+            let cedar_policy::AuthorizationError::PolicyEvaluationError(inner) = error;
+            inner.policy_id().to_string()
+        });
+        let matched = response.diagnostics().reason().map(ToString::to_string);
+        let all: BTreeSet<String> = matched.chain(failed).collect();
+        let told = all.iter().map(|id| self.with_reason(id));
+        told.map(|id| format!("forbidden by {id}")).collect()
     }
 
     /// What forbids it, with its reason.

@@ -178,6 +178,18 @@ pub struct ReachView {
     pub require: BTreeMap<String, Value>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub when: Option<String>,
+    /// Groups of people that it is for; only with one of them behind it, where there are any.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub on_behalf_of: Vec<ReachPeople>,
+    /// Those people may run the agent themselves.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub in_person: bool,
+    /// The facts whose end ends the lease.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub tether: Vec<String>,
+    /// Why nothing comes of it, whatever is asked: by the configuration alone.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub never: Vec<String>,
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub labels: BTreeMap<String, String>,
     #[serde(
@@ -193,6 +205,16 @@ pub struct ReachView {
     /// Actions of `may` that were never asked for.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub never_asked: Vec<String>,
+}
+
+/// A group of people that an agent may serve.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct ReachPeople {
+    pub group: String,
+    pub issuer: IssuerId,
+    /// The group's ceiling, where it leaves only a part of `may`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub within: Vec<AuthorizationDetail>,
 }
 
 /// One line of `GET /admin/v1/reviews`: an agent or a mission.

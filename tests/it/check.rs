@@ -70,3 +70,46 @@ async fn a_folder_without_a_mistake_has_no_annotation() {
     done.is(0);
     assert!(!done.out.contains("::"), "{}", done.out);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn strictly_a_warning_fails() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("dayfly.toml");
+    let warned = FOLDER.replace(", \"a,b:100%\"", "");
+    std::fs::write(&file, &warned).unwrap();
+    let dir = folder.path().to_str().unwrap();
+    let lax = dayfly(&["check", dir], &[], "").await;
+    assert!(
+        lax.is(0).out.contains("ok: 0 errors, 2 warnings"),
+        "{lax:?}"
+    );
+    let strict = dayfly(&["check", dir, "--strict"], &[], "").await;
+    assert!(
+        strict.is(1).out.contains("not ok: 0 errors, 2 warnings"),
+        "{strict:?}"
+    );
+    let json = dayfly(&["check", dir, "--strict", "-o", "json"], &[], "").await;
+    let report: Value = serde_json::from_str(&json.is(1).out).unwrap();
+    assert_eq!(report["ok"], false);
+    std::fs::write(&file, warned.replace("enviroment", "environment")).unwrap();
+    dayfly(&["check", dir, "--strict"], &[], "").await.is(0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_cedar_schema_has_the_facts_of_the_configuration() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("dayfly.toml");
+    let plain = FOLDER
+        .replace(", \"a,b:100%\"", "")
+        .replace("enviroment", "environment");
+    let dir = folder.path().to_str().unwrap();
+    let ask = ["schema", "--cedar", dir];
+    std::fs::write(&file, &plain).unwrap();
+    let standard = dayfly(&ask, &[], "").await;
+    let published = include_str!("../../src/policy/schema.cedarschema");
+    assert_eq!(standard.is(0).out.trim(), published.trim());
+    let own = "[issuer.ci]\nurl = \"https://ci.acme.example\"\nfacts = { \"freeze.state\" = \"freeze\" }\n";
+    std::fs::write(&file, plain + own).unwrap();
+    let told = dayfly(&ask, &[], "").await;
+    assert!(told.is(0).out.contains("\"freeze\"?: {"), "{told:?}");
+}

@@ -16,7 +16,7 @@ use serde_json::{Value, json};
 use std::collections::BTreeMap;
 
 const AGENTS: [&str; 5] = ["fixer", "helper", "third", "fourth", "stranger"];
-const CHECKOUT: &str = "https://deploy.example/checkout";
+pub const CHECKOUT: &str = "https://deploy.example/checkout";
 
 /// A broker with an issuer of people, and agents that each have a key of their own.
 pub struct Cast {

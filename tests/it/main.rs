@@ -14,13 +14,16 @@
     reason = "which of them a module needs changes with its tests"
 )]
 
+mod access;
 mod actions;
 mod agents;
+mod asked_again;
 mod attack;
 mod audit;
 mod audit_door;
 mod bench;
 mod bootstrap;
+mod cards;
 mod check;
 mod cli;
 mod clients;
@@ -46,6 +49,7 @@ mod facts;
 mod failover;
 mod forgeries;
 mod governance;
+mod governed;
 mod identity_url;
 mod intent_cli;
 mod intents;

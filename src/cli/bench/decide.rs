@@ -152,7 +152,8 @@ impl Stage {
             let number = one * (count / ASKED_FOR);
             let facts = Facts::from([("pipeline.environment".to_owned(), "production".into())]);
             let agent: AgentId = name("agent", agent_of(number, count))?;
-            let admitted = registry.stated(&agent, facts, &view, now).map_err(failed)?;
+            let admitted = registry.stated(&agent, (None, None), facts, &view, now);
+            let admitted = admitted.map_err(failed)?;
             // Every other one leaves it to the broker which of the agent's missions is meant.
             let named = (one % 2 == 0)
                 .then(|| name("mission", number))

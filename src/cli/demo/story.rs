@@ -103,7 +103,12 @@ impl Stage<'_> {
             .into_iter()
             .map(|(name, value)| (name.to_owned(), json!(value)))
             .collect(),
+            scope: Vec::new(),
             signer: None,
+            issuer: None,
+            bound: false,
+            task: None,
+            instance: None,
             on_behalf_of: None,
         };
         let answer: ExplainAnswer = self

@@ -49,7 +49,10 @@ pub fn reach(all: &[ReachView]) -> String {
             ("  may", may(&one.may)),
             ("  within", may(&one.within)),
             ("  labels", labels(&one.labels)),
+            ("  never", one.never.join("; ")),
             ("  only if", conditions(one)),
+            ("  for", people(one)),
+            ("  until the end of", one.tether.join(", ")),
             ("  ended by", one.revocation.clone()),
         ];
         let asked = if one.asked.is_empty() {
@@ -60,6 +63,22 @@ pub fn reach(all: &[ReachView]) -> String {
         lines.push(("  asked for", asked));
         lines.push(("  never asked for", one.never_asked.join(", ")));
         text.push_str(&format!("\non {}\n{}", one.target, pairs(&lines)));
+    }
+    text
+}
+
+fn people(one: &ReachView) -> String {
+    let groups = one.on_behalf_of.iter().map(|through| {
+        let within = may(&through.within);
+        if within.is_empty() {
+            through.group.clone()
+        } else {
+            format!("{} (within: {within})", through.group)
+        }
+    });
+    let mut text = groups.collect::<Vec<_>>().join(", ");
+    if one.in_person && !text.is_empty() {
+        text.push_str("; also in person");
     }
     text
 }

@@ -87,8 +87,9 @@ fn a_label_that_neither_agent_nor_target_has_is_found() {
         ))
     };
     assert_eq!(with("\"target.labels.env\" = \"prod\""), [""; 0]);
-    assert_eq!(with("\"target.labels.env\" = \"test\""), ["never_matches"]);
-    assert_eq!(with("\"agent.labels.team\" = \"a\""), ["never_matches"]);
+    let found = ["no_mission", "never_matches"];
+    assert_eq!(with("\"target.labels.env\" = \"test\""), found);
+    assert_eq!(with("\"agent.labels.team\" = \"a\""), found);
 }
 
 #[test]
@@ -144,4 +145,121 @@ fn an_arn_that_is_nowhere_and_an_identity_that_its_issuer_refuses_are_found() {
     let tenant = format!("{GOOD}\n[issuer.github]\ntenant = {{ repository_id = [\"8\"] }}\n");
     assert_eq!(codes(&tenant), ["never_matches"]);
     assert_eq!(codes(&tenant.replace("\"8\"", "7")), [""; 0]);
+}
+
+#[test]
+fn a_mission_that_nobody_may_sign_for_is_found() {
+    let with = |more: &str| codes(&(spoiled("ttl     = \"10m\"", "signer = \"approver\"") + more));
+    let issuer = |class: &str, scope: &str| {
+        format!(
+            "[intent_issuer.desk]\nissuer = \"https://desk.acme.example\"\nclass = \"{class}\"\n{scope}\n\
+             keys = {{ keys = [{{ kty = \"OKP\", crv = \"Ed25519\", x = \"11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo\" }}] }}\n"
+        )
+    };
+    let found = ["no_mission", "no_signer"];
+    assert_eq!(with(""), found);
+    assert_eq!(
+        with(&issuer("approver", "agents = [\"deployer\"]")),
+        [""; 0]
+    );
+    assert_eq!(
+        with(&issuer("approver", "missions = [\"deploy\"]")),
+        [""; 0]
+    );
+    assert_eq!(
+        with(&issuer("orchestrator", "agents = [\"deployer\"]")),
+        found
+    );
+    let other = "[agent.other]\nowner = \"a@b\"\npurpose = \"Works\"\nends = 2027-03-01\n\
+                 identity = { github = \"acme/shop\", repository_id = 8 }\n\
+                 [mission.other]\nagents = [\"other\"]\nowner = \"a@b\"\npurpose = \"Works\"\n\
+                 allow = [{ target = \"api\", actions = [\"@write\"], locations = [\"https://api.acme.example/shop\"] }]\n";
+    for scope in ["agents = [\"other\"]", "missions = [\"other\"]"] {
+        let of_another = issuer("approver", scope) + other;
+        assert_eq!(with(&of_another), found, "{scope}");
+    }
+}
+
+#[test]
+fn an_agent_that_lacks_a_label_which_another_has_is_found() {
+    let two = |labels: &str| {
+        let other = format!(
+            "[agent.other]\nowner = \"a@b\"\npurpose = \"Works\"\nends = 2027-03-01\n\
+             identity = {{ github = \"acme/shop\", repository_id = 8 }}\n{labels}\n"
+        );
+        found(
+            &(spoiled(
+                "ttl     = \"10m\"",
+                "require = { \"agent.labels.team\" = \"a\" }",
+            )
+            .replace(
+                "agents  = [\"deployer\"]",
+                "agents = [\"deployer\", \"other\"]",
+            )
+            .replace(
+                "ends     = 2027-03-01",
+                "ends = 2027-03-01\nlabels = { team = \"a\" }",
+            ) + &other),
+        )
+    };
+    assert_eq!(two("labels = { team = \"a\" }"), []);
+    let lacking = two("labels = { team = \"b\" }");
+    let told: Vec<_> = lacking.iter().map(|(code, _)| *code).collect();
+    assert_eq!(told, ["never_matches", "no_mission"], "{lacking:?}");
+    assert!(
+        lacking.iter().all(|(_, why)| why.contains("`agent.other`")),
+        "{lacking:?}"
+    );
+}
+
+#[test]
+fn a_grant_that_no_group_of_people_reaches_is_found() {
+    let with = |ceilings: [&str; 2]| {
+        let people = |name: &str, actions: &str| {
+            format!(
+                "[people.{name}]\nissuer = \"corp\"\nclaims = {{ groups = \"{name}\" }}\n\
+                 ceiling = [{{ target = \"api\", actions = [\"{actions}\"], locations = [\"*\"] }}]\n"
+            )
+        };
+        codes(
+            &(spoiled("ttl     = \"10m\"", "on_behalf_of = [\"one\", \"two\"]")
+                + "[issuer.corp]\nurl = \"https://login.acme.example\"\naudience = \"dayfly\"\npeople = true\n"
+                + &people("one", ceilings[0])
+                + &people("two", ceilings[1])),
+        )
+    };
+    assert_eq!(with(["releases:*", "users:*"]), [""; 0]);
+    assert_eq!(
+        with(["users:*", "users:read"]),
+        ["no_mission", "unreachable"]
+    );
+}
+
+#[test]
+fn a_set_that_nothing_names_and_a_restriction_that_denies_nothing_are_found() {
+    let unused = found(&spoiled(
+        "sets    = {",
+        "sets    = { spare = [\"releases:read\"],",
+    ));
+    assert_eq!(unused.len(), 1, "{unused:?}");
+    assert_eq!(unused[0].0, "unused_set");
+    assert!(
+        unused[0].1.contains("`@spare` of `target.api`"),
+        "{unused:?}"
+    );
+    // In a ceiling it is of use, too.
+    let in_ceiling = spoiled("sets    = {", "sets    = { spare = [\"releases:read\"],").replace(
+        "ends     = 2027-03-01",
+        "ends = 2027-03-01\nceiling = [{ target = \"api\", actions = [\"@spare\", \"@write\"], locations = [\"*\"] }]",
+    );
+    assert_eq!(codes(&in_ceiling), [""; 0]);
+    let denying = |what: &str| {
+        codes(&format!(
+            "{GOOD}\n[[response]]\non = \"exceeds_mission\"\ndo = [\"restrict\"]\nrestrict = {{ target = \"api\", {what} }}\n"
+        ))
+    };
+    assert_eq!(denying("deny = [\"releases:write\"]"), [""; 0]);
+    assert_eq!(denying("deny = [\"users:*\"]"), ["never_matches"]);
+    let elsewhere = "deny = [\"releases:*\"], locations = [\"https://other.example/\"]";
+    assert_eq!(denying(elsewhere), ["never_matches"]);
 }

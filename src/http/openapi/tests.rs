@@ -223,7 +223,7 @@ fn each_json_example_is_what_its_door_takes() {
     let (taken, given) = of("/admin/v1/find", "post");
     assert!(reads::<wire::FindRequest>(&taken) && reads::<wire::LeaseView>(&given));
     let (taken, given) = of("/admin/v1/explain", "post");
-    assert!(reads::<wire::ExplainRequest>(&taken) && reads::<wire::ExplainAnswer>(&given));
+    assert!(reads::<wire::ExplainQuestion>(&taken) && reads::<wire::ExplainAnswer>(&given));
     let (taken, given) = of("/admin/v1/keys/rotate", "post");
     assert!(reads::<wire::RotateRequest>(&taken) && reads::<wire::RotateAnswer>(&given));
     let (taken, given) = of("/admin/v1/contexts/end", "post");

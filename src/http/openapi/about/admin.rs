@@ -347,8 +347,9 @@ pub const ENROLLED_KEYS: About = About {
 pub const EXPLAIN: About = About {
     id: "explain",
     summary: "Why would this be granted or refused?",
-    text: "The same decision as an exchange's, on stated claims, with every check.",
-    takes: Takes::Json(body::<wire::ExplainRequest>(
+    text: "The same decision as an exchange's, with every check: on stated claims, on the question of a \
+           refusal (`{\"refusal\": ID}`), or on that of an exported entry (`{\"recorded\": ENTRY}`).",
+    takes: Takes::Json(body::<wire::ExplainQuestion>(
         r#"{"agent":"checkout-deployer","authorization_details":[{"type":"access_token","identifier":"deploy-api","actions":["deploy:write"],"locations":["https://deploy.example/checkout"]}],"facts":{"pipeline.environment":"production"}}"#,
     )),
     gives: &[ok(
