@@ -4,6 +4,7 @@ use proptest::prelude::*;
 mod arns;
 mod details;
 mod exact;
+mod lists;
 mod sql;
 
 fn authority(permissions: &[(&[&str], &[&str])]) -> Authority {
@@ -549,7 +550,13 @@ proptest! {
     fn no_text_makes_comparing_panic(action in ".{0,12}", location in ".{0,24}", other in ".{0,24}") {
         let a = authority(&[(&[action.as_str()], &[location.as_str()])]);
         let b = authority(&[(&[action.as_str()], &[other.as_str()])]);
-        for vocabulary in [Vocabulary::Aws, Vocabulary::Scopes] {
+        for vocabulary in [
+            Vocabulary::Aws,
+            Vocabulary::Scopes,
+            Vocabulary::Sql,
+            Vocabulary::Github,
+            Vocabulary::Kubernetes,
+        ] {
             let _ = vocabulary.covers(&a, &b);
             let _ = vocabulary.overlap(&a, &b);
         }

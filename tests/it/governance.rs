@@ -17,18 +17,18 @@ use std::time::Duration;
 
 const DAY: u64 = 24 * 3600;
 
-struct Pair {
-    one: TestBroker,
-    other: TestBroker,
-    clock: Arc<Manual>,
-    issuer: Arc<Issuer>,
+pub struct Pair {
+    pub one: TestBroker,
+    pub other: TestBroker,
+    pub clock: Arc<Manual>,
+    pub issuer: Arc<Issuer>,
     key: SigningKey,
     store: Arc<dyn Store>,
     more: String,
 }
 
 impl Pair {
-    async fn start(more: &str) -> Self {
+    pub async fn start(more: &str) -> Self {
         Self::over(Arc::new(Embedded::in_memory().unwrap()), more).await
     }
 
@@ -63,7 +63,7 @@ impl Pair {
     }
 
     /// Both look at once. How often something was told and done, both replicas' own rounds included.
-    async fn round(&self) -> (usize, usize) {
+    pub async fn round(&self) -> (usize, usize) {
         let before = self.counted().await;
         let (a, b) = (&self.one.composed.broker, &self.other.composed.broker);
         let (a, b) = tokio::join!(a.govern(), b.govern());
@@ -88,7 +88,7 @@ impl Pair {
     }
 
     /// Days go by; both look often enough to tell first and to act then.
-    async fn days(&self, days: u64) -> (usize, usize) {
+    pub async fn days(&self, days: u64) -> (usize, usize) {
         let before = self.counted().await;
         self.clock.advance(Duration::from_secs(days * DAY));
         for _ in 0..4 {
@@ -98,7 +98,7 @@ impl Pair {
         (after.0 - before.0, after.1 - before.1)
     }
 
-    async fn seen(&self, event: &str) -> Vec<Value> {
+    pub async fn seen(&self, event: &str) -> Vec<Value> {
         let page = self.one.admin("GET", "/audit?limit=1000", None).await.body;
         let all = page["items"].as_array().unwrap().clone();
         all.into_iter()
@@ -106,7 +106,7 @@ impl Pair {
             .collect()
     }
 
-    async fn state(&self, agent: &str) -> Value {
+    pub async fn state(&self, agent: &str) -> Value {
         let path = format!("/agents/{agent}");
         self.one.admin("GET", &path, None).await.body["state"].clone()
     }

@@ -4,6 +4,7 @@ use crate::identity::Person;
 use crate::intent::Parent;
 use proptest::prelude::*;
 use std::cell::RefCell;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 fn action() -> impl Strategy<Value = String> {
     "(o|s):[ab*]{1,2}"
@@ -80,6 +81,31 @@ fn with_policy<T>(world: &World, judge: impl FnOnce(&mut Policy) -> T) -> T {
     })
 }
 
+/// What a property says of grants it says of nothing, where hardly anything is granted.
+struct Few {
+    seen: AtomicUsize,
+    granted: AtomicUsize,
+}
+
+static FEW_OF_ONE: Few = Few::new();
+static FEW_OF_CHAIN: Few = Few::new();
+
+impl Few {
+    const fn new() -> Self {
+        Self {
+            seen: AtomicUsize::new(0),
+            granted: AtomicUsize::new(0),
+        }
+    }
+
+    /// Looked at with the last of so many cases: one in twenty.
+    fn are_enough(&self, granted: bool, cases: usize) -> bool {
+        let granted = self.granted.fetch_add(usize::from(granted), Ordering::Relaxed);
+        let seen = self.seen.fetch_add(1, Ordering::Relaxed) + 1;
+        seen != cases || granted >= cases / 20
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(400))]
 
@@ -129,6 +155,7 @@ proptest! {
             (told.denied, walked.map(|granted| (granted.authority, granted.ttl)))
         });
         prop_assert_eq!(told.as_ref(), walked.as_ref().err());
+        prop_assert!(FEW_OF_ONE.are_enough(walked.is_ok(), 400));
 
         let Ok((granted, ttl)) = walked else { return Ok(()) };
         let within = |ceiling: &Authority| vocabulary.covers(ceiling, &granted).unwrap();
@@ -258,6 +285,7 @@ proptest! {
         let mut bounds: Vec<Bound> = Vec::new();
         let mut behalf = Behalf::Nobody;
         let mut depth = 0;
+        let mut longest = 0;
         let mut now = NOW;
         if person {
             let claims = serde_json::json!({ "sub": "alice", "groups": ["oncall"] });
@@ -316,6 +344,7 @@ proptest! {
                     prop_assert_eq!(covered, Ok(true));
                 }
             }
+            longest = longest.max(number);
             depth += usize::from(number > 0 && behalf.parent().is_some());
             prop_assert_eq!(chain.len(), depth + usize::from(person));
             prop_assert!(chain.len() <= crate::intent::behalf::MAX_ACTORS);
@@ -342,5 +371,6 @@ proptest! {
             }));
             now += Duration::from_secs(7);
         }
+        prop_assert!(FEW_OF_CHAIN.are_enough(longest > 0, 1024));
     }
 }

@@ -1,7 +1,9 @@
 //! Every preset, by a token of its platform's real shape.
 
 use super::{JWT, agent, ask, changed};
-use crate::support::broker::{Answer, Setup, TestBroker};
+use crate::agents::sighted;
+use crate::cli::dayfly;
+use crate::support::broker::{Answer, OPERATOR_TOKEN, Setup, TestBroker, configuration};
 use crate::support::issuer::Issuer;
 use crate::support::tokens::{self, GithubSubject};
 use crate::support::world::assert_refused;
@@ -148,6 +150,7 @@ const PLATFORMS: [Platform; 8] = [
 struct World {
     broker: TestBroker,
     issuers: Vec<Issuer>,
+    more: String,
 }
 
 impl World {
@@ -168,12 +171,13 @@ impl World {
             "",
         );
         let setup = Setup {
-            more,
+            more: more.clone(),
             ..Setup::default()
         };
         Self {
             broker: TestBroker::with(setup).await,
             issuers,
+            more,
         }
     }
 
@@ -279,4 +283,69 @@ async fn a_circleci_job_that_somebody_has_a_shell_in_is_nobody() {
     let answer = world.send(5, "on-circleci", &shell).await;
     // Nobody's key signs for nobody: the same face as any other intent that is not the agent's.
     assert_refused(&answer, Reason::InvalidIntent, "an SSH rerun");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stranger_of_a_platform_is_adopted_as_it_was_proved_and_then_let_in() {
+    let world = World::start().await;
+    let broker = &world.broker;
+    let folder = broker.folder.path();
+    let operator = folder.join("operator.token");
+    std::fs::write(&operator, OPERATOR_TOKEN).unwrap();
+    let environment = [
+        ("DAYFLY_URL", broker.url.as_str()),
+        ("DAYFLY_OPERATOR_TOKEN_FILE", operator.to_str().unwrap()),
+    ];
+    let base = configuration(&broker.url, &broker.issuer, "ES256") + &world.more;
+    for (name, pointer, value) in [
+        ("github", "/ref", "refs/heads/other"),
+        ("gitlab", "/ref", "other"),
+        ("kubernetes", "/kubernetes.io/serviceaccount/name", "other"),
+        ("buildkite", "/build_branch", "other"),
+        ("aws", "/sub", "arn:aws:iam::111122223333:role/other"),
+    ] {
+        let place = PLATFORMS.iter().position(|one| one.name == name).unwrap();
+        let claims = changed(&world.claims(place), pointer, &json!(value));
+        let stranger = format!("new-on-{name}");
+        let answer = world.send(place, &stranger, &claims).await;
+        assert_eq!(answer.status, 400, "{name}: {}", answer.body);
+        let seen = sighted(broker, claims["sub"].as_str().unwrap()).await;
+        assert_eq!(seen["issuer"], name);
+        let file = folder.join(format!("{stranger}.toml"));
+        let adopt = [
+            "agent",
+            "adopt",
+            seen["id"].as_str().unwrap(),
+            "--name",
+            &stranger,
+            "--ends",
+            "2099-01-01",
+            "--out",
+            file.to_str().unwrap(),
+        ];
+        dayfly(&adopt, &environment, "").await.is(0);
+        let written = std::fs::read_to_string(&file).unwrap();
+        // What a person adds: the key of its intents, and a mission.
+        let more = agent(&stranger, "{}", "").replace("[agent.", "[unused.");
+        let mission = &more[more.find("[mission.").unwrap()..];
+        let text = format!("{base}\n{written}intent_keys = \"file:deployer.jwks.json\"\n{mission}");
+        let house = folder.join(format!("of-{name}"));
+        std::fs::create_dir(&house).unwrap();
+        std::fs::copy(
+            folder.join("deployer.jwks.json"),
+            house.join("deployer.jwks.json"),
+        )
+        .unwrap();
+        std::fs::write(house.join("dayfly.toml"), &text).unwrap();
+        let checked = dayfly(&["check", house.to_str().unwrap()], &[], "").await;
+        assert_eq!(checked.code, 0, "{name}: {written}\n{checked:?}");
+        let files = vec![("test.toml".to_owned(), text)];
+        let settings = dayfly::config::load_with(files, folder.to_owned())
+            .and_then(|document| document.resolve())
+            .unwrap_or_else(|problems| panic!("{name}: {problems}"));
+        broker.composed.reload(&settings).await.unwrap();
+        let claims = changed(&world.claims(place), pointer, &json!(value));
+        let answer = world.send(place, &stranger, &claims).await;
+        assert_eq!(answer.status, 200, "{name}: {written}\n{}", answer.body);
+    }
 }
