@@ -21,7 +21,7 @@ impl Broker {
     pub async fn explain(&self, question: ExplainQuestion) -> Result<ExplainAnswer, Refusal> {
         let view = self.view()?;
         let bundle = self.bundle.load_full();
-        let known = (&bundle.agents, &bundle.policy);
+        let known = (&bundle.agents, bundle.policy.as_ref());
         let now = self.clock.now();
         let entry = match question {
             ExplainQuestion::Stated(request) => return explain(known, *request, &view, now),

@@ -4,7 +4,7 @@ use super::OperatorArgs;
 use super::operator_side::get;
 use super::output::{Failure, Output, columns, moment};
 use crate::clock::{Clock, SystemClock};
-use crate::identity::presets;
+use crate::identity::{claims, presets};
 use crate::ids::AgentId;
 use crate::wire::{Page, SightedAsk, SightingView};
 use clap::Args;
@@ -144,7 +144,7 @@ fn identity(seen: &SightingView) -> String {
     for (short, claim) in preset.iter().flat_map(|preset| preset.identity) {
         let value = match *claim {
             "sub" => Some(Value::from(seen.subject.as_str())),
-            claim => seen.claims.get(claim).cloned(),
+            path => claims::find(&seen.claims, path).cloned(),
         };
         if let Some(value) = value
             && !PASSING.contains(short)

@@ -23,7 +23,7 @@ pub struct Access<'a> {
 #[derive(Debug, Clone)]
 pub struct Through<'a> {
     pub group: &'a People,
-    /// The group's ceiling, where it leaves only a part.
+    /// The group's ceiling, where it leaves only a part of what the agent may.
     pub within: Option<Authority>,
 }
 
@@ -59,7 +59,9 @@ fn reach<'a>(
     };
     let people = mission.on_behalf_of.iter().filter_map(|group| {
         let ceiling = group.ceiling.get(&target.id).unwrap_or(&nothing);
-        let (left, within) = left_by(ceiling, &may, target.vocabulary);
+        let (left, _) = left_by(ceiling, &may, target.vocabulary);
+        let is_whole = covers(target.vocabulary, ceiling, &may);
+        let within = (!is_whole).then(|| ceiling.clone());
         (!left.is_empty()).then_some(Through { group, within })
     });
     let people = people.collect();

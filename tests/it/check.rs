@@ -107,7 +107,12 @@ async fn the_cedar_schema_has_the_facts_of_the_configuration() {
     std::fs::write(&file, &plain).unwrap();
     let standard = dayfly(&ask, &[], "").await;
     let published = include_str!("../../src/policy/schema.cedarschema");
-    assert_eq!(standard.is(0).out.trim(), published.trim());
+    let told: Vec<_> = standard.is(0).out.lines().collect();
+    assert!(
+        published.lines().all(|line| told.contains(&line)),
+        "{standard:?}"
+    );
+    assert!(!told.iter().any(|line| line.contains("freeze")));
     let own = "[issuer.ci]\nurl = \"https://ci.acme.example\"\nfacts = { \"freeze.state\" = \"freeze\" }\n";
     std::fs::write(&file, plain + own).unwrap();
     let told = dayfly(&ask, &[], "").await;

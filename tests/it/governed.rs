@@ -22,7 +22,7 @@ owner = "sre@acme.example"
 purpose = "Reads"
 ttl = "20m"
 drift = { count = 3, within = "10m", do = "suspend" }
-allow = [{ target = "deploy-api", actions = ["deploy:read"], locations = ["https://deploy.example/checkout"] }]
+allow = [{ target = "metrics-key", actions = ["metrics:read"], locations = ["https://metrics.example/*"] }]
 "#;
 
 async fn ask(broker: &TestBroker, agent: &str, action: &str) -> Answer {
@@ -36,14 +36,19 @@ async fn ask(broker: &TestBroker, agent: &str, action: &str) -> Answer {
         intent[name] = json!(agent);
     }
     intent["mission"]["id"] = json!("nap");
-    intent["authorization_details"][0]["actions"] = json!([action]);
+    // An opaque key: each replica has an address of its own here, and knows it all the same.
+    intent["authorization_details"] = json!([{
+        "type": "api_key", "identifier": "metrics-key",
+        "actions": [action], "locations": ["https://metrics.example/a"],
+    }]);
     let form = with(broker.good_form(), "subject_token", &token);
+    let form = with(form, "audience", "metrics-key");
     let form = with(form, "intent", &broker.sign_intent(&intent));
     broker.exchange(&form).await
 }
 
 async fn held(broker: &TestBroker, agent: &str) -> (String, String) {
-    let issued = ask(broker, agent, "deploy:read").await;
+    let issued = ask(broker, agent, "metrics:read").await;
     assert_eq!(issued.status, 200, "{}", issued.body);
     let text = |name: &str| issued.body[name].as_str().unwrap().to_owned();
     (text("access_token"), text("lease_id"))
@@ -119,13 +124,13 @@ async fn drift_is_counted_over_all_replicas_and_ends_what_lives() {
     pair.round().await;
     let (token, _) = held(&pair.one, "deployer").await;
     for broker in [&pair.one, &pair.other] {
-        let refused = ask(broker, "deployer", "deploy:delete").await;
+        let refused = ask(broker, "deployer", "metrics:delete").await;
         assert_eq!(refused.reason(), "exceeds_mission", "{}", refused.body);
         assert_eq!(pair.state("deployer").await, "active");
         assert!(pair.other.is_active(&token).await);
     }
     // Twice, once at each: the third, wherever, is the last.
-    ask(&pair.one, "deployer", "deploy:delete").await;
+    ask(&pair.one, "deployer", "metrics:delete").await;
     assert_eq!(pair.state("deployer").await, "suspended");
     assert!(!pair.one.is_active(&token).await);
     for _ in 0..300 {

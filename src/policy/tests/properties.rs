@@ -100,7 +100,9 @@ impl Few {
 
     /// Looked at with the last of so many cases: one in twenty.
     fn are_enough(&self, granted: bool, cases: usize) -> bool {
-        let granted = self.granted.fetch_add(usize::from(granted), Ordering::Relaxed);
+        let granted = self
+            .granted
+            .fetch_add(usize::from(granted), Ordering::Relaxed);
         let seen = self.seen.fetch_add(1, Ordering::Relaxed) + 1;
         seen != cases || granted >= cases / 20
     }
