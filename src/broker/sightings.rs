@@ -4,7 +4,7 @@
 use super::show::not_found;
 use super::{Broker, Bundle, Refusal};
 use crate::audit::{Entry, Event};
-use crate::identity::{Caller, Proof};
+use crate::identity::{Caller, Proof, claims, presets};
 use crate::ids::ShardId;
 use crate::intent::Asked;
 use crate::store::{
@@ -77,22 +77,27 @@ pub(in crate::broker) fn stranger(
     if !platform || bundle.agents.find(caller).is_some() {
         return None;
     }
-    let claims = caller.claims().iter();
-    let claims = claims.filter(|(name, value)| {
+    // What its platform's agents go by comes first, by its path: it may lie within another claim.
+    let preset = presets::by_name(caller.issuer().as_str());
+    let named = preset.iter().flat_map(|preset| preset.identity);
+    let named = named.filter_map(|(_, path)| Some((*path, claims::find(caller.claims(), path)?)));
+    let own = caller.claims().iter();
+    let own = own.map(|(name, value)| (name.as_str(), value));
+    let kept = named.chain(own).filter(|(name, value)| {
         let passing = ["iss", "sub", "aud", "iat", "nbf", "exp", "jti", "nonce"];
         let scalar = value.is_string() || value.is_number() || value.is_boolean();
-        scalar && !passing.contains(&name.as_str()) && value.to_string().len() <= MAX_TEXT
+        scalar && !passing.contains(name) && value.to_string().len() <= MAX_TEXT
     });
-    let claims: Map<String, Value> = claims
+    let kept: Map<String, Value> = kept
         .take(MAX_CLAIMS)
-        .map(|(name, value)| (name.clone(), value.clone()))
+        .map(|(name, value)| (name.to_owned(), value.clone()))
         .collect();
     Some(SightingView {
         id: id(caller),
         issuer: caller.issuer().clone(),
         issuer_url: caller.issuer_url().to_owned(),
         subject: short(caller.subject()),
-        claims,
+        claims: kept,
         asked: vec![ask(asked)],
         first_seen: now,
         last_seen: now,
