@@ -153,8 +153,12 @@ fn identity(seen: &SightingView) -> String {
             fields.push(format!("{short} = {}", scalar(&value)));
         }
     }
-    if fields.is_empty() {
-        fields.push(format!("issuer = {}", quoted(seen.issuer.as_str())));
+    // Some platforms' names are a field of their own, and say who vouches for it.
+    let own = format!("{} = ", seen.issuer);
+    if !fields.iter().any(|field| field.starts_with(&own)) {
+        fields.insert(0, format!("issuer = {}", quoted(seen.issuer.as_str())));
+    }
+    if fields.len() == 1 && taken.is_empty() {
         fields.push(format!("subject = {}", quoted(&seen.subject)));
     }
     format!("{{ {} }}", fields.join(", "))
