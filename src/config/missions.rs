@@ -52,31 +52,20 @@ pub(in crate::config) fn decode(
     let example = "[{ target = \"NAME\", actions = [\"...\"], locations = [\"...\"] }]";
     let allow = reader.required("allow", reader.tables("allow"), example);
     if allow.as_ref().is_some_and(Vec::is_empty) {
-        let at = reader.node("allow").map_or(reader.at, |node| node.at);
-        let help = &format!("write `allow = {example}`");
-        reader.bad(at, "this mission allows nothing", help);
+        allows_nothing(&reader, example);
     }
     let allowed = allow.map(|tables| agents_table::authorities(decoder, tables, targets));
     let place = |key| reader.node(key).map_or(reader.at, |node| node.at);
     let (require_at, tether_at) = (place("require"), place("tether"));
     let require = reader.value_map("require").unwrap_or_default();
-    let require = require
-        .into_iter()
-        .map(|(fact, value)| (fact, value.value))
-        .collect();
+    let require = require.into_iter();
+    let require = require.map(|(fact, value)| (fact, value.value)).collect();
     let when = reader.text("when");
     let ttl = reader.duration("ttl", Duration::from_secs(1)..=DAY);
     let tether = reader.texts("tether").unwrap_or_default();
     let (signer_at, mode_at) = (place("signer"), place("mode"));
     let mode = mode(&reader);
-    if allow_registered && matches!(mode, Some(Mode::Observe { .. })) {
-        let help = "registered agents join it when it decides: remove one of the two";
-        reader.bad(
-            mode_at,
-            "a mission that observes lets nobody be registered",
-            help,
-        );
-    }
+    joins_what_decides(&reader, (allow_registered, mode), mode_at);
     let signer = signer(&reader, "signer");
     let max_active = reader.number("max_active", 1..=100_000);
     let terms = terms::terms(&reader, Terms::default());
@@ -127,6 +116,24 @@ pub(in crate::config) fn decode(
         tether_at,
         mode_at,
     })
+}
+
+fn allows_nothing(reader: &Reader<'_>, example: &str) {
+    let at = reader.node("allow").map_or(reader.at, |node| node.at);
+    let help = &format!("write `allow = {example}`");
+    reader.bad(at, "this mission allows nothing", help);
+}
+
+/// Nothing else would bound whoever joins.
+fn joins_what_decides(reader: &Reader<'_>, (joins, mode): (bool, Option<Mode>), at: Place) {
+    if joins && matches!(mode, Some(Mode::Observe { .. })) {
+        let help = "registered agents join it when it decides: remove one of the two";
+        reader.bad(
+            at,
+            "a mission that observes lets nobody be registered",
+            help,
+        );
+    }
 }
 
 fn admitted(

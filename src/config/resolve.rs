@@ -121,13 +121,17 @@ impl Document {
             node: self.node(),
             references: decoder.references.take(),
             read: decoder.read.take(),
-            document: missions
-                .iter()
-                .any(|decoded| decoded.mission.allow_registered)
-                .then(|| Arc::new(self.clone())),
+            document: self.joinable(&missions),
         };
         self.compile(desk, &settings, &missions);
         Some(settings)
+    }
+
+    /// What registered agents are read beside.
+    fn joinable(&self, missions: &[missions::Decoded]) -> Option<Arc<Self>> {
+        let mut all = missions.iter();
+        let joins = all.any(|decoded| decoded.mission.allow_registered);
+        joins.then(|| Arc::new(self.clone()))
     }
 
     pub(in crate::config) fn targets(
