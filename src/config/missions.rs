@@ -30,6 +30,7 @@ pub(in crate::config) struct Decoded {
     pub mode_at: Place,
 }
 
+const ALLOW: &str = "[{ target = \"NAME\", actions = [\"...\"], locations = [\"...\"] }]";
 const TTL: Duration = Duration::from_secs(15 * 60);
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 
@@ -44,15 +45,13 @@ pub(in crate::config) fn decode(
     let allow_registered = reader.boolean("allow_registered").unwrap_or(false);
     let agents = admitted(decoder, &reader, allow_registered);
     let (on_behalf_of, in_person) = people.of_mission(decoder, &reader);
-    let delegates_to = reader.texts("delegates_to").unwrap_or_default();
-    let delegates_to = known_agents(decoder, delegates_to);
+    let delegates_to = known_agents(decoder, reader.texts("delegates_to").unwrap_or_default());
     let owner = reader.required_text("owner", "\"team@example.com\"");
     let purpose = reader.required_text("purpose", "\"what it achieves, in one sentence\"");
     let ends = reader.date("ends");
-    let example = "[{ target = \"NAME\", actions = [\"...\"], locations = [\"...\"] }]";
-    let allow = reader.required("allow", reader.tables("allow"), example);
+    let allow = reader.required("allow", reader.tables("allow"), ALLOW);
     if allow.as_ref().is_some_and(Vec::is_empty) {
-        allows_nothing(&reader, example);
+        allows_nothing(&reader);
     }
     let allowed = allow.map(|tables| agents_table::authorities(decoder, tables, targets));
     let place = |key| reader.node(key).map_or(reader.at, |node| node.at);
@@ -118,9 +117,9 @@ pub(in crate::config) fn decode(
     })
 }
 
-fn allows_nothing(reader: &Reader<'_>, example: &str) {
+fn allows_nothing(reader: &Reader<'_>) {
     let at = reader.node("allow").map_or(reader.at, |node| node.at);
-    let help = &format!("write `allow = {example}`");
+    let help = &format!("write `allow = {ALLOW}`");
     reader.bad(at, "this mission allows nothing", help);
 }
 
