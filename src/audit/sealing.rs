@@ -4,18 +4,18 @@
 //! Every replica runs it, one at a time works: the state in the store is the claim, and whoever
 //! wants to advance it must have seen it last.
 
+mod trim;
+
 use super::chain::{Chain, FENCES, Run, Sign};
 use super::files::FileSink;
 use super::seen::Seen;
 use super::state::{State, holder, log_of, reconcile};
-use super::{AuditError, log, reader};
+use super::{AuditError, log};
 use crate::clock::Clock;
 use crate::ids::ShardId;
 use crate::secret::Sealer;
 use crate::steps::{self, Step};
-use crate::store::{
-    CommitId, Outcome, Position, Store, StoreError, Tail, Transaction, Write, settle,
-};
+use crate::store::{CommitId, Outcome, Position, Store, StoreError, Tail, settle};
 use futures_util::StreamExt;
 use std::collections::HashMap;
 use std::fmt;
@@ -32,8 +32,6 @@ const EVERY: Duration = Duration::from_secs(1);
 const PAGE: usize = 500;
 /// Shards read at the same time.
 const READERS: usize = 8;
-/// Sealed entries of a shard that the store still keeps, for `dayfly audit tail`.
-const KEPT: u64 = 256;
 /// How old what a failover left may be.
 const MOST_LOST: Duration = Duration::from_secs(60);
 /// Entries that may wait to be sealed. Minting stops at four fifths.
@@ -467,35 +465,6 @@ impl Work {
             }
         }
         self.shared.backlog.store(waiting, Ordering::Relaxed);
-    }
-
-    /// Lets the store forget what is on the disk, a good piece at a time.
-    async fn trim(&mut self, chain: &Chain) -> Result<(), AuditError> {
-        let read = reader::kept_for(self.store.as_ref(), self.clock.now()).await?;
-        for shard in ShardId::all().chain([ShardId::INSTALLATION]) {
-            let number = shard.number();
-            // What is not read yet stays as well.
-            let sealed = read(shard, chain.head(number).position.sequence);
-            let trimmed = self.trimmed.entry(number).or_insert(0);
-            if sealed < trimmed.saturating_add(2 * KEPT) {
-                continue;
-            }
-            let through = sealed - KEPT;
-            let deadline = self.clock.now() + Duration::from_secs(5);
-            let transaction =
-                Transaction::new(shard, deadline)
-                    .local()
-                    .revoking()
-                    .write(Write::Trim {
-                        log: log(shard),
-                        through,
-                    });
-            steps::at(Step::Trimming);
-            self.store.commit(transaction).await?;
-            steps::at(Step::Trimmed);
-            *trimmed = through;
-        }
-        Ok(())
     }
 }
 
