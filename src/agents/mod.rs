@@ -46,6 +46,8 @@ pub struct Agent {
     /// Whatever it authenticates with, its credentials are bound to the certificate that it shows, and
     /// without one it gets none (`tls_client_certificate_bound_access_tokens`, RFC 8705 section 3.4).
     pub certificate_bound: bool,
+    /// It came through the interface, and no file has it.
+    pub registered: bool,
 }
 
 /// Matches callers to an agent: every condition must hold. An agent with a key of its own needs
@@ -197,7 +199,7 @@ impl Registry {
     }
 
     /// The one agent that the caller is. `None` where there is none or where several claim it: who
-    /// is meant cannot be guessed, so nobody is.
+    /// is meant cannot be guessed, so nobody is. Whoever is registered is no other one of the files' agents.
     pub fn find(&self, caller: &Caller) -> Option<Arc<Agent>> {
         match caller.proof() {
             Proof::ClientAssertion | Proof::ClientCertificate => {
@@ -211,16 +213,18 @@ impl Registry {
             }
             Proof::WorkloadToken | Proof::SignedRequest | Proof::Svid => {}
         }
-        let found = self.index.find(caller);
+        let mut found = self.index.find(caller);
         if found.len() > 1 {
             tracing::warn!(
                 issuer = %caller.issuer(),
                 agents = ?found.iter().map(|agent| agent.id.as_str()).collect::<Vec<_>>(),
-                "several agents claim the same identity: none of them gets anything"
+                "several agents claim the same identity: it is the only one of the files, or nobody's"
             );
-            return None;
+            // SECURITY: no definition that is registered locks an agent of the files out.
+            found.retain(|agent| !agent.registered);
         }
-        found.into_iter().next()
+        let one = found.pop();
+        one.filter(|_| found.is_empty())
     }
 
     /// Who vouches for a key (by its RFC 7638 thumbprint) that signs this caller's intents.

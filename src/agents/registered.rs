@@ -6,6 +6,7 @@
 use crate::audit::{Entry, Event};
 use crate::fences::Named;
 use crate::ids::AgentId;
+use crate::jose::KeySet;
 use ring::digest::{SHA256, digest};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
@@ -18,6 +19,8 @@ pub type Definition = Map<String, Value>;
 /// Every replica holds them, and reads them after each change.
 pub const MOST: usize = 1000;
 pub const MOST_BYTES: usize = 1024 * 1024;
+/// Of one agent.
+pub const MOST_IDENTITIES: usize = 16;
 
 /// Who is registered.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -82,6 +85,38 @@ impl Set {
             sha256: hex.concat(),
         })
     }
+}
+
+/// Wherever a definition has a key set.
+pub fn key_sets(definition: &mut Definition) -> Vec<&mut Value> {
+    let mut found = Vec::new();
+    for (key, value) in definition {
+        match (key.as_str(), value) {
+            ("intent_keys", keys) => found.push(keys),
+            ("identity", Value::Array(list)) => {
+                found.extend(list.iter_mut().filter_map(own_keys));
+            }
+            ("identity", one) => found.extend(own_keys(one)),
+            _ => {}
+        }
+    }
+    found
+}
+
+fn own_keys(identity: &mut Value) -> Option<&mut Value> {
+    identity.get_mut("client")?.get_mut("keys")
+}
+
+/// Of its key sets what counts, and no more: whatever else stood in them would be in the store, in the audit
+/// and in front of every operator. One that is not good is told as it is.
+#[must_use]
+pub fn with_plain_keys(mut definition: Definition) -> Definition {
+    for keys in key_sets(&mut definition) {
+        if let Ok(set) = KeySet::parse(keys.to_string().as_bytes()) {
+            *keys = set.to_jwks();
+        }
+    }
+    definition
 }
 
 /// Whether nothing that was given by the one could be refused by the other.

@@ -28,6 +28,7 @@ fn agent(name: &str, identities: Vec<IdentityMatch>) -> Agent {
         terms: Terms::of_agent(),
         labels: BTreeMap::new(),
         certificate_bound: false,
+        registered: false,
     }
 }
 
@@ -121,6 +122,28 @@ fn one_different_claim_is_enough_to_be_unknown() {
     }
     let elsewhere = caller_with("gitlab", |_| {});
     assert_eq!(found(vec![checkout()], &elsewhere), None);
+}
+
+#[test]
+fn whoever_is_registered_locks_no_agent_of_the_files_out() {
+    let on_main = json!({ "ref": "refs/heads/main" });
+    let registered = |name: &str| Agent {
+        registered: true,
+        ..agent(name, vec![by_claims(on_main.clone())])
+    };
+    for all in [
+        vec![checkout(), registered("night")],
+        vec![registered("a"), checkout(), registered("night")],
+    ] {
+        assert_eq!(found(all, &caller()).as_deref(), Some("checkout-deployer"));
+    }
+    let alone = found(vec![registered("night")], &caller());
+    assert_eq!(alone.as_deref(), Some("night"));
+    let two = vec![registered("a"), registered("night")];
+    assert_eq!(found(two, &caller()), None);
+    let of_files = agent("b", vec![by_claims(on_main.clone())]);
+    let three = vec![checkout(), of_files, registered("night")];
+    assert_eq!(found(three, &caller()), None);
 }
 
 #[test]

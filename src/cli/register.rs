@@ -3,8 +3,9 @@
 use super::OperatorArgs;
 use super::operator_side::{client, get};
 use super::output::{Failure, Output};
-use crate::agents::registered::Definition;
+use crate::agents::registered::{Definition, key_sets};
 use crate::ids::AgentId;
+use crate::jose::KeySet;
 use crate::wire::{AgentView, Page, RegistrationReceipt, RegistrationRequest};
 use clap::Args;
 use reqwest::Method;
@@ -138,13 +139,13 @@ fn read(path: &Path) -> Result<(AgentId, Definition), Failure> {
         |what: &dyn std::fmt::Display| Failure::failed(format!("{}: {what}", path.display()));
     let mut all = exported(path)?;
     let one = all.pop().filter(|_| all.is_empty());
-    let (id, definition) =
+    let (id, mut definition) =
         one.ok_or_else(|| failed(&"write one table, `[agent.NAME]`, and nothing else"))?;
-    let base = path.parent().unwrap_or_else(|| Path::new("."));
-    match inline(Value::Object(definition), base).map_err(|error| failed(&error))? {
-        Value::Object(definition) => Ok((id, definition)),
-        _ => Err(failed(&"not a table")),
-    }
+    // Of a name alone the folder is the empty path, which is nowhere.
+    let base = path.parent().filter(|base| *base != Path::new(""));
+    let base = base.unwrap_or_else(|| Path::new("."));
+    inline(&mut definition, base).map_err(|error| failed(&error))?;
+    Ok((id, definition))
 }
 
 /// Dates become text.
@@ -162,26 +163,35 @@ fn json(value: toml::Value) -> Option<Value> {
 }
 
 /// Key sets that it names: the broker reads no file for whoever comes by the interface.
-fn inline(value: Value, base: &Path) -> Result<Value, String> {
-    let each = |value| inline(value, base);
-    Ok(match value {
-        Value::String(text) => match text.strip_prefix("file:") {
-            Some(name) => {
-                let path = base.join(name);
-                let failed = |error: &dyn std::fmt::Display| format!("{}: {error}", path.display());
-                let text = std::fs::read_to_string(&path).map_err(|error| failed(&error))?;
-                serde_json::from_str(&text).map_err(|error| failed(&error))?
-            }
-            None => Value::String(text),
-        },
-        Value::Array(list) => list.into_iter().map(each).collect::<Result<_, _>>()?,
-        Value::Object(map) => {
-            let pairs = map.into_iter();
-            let pairs = pairs.map(|(key, value)| Ok::<_, String>((key, each(value)?)));
-            Value::Object(pairs.collect::<Result<_, _>>()?)
-        }
-        other => other,
-    })
+///
+/// SECURITY: a definition may be somebody else's. Of the files beside it nothing is sent but public keys.
+fn inline(definition: &mut Definition, base: &Path) -> Result<(), String> {
+    for keys in key_sets(definition) {
+        let Some(name) = keys.as_str() else {
+            continue;
+        };
+        let path = below(name, base)?;
+        let failed = |error: &dyn std::fmt::Display| format!("{}: {error}", path.display());
+        let text = std::fs::read(&path).map_err(|error| failed(&error))?;
+        let set = KeySet::parse(&text).map_err(|error| failed(&error))?;
+        *keys = set.to_jwks();
+    }
+    Ok(())
+}
+
+/// Where `file:keys.json` is.
+fn below(name: &str, base: &Path) -> Result<PathBuf, String> {
+    let wanted = || format!("`{name}` is not `file:` and a path below the folder of the table");
+    let name = name.strip_prefix("file:").ok_or_else(wanted)?;
+    let path = base.join(name);
+    let real = |path: &Path| {
+        let real = path.canonicalize();
+        real.map_err(|error| format!("{}: {error}", path.display()))
+    };
+    match real(&path)?.starts_with(real(base)?) {
+        true => Ok(path),
+        false => Err(wanted()),
+    }
 }
 
 /// `[agent.NAME]`.

@@ -109,6 +109,7 @@ pub(in crate::config) fn decode(
         terms,
         labels,
         certificate_bound,
+        registered: decoder.is_sent,
     };
     let settings = certificates.into_iter().map(|rule| CertificateSettings {
         agent: agent.id.clone(),

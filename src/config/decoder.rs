@@ -99,7 +99,8 @@ impl<'a> Decoder<'a> {
     /// SECURITY: whoever publishes is not whoever runs the machines: no program of theirs is started, and of
     /// their files those are read that lie with the configuration. Links are followed: what counts is where it lies.
     pub fn may_read(&self, path: &Path, at: Place) -> bool {
-        if self.doc.attached.is_none() {
+        // Where what was read is kept, nothing is read for it again.
+        if self.doc.attached.is_none() || self.kept.is_some() {
             return true;
         }
         let there = real(&self.doc.base.join(path));

@@ -64,8 +64,13 @@ pub(in crate::config) fn decode(
     let tether = reader.texts("tether").unwrap_or_default();
     let (signer_at, mode_at) = (place("signer"), place("mode"));
     let mode = mode(&reader);
-    joins_what_decides(&reader, (allow_registered, mode), mode_at);
-    let signer = signer(&reader, "signer");
+    let signer = signer(&reader, "signer").unwrap_or(SignerClass::Agent);
+    may_be_open(
+        &reader,
+        allow_registered,
+        (mode, mode_at),
+        (signer, signer_at),
+    );
     let max_active = reader.number("max_active", 1..=100_000);
     let terms = terms::terms(&reader, Terms::default());
     let drift = terms::drift(&reader);
@@ -98,7 +103,7 @@ pub(in crate::config) fn decode(
         mode: mode?,
         ttl: ttl.map_or(TTL, |ttl| ttl.value),
         tether: tether.into_iter().map(|fact| fact.value).collect(),
-        signer: signer.unwrap_or(SignerClass::Agent),
+        signer,
         max_active,
         terms,
         drift,
@@ -123,15 +128,24 @@ fn allows_nothing(reader: &Reader<'_>) {
     reader.bad(at, "this mission allows nothing", help);
 }
 
-/// Nothing else would bound whoever joins.
-fn joins_what_decides(reader: &Reader<'_>, (joins, mode): (bool, Option<Mode>), at: Place) {
+/// Whether anything else bounds whoever joins.
+fn may_be_open(
+    reader: &Reader<'_>,
+    joins: bool,
+    (mode, mode_at): (Option<Mode>, Place),
+    (signer, signer_at): (SignerClass, Place),
+) {
     if joins && matches!(mode, Some(Mode::Observe { .. })) {
+        let message = "a mission that observes lets nobody be registered";
         let help = "registered agents join it when it decides: remove one of the two";
-        reader.bad(
-            at,
-            "a mission that observes lets nobody be registered",
-            help,
-        );
+        reader.bad(mode_at, message, help);
+    }
+    // SECURITY: `max_active` bounds how often a platform's token is worth something, and is each agent's own.
+    if joins && signer == SignerClass::Platform {
+        let message =
+            "a mission whose intents a platform's token stands for lets nobody be registered";
+        let help = "use `signer = \"agent\"`, or remove `allow_registered`";
+        reader.bad(signer_at, message, help);
     }
 }
 

@@ -13,12 +13,14 @@ use super::settings::Settings;
 use super::source::{Place, Source, Sources};
 use super::tree::Table;
 use super::trust_domains::TrustDomains;
-use super::whole::includes;
-use crate::agents::registered::Definition;
-use crate::agents::{Agent, Registry};
+use super::whole::apart;
+use crate::agents::registered::{Definition, MOST_IDENTITIES};
+use crate::agents::{Agent, IdentityMatch, Registry};
+use crate::identity::claims;
 use crate::ids::{AgentId, MissionId};
+use crate::policy::spoken_of;
 use serde_json::Value;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// These settings with registered agents among them.
 #[derive(Debug)]
@@ -91,6 +93,8 @@ struct Beside<'a> {
     targets: Targets,
     issuers: Issuers,
     trust_domains: TrustDomains,
+    /// Names that policies speak of.
+    spoken_of: BTreeSet<String>,
 }
 
 impl<'a> Beside<'a> {
@@ -106,6 +110,8 @@ impl<'a> Beside<'a> {
             targets: document.targets(&decoder, files.broker.fence_view_max_age),
             issuers: Issuers::decode(&decoder, url),
             trust_domains: TrustDomains::decode(&decoder, url),
+            spoken_of: spoken_of(&files.missions, &files.forbids)
+                .map_err(|error| error.to_string())?,
         };
         drop(decoder);
         let problems = desk.finish();
@@ -127,6 +133,7 @@ impl<'a> Beside<'a> {
             desk.collision(at, Code::Duplicate, message, help, own.at);
             return None;
         }
+        self.unspoken(desk, id, at);
         let mut decoder = Decoder::new(self.document, desk);
         decoder.is_sent = true;
         let mut entry = Entry {
@@ -168,12 +175,27 @@ impl<'a> Beside<'a> {
             let help = "write `identity = { client = { keys = { keys = [...] } } }`";
             desk.report(at, Code::BadValue, message, help);
         }
+        if decoded.agent.identities.len() > MOST_IDENTITIES {
+            let message = format!("it has more than {MOST_IDENTITIES} identities");
+            let help = "register more than one agent";
+            desk.report(at, Code::BadValue, message, help);
+            return None;
+        }
         self.vouched(desk, &decoded);
         alone(desk, &decoded, before);
         if let Err(error) = Registry::new(vec![decoded.agent.clone()]) {
             desk.report(at, Code::BadValue, error.to_string(), "");
         }
         Some((decoded, missions))
+    }
+
+    /// SECURITY: a policy may make an exception for somebody, who need not be there any more.
+    fn unspoken(&self, desk: &Desk, id: &AgentId, at: Place) {
+        if self.spoken_of.contains(id.as_str()) {
+            let message = format!("`{id}` stands in a policy or in the `when` of a mission");
+            let help = "register it under another name: what stands there is not about this one";
+            desk.report(at, Code::BadName, message, help);
+        }
     }
 
     /// Those that it joins.
@@ -210,6 +232,22 @@ impl<'a> Beside<'a> {
                 let help = format!("add `[issuer.{named}]` to a file");
                 desk.report(decoded.at, Code::UnknownIssuer, message, &help);
             }
+            self.accepted(desk, identity, decoded.at);
+        }
+    }
+
+    /// SECURITY: what an issuer refuses unless an identity names it, the files alone name.
+    fn accepted(&self, desk: &Desk, identity: &IdentityMatch, at: Place) {
+        let mut issuers = self.files.issuers.iter();
+        let issuer = issuers.find(|issuer| issuer.id == identity.issuer);
+        for (claim, value) in &identity.claims {
+            let refused = issuer.and_then(|issuer| issuer.refused.get(claim));
+            let is_it = |refused: &Value| claims::same(refused, value);
+            if refused.into_iter().flatten().any(is_it) {
+                let message = format!("the issuer refuses this value of `{claim}`");
+                let help = "name it in a file: no registered agent is let in by it";
+                desk.report(at, Code::BadValue, message, help);
+            }
         }
     }
 }
@@ -224,20 +262,23 @@ fn has_null(value: &Value) -> bool {
 }
 
 /// Whoever fits two agents is neither, and the other one was there first.
+///
+/// SECURITY: it is not enough that no identity includes the other: a proof that has what both ask for would
+/// lock the other one out.
 fn alone(desk: &Desk, decoded: &agents_table::Decoded, before: &Settings) {
     let fits = |other: &&Agent| {
         let own = decoded.agent.identities.iter();
         own.clone().any(|own| {
             let mut others = other.identities.iter();
-            others.any(|other| includes(own, other) || includes(other, own))
+            others.any(|other| !apart(own, other))
         })
     };
     if let Some(other) = before.agents.iter().find(fits) {
         let message = format!(
-            "a proof that fits this agent fits `agent.{}`, too",
+            "a proof that fits this agent may fit `agent.{}`, too",
             other.id
         );
-        let help = "name another claim: whoever fits two agents is none";
+        let help = "name the subject or a claim that the other one names, with another value";
         desk.report(decoded.at, Code::SameIdentity, message, help);
     }
 }

@@ -159,8 +159,9 @@ fn bundle(decoder: &Decoder<'_>, reader: &Reader<'_>) -> Option<BundleSource> {
     }
     let path = decoder.path(&path.to_string_lossy());
     // It is replaced while the broker runs, and may not be on the machine that checks: one that is
-    // not there yet lets nobody in until it is.
-    if let Ok(bytes) = std::fs::read(&path)
+    // not there yet lets nobody in until it is. Where the files were read before, nothing is asked again.
+    if decoder.kept.is_none()
+        && let Ok(bytes) = std::fs::read(&path)
         && let Err(error) = TrustBundle::parse(&bytes)
     {
         let message = format!("`{}` is no trust bundle: {error}", path.display());

@@ -7,7 +7,7 @@ use super::source::Place;
 use super::{missions, targets};
 use crate::agents::IdentityMatch;
 use crate::authority::{Authority, Permission, Vocabulary};
-use crate::identity::IssuerSettings;
+use crate::identity::{IssuerSettings, claims};
 use crate::intent::{IntentIssuer, SignerClass, Witness};
 use std::collections::BTreeMap;
 use time::Date;
@@ -224,4 +224,16 @@ pub(in crate::config) fn includes(wide: &IdentityMatch, narrow: &IdentityMatch) 
             .claims
             .iter()
             .all(|(claim, value)| narrow.claims.get(claim) == Some(value))
+}
+
+/// Whether no proof fits both: it would have two values of one thing.
+pub(in crate::config) fn apart(one: &IdentityMatch, other: &IdentityMatch) -> bool {
+    let subjects = one.subject.as_ref().zip(other.subject.as_ref());
+    let mut named = one.claims.iter();
+    one.issuer != other.issuer
+        || subjects.is_some_and(|(one, other)| one != other)
+        || named.any(|(claim, value)| {
+            let other = other.claims.get(claim);
+            other.is_some_and(|other| claims::text(other) != claims::text(value))
+        })
 }

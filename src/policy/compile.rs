@@ -1,6 +1,7 @@
 //! From configuration to Cedar: what is refused before it can decide anything.
 
 use super::mission::Mission;
+use super::operators::is_about_operators;
 use super::requirement::is_label;
 use super::{PolicyError, schema};
 use crate::ids::{AgentId, MissionId, TargetId};
@@ -91,6 +92,42 @@ pub(super) fn parse_forbids(files: &[(String, String)]) -> (Vec<Rule>, Vec<Polic
         }
     }
     (rules, problems)
+}
+
+/// Agents that policies speak of: whatever stands in one about issuing as an agent, or as a text, which may be
+/// an agent's name.
+pub fn spoken_of(
+    missions: &[Mission],
+    forbids: &[(String, String)],
+) -> Result<BTreeSet<String>, PolicyError> {
+    let (forbids, _) = parse_forbids(forbids);
+    let permits: Result<Vec<_>, _> = missions.iter().map(permit).collect();
+    let of_agents = forbids.into_iter().filter(|rule| !is_about_operators(rule));
+    let mut found = BTreeSet::new();
+    for rule in permits?.into_iter().chain(of_agents) {
+        let place = place_of(rule.id());
+        let read = rule.to_json().map_err(|error| problem(&place, error))?;
+        literals(&read, &mut found);
+    }
+    Ok(found)
+}
+
+/// In Cedar's JSON: `{"Value": "text"}`, and `{"type": "Dayfly::Agent", "id": "name"}`.
+fn literals(node: &Value, found: &mut BTreeSet<String>) {
+    let text = |map: &serde_json::Map<String, Value>, key: &str| {
+        map.get(key).and_then(Value::as_str).map(str::to_owned)
+    };
+    match node {
+        Value::Object(map) => {
+            found.extend(text(map, "Value"));
+            if text(map, "type").as_deref() == Some("Dayfly::Agent") {
+                found.extend(text(map, "id"));
+            }
+            map.values().for_each(|inner| literals(inner, found));
+        }
+        Value::Array(list) => list.iter().for_each(|inner| literals(inner, found)),
+        _ => {}
+    }
 }
 
 /// `text_of`: where a policy was written, and how much stands before it in what Cedar has read.

@@ -30,6 +30,7 @@ mod walk;
 
 pub use access::{Access, Through, beyond};
 pub use behalf::People;
+pub use compile::spoken_of;
 pub use denial::{Denial, Denied};
 pub use grant::Grant;
 #[cfg(test)]

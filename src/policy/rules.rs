@@ -279,12 +279,13 @@ impl Rules {
         let resource = uid(&self.names.target, target.id.as_str());
         let purpose = uid(&self.names.mission, mission.id.as_str());
         let name = |name| ("name", name);
+        // SECURITY: whoever registers would choose both, and a policy may make an exception by them.
+        let (own, owner) = match agent.registered {
+            true => ("", ""),
+            false => (agent.id.as_str(), agent.owner.as_str()),
+        };
         let entities = [
-            entity(
-                &principal,
-                vec![name(agent.id.as_str()), ("owner", &agent.owner)],
-                &agent.labels,
-            )?,
+            entity(&principal, vec![name(own), ("owner", owner)], &agent.labels)?,
             entity(
                 &purpose,
                 vec![name(mission.id.as_str()), ("owner", &mission.owner)],

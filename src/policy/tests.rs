@@ -89,6 +89,7 @@ fn agent() -> Agent {
         terms: crate::agents::Terms::of_agent(),
         labels: labels("team", "payments"),
         certificate_bound: false,
+        registered: false,
     }
 }
 

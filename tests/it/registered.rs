@@ -1,6 +1,7 @@
 //! Agents that are registered through the interface, over the wire: the same at both replicas at once, read
 //! as a file is read, and never against the files.
 
+mod definitions;
 mod kept;
 mod recovered;
 

@@ -89,3 +89,28 @@ fn what_only_says_something_or_gives_more_days_takes_nothing_away() {
     }
     assert!(!gives_no_less(&with("ceiling", json!([])), &was));
 }
+
+#[test]
+fn of_a_key_set_only_the_public_keys_are_kept_and_what_is_no_key_set_is_left_to_be_told() {
+    let x = "11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo";
+    let sent = json!({ "keys": [{ "kty": "OKP", "crv": "Ed25519", "x": x, "note": "a diary" }], "more": 1 });
+    let kept = json!({ "keys": [{ "kty": "OKP", "crv": "Ed25519", "x": x, "alg": "Ed25519", "use": "sig" }] });
+    let with = |set: &Value| {
+        let client = json!({ "client": { "keys": set, "legacy_audience": true } });
+        let list = json!({
+            "purpose": "x", "intent_keys": set, "identity": [{ "issuer": "ci" }, client.clone()],
+        });
+        let one = json!({ "purpose": "x", "intent_keys": set, "identity": client });
+        [list, one].map(|value| value.as_object().unwrap().clone())
+    };
+    for (sent, kept) in with(&sent).into_iter().zip(with(&kept)) {
+        assert_eq!(with_plain_keys(sent), kept);
+        assert_eq!(with_plain_keys(kept.clone()), kept);
+    }
+    let private = json!({ "keys": [{ "kty": "OKP", "crv": "Ed25519", "x": x, "d": x }] });
+    for bad in [json!("file:keys.json"), json!(7), private] {
+        for sent in with(&bad) {
+            assert_eq!(with_plain_keys(sent.clone()), sent);
+        }
+    }
+}

@@ -6,7 +6,9 @@ use super::super::publish::TRIES;
 use super::super::standing;
 use super::super::{Broker, Bundle, Operator, Reason, Refusal};
 use super::SLOT;
-use crate::agents::registered::{Definition, MOST, MOST_BYTES, Set, Told, gives_no_less};
+use crate::agents::registered::{
+    Definition, MOST, MOST_BYTES, Set, Told, gives_no_less, with_plain_keys,
+};
 use crate::fences::{Fences, NewFence, Raised};
 use crate::ids::{AgentId, ShardId};
 use crate::store::Write;
@@ -36,7 +38,7 @@ impl Broker {
         self.change(Change {
             by,
             id,
-            definition: Some(request.agent),
+            definition: Some(with_plain_keys(request.agent)),
             reason: request.reason,
             after: request.after,
         })
@@ -174,7 +176,7 @@ impl Broker {
     /// Whether this one stands beside the files, and its owners are there.
     async fn may_stand(&self, id: &AgentId, set: &Set, bytes: usize) -> Result<(), Refusal> {
         let refused = |problems: Vec<serde_json::Value>| {
-            let mut refusal = Refusal::new(Reason::AgentRefused, format!("{problems:?}"));
+            let mut refusal = Refusal::new(Reason::AgentRefused, "its definition does not stand");
             refusal.problems = Some(problems.into());
             refusal.exact()
         };

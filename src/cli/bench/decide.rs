@@ -254,6 +254,7 @@ fn new_agent(id: AgentId, now: OffsetDateTime) -> Agent {
         terms: crate::agents::Terms::of_agent(),
         labels: BTreeMap::from([("team".to_owned(), "bench".to_owned())]),
         certificate_bound: false,
+        registered: false,
     }
 }
 

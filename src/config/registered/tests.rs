@@ -1,4 +1,5 @@
 use super::*;
+use crate::broker::publish::Files;
 use crate::config::load_with;
 use serde_json::json;
 use std::path::PathBuf;
@@ -62,11 +63,15 @@ fn without(key: &str) -> Value {
 }
 
 fn joined(all: &[(&str, Value)]) -> Joined {
+    beside(&files(FILES).unwrap(), all)
+}
+
+fn beside(files: &Settings, all: &[(&str, Value)]) -> Joined {
     let all: Vec<_> = all
         .iter()
         .map(|(name, value)| (name.parse().unwrap(), value.as_object().unwrap().clone()))
         .collect();
-    files(FILES).unwrap().joined(&all).unwrap()
+    files.joined(&all).unwrap()
 }
 
 fn codes(joined: &Joined, name: &str) -> Vec<Code> {
@@ -196,4 +201,132 @@ fn a_mission_that_observes_lets_nobody_join() {
         problems.0.iter().any(|one| one.code == Code::BadValue),
         "{problems}"
     );
+}
+
+#[test]
+fn a_mission_whose_intents_a_platform_vouches_for_lets_nobody_join() {
+    let by_platform = "signer = \"platform\"\nmax_active = 3";
+    let open = format!("allow_registered = true\n{by_platform}");
+    let problems = files(&FILES.replace("allow_registered = true", &open)).unwrap_err();
+    let codes: Vec<_> = problems.0.iter().map(|one| one.code).collect();
+    assert_eq!(codes, [Code::BadValue], "{problems}");
+    let closed = FILES
+        .replace("allow_registered = true", by_platform)
+        .replace("= []", "= [\"deployer\"]");
+    assert!(files(&closed).is_ok());
+}
+
+#[test]
+fn a_proof_that_could_be_two_agents_is_nobody_elses() {
+    let by = |identity: Value| with("identity", identity);
+    let claims = |claims: Value| json!({ "issuer": "ci", "claims": claims });
+    let text = FILES.replace(
+        "subject = \"deployer\" }",
+        "subject = \"deployer\", claims = { project = 7 } }",
+    );
+    let files = files(&text).unwrap();
+    for (identity, expected) in [
+        // A token may have both.
+        (claims(json!({ "environment": "prod" })), true),
+        (
+            claims(json!({ "project": "7", "environment": "prod" })),
+            true,
+        ),
+        (json!({ "issuer": "ci", "subject": "deployer" }), true),
+        (
+            json!([{ "issuer": "ci", "subject": "night" }, claims(json!({ "environment": "prod" }))]),
+            true,
+        ),
+        (json!({ "issuer": "ci", "subject": "night" }), false),
+        (claims(json!({ "project": "8" })), false),
+    ] {
+        let joined = beside(&files, &[("night", by(identity.clone()))]);
+        let found = codes(&joined, "night");
+        assert_eq!(found.contains(&Code::SameIdentity), expected, "{identity}");
+        assert_eq!(found.is_empty(), !expected, "{identity}: {found:?}");
+    }
+}
+
+#[test]
+fn nobody_is_registered_under_a_name_that_a_policy_speaks_of() {
+    let policy =
+        "forbid (principal, action, resource) unless { principal == Dayfly::Agent::\"old-name\" };";
+    let all = vec![
+        ("dayfly.toml".to_owned(), FILES.to_owned()),
+        ("policies/org.cedar".to_owned(), policy.to_owned()),
+    ];
+    let files = load_with(all, PathBuf::from("/etc/dayfly"));
+    let files = files.and_then(|document| document.resolve()).unwrap();
+    let joined = beside(&files, &[("old-name", good())]);
+    assert_eq!(codes(&joined, "old-name"), [Code::BadName]);
+    assert_eq!(
+        beside(&files, &[("night", good())]).problems,
+        BTreeMap::new()
+    );
+}
+
+#[test]
+fn no_value_that_an_issuer_refuses_is_an_identity_of_whoever_is_registered() {
+    let url = "url    = \"https://ci.acme.example\"";
+    let refused = format!("{url}\nrefused = {{ event = [\"fork\", 7] }}");
+    let files = files(&FILES.replace(url, &refused)).unwrap();
+    for (event, expected) in [
+        (json!("fork"), vec![Code::BadValue]),
+        (json!("7"), vec![Code::BadValue]),
+        (json!("push"), vec![]),
+    ] {
+        let identity = json!({ "issuer": "ci", "subject": "night", "claims": { "event": event } });
+        let joined = beside(&files, &[("night", with("identity", identity))]);
+        assert_eq!(codes(&joined, "night"), expected, "{event}");
+    }
+}
+
+#[test]
+fn nobody_has_more_identities_than_it_can_need() {
+    let some = |many: usize| {
+        let each = |number| json!({ "issuer": "ci", "subject": format!("night-{number}") });
+        with("identity", (0..many).map(each).collect())
+    };
+    assert_eq!(joined(&[("night", some(16))]).problems, BTreeMap::new());
+    let more = joined(&[("night", some(17))]);
+    assert_eq!(codes(&more, "night"), [Code::BadValue]);
+}
+
+/// Published files, of which one names a bundle below the replica's folder.
+fn with_bundle(folder: &std::path::Path) -> Settings {
+    let (own, common) = FILES.split_at(FILES.find("[issuer.ci]").unwrap());
+    let domain = "[trust_domain.\"acme.test\"]\nbundle = \"file:bundle.json\"\n";
+    let node = crate::config::Node {
+        file: ("dayfly.toml".to_owned(), own.to_owned()),
+        base: folder.to_path_buf(),
+    };
+    let all = Files {
+        texts: vec![("all.toml".to_owned(), format!("{common}\n{domain}"))],
+        attached: Vec::new(),
+    };
+    crate::config::published(&node, &all).resolve().unwrap()
+}
+
+#[test]
+fn a_bundle_that_is_spoiled_or_moved_later_stops_nobody_who_is_registered() {
+    let (folder, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let (bundle, outside) = (
+        folder.path().join("bundle.json"),
+        other.path().join("b.json"),
+    );
+    for path in [&bundle, &outside] {
+        std::fs::write(path, "{\"keys\":[]}").unwrap();
+    }
+    let files = with_bundle(folder.path());
+    let vouched = with("identity", json!({ "spiffe": "spiffe://acme.test/night" }));
+    let stands = || {
+        let joined = beside(&files, &[("night", vouched.clone())]);
+        assert_eq!(joined.problems, BTreeMap::new());
+    };
+    stands();
+    std::fs::write(&bundle, "half of it").unwrap();
+    stands();
+    std::fs::remove_file(&bundle).unwrap();
+    std::os::unix::fs::symlink(&outside, &bundle).unwrap();
+    stands();
 }

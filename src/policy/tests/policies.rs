@@ -127,6 +127,47 @@ fn a_key_that_cannot_be_bound_is_refused_unless_it_had_to_be_shown() {
 }
 
 #[test]
+fn no_exception_for_a_name_or_an_owner_is_met_by_whoever_is_registered() {
+    for exception in [
+        "principal.owner == \"payments@acme.example\"",
+        "principal.name like \"checkout-*\"",
+        "principal.name == \"checkout-deployer\"",
+    ] {
+        let mut world = with_forbid(&format!(
+            "forbid (principal, action, resource) unless {{ {exception} }};"
+        ));
+        assert!(world.decide().is_ok(), "{exception}");
+        world.agent.registered = true;
+        assert_eq!(world.reason(), Denial::ForbiddenByPolicy, "{exception}");
+    }
+}
+
+#[test]
+fn every_agent_that_a_policy_about_issuing_speaks_of_is_known() {
+    let forbids = [
+        "forbid (principal == Dayfly::Agent::\"in-scope\", action, resource);",
+        "forbid (principal, action, resource) unless { principal == Dayfly::Agent::\"in-body\" };",
+        "forbid (principal, action, resource) when { context.chain.agents.containsAny([\"in-\\u{73}et\"]) };",
+        "forbid (principal, action, resource) unless { principal.name == \"as-text\" };",
+        "forbid (principal, action in [Dayfly::Action::\"write\"], resource) when { principal.name == \"operator\" };",
+    ];
+    let forbids: Vec<_> = (1..)
+        .zip(forbids)
+        .map(|(number, text)| (format!("policies/{number}.cedar"), text.to_owned()))
+        .collect();
+    let mut world = with_when("principal == Dayfly::Agent::\"in-when\"");
+    world.forbids.clone_from(&forbids);
+    assert!(world.policy().is_ok(), "{:?}", world.policy().err());
+    let found = spoken_of(&world.missions, &forbids).unwrap();
+    for name in ["in-scope", "in-body", "in-set", "as-text", "in-when"] {
+        assert!(found.contains(name), "{name}: {found:?}");
+    }
+    for name in ["operator", "deploy-checkout", "orders-api", "issue"] {
+        assert!(!found.contains(name), "{name}: {found:?}");
+    }
+}
+
+#[test]
 fn a_condition_cannot_break_out_of_its_braces() {
     for when in [
         "true }; permit (principal, action, resource) when { true",
