@@ -94,7 +94,7 @@ fn what_only_says_something_or_gives_more_days_takes_nothing_away() {
 fn of_a_key_set_only_the_public_keys_are_kept_and_what_is_no_key_set_is_left_to_be_told() {
     let x = "11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo";
     let sent = json!({ "keys": [{ "kty": "OKP", "crv": "Ed25519", "x": x, "note": "a diary" }], "more": 1 });
-    let kept = json!({ "keys": [{ "kty": "OKP", "crv": "Ed25519", "x": x, "alg": "Ed25519", "use": "sig" }] });
+    let kept = json!({ "keys": [{ "kty": "OKP", "crv": "Ed25519", "x": x, "alg": "EdDSA", "use": "sig" }] });
     let with = |set: &Value| {
         let client = json!({ "client": { "keys": set, "legacy_audience": true } });
         let list = json!({

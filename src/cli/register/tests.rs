@@ -29,7 +29,7 @@ const GOOD: &str = "[agent.a]\nends = 2027-03-01\nlimits = { active = 3 }\n\
 fn the_table_of_a_file_is_sent_with_what_it_refers_to_and_written_as_it_was() {
     let (id, agent) = file(GOOD).unwrap();
     assert_eq!(id.as_str(), "a");
-    let key = json!({ "kty": "OKP", "crv": "Ed25519", "x": X, "alg": "Ed25519", "use": "sig" });
+    let key = json!({ "kty": "OKP", "crv": "Ed25519", "x": X, "alg": "EdDSA", "use": "sig" });
     let wanted = json!({
         "ends": "2027-03-01", "limits": { "active": 3 },
         "identity": [{ "client": { "keys": { "keys": [key] } } }],
