@@ -25,7 +25,7 @@ pub use forks::Superseded;
 pub use reader::{Cursor, Page, Read, page, shards};
 pub(crate) use recent::{pack, unpack};
 pub use recent::{recent, refusal};
-pub use recover::{Lost, Search, lost, resume};
+pub use recover::{Lost, Search, entries, lost, resume};
 pub use sealing::Sealing;
 pub use verify::{Finding, Report, SegmentBreak, verify};
 

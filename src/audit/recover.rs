@@ -161,6 +161,17 @@ fn read(lines: &[EntryLine]) -> (Vec<Entry>, u64) {
     (entries, unreadable)
 }
 
+/// All entries of an export, in the order in which they were sealed.
+pub fn entries(path: &Path) -> Result<Vec<Entry>, AuditError> {
+    if !path.exists() {
+        return Ok(Vec::new());
+    }
+    if let Some(finding) = &export(path)?.finding {
+        return Err(AuditError::changed(&finding.file, finding));
+    }
+    Ok(read(&exported(path)?).0)
+}
+
 /// In the order in which they were sealed, whichever replica did it.
 fn exported(path: &Path) -> Result<Vec<EntryLine>, AuditError> {
     let mut lines = Vec::new();

@@ -49,7 +49,7 @@ pub struct RecoverArgs {
     #[arg(long)]
     without_unreadable: bool,
     /// Give up the registered agents, where neither the store nor the exported audit tells them all: nobody is
-    /// registered then. It is in the audit.
+    /// registered then, and whatever anybody holds is dead, since nobody knows what is theirs. It is in the audit.
     #[arg(long)]
     without_registered: bool,
 }
@@ -126,11 +126,10 @@ pub async fn recover(args: RecoverArgs, output: &Output) -> Result<u8, Failure> 
         Err(FenceError::ForgedSnapshot) if args.without_unreadable => true,
         Err(error) => return Err(failed(error)),
     };
+    let path = settings.broker.audit_path.clone();
+    let path = args.export.as_deref().unwrap_or(&path);
     let search = audit::Search {
-        path: args
-            .export
-            .as_deref()
-            .unwrap_or(&settings.broker.audit_path),
+        path,
         incomplete: args.incomplete,
         without_unreadable: args.without_unreadable,
         fences_lost: anew,
@@ -139,6 +138,7 @@ pub async fn recover(args: RecoverArgs, output: &Output) -> Result<u8, Failure> 
     let lost = lost.map_err(failed)?;
     let made = Made {
         args: &args,
+        export: path,
         store: &store,
         sealer: &sealer,
         fences: &fences,
@@ -164,6 +164,7 @@ fn has_export(path: &Path) -> bool {
 /// What a configuration is put back with.
 struct Made<'a> {
     args: &'a RecoverArgs,
+    export: &'a Path,
     store: &'a Arc<dyn Store>,
     sealer: &'a Sealer,
     fences: &'a Fences,

@@ -2,11 +2,11 @@
 
 use super::{Made, failed};
 use crate::agents::registered::{Set, Told};
-use crate::audit::{Entry, Event};
+use crate::audit::{self, Entry, Event};
 use crate::broker::named::Record;
 use crate::broker::registered::SLOT;
 use crate::cli::Failure;
-use crate::fences::{By, Named, NewFence};
+use crate::fences::{By, Dimension, DimensionKind, FenceKind, LONGEST_LIFETIME, Named, NewFence};
 use crate::ids::{AgentId, ShardId};
 use std::collections::BTreeSet;
 use time::OffsetDateTime;
@@ -27,6 +27,14 @@ fn again(mut set: Set, number: u64, told: &[Told]) -> Result<Set, String> {
     Ok(set)
 }
 
+/// Whose leases are ended.
+enum Ended {
+    /// Whatever was given to names that were changed since.
+    Of(BTreeSet<AgentId>),
+    /// SECURITY: where nobody can tell who was registered, nobody can tell whose leases those were.
+    Everybodys,
+}
+
 impl Made<'_> {
     /// The number of the set that counts; `None`: nobody was ever registered.
     pub(super) async fn registered(
@@ -45,25 +53,17 @@ impl Made<'_> {
         let own = stored
             .as_ref()
             .and_then(|record| Some((Set::read(&record.content)?, record.named.number)));
-        let (before, number) = own.clone().unwrap_or_default();
-        // What lies there may be of a time that never counted: then from the first change on.
-        let mut found = None;
-        for (set, number) in [(before.clone(), number), (Set::default(), 0)] {
-            let set = again(set, number, &told).map_err(Failure::failed)?;
-            let is_it = set.named(wanted.number).map_err(Failure::failed)? == wanted;
-            found = found.or(is_it.then_some(set));
-        }
-        // Whatever was given to a name that was changed since.
-        let mut names: BTreeSet<AgentId> = told.iter().map(|told| told.agent.clone()).collect();
-        let (named, set) = match found {
-            Some(set) => (wanted, set),
+        let (before, number) = own.unwrap_or_default();
+        let names = told.iter().map(|told| told.agent.clone()).collect();
+        let (named, set, ended) = match self.made_again((before, number), &told, &wanted)? {
+            Some(set) => (wanted, set, Ended::Of(names)),
             None if self.args.without_registered => {
-                names.extend(before.agents.into_keys());
                 let number = wanted.number.max(number).checked_add(1);
                 let number =
                     number.ok_or_else(|| Failure::failed("there is no number after this"))?;
                 let nobody = Set::default();
-                (nobody.named(number).map_err(Failure::failed)?, nobody)
+                let named = nobody.named(number).map_err(Failure::failed)?;
+                (named, nobody, Ended::Everybodys)
             }
             None => {
                 return Err(Failure::failed(format!(
@@ -77,42 +77,97 @@ impl Made<'_> {
             named: named.clone(),
             content,
         };
+        let is_said = view.registered() == Some(&named);
+        // INVARIANT: ends first, and the entry that names the set last. Whoever is interrupted here begins again
+        // with all of them, and what the record that is replaced tells is not needed any more.
+        if !is_said {
+            self.end(&ended, now).await?;
+        }
         if stored.as_ref() != Some(&record) {
             self.put_record(SLOT, &record, now).await?;
         }
-        if self.fences.last().registered() != Some(&named) {
-            self.say_registered(&named, &names, now).await?;
+        if !is_said {
+            self.say_registered(&named, &ended, now).await?;
         }
         Ok(Some(named.number))
     }
 
-    /// The entry that names the set, and the end of whatever those had who were changed.
+    /// The set of this name, of what the store has and what the audit tells.
+    fn made_again(
+        &self,
+        (before, number): (Set, u64),
+        told: &[Told],
+        wanted: &Named,
+    ) -> Result<Option<Set>, Failure> {
+        let comes_to = |set: Set, number: u64, told: &[Told]| {
+            let set = again(set, number, told)?;
+            let is_it = set.named(wanted.number)? == *wanted;
+            Ok::<_, String>(is_it.then_some(set))
+        };
+        let own = comes_to(before.clone(), number, told).map_err(Failure::failed)?;
+        if own.is_some() {
+            return Ok(own);
+        }
+        // The record may be gone where the logs are whole, and the export has what the store's audit trimmed. What
+        // lies there may be of a time that never counted, too: then from the first change on.
+        let all = audit::entries(self.export).map_err(failed)?;
+        let all = Told::in_audit(&all);
+        for (set, number) in [(before, number), (Set::default(), 0)] {
+            let made = comes_to(set, number, &all).map_err(Failure::failed)?;
+            if made.is_some() {
+                return Ok(made);
+            }
+        }
+        Ok(None)
+    }
+
+    async fn end(&self, ended: &Ended, now: OffsetDateTime) -> Result<(), Failure> {
+        let on = |name: &AgentId| Dimension::new(DimensionKind::Agent, name.as_str());
+        let all = match ended {
+            Ended::Of(names) => names.iter().map(on).collect(),
+            Ended::Everybodys => vec![Dimension::all()],
+        };
+        for on in all {
+            let fence = NewFence::new(FenceKind::Kill, on, BY, self.why_registered())
+                .by(By::Rule("recovery".to_owned()))
+                .until(now + LONGEST_LIFETIME);
+            self.fences.raise(fence, now).await.map_err(failed)?;
+        }
+        Ok(())
+    }
+
+    fn why_registered(&self) -> &'static str {
+        match self.args.without_registered {
+            true => "--without-registered",
+            false => "the store lost it",
+        }
+    }
+
+    /// The entry that names the set.
     async fn say_registered(
         &self,
         named: &Named,
-        names: &BTreeSet<AgentId>,
+        ended: &Ended,
         now: OffsetDateTime,
     ) -> Result<(), Failure> {
-        let why = match self.args.without_registered {
-            true => "--without-registered",
-            false => "the store lost it",
+        let why = self.why_registered();
+        let fence = NewFence::registering(named.clone(), None, (BY, why))
+            .by(By::Rule("recovery".to_owned()));
+        let entry = Entry::new(Event::OperatorAction, now)
+            .reason(why)
+            .with("by", BY)
+            .with("action", "registered_agents_recovered")
+            .with("number", named.number)
+            .with("sha256", named.sha256.as_str());
+        let entry = match ended {
+            Ended::Of(names) => {
+                entry.with("ended", Vec::from_iter(names.iter().map(AgentId::as_str)))
+            }
+            Ended::Everybodys => entry.with("ended", "everything"),
         };
-        let ended = names.iter().map(|name| Some(name.as_str()));
-        for ended in ended.chain([None]) {
-            let fence = NewFence::registering(named.clone(), ended, (BY, why))
-                .by(By::Rule("recovery".to_owned()));
-            let entry = Entry::new(Event::OperatorAction, now)
-                .reason(why)
-                .with("by", BY)
-                .with("action", "registered_agents_recovered")
-                .with("number", named.number)
-                .with("sha256", named.sha256.as_str())
-                .with("ended", ended);
-            let writes = vec![entry.append(ShardId::INSTALLATION)];
-            let raised = self.fences.raise_with(fence, Vec::new(), writes, now);
-            raised.await.map_err(failed)?;
-        }
-        Ok(())
+        let writes = vec![entry.append(ShardId::INSTALLATION)];
+        let raised = self.fences.raise_with(fence, Vec::new(), writes, now);
+        raised.await.map(drop).map_err(failed)
     }
 }
 
