@@ -300,6 +300,7 @@ impl Fences {
                 if sequence > view.position().sequence {
                     let read = self.read(entry)?;
                     self.note_author(&read, sequence);
+                    note_twice(&view, &read);
                     view.fold(entry, read)?;
                 } else if view.link_at(sequence) != Some(entry.position.link) {
                     return Err(FenceError::Broken(sequence));
@@ -401,6 +402,19 @@ impl Fences {
             });
         }
     }
+}
+
+/// Which of the two counts is the same at every replica; whether it is the right one only a person can say.
+pub(super) fn note_twice(view: &View, (fence, author): &(Fence, Author)) {
+    if matches!(author, Author::Anybody) || !view.contradicts(fence) {
+        return;
+    }
+    let number = fence.names.as_ref().map_or(0, |named| named.number);
+    tracing::error!(
+        number,
+        "ALARM: two changes of the registered agents have one number, after a failover: one of them is undone; see who is registered"
+    );
+    metrics::counter!(metric::ALARMS, "kind" => "registered_twice").increment(1);
 }
 
 #[cfg(test)]

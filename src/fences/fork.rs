@@ -6,7 +6,7 @@
 //! positions stays dead.
 
 use super::entry::Author;
-use super::follow::PAGE;
+use super::follow::{PAGE, note_twice};
 use super::raise::told_again;
 use super::{FenceError, Fences, View, log};
 use crate::ids::ShardId;
@@ -41,6 +41,7 @@ pub(super) async fn mend(fences: &Fences, view: &View, head: Position) -> Result
         now.rewind(common);
         for entry in &continued {
             let read = fences.read(entry)?;
+            note_twice(&now, &read);
             now.fold(entry, read)?;
         }
         Ok(now)

@@ -4,7 +4,7 @@
 //! before; where nothing is to be ended it stands on the set itself, which no lease has.
 
 use super::view::Kept;
-use super::{Dimension, DimensionKind, FenceKind, Named, NewFence, View};
+use super::{Dimension, DimensionKind, Fence, FenceKind, Named, NewFence, View};
 use std::sync::Arc;
 
 impl NewFence {
@@ -25,6 +25,15 @@ impl View {
     /// The set of registered agents that counts. `None`: nobody was ever registered.
     pub fn registered(&self) -> Option<&Named> {
         self.registered.as_ref()?.fence.names.as_ref()
+    }
+
+    /// Whether this names another set by the number of the one that counts: a failover lost an entry that was
+    /// acted on, and both are on the log now. One change of the two is undone.
+    pub(in crate::fences) fn contradicts(&self, fence: &Fence) -> bool {
+        let (Some(new), Some(last)) = (&fence.names, self.registered()) else {
+            return false;
+        };
+        fence.kind == FenceKind::Register && new.number == last.number && new != last
     }
 
     /// SECURITY: whoever writes an old entry to the log once more registers nobody again.

@@ -45,6 +45,18 @@ fn of_two_with_one_number_all_replicas_take_the_same_in_any_order() {
 }
 
 #[test]
+fn two_changes_of_one_number_are_an_alarm_and_one_that_is_put_back_is_none() {
+    let mine = said(&named(7, "bb"), None);
+    let view = add(&View::origin(), &mine);
+    assert!(view.contradicts(&said(&named(7, "cc"), Some("a"))));
+    for fine in [(7, "bb"), (6, "cc"), (8, "cc")] {
+        let fine = said(&named(fine.0, fine.1), None);
+        assert!(!view.contradicts(&fine), "{:?}", fine.names);
+    }
+    assert!(!View::origin().contradicts(&mine));
+}
+
+#[test]
 fn whoever_writes_to_the_store_registers_nobody_and_ends_what_they_say() {
     let before = add(&View::origin(), &said(&named(1, "aa"), None));
     let theirs = said(&named(2, "bb"), Some("a"));
