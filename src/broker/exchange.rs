@@ -124,6 +124,7 @@ impl Broker {
         view: &View,
         now: OffsetDateTime,
     ) -> Result<TokenResponse, Refusal> {
+        bundle.is_one(&agent.agent().id)?;
         self.pin(agent, intent, now).await?;
         let grant = bundle.policy.decide(agent, intent, view, now)?;
         steps::at(Step::Decided);

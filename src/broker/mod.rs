@@ -60,7 +60,7 @@ use crate::leases::{Leases, Sweeper};
 use crate::policy::Policy;
 use crate::secret::Sealer;
 use crate::store::Store;
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, ArcSwapOption};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -116,8 +116,10 @@ pub struct Broker {
     pub(in crate::broker) bundle: ArcSwap<Bundle>,
     /// The same without anybody who is registered.
     pub(in crate::broker) files: ArcSwap<Bundle>,
-    /// Held while one is made of the other.
-    pub(in crate::broker) joining: tokio::sync::Mutex<()>,
+    /// Held while one is made of the other; what could not be made just now.
+    pub(in crate::broker) joining: tokio::sync::Mutex<Option<registered::Failed>>,
+    /// Who is registered, as it was read last.
+    pub(in crate::broker) held: ArcSwapOption<registered::Held>,
     /// Whoever left before this start is held.
     pub(in crate::broker) leavers_seen: AtomicBool,
 }
@@ -182,6 +184,7 @@ impl Broker {
             files: ArcSwap::new(Arc::clone(&bundle)),
             bundle: ArcSwap::new(bundle),
             joining: tokio::sync::Mutex::default(),
+            held: ArcSwapOption::empty(),
             leavers_seen: AtomicBool::new(false),
         }
     }

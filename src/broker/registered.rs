@@ -30,6 +30,27 @@ pub const SLOT: Slot = Slot {
 /// How long a request waits for the entry behind a record that is new.
 const PATIENCE: Duration = Duration::from_millis(500);
 
+/// For so long nobody tries again what could not be made of the same.
+const AGAIN: Duration = Duration::from_secs(1);
+
+/// A set that this replica has read: it may be the last copy.
+#[derive(Debug)]
+pub struct Held {
+    named: Named,
+    set: Arc<Set>,
+}
+
+/// What could not be made of these.
+#[derive(Debug)]
+pub struct Failed {
+    named: Option<Named>,
+    files: Arc<Bundle>,
+    /// Boot time.
+    at: Duration,
+    reason: Reason,
+    why: String,
+}
+
 /// Whom a bundle holds beside the agents of the files.
 #[derive(Debug, Clone, Default)]
 pub struct Joined {
@@ -95,6 +116,36 @@ impl Bundle {
         all.filter(|id| self.agents.get(id).is_none())
     }
 
+    /// SECURITY: a lease says whose it is by name alone. Where the files have the name of somebody who is
+    /// registered, neither gets anything until that one is removed, which ends what the name was given.
+    pub(in crate::broker) fn is_one(&self, id: &AgentId) -> Result<(), Refusal> {
+        // Of two with one name the one of the files was found.
+        if !self.joined.problems.contains_key(id) {
+            return Ok(());
+        }
+        let why =
+            format!("agent {id} is in the files, and another one is registered: remove that one");
+        Err(Refusal::new(Reason::AgentNotInStanding, why))
+    }
+
+    /// Why it cannot be in force while these are registered.
+    pub(in crate::broker) fn is_apart(&self, set: &Set) -> Result<(), String> {
+        let mut registered = set.agents.keys();
+        match registered.find(|id| self.agents.get(id).is_some()) {
+            Some(id) => Err(format!(
+                "`agent.{id}` is registered through the interface: `dayfly agent remove {id}` first"
+            )),
+            None => Ok(()),
+        }
+    }
+
+    /// Or nobody would be answered once it is in force.
+    pub(in crate::broker) async fn stands_beside(&self, set: &Set) -> Result<(), String> {
+        self.is_apart(set)?;
+        let read = self.read(set).await;
+        read.map(drop).map_err(|refusal| refusal.detail)
+    }
+
     /// What these definitions come to beside its files, where it has no others.
     async fn read(&self, set: &Set) -> Result<Read, Refusal> {
         let definitions = set.definitions();
@@ -145,24 +196,49 @@ impl Broker {
     /// The configuration with whoever is registered by now.
     pub(in crate::broker) async fn settled(&self) -> Result<Arc<Bundle>, Refusal> {
         let mut moved = self.fences.moved();
-        let first = self.settle().await;
+        let first = self.settled_now().await;
         if first.is_ok() {
             return first;
         }
         // Somebody registers just now: a view comes after the record.
         drop(tokio::time::timeout(PATIENCE, moved.changed()).await);
-        self.settle().await
+        self.settled_now().await
     }
 
-    async fn settle(&self) -> Result<Arc<Bundle>, Refusal> {
-        let _turn = self.joining.lock().await;
+    async fn settled_now(&self) -> Result<Arc<Bundle>, Refusal> {
+        let mut failed = self.joining.lock().await;
         let bundle = self.bundle.load_full();
-        if !bundle.lacks(&self.fences.last()) {
+        let view = self.fences.last();
+        if !bundle.lacks(&view) {
             return Ok(bundle);
         }
-        let bundle = self.joined(&self.files.load_full()).await?;
-        self.bundle.store(Arc::clone(&bundle));
-        Ok(bundle)
+        let files = self.files.load_full();
+        let now = self.clock.since_boot();
+        // Everybody waits for this turn: or each would read and compile it all once more, one after the other.
+        if let Some(known) = failed.as_ref()
+            && known.named.as_ref() == view.registered()
+            && Arc::ptr_eq(&known.files, &files)
+            && now.saturating_sub(known.at) < AGAIN
+        {
+            return Err(Refusal::new(known.reason, known.why.clone()).after(1));
+        }
+        match self.joined(&files).await {
+            Ok(bundle) => {
+                *failed = None;
+                self.bundle.store(Arc::clone(&bundle));
+                Ok(bundle)
+            }
+            Err(refusal) => {
+                *failed = Some(Failed {
+                    named: view.registered().cloned(),
+                    files,
+                    at: self.clock.since_boot(),
+                    reason: refusal.reason,
+                    why: refusal.detail.clone(),
+                });
+                Err(refusal)
+            }
+        }
     }
 
     /// New files, with whoever is registered. Where that cannot be had, nobody is answered until it can.
@@ -178,22 +254,43 @@ impl Broker {
         self.bundle.store(joined);
     }
 
-    /// SECURITY: by the very record that the log names. An older one has agents in it that were removed.
-    async fn joined(&self, files: &Arc<Bundle>) -> Result<Arc<Bundle>, Refusal> {
-        let view = self.fences.last();
-        let Some(named) = view.registered() else {
-            return Ok(Arc::clone(files));
-        };
+    /// SECURITY: the very set that the log names. An older one has agents in it that were removed.
+    ///
+    /// INVARIANT: one that is held is not read again: it may be the last copy.
+    pub(in crate::broker) async fn set(&self, named: &Named) -> Result<Arc<Set>, Refusal> {
+        if let Some(held) = self.held.load_full()
+            && held.named == *named
+        {
+            return Ok(Arc::clone(&held.set));
+        }
         let record = SLOT
             .load((self.store.as_ref(), &self.sealer), named)
             .await
             .map_err(|why| behind(&why))?;
         let set = Set::read(&record.content);
-        let set = set.ok_or_else(|| behind("its record is of another version of dayfly"))?;
+        let set =
+            Arc::new(set.ok_or_else(|| behind("its record is of another version of dayfly"))?);
+        let new = Arc::new(Held {
+            named: record.named,
+            set: Arc::clone(&set),
+        });
+        self.held.rcu(|old| match old {
+            Some(old) if old.named > new.named => Some(Arc::clone(old)),
+            _ => Some(Arc::clone(&new)),
+        });
+        Ok(set)
+    }
+
+    async fn joined(&self, files: &Arc<Bundle>) -> Result<Arc<Bundle>, Refusal> {
+        let view = self.fences.last();
+        let Some(named) = view.registered() else {
+            return Ok(Arc::clone(files));
+        };
+        let set = self.set(named).await?;
         let mut read = files.read(&set).await?;
         let joined = Joined {
-            named: Some(record.named),
-            set: Arc::new(set),
+            named: Some(named.clone()),
+            set,
             problems: Arc::new(std::mem::take(&mut read.problems)),
         };
         for id in joined.problems.keys() {
@@ -218,16 +315,16 @@ impl Broker {
 
     /// A failover may lose the record, and the others cannot do without it.
     pub(in crate::broker) async fn keep_registered(&self) {
-        let bundle = self.bundle.load_full();
-        let Some(named) = bundle.joined.named.clone() else {
+        let Some(held) = self.held.load_full() else {
             return;
         };
-        if self.fences.last().registered() != Some(&named) {
+        if self.fences.last().registered() != Some(&held.named) {
             return;
         }
-        let Ok(content) = bundle.joined.set.content() else {
+        let Ok(content) = held.set.content() else {
             return;
         };
+        let named = held.named.clone();
         let record = Record { named, content };
         let by = (self.store.as_ref(), &*self.sealer);
         if let Err(error) = SLOT.keep(by, &record, self.clock.now()).await {

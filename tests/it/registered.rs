@@ -1,6 +1,7 @@
 //! Agents that are registered through the interface, over the wire: the same at both replicas at once, read
 //! as a file is read, and never against the files.
 
+mod apart;
 mod definitions;
 mod kept;
 mod recovered;
@@ -281,13 +282,20 @@ async fn what_a_namesake_of_the_files_held_is_dead_when_somebody_is_registered()
     assert!(one.is_active(&held).await);
     registered(&one, "night-worker", &definition(&own)).await;
     assert!(!one.is_active(&held).await);
-    // And where the files have the name, the files win.
+    // And where the files have the name neither gets anything, until the one that is registered is removed.
     let refused = ask(&older, "night-worker", &own).await;
     assert_refused(&refused, Reason::InvalidClient, "the files' name");
-    token(&older, "night-worker", &files).await;
+    until("the other knows it", || async {
+        ask(&older, "night-worker", &files).await.status != 200
+    })
+    .await;
+    let refused = ask(&older, "night-worker", &files).await;
+    assert_refused(&refused, Reason::AgentNotInStanding, "two of one name");
     let shown = older.admin("GET", "/agents/night-worker", None).await.body;
     assert_eq!(shown["owner"], "sre@acme.example");
     assert_eq!(shown["registered"]["problems"][0]["code"], "duplicate");
+    assert_eq!(remove(&older, "night-worker").await.status, 200);
+    token(&older, "night-worker", &files).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -304,6 +312,10 @@ async fn what_takes_something_away_ends_what_it_holds_and_what_only_says_somethi
     // The same once more is the same: its answer may have been lost.
     let again = registered(&broker, "night-worker", &renamed).await;
     assert_eq!(again["number"], receipt["number"]);
+    let stale = json!({ "agent": renamed, "reason": "a test says so", "after": 0 });
+    let stale = broker.admin("PUT", "/agents/night-worker", Some(stale));
+    let stale = stale.await;
+    assert_refused(&stale, Reason::RegisteredMeanwhile, "the same, late");
     let receipt = registered(&broker, "night-worker", &definition(&second)).await;
     assert_eq!(receipt["ended"], true);
     assert!(!broker.is_active(&held).await);
@@ -426,6 +438,8 @@ async fn whoever_has_left_owns_nothing_new_and_what_they_registered_is_held() {
     assert!(!broker.is_active(&held).await);
     let refused = ask(&broker, "night-worker", &key).await;
     assert_refused(&refused, Reason::AgentNotInStanding, "its owner has left");
+    let again = put(&broker, "night-worker", &definition(&key)).await;
+    assert_refused(&again, Reason::AgentRefused, "the same once more");
     let another = with(
         &definition(&self::key()),
         "owner",

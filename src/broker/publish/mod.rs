@@ -301,7 +301,7 @@ impl Broker {
             files: Files::clone(&files),
         };
         let (raised, stored) = self
-            .put_in_force(new, &bundle.decides, (&reason, after, even_without))
+            .put_in_force(new, &bundle, (&reason, after, even_without))
             .await?;
         bundle.revision = stored.revision;
         let answer = PublishAnswer {
@@ -320,12 +320,22 @@ impl Broker {
     async fn put_in_force(
         &self,
         mut new: Stored,
-        decides: &str,
+        bundle: &Bundle,
         (reason, mut after, even_without): (&str, Option<u64>, bool),
     ) -> Result<(Raised, Stored), Refusal> {
+        let mut beside = None;
         for _ in 0..TRIES {
             let now = self.clock.now();
             let view = self.view()?;
+            // INVARIANT: with whoever is registered when it is in force. The log does not move meanwhile.
+            if let Some(named) = view.registered()
+                && beside.as_ref() != Some(named)
+            {
+                let set = self.set(named).await?;
+                let stands = bundle.stands_beside(&set).await;
+                stands.map_err(|why| refused(&why))?;
+                beside = Some(named.clone());
+            }
             let last = view.configured().map(|last| last.decides.number);
             let in_force = last.unwrap_or(0);
             if *after.get_or_insert(in_force) != in_force {
@@ -339,7 +349,7 @@ impl Broker {
             let said = Configured {
                 decides: Named {
                     number: new.revision,
-                    sha256: decides.to_owned(),
+                    sha256: bundle.decides.clone(),
                 },
                 published: Some(new.hash.clone()),
             };
@@ -403,6 +413,12 @@ impl Broker {
 
     /// A folder is in force from here on.
     async fn stand_on(&self, folder: Bundle) -> Result<String, String> {
+        // Where they cannot be had nothing is issued, and these files may be the mended ones.
+        if let Some(named) = self.fences.last().registered()
+            && let Ok(set) = self.set(named).await
+        {
+            folder.is_apart(&set)?;
+        }
         let leavers = self.hold_leavers(&folder).await;
         leavers.map_err(|refusal| refusal.detail)?;
         let said = self.announce(&folder.decides, Word::Operator).await;

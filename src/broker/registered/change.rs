@@ -16,6 +16,10 @@ use crate::wire::{RegistrationReceipt, RegistrationRequest, Subject};
 
 const MAX_REASON: usize = 500;
 
+/// SECURITY: what is wrong quotes the definition, which may be anything, a secret by mistake: it is told to
+/// whoever sent it and to no log.
+const NO_STAND: &str = "the definition does not stand beside the files";
+
 /// What somebody wants changed.
 struct Change<'a> {
     by: &'a Operator,
@@ -84,18 +88,19 @@ impl Broker {
             let number = last.map_or(0, |last| last.number);
             let old = bundle.joined.set.agents.get(&change.id);
             let old = old.map(|old| &old.definition);
+            if *change.after.get_or_insert(number) != number {
+                let why = format!("{number} is the number of the registered agents");
+                return Err(Refusal::new(Reason::RegisteredMeanwhile, why).exact());
+            }
             if old.is_some() && old == change.definition.as_ref() {
-                // The same once more: the answer to the first may have been lost.
+                // The same once more: the answer to the first may have been lost. It may not stand any more.
+                self.may_stand(&change.id, &bundle.joined.set, 0).await?;
                 return Ok(RegistrationReceipt {
                     id: change.id,
                     number,
                     ended: false,
                     replicated: true,
                 });
-            }
-            if *change.after.get_or_insert(number) != number {
-                let why = format!("{number} is the number of the registered agents");
-                return Err(Refusal::new(Reason::RegisteredMeanwhile, why).exact());
             }
             if old.is_none() && change.definition.is_none() {
                 let why = format!("nobody is registered as {}", change.id);
@@ -176,7 +181,7 @@ impl Broker {
     /// Whether this one stands beside the files, and its owners are there.
     async fn may_stand(&self, id: &AgentId, set: &Set, bytes: usize) -> Result<(), Refusal> {
         let refused = |problems: Vec<serde_json::Value>| {
-            let mut refusal = Refusal::new(Reason::AgentRefused, "its definition does not stand");
+            let mut refusal = Refusal::new(Reason::AgentRefused, NO_STAND);
             refusal.problems = Some(problems.into());
             refusal.exact()
         };

@@ -147,6 +147,24 @@ async fn a_record_that_a_failover_lost_is_put_back_by_whoever_holds_it() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_reload_keeps_the_last_copy_of_a_record_that_the_store_lost() {
+    let (one, store) = start().await;
+    let key = key();
+    registered(&one, "night-worker", &definition(&key)).await;
+    token(&one, "night-worker", &key).await;
+    let good = read(&store).await;
+    write(&store, None).await;
+    let settings = super::apart::settings(&one, MISSIONS);
+    one.composed.reload(&settings).await.unwrap();
+    token(&one, "night-worker", &key).await;
+    until("it is there again", || async {
+        let found = store.get(&[record()]).await.unwrap().pop().unwrap();
+        found.is_some_and(|found| found.value == good)
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_sealing_key_that_is_to_go_is_not_needed_for_the_record_any_more() {
     let store = memory();
     let one = TestBroker::with(setup(&store)).await;
