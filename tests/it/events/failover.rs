@@ -114,6 +114,11 @@ async fn what_a_failover_lost_is_a_gap_for_each_who_was_told_of_it() {
         })
         .await;
     }
+    // Ready is who can follow the log: what a failover did to another shard may take one more question.
+    until("it issues again", || async {
+        first.exchange(&first.good_form()).await.status == 200
+    })
+    .await;
     let fresh = first.issue().await;
     for listener in &mut listeners {
         let told = listener.until(&fresh["lease_id"]).await;

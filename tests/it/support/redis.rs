@@ -158,7 +158,13 @@ impl RedisServer {
         stream.set_read_timeout(Some(Duration::from_secs(5)))?;
         stream.write_all(format!("{line}\r\n").as_bytes())?;
         let mut answer = vec![0; 16384];
-        let length = stream.read(&mut answer)?;
+        // A read with a timeout is not begun again by itself where a child has ended meanwhile.
+        let length = loop {
+            match stream.read(&mut answer) {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                read => break read?,
+            }
+        };
         answer.truncate(length);
         Ok(String::from_utf8_lossy(&answer).into_owned())
     }
