@@ -98,7 +98,7 @@ fn of_a_key_set_only_the_public_keys_are_kept_and_what_is_no_key_set_is_left_to_
     let with = |set: &Value| {
         let client = json!({ "client": { "keys": set, "legacy_audience": true } });
         let list = json!({
-            "purpose": "x", "intent_keys": set, "identity": [{ "issuer": "ci" }, client.clone()],
+            "purpose": "x", "intent_keys": set, "identity": [{ "issuer": "ci" }, client],
         });
         let one = json!({ "purpose": "x", "intent_keys": set, "identity": client });
         [list, one].map(|value| value.as_object().unwrap().clone())
