@@ -142,10 +142,17 @@ impl Issuers {
             }
         };
         known.used.push((reader.at, claims.clone()));
-        let subject = claims.remove("sub").and_then(|subject| match subject {
-            Value::String(subject) => Some(subject),
-            _ => None,
-        });
+        let subject = match claims.remove("sub") {
+            None => None,
+            Some(Value::String(subject)) => Some(subject),
+            // SECURITY: left out, the identity would be wider than what is written.
+            Some(_) => {
+                known.is_torn = true;
+                let help = "write the subject as text: `subject = \"17\"`";
+                reader.bad(reader.at, "a subject is text", help);
+                return None;
+            }
+        };
         Some(IdentityMatch {
             issuer: known.settings.id.clone(),
             subject,
@@ -211,6 +218,13 @@ fn claims_of(
     preset: &Preset,
     mut fields: BTreeMap<String, Value>,
 ) -> Result<BTreeMap<String, Value>, presets::PresetError> {
+    // SECURITY: the claim `sub` is the subject, wherever it is written. Left out, the identity would be wider.
+    if preset.name == "generic"
+        && !fields.contains_key("subject")
+        && let Some(subject) = fields.remove("claim.sub")
+    {
+        fields.insert("subject".to_owned(), subject);
+    }
     let names_claims = fields.keys().any(|field| field.starts_with("claim."));
     if preset.name != "generic" || fields.contains_key("subject") || !names_claims {
         return preset.identity_claims(&fields);

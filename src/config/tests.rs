@@ -214,6 +214,12 @@ fn an_identity_becomes_the_claims_of_its_platform() {
             json!({"region": "eu"}),
         ),
         (
+            r#"{ issuer = "spire", claims = { sub = "spiffe://acme/shop", region = "eu" } }"#,
+            "spire",
+            Some("spiffe://acme/shop"),
+            json!({"region": "eu"}),
+        ),
+        (
             r#"{ issuer = "spire", subject = "spiffe://acme/shop", claims = { region = "eu" } }"#,
             "spire",
             Some("spiffe://acme/shop"),

@@ -196,6 +196,10 @@ fn of_an_identity() {
         ),
         ("{ kubernetes = \"shop/deployer\" }", "unknown_issuer"),
         ("{ issuer = \"nobody\", subject = \"x\" }", "unknown_issuer"),
+        (
+            "{ gitlab = \"acme/shop\", project_id = 8, claims = { sub = 7 } }",
+            "bad_value",
+        ),
         ("{ subject = \"x\" }", "missing_key"),
         ("{ client = { keys = \"keys.json\" } }", "bad_keys"),
         ("{ client = { keys = \"file:missing.json\" } }", "bad_keys"),
