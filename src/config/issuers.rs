@@ -219,14 +219,11 @@ fn claims_of(
     mut fields: BTreeMap<String, Value>,
 ) -> Result<BTreeMap<String, Value>, presets::PresetError> {
     // SECURITY: the claim `sub` is the subject, wherever it is written. Left out, the identity would be wider.
-    if preset.name == "generic"
-        && !fields.contains_key("subject")
-        && let Some(subject) = fields.remove("claim.sub")
-    {
-        fields.insert("subject".to_owned(), subject);
-    }
+    let names_subject = ["subject", "claim.sub"]
+        .iter()
+        .any(|field| fields.contains_key(*field));
     let names_claims = fields.keys().any(|field| field.starts_with("claim."));
-    if preset.name != "generic" || fields.contains_key("subject") || !names_claims {
+    if preset.name != "generic" || names_subject || !names_claims {
         return preset.identity_claims(&fields);
     }
     fields.insert("subject".to_owned(), Value::from(""));

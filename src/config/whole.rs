@@ -217,13 +217,18 @@ fn first_outside(vocabulary: Vocabulary, ceiling: &Authority, asked: &Permission
 }
 
 /// Whether every proof that fits `narrow` fits `wide`, too.
+///
+/// SECURITY: values are compared as they are when somebody is looked for, where 7 is "7".
 pub(in crate::config) fn includes(wide: &IdentityMatch, narrow: &IdentityMatch) -> bool {
     wide.issuer == narrow.issuer
         && (wide.subject.is_none() || wide.subject == narrow.subject)
         && wide
             .claims
             .iter()
-            .all(|(claim, value)| narrow.claims.get(claim) == Some(value))
+            .all(|(claim, value)| {
+                let other = narrow.claims.get(claim);
+                other.is_some_and(|other| claims::same(other, value))
+            })
 }
 
 /// Whether no proof fits both: it would have two values of one thing.

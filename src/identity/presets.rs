@@ -56,6 +56,8 @@ pub enum PresetError {
     Workflow(&'static str),
     #[error("`{0}` must be a string, a whole number or a boolean")]
     NotScalar(String),
+    #[error("claim `{0}` is written twice, with two values")]
+    TwoValues(String),
 }
 
 pub fn by_name(name: &str) -> Option<Preset> {
@@ -140,12 +142,17 @@ impl Preset {
         let mut claims = BTreeMap::new();
         for (field, value) in fields {
             super::claims::text(value).ok_or_else(|| PresetError::NotScalar(field.clone()))?;
-            if field == "workflow" {
-                let (claim, value) = self.workflow(fields, value)?;
-                claims.insert(claim, value);
-            } else {
-                claims.insert(self.claim_of(field)?, value.clone());
+            let (claim, value) = match field.as_str() {
+                "workflow" => self.workflow(fields, value)?,
+                field => (self.claim_of(field)?, value.clone()),
+            };
+            // SECURITY: of two that are written none is left out.
+            if let Some(other) = claims.get(&claim)
+                && !super::claims::same(other, &value)
+            {
+                return Err(PresetError::TwoValues(claim));
             }
+            claims.insert(claim, value);
         }
         if self.ids.iter().any(|id| claims.contains_key(*id)) {
             Ok(claims)

@@ -383,6 +383,14 @@ fn of_two_agents_that_one_proof_fits() {
     let report = checked(&text);
     assert_eq!(report.problems.0.len(), 1, "{report}");
     assert_eq!(report.problems.0[0].code, Code::SameIdentity);
+    let as_text = text.replace(
+        "repository_id = 7, environment",
+        "repository_id = \"7\", environment",
+    );
+    assert_ne!(as_text, text);
+    let report = checked(&as_text);
+    assert_eq!(report.problems.0.len(), 1, "{report}");
+    assert_eq!(report.problems.0[0].code, Code::SameIdentity);
     let apart = text.replace(
         "repository_id = 7, environment",
         "repository_id = 8, environment",

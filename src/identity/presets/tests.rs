@@ -106,6 +106,24 @@ fn an_identity_by_names_alone_is_refused() {
 }
 
 #[test]
+fn of_two_values_of_one_claim_none_is_left_out() {
+    for (preset, written, claim) in [
+        ("generic", json!({"subject": "a", "claim.sub": "b"}), "sub"),
+        ("gitlab", json!({"project_id": 8, "claim.project_id": "9"}), "project_id"),
+        (
+            "github",
+            json!({"github": "acme/shop", "repository_id": 1, "ref": "r", "workflow": "w", "claim.workflow_ref": "x"}),
+            "workflow_ref",
+        ),
+    ] {
+        let found = by_name(preset).unwrap().identity_claims(&fields(written));
+        assert_eq!(found, Err(PresetError::TwoValues(claim.to_owned())));
+    }
+    let same = fields(json!({"project_id": 8, "claim.project_id": "8"}));
+    assert!(by_name("gitlab").unwrap().identity_claims(&same).is_ok());
+}
+
+#[test]
 fn a_workflow_without_its_ref_is_refused() {
     let preset = by_name("github").unwrap();
     let result = preset.identity_claims(&fields(
