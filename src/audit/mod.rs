@@ -22,7 +22,7 @@ pub use chain::Sign;
 pub use check::{check, unattended};
 pub use files::FileSink;
 pub use forks::Superseded;
-pub use reader::{Cursor, Page, Read, page, shards};
+pub use reader::{Cursor, Page, READ_AGAIN, Read, page, shards};
 pub(crate) use recent::{pack, unpack};
 pub use recent::{recent, refusal};
 pub use recover::{Lost, Search, entries, lost, resume};

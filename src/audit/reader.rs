@@ -14,6 +14,9 @@ const PAGE: usize = 200;
 /// A reader that is further behind, or silent for longer, is waited for no more.
 const MOST_WAITED_FOR: u64 = 20_000;
 const LONGEST_SILENCE: Duration = Duration::from_secs(3600);
+/// After a failover: what is older than the last look by that much was read. An entry has the time at which its
+/// request began, by the clock of another replica.
+pub const READ_AGAIN: time::Duration = time::Duration::minutes(2);
 
 /// How far each shard was read.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -26,6 +29,7 @@ pub struct Cursor {
 /// What lies behind a cursor, and the cursor behind that.
 #[derive(Debug)]
 pub struct Read {
+    /// After a failover some of them may have been read before: see [`READ_AGAIN`].
     pub entries: Vec<Entry>,
     pub cursor: Cursor,
     /// A shard holds more.
@@ -111,7 +115,10 @@ impl Cursor {
             missed: 0,
         };
         for shard in shards() {
-            let next = page(store, shard, self.position(shard)).await?;
+            let mut next = page(store, shard, self.position(shard)).await?;
+            if next.forked {
+                next = self.anew(store, shard, next.missed).await?;
+            }
             read.more |= next.more;
             read.missed += next.missed;
             read.cursor.put(shard, next.after);
@@ -119,6 +126,46 @@ impl Cursor {
             read.entries.extend(entries.filter_map(|(_, entry)| entry));
         }
         Ok(read)
+    }
+
+    /// What a shard has instead of what a failover lost.
+    ///
+    /// INVARIANT: the same number stands for another entry now, and it was never read. So all that is young
+    /// enough to have come in its place is read once more, and whoever reads knows by its id what it had.
+    async fn anew(
+        &self,
+        store: &dyn Store,
+        shard: ShardId,
+        missed: u64,
+    ) -> Result<Page, AuditError> {
+        let read = self.position(shard).sequence;
+        let since = match self.at {
+            // It never looked: nobody is told of what was before.
+            0 => i64::MAX,
+            at => at.saturating_sub(READ_AGAIN.whole_seconds()),
+        };
+        let mut all = Page {
+            missed,
+            forked: true,
+            ..Page::at(Position::ORIGIN)
+        };
+        loop {
+            let next = page(store, shard, all.after).await?;
+            if next.forked {
+                all.entries.clear();
+                all.after = Position::ORIGIN;
+                continue;
+            }
+            let is_new = |entry: &Entry| entry.at.unix_timestamp() >= since;
+            let entries = next.entries.into_iter();
+            all.entries.extend(entries.filter(|(position, entry)| {
+                position.sequence > read || entry.as_ref().is_some_and(is_new)
+            }));
+            (all.after, all.more) = (next.after, next.more);
+            if !all.more || all.after.sequence >= read {
+                return Ok(all);
+            }
+        }
     }
 }
 
@@ -137,15 +184,21 @@ pub struct Page {
     pub forked: bool,
 }
 
+impl Page {
+    fn at(after: Position) -> Self {
+        Self {
+            entries: Vec::new(),
+            after,
+            more: false,
+            missed: 0,
+            forked: false,
+        }
+    }
+}
+
 /// The next entries of one shard.
 pub async fn page(store: &dyn Store, shard: ShardId, from: Position) -> Result<Page, AuditError> {
-    let mut page = Page {
-        entries: Vec::new(),
-        after: from,
-        more: false,
-        missed: 0,
-        forked: false,
-    };
+    let mut page = Page::at(from);
     let log = log(shard);
     loop {
         match store.tail(&log, page.after, PAGE, Duration::ZERO).await? {

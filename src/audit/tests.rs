@@ -1,4 +1,5 @@
 mod loss;
+mod reader;
 mod takeover;
 
 use super::chain::unhex;

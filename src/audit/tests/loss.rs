@@ -30,7 +30,7 @@ async fn put_back(from: &dyn Store, state: &State, logs: &[(u8, usize)]) -> Arc<
     other
 }
 
-async fn append(store: &dyn Store, shard: u8, value: Vec<u8>) {
+pub(super) async fn append(store: &dyn Store, shard: u8, value: Vec<u8>) {
     let log = log_of(shard);
     let transaction = Transaction::new(log.shard, now() + Duration::from_secs(10))
         .write(Write::Append { log, value });

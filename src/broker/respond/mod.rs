@@ -126,6 +126,9 @@ pub(in crate::broker) struct Message {
 /// When each response saw each agent, in milliseconds.
 type Seen = BTreeMap<String, Vec<i64>>;
 
+/// Entries that were counted or answered of late, each with its moment in milliseconds.
+type Answered = Vec<(i64, uuid::Uuid)>;
+
 impl ResponseSettings {
     fn is_about(&self, entry: &Entry) -> bool {
         let is = match self.on {

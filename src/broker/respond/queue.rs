@@ -1,8 +1,8 @@
 //! The claim, and the queues: one for what is done, and one for each who is told.
 
 use super::work::count;
-use super::{Action, Counted, Message, Owners, Responses, Seen, milliseconds};
-use crate::audit::{AuditError, Cursor, Entry};
+use super::{Action, Answered, Counted, Message, Owners, Responses, Seen, milliseconds};
+use crate::audit::{AuditError, Cursor, Entry, READ_AGAIN};
 use crate::broker::Broker;
 use crate::ids::ShardId;
 use crate::store::{CommitId, Guard, Index, Key, Outcome, StoreError, Transaction, Write, settle};
@@ -24,6 +24,8 @@ struct State {
     /// Milliseconds.
     until: i64,
     seen: Seen,
+    #[serde(default)]
+    answered: Answered,
     /// Whoever was ever told something: each has a queue of its own.
     #[serde(default)]
     receivers: BTreeSet<String>,
@@ -116,14 +118,21 @@ impl Item {
 
 impl Responses {
     /// What these entries ask for, once their last one is counted.
-    fn asked(
+    pub(super) fn asked(
         &self,
         entries: &[Entry],
         owners: impl Fn(&str) -> Option<Owners>,
-        seen: &mut Seen,
+        (seen, answered): (&mut Seen, &mut Answered),
     ) -> Vec<Item> {
         let mut items = Vec::new();
+        let known: BTreeSet<_> = answered.iter().map(|(_, id)| *id).collect();
         for entry in entries {
+            let is_asked = self.responses.iter().any(|one| one.is_about(entry));
+            // INVARIANT: what is read once more after a failover counts once.
+            if !is_asked || known.contains(&entry.id) {
+                continue;
+            }
+            answered.push((milliseconds(entry.at), entry.id));
             for response in &self.responses {
                 let counted = response.counts(entry, seen);
                 let soon = counted == Counted::LastButOne && response.warns();
@@ -184,6 +193,7 @@ impl Broker {
                 holder: me,
                 until: milliseconds(now + CLAIM),
                 seen: state.seen,
+                answered: state.answered,
                 receivers: state.receivers,
             };
             forget(&mut next.seen, &bundle.responses, now);
@@ -194,7 +204,9 @@ impl Broker {
                     backup: agent.backup_owner.clone(),
                 })
             };
-            let items = bundle.responses.asked(&read.entries, owner, &mut next.seen);
+            let counts = (&mut next.seen, &mut next.answered);
+            let items = bundle.responses.asked(&read.entries, owner, counts);
+            forget_answered(&mut next.answered, now);
             next.receivers
                 .extend(items.iter().filter_map(|item| item.to.clone()));
             let moved = read.cursor != cursor || version.is_none();
@@ -304,4 +316,14 @@ fn forget(seen: &mut Seen, responses: &Responses, now: OffsetDateTime) {
         .max();
     let horizon = milliseconds(now - longest.unwrap_or_default());
     seen.retain(|_, moments| moments.last().is_some_and(|last| *last > horizon));
+}
+
+/// Only what may be read once more is known by its id, and of that the last: beyond them a failover repeats, as a
+/// crash does.
+fn forget_answered(answered: &mut Answered, now: OffsetDateTime) {
+    const MOST: usize = 1024;
+    let horizon = milliseconds(now - READ_AGAIN * 2);
+    answered.retain(|(at, _)| *at > horizon);
+    let surplus = answered.len().saturating_sub(MOST);
+    answered.drain(..surplus);
 }

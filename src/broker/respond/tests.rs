@@ -143,3 +143,30 @@ fn a_mail_goes_to_whoever_answers_for_it_and_to_one_address_each() {
         ["x@y.example", "ann@acme.example"]
     );
 }
+
+#[test]
+fn what_is_read_once_more_after_a_failover_counts_once() {
+    let responses = Responses {
+        responses: vec![ResponseSettings {
+            count: 2,
+            actions: vec![Action::Suspend],
+            ..response()
+        }],
+        notify: Vec::new(),
+    };
+    let (mut seen, mut answered) = (Seen::new(), Answered::new());
+    let mut asked = |entries: &[&Entry]| {
+        let entries: Vec<_> = entries.iter().copied().cloned().collect();
+        let counts = (&mut seen, &mut answered);
+        responses.asked(&entries, |_| None, counts).len()
+    };
+    let entries: Vec<_> = (0..4).map(|after| refused("a", after)).collect();
+    let [first, second, third, fourth] = entries.as_slice() else {
+        panic!("four");
+    };
+    assert_eq!(asked(&[first]), 0);
+    assert_eq!(asked(&[first]), 0, "it is the same one");
+    assert_eq!(asked(&[first, second]), 1);
+    assert_eq!(asked(&[first, second, third]), 0, "one of the next two");
+    assert_eq!(asked(&[third, fourth]), 1);
+}
