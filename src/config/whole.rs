@@ -222,13 +222,10 @@ fn first_outside(vocabulary: Vocabulary, ceiling: &Authority, asked: &Permission
 pub(in crate::config) fn includes(wide: &IdentityMatch, narrow: &IdentityMatch) -> bool {
     wide.issuer == narrow.issuer
         && (wide.subject.is_none() || wide.subject == narrow.subject)
-        && wide
-            .claims
-            .iter()
-            .all(|(claim, value)| {
-                let other = narrow.claims.get(claim);
-                other.is_some_and(|other| claims::same(other, value))
-            })
+        && wide.claims.iter().all(|(claim, value)| {
+            let other = narrow.claims.get(claim);
+            other.is_some_and(|other| claims::same(other, value))
+        })
 }
 
 /// Whether no proof fits both: it would have two values of one thing.

@@ -109,7 +109,11 @@ fn an_identity_by_names_alone_is_refused() {
 fn of_two_values_of_one_claim_none_is_left_out() {
     for (preset, written, claim) in [
         ("generic", json!({"subject": "a", "claim.sub": "b"}), "sub"),
-        ("gitlab", json!({"project_id": 8, "claim.project_id": "9"}), "project_id"),
+        (
+            "gitlab",
+            json!({"project_id": 8, "claim.project_id": "9"}),
+            "project_id",
+        ),
         (
             "github",
             json!({"github": "acme/shop", "repository_id": 1, "ref": "r", "workflow": "w", "claim.workflow_ref": "x"}),
