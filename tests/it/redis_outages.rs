@@ -1,171 +1,20 @@
 //! Redis fails while credentials are minted and revoked. Whatever happens to it: no acknowledged
 //! revocation is lost, no dead token is vouched for after the bound, minting resumes by itself.
 
+mod backups;
+mod links;
+mod load;
+mod replicas;
+mod versions;
+
 use crate::support::network::Network;
-use crate::support::process::{Installation, Process, secret_file, until};
+use crate::support::process::Installation;
+use crate::support::process::until;
 use crate::support::redis::{Cluster, RedisServer, Watched};
-use serde_json::{Value, json};
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
+use load::{BOUND, Load, on, token};
+use serde_json::json;
 use std::time::Duration;
 use tokio::time::Instant;
-
-/// How long a token may be vouched for after its revocation was acknowledged.
-const BOUND: Duration = Duration::from_secs(1);
-
-/// Mints and revokes without a pause, and asks about what it revoked.
-struct Load {
-    installation: Arc<Installation>,
-    process: Arc<Process>,
-    /// Was told of nothing, and is asked about everything.
-    other: Arc<Process>,
-    stop: Arc<AtomicBool>,
-    known: Arc<Known>,
-    tasks: Vec<tokio::task::JoinHandle<()>>,
-}
-
-#[derive(Default)]
-struct Known {
-    minted: AtomicUsize,
-    alive: Mutex<Vec<String>>,
-    /// With the moment at which their end was acknowledged.
-    dead: Mutex<Vec<(String, Instant)>>,
-}
-
-fn token(issued: &Value) -> String {
-    issued["access_token"].as_str().unwrap().to_owned()
-}
-
-impl Load {
-    fn start(installation: Arc<Installation>, [process, other]: [Process; 2]) -> Self {
-        let mut load = Self {
-            installation,
-            process: Arc::new(process),
-            other: Arc::new(other),
-            stop: Arc::default(),
-            known: Arc::default(),
-            tasks: Vec::new(),
-        };
-        for _ in 0..2 {
-            load.tasks.push(tokio::spawn(mint_and_revoke(
-                load.installation.clone(),
-                load.process.clone(),
-                load.stop.clone(),
-                load.known.clone(),
-            )));
-        }
-        for asked in [&load.process, &load.other] {
-            load.tasks.push(tokio::spawn(ask(
-                load.installation.clone(),
-                asked.clone(),
-                load.stop.clone(),
-                load.known.clone(),
-            )));
-        }
-        load
-    }
-
-    fn minted(&self) -> usize {
-        self.known.minted.load(Ordering::SeqCst)
-    }
-
-    async fn until_minted(&self, more: usize) {
-        let before = self.minted();
-        let begun = Instant::now();
-        while self.minted() < before + more {
-            assert!(
-                begun.elapsed() < Duration::from_secs(40),
-                "minting does not resume:\n{}",
-                self.process.log()
-            );
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-    }
-
-    /// Ends it. Everything that was told is still so, with whoever told it dead and gone.
-    async fn finish(self, alive_too: bool) {
-        self.stop.store(true, Ordering::SeqCst);
-        for task in self.tasks {
-            task.await.unwrap();
-        }
-        Arc::try_unwrap(self.process).unwrap().kill();
-        let other = &self.other;
-        until("readiness", || other.is_ready()).await;
-        let dead = self.known.dead.lock().unwrap().clone();
-        assert!(!dead.is_empty());
-        for (token, _) in &dead {
-            assert!(!self.installation.is_active(other, token).await);
-        }
-        let alive = self.known.alive.lock().unwrap().clone();
-        for token in alive.iter().filter(|_| alive_too) {
-            assert!(self.installation.is_active(other, token).await);
-        }
-    }
-}
-
-async fn mint_and_revoke(
-    installation: Arc<Installation>,
-    process: Arc<Process>,
-    stop: Arc<AtomicBool>,
-    known: Arc<Known>,
-) {
-    for number in 0.. {
-        if stop.load(Ordering::SeqCst) {
-            return;
-        }
-        let form = installation.good_form();
-        let answer = installation.exchange(&process, &form).await.unwrap();
-        if answer.status != 200 {
-            assert_eq!(answer.status, 503, "{}", answer.body);
-            tokio::time::sleep(Duration::from_millis(20)).await;
-            continue;
-        }
-        known.minted.fetch_add(1, Ordering::SeqCst);
-        let token = token(&answer.body);
-        if number % 2 == 0 {
-            known.alive.lock().unwrap().push(token);
-            continue;
-        }
-        let selector = json!({ "lease": answer.body["lease_id"] });
-        let answer = installation.revoke(&process, selector).await.unwrap();
-        if answer.status == 200 {
-            known.dead.lock().unwrap().push((token, Instant::now()));
-        }
-    }
-}
-
-async fn ask(
-    installation: Arc<Installation>,
-    process: Arc<Process>,
-    stop: Arc<AtomicBool>,
-    known: Arc<Known>,
-) {
-    while !stop.load(Ordering::SeqCst) {
-        let latest: Vec<_> = {
-            let dead = known.dead.lock().unwrap();
-            dead.iter().rev().take(8).cloned().collect()
-        };
-        for (token, since) in latest {
-            let asked_after = since.elapsed();
-            let answer = installation.introspect(&process, &token).await;
-            assert!(
-                answer.status != 200 || answer.body["active"] == false || asked_after < BOUND,
-                "dead for {asked_after:?} and vouched for"
-            );
-        }
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
-}
-
-/// Two brokers: one is told of everything, and the other one is asked.
-async fn on(installation: &Installation, url: &str, min_replicas: u32) -> [Process; 2] {
-    secret_file(&installation.folder.path().join("redis.url"), url);
-    let store = format!(r#"{{ redis = "file:../redis.url", min_replicas = {min_replicas} }}"#);
-    let one = installation.replica("one", &store, "");
-    let other = installation.replica("other", &store, "");
-    let (one, other) = tokio::join!(one.serve(), other.serve());
-    [one, other]
-}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_frozen_primary_is_replaced_by_sentinels_under_load() {
@@ -183,7 +32,7 @@ async fn a_frozen_primary_is_replaced_by_sentinels_under_load() {
     watched.servers[0].thaw();
     tokio::time::sleep(Duration::from_secs(2)).await;
     load.until_minted(20).await;
-    load.finish(true).await;
+    load.finish(Instant::now()).await;
 }
 
 /// A slot of this server that holds something.
@@ -216,7 +65,7 @@ async fn a_cluster_that_loses_each_node_once_and_moves_a_slot_loses_nothing() {
         cluster.servers[lost].run().unwrap();
         load.until_minted(20).await;
     }
-    load.finish(true).await;
+    load.finish(Instant::now()).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -235,7 +84,7 @@ async fn a_primary_that_is_killed_comes_back_with_all_it_acknowledged() {
         redis.run().unwrap();
     }
     load.until_minted(20).await;
-    load.finish(true).await;
+    load.finish(Instant::now()).await;
 }
 
 /// Snapshots only: what came after the last one is gone. The broker that was told of the revocations
@@ -249,12 +98,13 @@ async fn a_primary_that_comes_back_from_a_snapshot_is_told_what_it_forgot() {
     let brokers = on(&installation, &redis.url(), 0).await;
     let load = Load::start(installation, brokers);
     load.until_minted(10).await;
+    let saved = Instant::now();
     assert!(redis.command("SAVE").unwrap().starts_with("+OK"));
     load.until_minted(20).await;
     redis.kill();
     redis.run().unwrap();
     load.until_minted(20).await;
-    load.finish(false).await;
+    load.finish(saved).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

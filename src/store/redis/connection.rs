@@ -98,7 +98,7 @@ impl Door {
         self.client(place)?
             .get_multiplexed_async_connection_with_config(&config)
             .await
-            .map_err(|error| connecting(&error))
+            .map_err(|error| connecting(&error, place))
     }
 }
 
@@ -179,7 +179,7 @@ impl Connector {
         let role: Vec<Value> = ::redis::cmd("ROLE")
             .query_async(&mut connection)
             .await
-            .map_err(|error| connecting(&error))?;
+            .map_err(|error| connecting(&error, &place))?;
         match role.first() {
             Some(Value::BulkString(name)) if name == b"master" => {
                 let mut at = self.at.lock().unwrap_or_else(PoisonError::into_inner);
@@ -232,18 +232,17 @@ impl Connector {
     }
 }
 
-pub(super) fn connecting(error: &::redis::RedisError) -> StoreError {
+pub(super) fn connecting(error: &::redis::RedisError, place: &Place) -> StoreError {
     use ::redis::ErrorKind;
     let text = error.to_string();
     let refused = matches!(error.code(), Some("NOAUTH" | "WRONGPASS" | "NOPERM"))
         || error.kind() == ErrorKind::AuthenticationFailed;
     if refused {
-        return Fault::UserRefused
-            .found(
-                "Redis refuses this user or password, or lets the user run no ROLE; \
-                 deploy/redis/dayfly.conf has the rights it needs",
-            )
-            .into();
+        let message = format!(
+            "Redis at {place} refuses this user or password, or lets the user run no ROLE; \
+             deploy/redis/dayfly.conf has the rights it needs"
+        );
+        return Fault::UserRefused.found(message).into();
     }
     // From rustls; the library has no kind for it.
     let unusable = error.kind() == ErrorKind::InvalidClientConfig;

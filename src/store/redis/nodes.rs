@@ -12,7 +12,7 @@ use crate::secret::Secret;
 use crate::store::{Fault, StoreError};
 use ::redis::{Pipeline, RedisError, Value};
 use arc_swap::ArcSwap;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
@@ -21,6 +21,8 @@ use tokio::time::Instant;
 
 /// A node that was asked for the slots a moment ago is not asked again.
 const ASK_EVERY: Duration = Duration::from_millis(100);
+/// How long a look that nobody waits for may take: every node of a large cluster may hang but one.
+const LOOK: Duration = Duration::from_secs(10);
 
 /// One primary, and what this process keeps about it.
 pub(super) struct Node {
@@ -97,7 +99,16 @@ pub(super) struct Nodes {
     door: Arc<Door>,
     seeds: Option<Vec<Place>>,
     map: ArcSwap<Map>,
-    asked: Mutex<Option<Instant>>,
+    asked: Mutex<Asked>,
+}
+
+/// What became of asking for the slots.
+#[derive(Default)]
+struct Asked {
+    /// When the last one was done.
+    last: Option<Instant>,
+    /// Who was asked and has not answered since: they are asked after the others.
+    silent: BTreeSet<Place>,
 }
 
 #[derive(Default, Clone)]
@@ -213,19 +224,22 @@ impl Nodes {
         map.nodes.entry(Some(place.clone())).or_insert_with(node);
     }
 
-    /// After a failure, and now and then: is everything still where it was?
-    pub(super) async fn look_around(&self) {
+    /// After a failure, and now and then: is everything still where it was? A node that hangs keeps nobody
+    /// longer than `patience`: it is asked after the others the next time.
+    pub(super) async fn look_around(&self, patience: Duration) {
         if !self.is_cluster() {
             return;
         }
-        if let Err(error) = self.ask_for_slots().await {
-            tracing::debug!(%error, "no node of the cluster told of its slots");
+        match tokio::time::timeout(patience, self.ask_for_slots()).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => tracing::debug!(%error, "no node of the cluster told of its slots"),
+            Err(_) => tracing::debug!("a node of the cluster is slow to tell of its slots"),
         }
     }
 
     /// Each second: whoever is no primary any more is left.
     pub(super) async fn look_after(&self) {
-        self.look_around().await;
+        self.look_around(LOOK).await;
         for node in self.all() {
             let from = node.name();
             if node.connector.has_moved().await {
@@ -237,25 +251,32 @@ impl Nodes {
 
     async fn ask_for_slots(&self) -> Result<(), StoreError> {
         let mut asked = self.asked.lock().await;
-        if asked.is_some_and(|last| last.elapsed() < ASK_EVERY) {
+        if asked.last.is_some_and(|last| last.elapsed() < ASK_EVERY) {
             return Ok(());
         }
-        *asked = Some(Instant::now());
         let known = self.map.load_full();
         let known = known.nodes.keys().flatten();
-        let mut last = StoreError::Unavailable("no node is known".to_owned());
-        for place in known.chain(self.seeds.iter().flatten()) {
-            match self.slots_told_by(place).await {
+        let mut places: Vec<&Place> = known.chain(self.seeds.iter().flatten()).collect();
+        places.sort_by_key(|place| asked.silent.contains(place));
+        let mut told = Err(StoreError::Unavailable("no node is known".to_owned()));
+        for place in places {
+            // Before it is asked: whoever waits may give up meanwhile.
+            asked.silent.insert(place.clone());
+            told = self.slots_told_by(place).await;
+            match &told {
                 Ok(routes) => {
-                    self.map.rcu(|map| self.map_of(map, &routes));
-                    return Ok(());
+                    asked.silent.remove(place);
+                    self.map.rcu(|map| self.map_of(map, routes));
+                    break;
                 }
                 // Whoever is asked is wrong in the same way as everybody else.
-                Err(error @ StoreError::Unfit(_)) => return Err(error),
-                Err(error) => last = error,
+                Err(StoreError::Unfit(_)) => break,
+                Err(_) => {}
             }
         }
-        Err(last)
+        // When it is done, not when it began: whoever waited for it need not ask once more.
+        asked.last = Some(Instant::now());
+        told.map(drop)
     }
 
     fn map_of(&self, before: &Map, routes: &BTreeMap<ShardId, Place>) -> Map {
@@ -283,7 +304,7 @@ impl Nodes {
             None => {
                 let mut connection = self.door.open(place).await?;
                 let answer = call.query_async(&mut connection).await;
-                answer.map_err(|error| not_of_a_cluster(&error))?
+                answer.map_err(|error| not_of_a_cluster(&error, place))?
             }
         };
         cluster::read_slots(&answer.0, place)
@@ -291,10 +312,10 @@ impl Nodes {
     }
 }
 
-fn not_of_a_cluster(error: &RedisError) -> StoreError {
+fn not_of_a_cluster(error: &RedisError, place: &Place) -> StoreError {
     if error.to_string().contains("cluster support disabled") {
         let message = "the Redis address leads to a single server; write redis://";
         return Fault::OtherKind.found(message).into();
     }
-    super::connection::connecting(error)
+    super::connection::connecting(error, place)
 }

@@ -25,6 +25,7 @@ impl Sentinels {
         let mut heard = 0;
         let mut named: BTreeMap<Place, usize> = BTreeMap::new();
         let mut silent = String::from("none was asked");
+        let mut refused = Vec::new();
         for answer in answers {
             match answer {
                 Ok(Told::Nobody) => heard += 1,
@@ -32,10 +33,21 @@ impl Sentinels {
                     heard += 1;
                     *named.entry(place).or_default() += 1;
                 }
+                Err(StoreError::Unfit(finding)) if finding.fault == Fault::UserRefused => {
+                    silent.clone_from(&finding.message);
+                    refused.push(finding);
+                }
                 Err(error) => silent = error.to_string(),
             }
         }
         let all = self.places.len();
+        // Only where that is what keeps it from an answer: one that is down may be the reason as well.
+        if heard * 2 <= all
+            && (heard + refused.len()) * 2 > all
+            && let Some(finding) = refused.pop()
+        {
+            return Err(finding.into());
+        }
         if heard * 2 <= all {
             return Err(StoreError::Unavailable(format!(
                 "{heard} of {all} sentinels answer; more than half must ({silent})"
@@ -58,7 +70,8 @@ impl Sentinels {
     }
 
     async fn ask(&self, place: &Place) -> Result<Told, StoreError> {
-        let mut connection = self.door.open(place).await?;
+        let opened = self.door.open(place).await;
+        let mut connection = opened.map_err(|error| of_a_sentinel(error, place))?;
         let answer: Result<HashMap<String, String>, _> = ::redis::cmd("SENTINEL")
             .arg("MASTER")
             .arg(&self.primary)
@@ -67,7 +80,10 @@ impl Sentinels {
         let said = match answer {
             Ok(said) => said,
             Err(error) if error.to_string().contains("No such master") => return Ok(Told::Nobody),
-            Err(error) => return Err(super::connection::connecting(&error)),
+            Err(error) => {
+                let error = super::connection::connecting(&error, place);
+                return Err(of_a_sentinel(error, place));
+            }
         };
         let part = |name| said.get(name).map(String::as_str);
         let place = part("ip").zip(part("port").and_then(|port| port.parse().ok()));
@@ -78,5 +94,20 @@ impl Sentinels {
             host: host.to_owned(),
             port,
         }))
+    }
+}
+
+/// Sentinels have users of their own: whoever reads this must not look at the primary's.
+fn of_a_sentinel(error: StoreError, place: &Place) -> StoreError {
+    match error {
+        StoreError::Unfit(finding) if finding.fault == Fault::UserRefused => {
+            let message = format!(
+                "the sentinel at {place} refuses its user or password, or lets the user run no SENTINEL MASTER; \
+                 they are `sentinel_user` and `sentinel_password` behind the `?` of the address, and \
+                 not those of the primary"
+            );
+            Fault::UserRefused.found(message).into()
+        }
+        other => other,
     }
 }

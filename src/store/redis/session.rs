@@ -74,7 +74,8 @@ impl Inner {
             if clock.since_boot() + pause > give_up {
                 return Err(error);
             }
-            self.nodes.look_around().await;
+            let left = give_up.saturating_sub(clock.since_boot());
+            self.nodes.look_around(left).await;
             tokio::time::sleep(jitter(pause)).await;
             pause = (pause * 2).min(LONGEST_PAUSE);
         }
@@ -104,7 +105,8 @@ impl Inner {
                     pause = (pause * 2).min(LONGEST_PAUSE);
                 }
             }
-            self.nodes.look_around().await;
+            let left = give_up.saturating_sub(clock.since_boot());
+            self.nodes.look_around(left).await;
         }
     }
 

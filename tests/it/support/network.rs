@@ -9,7 +9,7 @@
 )]
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU16, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU16, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
@@ -32,6 +32,8 @@ struct State {
     accepted: AtomicUsize,
     /// Milliseconds that each piece of an answer takes.
     delay: AtomicU64,
+    /// What is asked arrives, and no answer does.
+    swallows: AtomicBool,
 }
 
 impl Network {
@@ -43,6 +45,7 @@ impl Network {
             dead_below: AtomicUsize::new(0),
             accepted: AtomicUsize::new(0),
             delay: AtomicU64::new(0),
+            swallows: AtomicBool::new(false),
         });
         let shared = state.clone();
         let accepting = tokio::spawn(async move {
@@ -89,6 +92,11 @@ impl Network {
         self.state.accepted.load(Ordering::SeqCst)
     }
 
+    /// Of these connections and of new ones, for as long as it is on.
+    pub fn swallow_answers(&self, on: bool) {
+        self.state.swallows.store(on, Ordering::SeqCst);
+    }
+
     /// So many milliseconds for each piece of an answer.
     pub fn delay(&self, milliseconds: u64) {
         self.state.delay.store(milliseconds, Ordering::SeqCst);
@@ -108,17 +116,23 @@ async fn carry(
     number: usize,
     answers: bool,
 ) {
+    let is_cut = || number < state.dead_below.load(Ordering::SeqCst);
+    let is_swallowed = || answers && state.swallows.load(Ordering::SeqCst);
     let mut bytes = vec![0; 65536];
     while let Ok(length @ 1..) = from.read(&mut bytes).await {
         if answers {
             let delay = state.delay.load(Ordering::SeqCst);
             tokio::time::sleep(Duration::from_millis(delay)).await;
         }
-        if number < state.dead_below.load(Ordering::SeqCst) {
+        if is_cut() || is_swallowed() {
             continue;
         }
         if to.write_all(&bytes[..length]).await.is_err() {
             return;
         }
+    }
+    // Half open: the end of the one side is not told to the other.
+    while is_cut() {
+        tokio::time::sleep(Duration::from_secs(1)).await;
     }
 }

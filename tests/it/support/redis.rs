@@ -139,6 +139,35 @@ impl RedisServer {
         }
     }
 
+    /// A copy of what it has on its disk, taken while it runs.
+    pub fn backup(&self) -> io::Result<tempfile::TempDir> {
+        let backup = tempfile::tempdir()?;
+        copy_folder(self.folder.path(), backup.path())?;
+        Ok(backup)
+    }
+
+    /// Stops it, and starts it on what was copied and on nothing else.
+    pub fn put_back(&mut self, backup: &Path) -> io::Result<()> {
+        self.kill();
+        self.folder = tempfile::tempdir()?;
+        copy_folder(backup, self.folder.path())?;
+        self.run()
+    }
+
+    /// The same with one file of the copy, as snapshots are kept: without the append-only file, which is
+    /// switched on again behind it.
+    pub fn put_snapshot_back(&mut self, backup: &Path) -> io::Result<()> {
+        let alone = tempfile::tempdir()?;
+        std::fs::copy(backup.join("dump.rdb"), alone.path().join("dump.rdb"))?;
+        let arguments = self.arguments.clone();
+        self.arguments
+            .extend(["--appendonly", "no"].map(str::to_owned));
+        let run = self.put_back(alone.path());
+        self.arguments = arguments;
+        run?;
+        self.command("CONFIG SET appendonly yes").map(drop)
+    }
+
     /// Waits until so many replicas have everything.
     pub fn until_followed_by(&self, replicas: usize) -> io::Result<()> {
         for _ in 0..400 {
@@ -168,6 +197,20 @@ impl RedisServer {
         answer.truncate(length);
         Ok(String::from_utf8_lossy(&answer).into_owned())
     }
+}
+
+fn copy_folder(from: &Path, to: &Path) -> io::Result<()> {
+    for entry in std::fs::read_dir(from)? {
+        let entry = entry?;
+        let to = to.join(entry.file_name());
+        if entry.file_type()?.is_dir() {
+            std::fs::create_dir(&to)?;
+            copy_folder(&entry.path(), &to)?;
+        } else {
+            std::fs::copy(entry.path(), &to)?;
+        }
+    }
+    Ok(())
 }
 
 /// The shipped `deploy/redis/dayfly.conf`, with its user switched on as the file says.
@@ -337,6 +380,26 @@ impl Cluster {
             })
             .await;
         Some(cluster)
+    }
+
+    /// Each of the three is followed by so many.
+    pub async fn with_replicas(each: usize) -> Option<Self> {
+        let cluster = Self::start(THIRDS.len() * (1 + each)).await?;
+        let primaries: Vec<_> = (0..THIRDS.len()).map(|place| cluster.id(place)).collect();
+        for (place, server) in cluster.servers.iter().enumerate().skip(THIRDS.len()) {
+            let follow = format!("CLUSTER REPLICATE {}", primaries[place % THIRDS.len()]);
+            assert_eq!(server.command(&follow).unwrap(), "+OK\r\n");
+        }
+        for primary in cluster.servers.iter().take(THIRDS.len()) {
+            primary.until_followed_by(each).unwrap();
+        }
+        Some(cluster)
+    }
+
+    /// Those that followed this one at first.
+    pub fn replicas_of(&self, primary: usize) -> impl Iterator<Item = &RedisServer> {
+        let others = self.servers.iter().skip(THIRDS.len() + primary);
+        others.step_by(THIRDS.len())
     }
 
     async fn until(&self, holds: impl Fn(&str) -> bool) {

@@ -129,3 +129,77 @@ async fn fewer_than_half_of_the_sentinels_are_not_believed() {
     let error = Redis::connect(settings(&watched)).await.unwrap_err();
     assert!(error.to_string().contains("1 of 3 sentinels"), "{error}");
 }
+
+/// A primary that lets anybody in, watched by sentinels of which each wants a user of its own, or not.
+fn watched_by(closed: [bool; 3]) -> Option<(RedisServer, Vec<RedisServer>, String)> {
+    let primary = RedisServer::start(&["--appendonly", "yes"]).unwrap()?;
+    let lock = "user watcher on >another ~* &* +@all\nuser default reset on nopass +ping\n";
+    let sentinels: Vec<_> = closed
+        .iter()
+        .map(|closed| {
+            let more = if *closed { lock } else { "" };
+            RedisServer::sentinel_with(primary.port(), more).unwrap()
+        })
+        .collect();
+    let places: Vec<_> = sentinels
+        .iter()
+        .map(|one| format!("127.0.0.1:{}", one.port()))
+        .collect();
+    let url = format!("redis+sentinel://{}/main", places.join(","));
+    Some((primary, sentinels, url))
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn sentinels_that_refuse_our_user_are_named_and_not_the_primary() {
+    let Some((_primary, sentinels, url)) = watched_by([true; 3]) else {
+        return;
+    };
+    let asked = |query: &str| RedisSettings {
+        min_replicas: 1,
+        response_timeout: Duration::from_millis(300),
+        ..RedisSettings::new(Secret::new(format!("{url}{query}")))
+    };
+    for query in [
+        "",
+        "?sentinel_user=watcher&sentinel_password=wrong",
+        "?sentinel_user=nobody&sentinel_password=another",
+    ] {
+        let connected = Redis::connect(asked(query)).await.unwrap_err();
+        let looked = Redis::inspect(&asked(query)).await.unwrap_err();
+        for error in [connected, looked] {
+            let finding = error.as_finding();
+            assert_eq!(finding.fault, Fault::UserRefused, "{query}: {finding}");
+            let named = sentinels.iter().any(|one| {
+                finding
+                    .message
+                    .contains(&format!("127.0.0.1:{}", one.port()))
+            });
+            assert!(named, "{query}: {finding}");
+            for words in ["the sentinel at", "`sentinel_password`"] {
+                assert!(finding.message.contains(words), "{query}: {finding}");
+            }
+            assert!(!finding.message.contains("another"), "{finding}");
+        }
+    }
+    let query = "?sentinel_user=watcher&sentinel_password=another";
+    drop(Redis::connect(asked(query)).await.unwrap());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_sentinel_that_refuses_us_is_outvoted_and_two_that_are_down_are_the_reason() {
+    let Some((_primary, mut sentinels, url)) = watched_by([true, false, false]) else {
+        return;
+    };
+    let settings = RedisSettings {
+        min_replicas: 1,
+        response_timeout: Duration::from_millis(300),
+        ..RedisSettings::new(Secret::new(url))
+    };
+    drop(Redis::connect(settings.clone()).await.unwrap());
+    sentinels[2].kill();
+    let error = Redis::connect(settings.clone()).await.unwrap_err();
+    assert_eq!(error.as_finding().fault, Fault::UserRefused, "{error}");
+    sentinels[1].kill();
+    let error = Redis::connect(settings).await.unwrap_err();
+    assert_eq!(error.as_finding().fault, Fault::Unreachable, "{error}");
+}

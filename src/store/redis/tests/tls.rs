@@ -226,7 +226,7 @@ async fn each_spoiled_part_is_refused(settings: &RedisSettings, parts: &[(&str, 
         };
         let error = Redis::connect(spoiled).await.unwrap_err();
         assert!(
-            error.to_string().contains("refuses this user"),
+            error.to_string().contains("store_user_refused: "),
             "{part} -> {other}: {error}"
         );
     }
