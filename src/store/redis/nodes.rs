@@ -75,6 +75,17 @@ impl Node {
         self.tails.forget();
     }
 
+    /// After a failure: a server that says it is a replica was the primary once.
+    ///
+    /// SECURITY: reading needs no right to write, and would go on with what may have been undone since.
+    pub(super) async fn heard(&self, error: &RedisError) {
+        if error.code() == Some("READONLY") {
+            let from = self.name();
+            tracing::warn!(from, "this Redis says that it is a replica now: leaving it");
+            self.leave().await;
+        }
+    }
+
     pub(super) async fn query<T: ::redis::FromRedisValue>(
         &self,
         pipeline: &Pipeline,

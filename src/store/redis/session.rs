@@ -131,8 +131,11 @@ impl Inner {
                 .await
                 .map_err(not_connected)?;
             let answer = run(&mut connection, &script::COMMIT, call).await;
-            if answer.as_ref().is_err_and(is_suspect) {
+            if let Err(error) = &answer
+                && is_suspect(error)
+            {
                 lane.shared.forget(number).await;
+                node.heard(error).await;
             }
             let answer = answer.map_err(|error| self.failed(shard, &node, &error))?;
             return script::read_commit(answer, shard).map_err(Failure::Final);
@@ -145,8 +148,11 @@ impl Inner {
         let answer = self
             .run_and_wait(&mut lent.connection, &script::COMMIT, call)
             .await;
-        if answer.as_ref().is_err_and(is_suspect) {
+        if let Err(error) = &answer
+            && is_suspect(error)
+        {
             lane.replicated.forget();
+            node.heard(error).await;
         }
         let (answer, acknowledged) = answer.map_err(|error| self.failed(shard, &node, &error))?;
         lent.give_back();
@@ -242,6 +248,7 @@ impl Inner {
             Err(Queried::Redis(error)) => {
                 if is_suspect(&error) {
                     node.tails.forget();
+                    node.heard(&error).await;
                 }
                 Err(self.read_failed(log.shard, &node, error))
             }

@@ -292,21 +292,47 @@ async fn a_replica_is_no_store() {
 }
 
 #[tokio::test]
-async fn a_demoted_primary_is_left() {
-    let server = server!(&[]);
-    let store = open(&server).await;
-    assert!(is_applied(&store.commit(write(b"a")).await));
-    server.command("REPLICAOF 127.0.0.1 1").unwrap();
-    assert!(!is_applied(&store.commit(write(b"b")).await));
-    server.command("REPLICAOF NO ONE").unwrap();
-    let mut applied = false;
-    for _ in 0..20 {
-        applied = is_applied(&store.commit(write(b"c")).await);
-        if applied {
-            break;
+async fn a_demoted_primary_is_left_by_whoever_reads_too() {
+    let log = log();
+    for first in ["tail", "commit"] {
+        let server = server!(&[]);
+        let store = open(&server).await;
+        let tail = async || {
+            let read = store.tail(&log, Position::ORIGIN, 9, Duration::ZERO);
+            read.await.map(drop)
+        };
+        let commit = async |name: &[u8]| store.commit(write(name)).await.map(drop);
+        commit(b"a").await.unwrap();
+        assert!(store.get(&[key(b"a")]).await.unwrap()[0].is_some());
+        tail().await.unwrap();
+        server.command("REPLICAOF 127.0.0.1 1").unwrap();
+        // It still has it all, and says none of it: it may have been undone since.
+        for round in 0..3 {
+            let noticed = match first {
+                "tail" => tail().await,
+                _ => commit(b"b").await,
+            };
+            let read = store.get(&[key(b"a")]).await.map(drop);
+            let index = Index {
+                shard: shard(3),
+                name: "index".into(),
+            };
+            let ranged = store.range(&index, 0..=9, 9).await.map(drop);
+            for answer in [noticed, read, ranged, tail().await, commit(b"b").await] {
+                assert!(
+                    matches!(answer, Err(StoreError::Unavailable(_))),
+                    "{first} {round}: {answer:?}"
+                );
+            }
         }
+        server.command("REPLICAOF NO ONE").unwrap();
+        let begun = tokio::time::Instant::now();
+        while commit(b"c").await.is_err() {
+            assert!(begun.elapsed() < Duration::from_secs(20));
+        }
+        assert_eq!(store.get(&[key(b"b")]).await.unwrap(), [None]);
+        tail().await.unwrap();
     }
-    assert!(applied);
 }
 
 #[tokio::test]

@@ -136,27 +136,62 @@ async fn a_lost_node_takes_its_shards_with_it_and_no_others() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_replica_takes_over_the_shards_of_a_lost_node() {
-    let Some(mut cluster) = Cluster::start(4).await else {
+async fn a_replica_takes_over_the_shards_of_a_lost_node_with_what_was_acknowledged() {
+    let Some(mut cluster) = Cluster::start(6).await else {
         return;
     };
+    for primary in 0..3 {
+        let follow = format!("CLUSTER REPLICATE {}", cluster.id(primary));
+        let replica = &cluster.servers[primary + 3];
+        assert_eq!(replica.command(&follow).unwrap(), "+OK\r\n");
+        cluster.servers[primary].until_followed_by(1).unwrap();
+    }
+    let settings = RedisSettings {
+        min_replicas: 1,
+        replica_timeout: Duration::from_millis(100),
+        ..settings_of(&cluster)
+    };
+    let store = Redis::connect(settings).await.unwrap();
+    assert_eq!(unfit(&store).await, [""; 0]);
+    let mut acknowledged = Vec::new();
+    for name in [b"a", b"b", b"c"] {
+        assert!(is_applied(&store.commit(write(name)).await));
+        acknowledged.push(key(name));
+    }
     let lost = owner(shard(3));
-    let follow = format!("CLUSTER REPLICATE {}", cluster.id(lost));
-    assert_eq!(cluster.servers[3].command(&follow).unwrap(), "+OK\r\n");
-    cluster.servers[lost].until_followed_by(1).unwrap();
-    let store = Redis::connect(settings_of(&cluster)).await.unwrap();
-    assert!(is_applied(&store.commit(write(b"before")).await));
-    let wait = "SET {d3}rx 1\r\nWAIT 1 5000";
-    cluster.servers[lost].command(wait).unwrap();
     cluster.servers[lost].kill();
+    // Alone it goes on, and acknowledges nothing.
     let begun = Instant::now();
-    while !is_applied(
-        &store
-            .commit(write(&begun.elapsed().as_micros().to_be_bytes()))
-            .await,
-    ) {
+    loop {
+        match store.commit(write(&later(begun))).await {
+            Ok(Outcome::Unreplicated { .. }) => break,
+            Err(StoreError::Unavailable(_) | StoreError::Unknown) => {}
+            other => panic!("{other:?}"),
+        }
         assert!(begun.elapsed() < Duration::from_secs(60));
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
-    assert!(store.get(&[key(b"before")]).await.unwrap()[0].is_some());
+    let tail = store
+        .tail(&log(), Position::ORIGIN, 9, Duration::ZERO)
+        .await;
+    assert!(matches!(tail, Err(StoreError::Unavailable(_))), "{tail:?}");
+    let found = store.get(&acknowledged).await.unwrap();
+    assert!(found.iter().all(Option::is_some), "{found:?}");
+    // Whoever was lost comes back and follows.
+    cluster.servers[lost].run().unwrap();
+    while !is_applied(&store.commit(write(&later(begun))).await) {
+        assert!(begun.elapsed() < Duration::from_secs(60));
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    let found = store.get(&acknowledged).await.unwrap();
+    assert!(found.iter().all(Option::is_some), "{found:?}");
+    while !unfit(&store).await.is_empty() {
+        assert!(begun.elapsed() < Duration::from_secs(60));
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+/// A name that no earlier one has.
+fn later(begun: Instant) -> [u8; 16] {
+    begun.elapsed().as_nanos().to_be_bytes()
 }
