@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 use std::borrow::Cow;
 use std::fmt;
 use std::str::FromStr;
+use std::time::Duration;
 
 /// How many shards the store is born with. Fixed for the life of a store.
 pub const SHARDS: u8 = 64;
@@ -258,9 +259,36 @@ pub fn random<const N: usize>() -> [u8; N] {
     bytes
 }
 
+/// A pause between the two: many who begin to wait at once do not come back at once.
+pub fn between(least: Duration, most: Duration) -> Duration {
+    let share = f64::from(u32::from_be_bytes(random())) / f64::from(u32::MAX);
+    least + most.saturating_sub(least).mul_f64(share)
+}
+
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
+
+    /// Those who draw it a thousand times come back all over it, and never outside of it.
+    pub(crate) fn is_spread(least: Duration, most: Duration, draw: impl Fn() -> Duration) {
+        let drawn: std::collections::BTreeSet<_> = (0..1000).map(|_| draw()).collect();
+        let (first, last) = (drawn.first().unwrap(), drawn.last().unwrap());
+        assert!(least <= *first && *last <= most, "{first:?} to {last:?}");
+        assert!(drawn.len() > 900, "{} of 1000 are apart", drawn.len());
+        let tenth = (most - least) / 10;
+        assert!(
+            *first < least + tenth && most - tenth < *last,
+            "{first:?} to {last:?}"
+        );
+    }
+
+    #[test]
+    fn a_pause_between_two_is_anywhere_between_them() {
+        let (least, most) = (Duration::from_millis(20), Duration::from_secs(2));
+        is_spread(least, most, || between(least, most));
+        assert_eq!(between(most, most), most);
+        assert_eq!(between(most, least), most);
+    }
 
     #[test]
     fn a_lease_id_survives_the_trip_through_text() {

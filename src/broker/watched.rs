@@ -330,8 +330,7 @@ fn hangs_on(
 
 /// Within a fifth of it, so that not all are asked about at once.
 fn around(pause: Duration) -> Duration {
-    let [byte] = ids::random::<1>();
-    pause.mul_f64(0.8 + 0.4 * f64::from(byte) / 255.0)
+    ids::between(pause * 4 / 5, pause * 6 / 5)
 }
 
 /// Asks in the background for as long as the broker is held.

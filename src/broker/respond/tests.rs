@@ -1,6 +1,8 @@
 use super::deliver::{mail, recipients};
+use super::work::{APART, pause};
 use super::*;
 use crate::audit::Event;
+use crate::ids::tests::is_spread;
 use time::macros::datetime;
 
 const NOW: OffsetDateTime = datetime!(2026-11-21 12:00 UTC);
@@ -169,4 +171,12 @@ fn what_is_read_once_more_after_a_failover_counts_once() {
     assert_eq!(asked(&[first, second]), 1);
     assert_eq!(asked(&[first, second, third]), 0, "one of the next two");
     assert_eq!(asked(&[third, fourth]), 1);
+}
+
+#[test]
+fn what_nobody_took_is_brought_again_later_and_later_and_not_all_of_it_at_once() {
+    for (attempts, seconds) in [(0, 1), (1, 2), (5, 32), (9, 512), (10, 600), (1000, 600)] {
+        let least = Duration::from_secs(seconds);
+        is_spread(least, least + APART, || pause(attempts).unsigned_abs());
+    }
 }

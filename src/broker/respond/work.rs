@@ -5,7 +5,7 @@ use super::queue::{DEADLINE, Item, actions, item_key, key, messages};
 use super::{Responses, milliseconds};
 use crate::audit::{Entry, Event};
 use crate::broker::Broker;
-use crate::ids::ShardId;
+use crate::ids::{self, ShardId};
 use crate::store::{Guard, Index, Record, StoreError, Transaction, Write, settle};
 use crate::telemetry::metric;
 use time::{Duration, OffsetDateTime};
@@ -15,6 +15,8 @@ const BATCH: usize = 256;
 /// How long one receiver's turn is, give or take its last message; then it is looked whose claim it is.
 const TURN: std::time::Duration = std::time::Duration::from_secs(10);
 const LONGEST_PAUSE: Duration = Duration::minutes(10);
+/// By how much many that wait for the same long are to come back apart.
+pub(super) const APART: std::time::Duration = std::time::Duration::from_secs(1);
 /// After that nobody waits for it.
 const GIVEN_UP: Duration = Duration::days(3);
 /// What cannot be read is kept for as long, for whoever looks into it.
@@ -170,10 +172,9 @@ impl Broker {
 }
 
 /// Doubles, with a little chance in it so that many do not come back together.
-fn pause(attempts: u32) -> Duration {
+pub(super) fn pause(attempts: u32) -> Duration {
     let doubled = Duration::seconds(1_i64 << attempts.min(10));
-    let [chance] = crate::ids::random::<1>();
-    doubled.min(LONGEST_PAUSE) + Duration::milliseconds(i64::from(chance) * 4)
+    doubled.min(LONGEST_PAUSE) + ids::between(std::time::Duration::ZERO, APART)
 }
 
 pub(super) fn count(outcome: &'static str, number: usize) {

@@ -1,4 +1,5 @@
 use super::*;
+use crate::ids::tests::is_spread;
 use crate::jose::Reach;
 use crate::secret::Secret;
 use serde_json::json;
@@ -249,11 +250,8 @@ fn after_a_reload_it_is_asked_as_the_new_configuration_says() {
 
 #[test]
 fn questions_are_spread_by_a_fifth() {
-    let pause = Duration::from_secs(100);
-    let all: Vec<_> = (0..200).map(|_| around(pause)).collect();
-    assert!(all.iter().all(|one| (80..=120).contains(&one.as_secs())));
-    assert!(all.iter().any(|one| one.as_secs() < 95));
-    assert!(all.iter().any(|one| one.as_secs() > 105));
+    let seconds = Duration::from_secs;
+    is_spread(seconds(80), seconds(120), || around(seconds(100)));
 }
 
 #[test]

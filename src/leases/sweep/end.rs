@@ -180,6 +180,5 @@ impl Sweeper {
 fn pause(attempts: u32) -> Duration {
     let doubled = FIRST_PAUSE.saturating_mul(1_u32.checked_shl(attempts.min(16)).unwrap_or(1));
     let base = doubled.min(LONGEST_PAUSE);
-    let [spread]: [u8; 1] = ids::random();
-    base.mul_f64(0.75 + f64::from(spread) / 512.0)
+    ids::between(base * 3 / 4, base * 5 / 4)
 }

@@ -198,6 +198,36 @@ async fn ending_is_tried_with_growing_pauses_and_never_given_up() {
     assert!(bench.sweeper.backlog(&target()).is_none());
 }
 
+/// Those that fail together are not all due again at one moment.
+#[tokio::test]
+async fn what_could_not_be_ended_is_tried_again_at_times_of_its_own() {
+    let bench = Bench::new(RevocationClass::Native, true).await;
+    let mut leases = Vec::new();
+    for number in 0..60 {
+        let grant = bench.granted(&format!("agent-{number}"));
+        leases.push(bench.issue(&grant).await.unwrap().lease);
+    }
+    bench.downstream.out_of_order.store(true, Ordering::SeqCst);
+    bench.kill(DimensionKind::Mission, "deploy-checkout").await;
+    for (tries, whole) in [1_000, 2_000, 4_000].into_iter().enumerate() {
+        let now = bench.now();
+        bench.sweeper.run_once(now).await.unwrap();
+        let mut pauses = std::collections::BTreeSet::new();
+        for lease in &leases {
+            let lease = bench.again(lease).await;
+            assert_eq!(lease.attempts as usize, tries + 1);
+            pauses.insert((lease.claimed_until.unwrap() - now).whole_milliseconds());
+        }
+        let (first, last) = (*pauses.first().unwrap(), *pauses.last().unwrap());
+        let quarter = whole / 4;
+        // Records know milliseconds.
+        assert!(whole - quarter - 1 <= first && last <= whole + quarter);
+        assert!(pauses.len() > 40, "{pauses:?}");
+        assert!(last - first > quarter, "{pauses:?}");
+        bench.later(300);
+    }
+}
+
 #[tokio::test]
 async fn what_could_not_be_ended_lapses_only_after_its_own_expiry() {
     let bench = Bench::new(RevocationClass::Native, true).await;

@@ -253,10 +253,9 @@ pub(super) fn connecting(error: &::redis::RedisError, place: &Place) -> StoreErr
     StoreError::Unavailable(format!("connecting to Redis: {text}"))
 }
 
-/// Between half of a pause and the whole.
+/// Between half of a pause and the whole of it.
 pub(super) fn jitter(pause: Duration) -> Duration {
-    let [byte]: [u8; 1] = ids::random();
-    pause / 2 + (pause / 2) * u32::from(byte) / 255
+    ids::between(pause / 2, pause)
 }
 
 /// One connection that many calls share. For calls behind which nobody waits for replicas.
@@ -371,3 +370,6 @@ impl Lent<'_> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;
