@@ -60,7 +60,9 @@ where
         );
         assert!(works(&minted).await, "the real thing does not take it");
         ends_twice(subject.connector, &lease, &minted).await;
+        is_as_dead_as_promised(promises.class, &minted, &works).await;
     }
+    one_ends_without_the_other(subject, &works).await;
     what_cannot_be_done_is_refused(subject).await;
     subject.connector.check().await.unwrap();
 }
@@ -130,6 +132,38 @@ async fn ends_twice(connector: &dyn Connector, lease: &LeaseId, minted: &Minted)
         connector.end(lease, None).await.unwrap();
         connector.end(&draw(), None).await.unwrap();
     }
+}
+
+/// What ends at the target does not work there any more. What the broker answers for, and what
+/// nobody can end, is taken until it expires: no promise says otherwise.
+async fn is_as_dead_as_promised<W>(class: RevocationClass, minted: &Minted, works: &W)
+where
+    W: AsyncFn(&Minted) -> bool,
+{
+    let dead = match class {
+        RevocationClass::Native | RevocationClass::Deny => true,
+        RevocationClass::Broker | RevocationClass::Expiry => false,
+    };
+    assert_ne!(works(minted).await, dead, "after it was ended");
+}
+
+/// By its lease's name alone, and nobody else's with it.
+async fn one_ends_without_the_other<W>(subject: &Subject<'_>, works: &W)
+where
+    W: AsyncFn(&Minted) -> bool,
+{
+    let promises = subject.connector.promises();
+    let (connector, life) = (subject.connector, promises.min_ttl);
+    let grant = subject.grant.clone().ttl(life).build();
+    let (first, second) = (draw(), draw());
+    let minted = connector.mint(&grant, context(&first, life)).await.unwrap();
+    let other = connector.mint(&grant, context(&second, life)).await;
+    let other = other.unwrap();
+    let handle = minted.handle.as_ref().filter(|_| !promises.named_by_lease);
+    connector.end(&first, handle).await.unwrap();
+    is_as_dead_as_promised(promises.class, &minted, works).await;
+    assert!(works(&other).await, "another lease was ended");
+    connector.end(&second, other.handle.as_ref()).await.unwrap();
 }
 
 async fn what_cannot_be_done_is_refused(subject: &Subject<'_>) {

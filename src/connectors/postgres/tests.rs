@@ -81,7 +81,9 @@ async fn a_login_keeps_what_connectors_promise_on_a_real_server() {
         inexpressible: on(&["usage"], &["public.orders"]),
     };
     holds(&subject, async |minted: &Minted| {
-        let client = login(&server, minted).await.unwrap();
+        let Ok(client) = login(&server, minted).await else {
+            return false;
+        };
         client.query("SELECT item FROM orders", &[]).await.is_ok()
     })
     .await;
