@@ -199,3 +199,48 @@ async fn a_fence_raised_before_the_loss_was_noticed_is_in_force_all_the_same() {
         assert!(fences.fresh().is_ok());
     }
 }
+
+/// Another history went on and was trimmed past the place where the two parted.
+#[tokio::test]
+async fn a_log_that_was_trimmed_past_the_fork_is_not_mended_by_guessing() {
+    let old = store();
+    let line = Line::to(Arc::clone(&old));
+    let (fences, _) = six_fences(&line).await;
+    let rest = survivor(old.as_ref(), 2).await;
+    let other = replica(&Line::to(Arc::clone(&rest)));
+    follow(&other).await;
+    for name in ["t", "u", "v", "w", "x", "y", "z"] {
+        raise(&other, FenceKind::Hold, name).await;
+    }
+    let deadline = now() + Duration::from_secs(10);
+    let through = 4;
+    let trim = Write::Trim {
+        log: log(),
+        through,
+    };
+    let trim = Transaction::new(ShardId::INSTALLATION, deadline).write(trim);
+    rest.commit(trim).await.unwrap();
+    let kept = |tail: Tail| match tail {
+        Tail::Trimmed { oldest } => oldest,
+        other => panic!("{other:?}"),
+    };
+    let tail = rest.tail(&log(), Position::ORIGIN, 9, Duration::ZERO).await;
+    let oldest = kept(tail.unwrap());
+    assert_eq!(oldest.sequence, through);
+    let written = async || match rest.tail(&log(), oldest, 100, Duration::ZERO).await {
+        Ok(Tail::Entries { entries, head, .. }) => (entries.len(), head),
+        other => panic!("{other:?}"),
+    };
+    let before = written().await;
+
+    line.point_to(Arc::clone(&rest));
+    for _ in 0..3 {
+        let went = fences.follow(Duration::ZERO).await;
+        assert!(
+            matches!(went, Err(FenceError::LostForGood(at)) if at == through),
+            "{went:?}"
+        );
+        assert!(fences.fresh().is_err());
+    }
+    assert_eq!(written().await, before, "nothing may be put behind it");
+}
