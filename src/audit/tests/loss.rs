@@ -307,18 +307,24 @@ async fn what_another_replica_sealed_last_is_missed_too() {
     goes_on_after(&empty, &lost, &b).await;
 }
 
+/// Another store, on which it was accepted that it lacks what this export has.
+async fn accepted_loss(place: &Place, export: &Path) -> Arc<Embedded> {
+    stage(place.store.as_ref(), 1, "one").await;
+    seal(&place.store, export).await;
+    let state = state_of(place.store.as_ref()).await;
+    let other = put_back(place.store.as_ref(), &state, &[]).await;
+    let lost = lost_from(other.as_ref(), export).await.unwrap().unwrap();
+    resume(other.as_ref(), &sealer(), &lost, now())
+        .await
+        .unwrap();
+    other
+}
+
 #[tokio::test]
 async fn an_accepted_loss_stays_accepted_over_a_crash_at_the_next_checkpoint() {
     let place = Place::new();
     let (a, b) = (place.path("a.jsonl"), place.path("b.jsonl"));
-    stage(place.store.as_ref(), 1, "one").await;
-    seal(&place.store, &a).await;
-    let state = state_of(place.store.as_ref()).await;
-    let other = put_back(place.store.as_ref(), &state, &[]).await;
-    let lost = lost_from(other.as_ref(), &a).await.unwrap().unwrap();
-    resume(other.as_ref(), &sealer(), &lost, now())
-        .await
-        .unwrap();
+    let other = accepted_loss(&place, &a).await;
     // Another replica opens its file, and dies before the store hears of it.
     let accepted = state_of(other.as_ref()).await;
     let mut run = crate::audit::chain::Run::after(accepted.chain.clone());
@@ -334,14 +340,7 @@ async fn an_accepted_loss_stays_accepted_over_a_crash_at_the_next_checkpoint() {
 async fn an_acceptance_that_somebody_puts_back_accepts_nothing_more() {
     let place = Place::new();
     let (a, b) = (place.path("a.jsonl"), place.path("b.jsonl"));
-    stage(place.store.as_ref(), 1, "one").await;
-    seal(&place.store, &a).await;
-    let state = state_of(place.store.as_ref()).await;
-    let other = put_back(place.store.as_ref(), &state, &[]).await;
-    let lost = lost_from(other.as_ref(), &a).await.unwrap().unwrap();
-    resume(other.as_ref(), &sealer(), &lost, now())
-        .await
-        .unwrap();
+    let other = accepted_loss(&place, &a).await;
     // A minute ago.
     let (mut accepted, version) = State::read(other.as_ref(), &sealer())
         .await
