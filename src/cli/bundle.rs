@@ -46,8 +46,11 @@ pub(super) struct Maker {
 
 impl Maker {
     /// A bundle with which everything that it names can be had.
-    pub async fn ready(&self, settings: &Settings) -> Result<Bundle, Failure> {
-        let bundle = self.bundle(settings)?;
+    pub async fn ready(self: &Arc<Self>, settings: &Settings) -> Result<Bundle, Failure> {
+        let (maker, own) = (Arc::clone(self), settings.clone());
+        // Secrets come from files and commands, which may be slow: not where requests are answered.
+        let bundle = tokio::task::spawn_blocking(move || maker.bundle(&own)).await;
+        let bundle = bundle.map_err(|error| Failure::failed(error.to_string()))??;
         bundle
             .connectors
             .prepare(self.clock.now())

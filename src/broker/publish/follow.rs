@@ -1,7 +1,7 @@
 //! Takes over what others published, and says so where it cannot.
 
-use super::{Publishing, Purpose, SLOT, State, Stored};
-use crate::broker::Broker;
+use super::{Build, Publishing, SLOT, State, Stored, made_of};
+use crate::broker::{Broker, Bundle};
 use crate::fences::Named;
 use crate::telemetry::metric;
 use std::sync::Arc;
@@ -60,47 +60,65 @@ impl Broker {
 
     /// INVARIANT: whole or not at all, and what decided before goes on until then.
     async fn take_over(&self, publishing: &Publishing) {
-        if self.wanted().is_none() {
-            return;
-        }
-        let _turn = publishing.turn.lock().await;
-        // Whoever had the turn may have taken it over.
-        let Some(wanted) = self.wanted() else {
-            return;
-        };
-        let taken = self.taken_over(publishing, &wanted).await;
-        if let Err(why) = taken {
-            let before = publishing.state.borrow().behind.clone();
-            if before.as_ref().is_none_or(|(_, known)| *known != why) {
-                tracing::error!(
-                    kept = self.config_hash(),
-                    wanted = wanted.sha256,
-                    "the published configuration cannot be taken over, and the one before is kept: {why}"
-                );
+        while let Some(wanted) = self.wanted() {
+            let build = publishing.build();
+            // Before the turn: what is slow to read or to make keeps nothing else waiting.
+            let made = self.made(&*build, &wanted).await;
+            let _turn = publishing.turn.lock().await;
+            // INVARIANT: with this replica's own part as it is now, and only what is still wanted: whoever had the
+            // turn meanwhile may have swapped this in, or something later.
+            if self.wanted().as_ref() != Some(&wanted) || !Arc::ptr_eq(&build, &publishing.build())
+            {
+                continue;
             }
-            let since = before.map_or_else(|| self.clock.since_boot(), |(since, _)| since);
-            let behind = Some((since, why));
-            publishing.state.send_replace(State { behind });
-            count(self.bundle.load().revision, true);
+            let taken = match made {
+                Ok((bundle, stored)) => self.taken_over(publishing, bundle, stored).await,
+                Err(why) => Err(why),
+            };
+            if let Err(why) = taken {
+                self.stay_behind(publishing, &wanted, why);
+            }
+            return;
         }
     }
 
-    async fn taken_over(&self, publishing: &Publishing, wanted: &Named) -> Result<(), String> {
+    fn stay_behind(&self, publishing: &Publishing, wanted: &Named, why: String) {
+        let before = publishing.state.borrow().behind.clone();
+        if before.as_ref().is_none_or(|(_, known)| *known != why) {
+            tracing::error!(
+                kept = self.config_hash(),
+                wanted = wanted.sha256,
+                "the published configuration cannot be taken over, and the one before is kept: {why}"
+            );
+        }
+        let since = before.map_or_else(|| self.clock.since_boot(), |(since, _)| since);
+        let behind = Some((since, why));
+        publishing.state.send_replace(State { behind });
+        count(self.bundle.load().revision, true);
+    }
+
+    async fn made(&self, build: &Build, wanted: &Named) -> Result<(Bundle, Stored), String> {
         let stored = Stored::load(self.store.as_ref(), &self.sealer, wanted).await?;
         if stored.url != self.url {
             return Err(format!("it is for `{}`", stored.url));
         }
-        let files = Arc::new(stored.files.clone());
-        let built = publishing.build()(files, Purpose::TakingOver).await;
-        let mut bundle = built.map_err(|unfit| unfit.to_string())?;
+        let bundle = made_of(build, &stored).await?;
         if bundle.hash != wanted.sha256 {
             return Err(
                 "this version of dayfly reads its files as another configuration".to_owned(),
             );
         }
+        Ok((bundle, stored))
+    }
+
+    async fn taken_over(
+        &self,
+        publishing: &Publishing,
+        bundle: Bundle,
+        stored: Stored,
+    ) -> Result<(), String> {
         let leavers = self.hold_leavers(&bundle).await;
         leavers.map_err(|refusal| refusal.detail)?;
-        bundle.revision = wanted.number;
         self.swap(publishing, bundle, stored).await;
         Ok(())
     }

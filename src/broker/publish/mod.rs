@@ -77,6 +77,8 @@ pub struct Publishing {
     build: Mutex<Arc<Build>>,
     /// Held from before a bundle is looked at once more until it is swapped in.
     turn: tokio::sync::Mutex<()>,
+    /// Held while this replica's own part is read again.
+    reading: tokio::sync::Mutex<()>,
     /// The record that decides here; `None`: the folder does.
     held: Mutex<Option<Arc<Stored>>>,
     state: watch::Sender<State>,
@@ -103,6 +105,7 @@ impl Publishing {
         Self {
             build: Mutex::new(build),
             turn: tokio::sync::Mutex::default(),
+            reading: tokio::sync::Mutex::default(),
             held: Mutex::new(held.map(Arc::new)),
             state: watch::Sender::default(),
         }
@@ -161,6 +164,15 @@ impl Publishing {
             "this replica does not have the published configuration: {why}"
         ))
     }
+}
+
+/// What this replica makes of a record that is in force.
+async fn made_of(build: &Build, stored: &Stored) -> Result<Bundle, String> {
+    let files = Arc::new(stored.files.clone());
+    let built = build(files, Purpose::TakingOver).await;
+    let mut bundle = built.map_err(|unfit| unfit.to_string())?;
+    bundle.revision = stored.revision;
+    Ok(bundle)
 }
 
 impl Bundle {
@@ -387,28 +399,45 @@ impl Broker {
         let Some(publishing) = &self.publishing else {
             return self.stand_on(folder.await?).await;
         };
-        // INVARIANT: until it is swapped in, or what is published meanwhile would be overwritten.
-        let _turn = publishing.turn.lock().await;
-        let hash = match publishing.held() {
-            None => self.stand_on(folder.await?).await?,
-            Some(held) => {
-                let files = Arc::new(held.files.clone());
-                let built = build(files, Purpose::TakingOver).await;
-                let mut bundle = built.map_err(|unfit| unfit.to_string())?;
-                let leavers = self.hold_leavers(&bundle).await;
-                leavers.map_err(|refusal| refusal.detail)?;
-                bundle.revision = held.revision;
-                let hash = bundle.hash.clone();
-                self.reload(bundle).await;
-                hash
-            }
+        // One after the other: what is read last is what stays.
+        let _reading = publishing.reading.lock().await;
+        let mut own = match publishing.held() {
+            None => Some(folder.await?),
+            Some(_) => None,
         };
-        let mut own = publishing
-            .build
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        *own = build;
-        Ok(hash)
+        loop {
+            let held = publishing.held();
+            // Before the turn: secrets may be slow to read, and what is published meanwhile is taken over.
+            let made = match &held {
+                Some(held) => Some(made_of(&*build, held).await?),
+                None => None,
+            };
+            let _turn = publishing.turn.lock().await;
+            // INVARIANT: or what was published meanwhile would be overwritten.
+            let is_same = match (&held, &publishing.held()) {
+                (Some(before), Some(now)) => Arc::ptr_eq(before, now),
+                (before, now) => before.is_none() && now.is_none(),
+            };
+            if !is_same {
+                continue;
+            }
+            let hash = match (made, own.take()) {
+                (Some(bundle), _) => {
+                    let leavers = self.hold_leavers(&bundle).await;
+                    leavers.map_err(|refusal| refusal.detail)?;
+                    let hash = bundle.hash.clone();
+                    self.reload(bundle).await;
+                    hash
+                }
+                (None, Some(folder)) => self.stand_on(folder).await?,
+                (None, None) => return Err("what was published is gone".to_owned()),
+            };
+            *publishing
+                .build
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner) = build;
+            return Ok(hash);
+        }
     }
 
     /// A folder is in force from here on.

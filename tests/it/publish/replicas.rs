@@ -180,3 +180,135 @@ async fn what_is_slow_to_prepare_keeps_nobody_else_from_publishing() {
     );
     assert_eq!(decided(&broker).await.1, 4);
 }
+
+/// A secret that is read for as long as nobody writes it.
+fn slow_secret(broker: &TestBroker) -> std::path::PathBuf {
+    let path = broker.folder.path().join("gateway.secret");
+    std::fs::remove_file(&path).unwrap();
+    let made = std::process::Command::new("mkfifo").arg(&path).status();
+    assert!(made.unwrap().success());
+    path
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_reload_that_reads_slowly_keeps_no_publication_waiting_and_brings_none_back() {
+    let (one, store) = start().await;
+    let two = beside(&one, &store, Setup::default()).await;
+    let lies_at = |broker: &TestBroker| broker.folder.path().join("gateway.secret");
+    let before = super::with_secret(&one);
+    std::fs::copy(lies_at(&one), lies_at(&two)).unwrap();
+    let before = published(&one, &before).await;
+    until("both have it", || async {
+        config(&two).await["hash"] == before["hash"]
+    })
+    .await;
+    let (slow, own) = (slow_secret(&two), own(&two));
+    let reload = two.composed.reload(&own);
+    let publish = async {
+        // By then it reads.
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        let after = published(&one, &with_ttl(&one, "5m")).await;
+        let taken = until("it has it", || async {
+            config(&two).await["hash"] == after["hash"]
+        });
+        let taken = tokio::time::timeout(Duration::from_secs(5), taken).await;
+        let decided = match taken {
+            Ok(()) => Some(decided(&two).await.1),
+            Err(_) => None,
+        };
+        let write = move || std::fs::write(slow, "the secret, at last");
+        tokio::task::spawn_blocking(write).await.unwrap().unwrap();
+        assert_eq!(decided, Some(5), "it waits for the secret");
+        after
+    };
+    let (reloaded, after) = tokio::join!(reload, publish);
+    assert_eq!(reloaded.unwrap(), after["hash"].as_str().unwrap());
+    assert_eq!(decided(&two).await.1, 5);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_publication_that_is_slow_to_take_over_keeps_no_reload_waiting() {
+    let (one, store) = start().await;
+    let gate = Gate::before(&store);
+    let two = beside(
+        &one,
+        &(Arc::clone(&gate) as Arc<dyn Store>),
+        Setup::default(),
+    )
+    .await;
+    let before = published(&one, &with_ttl(&one, "4m")).await;
+    until("both have it", || async {
+        config(&two).await["hash"] == before["hash"]
+    })
+    .await;
+    // The keys that a cloud trusts are looked for before it is in force, and the store does not answer.
+    gate.hold_reads("keyring manifest");
+    let after = published(&one, &(with_ttl(&one, "5m") + CLOUD)).await;
+    until("it waits", || async { gate.waiting() > 0 }).await;
+    let own = own(&two);
+    let reload = tokio::time::timeout(Duration::from_secs(5), two.composed.reload(&own)).await;
+    gate.open();
+    let reloaded = reload.expect("it waits for the other one").unwrap();
+    assert_eq!(reloaded, before["hash"].as_str().unwrap());
+    until("it has it", || async {
+        config(&two).await["hash"] == after["hash"]
+    })
+    .await;
+    assert_eq!(decided(&two).await.1, 5);
+}
+
+const SUSPENDS: &str = "\n[[response]]\nname = \"ended\"\non = \"released\"\ndo = [\"suspend\"]\n";
+
+async fn answered(broker: &TestBroker) -> bool {
+    let page = broker.admin("GET", "/audit?limit=1000", None).await;
+    assert_eq!(page.status, 200, "{}", page.body);
+    let by = |entry: &serde_json::Value| entry["detail"]["by"] == "response ended";
+    page.body["items"].as_array().unwrap().iter().any(by)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_replica_that_is_behind_answers_nothing_by_itself_until_it_is_not() {
+    let store: Arc<dyn Store> = Arc::new(Embedded::in_memory().unwrap());
+    let clock = Arc::new(super::Boot::default());
+    let responding = || Setup {
+        more: SUSPENDS.to_owned(),
+        ..setup(&store)
+    };
+    let behind = TestBroker::with(Setup {
+        clock: clock.clone(),
+        ..responding()
+    })
+    .await;
+    // It reads the audit from here on, and no other replica does.
+    tokio::time::sleep(Duration::from_millis(2500)).await;
+    let other = beside(&behind, &store, responding()).await;
+    let held = behind.issue().await["access_token"].clone();
+    let answer = published(&other, &super::with_secret(&other)).await;
+    until("it says so", || async {
+        config(&behind).await["behind"].is_string()
+    })
+    .await;
+    drop(other);
+    clock.0.store(31, super::Ordering::SeqCst);
+    until("it mints nothing more", || async {
+        behind.exchange(&behind.good_form()).await.status == 503
+    })
+    .await;
+    until("it takes back what it gave", || async {
+        let form = [("token", held.as_str().unwrap())];
+        let request = behind.http.post(format!("{}/revoke", behind.at));
+        request.form(&form).send().await.unwrap().status() == 200
+    })
+    .await;
+    tokio::time::sleep(Duration::from_secs(4)).await;
+    assert!(!answered(&behind).await, "by what is not in force any more");
+    std::fs::write(behind.folder.path().join("gateway.secret"), "here it is").unwrap();
+    until("it has it", || async {
+        config(&behind).await["hash"] == answer["hash"]
+    })
+    .await;
+    until("what it did not answer is answered", || async {
+        answered(&behind).await
+    })
+    .await;
+}

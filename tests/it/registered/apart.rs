@@ -1,14 +1,22 @@
 //! No name is in the files and registered at once: a lease says whose it is by name alone.
 
+use super::kept::{read, write};
 use super::{
-    MISSIONS, ask, definition, memory, put, registered, remove, setup, start, token, with,
+    MISSIONS, ask, beside, definition, memory, put, registered, remove, setup, start, token, with,
 };
 use crate::support::broker::{Setup, TestBroker, configuration};
+use crate::support::gate::Gate;
 use crate::support::world::{assert_refused, inline_keys, key};
+use dayfly::broker::operators::StillOperator;
 use dayfly::broker::{Operator, Reason, Role};
 use dayfly::config::Settings;
+use dayfly::ids::ShardId;
 use dayfly::jose::SigningKey;
+use dayfly::secret::Secret;
+use dayfly::store::{Key, Store};
+use dayfly::wire::PublishRequest;
 use serde_json::json;
+use std::sync::Arc;
 
 /// The broker's own configuration with this behind it.
 pub(super) fn settings(broker: &TestBroker, more: &str) -> Settings {
@@ -100,4 +108,50 @@ async fn what_is_wrong_with_a_definition_is_told_to_whoever_sent_it_and_to_no_lo
     assert!(!refused.detail.contains("hunter2"), "{}", refused.detail);
     let problems = format!("{:?}", refused.problems);
     assert!(problems.contains("hunter2"), "{problems}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_is_published_where_whoever_is_registered_cannot_be_read() {
+    let store = memory();
+    let publishing = |store| Setup {
+        broker: "config = \"published\"".to_owned(),
+        ..setup(store)
+    };
+    let one = TestBroker::with(publishing(&store)).await;
+    let gate = Gate::before(&store);
+    let gated: Arc<dyn Store> = gate.clone();
+    let two = beside(&one, &gated, publishing(&gated)).await;
+    gate.hold_reads("registered/agents");
+    let key = key();
+    registered(&one, "night-worker", &definition(&key)).await;
+    let publication = serde_json::from_value::<PublishRequest>(one.publication()).unwrap();
+    drop(one);
+    let good = read(&store).await;
+    write(&store, Some(vec![7; 40])).await;
+    gate.open();
+    let publication = PublishRequest {
+        even_without_me: true,
+        ..publication
+    };
+    let octavia = Operator {
+        name: "octavia".to_owned(),
+        role: Role::Admin,
+        break_glass: false,
+    };
+    let by = StillOperator::new(octavia, Secret::new(String::new()), None, "publish");
+    let publish = || two.composed.broker.publish(&by, publication.clone());
+    let is_there = async || {
+        let key = Key {
+            shard: ShardId::INSTALLATION,
+            name: b"config/published".to_vec(),
+        };
+        store.get(&[key]).await.unwrap().pop().unwrap().is_some()
+    };
+    let refused = publish().await.unwrap_err();
+    assert_eq!(refused.reason, Reason::StaleConfiguration, "{refused:?}");
+    assert!(!is_there().await, "nor is anything written");
+    write(&store, Some(good)).await;
+    publish().await.unwrap();
+    assert!(is_there().await);
+    token(&two, "night-worker", &key).await;
 }

@@ -21,12 +21,12 @@ fn record() -> Key {
     }
 }
 
-async fn read(store: &Arc<dyn Store>) -> Vec<u8> {
+pub(super) async fn read(store: &Arc<dyn Store>) -> Vec<u8> {
     let found = store.get(&[record()]).await.unwrap().pop().unwrap();
     found.unwrap().value
 }
 
-async fn write(store: &Arc<dyn Store>, value: Option<Vec<u8>>) {
+pub(super) async fn write(store: &Arc<dyn Store>, value: Option<Vec<u8>>) {
     let write = match value {
         Some(value) => Write::Put {
             key: record(),
