@@ -20,6 +20,8 @@ use tokio::signal::unix::{SignalKind, signal};
 const OVERLAP: Duration = Duration::from_secs(10);
 /// Between two tries of a renewal that failed.
 const RETRY: Duration = Duration::from_secs(5);
+/// For so long in all, what a broker cannot take back just now is brought again.
+const RELEASE_WITHIN: Duration = Duration::from_secs(15);
 
 /// Everything one run needs.
 #[derive(Debug)]
@@ -69,9 +71,17 @@ struct Held {
     delivery: Delivery,
     token: Secret<String>,
     /// Renewed, and released once requests that began with them can be over.
-    outgoing: Vec<(Secret<String>, Duration)>,
+    outgoing: Vec<Outgoing>,
     /// On the boot clock.
     renew_at: Duration,
+    dies_at: Duration,
+}
+
+/// On the boot clock, as well.
+#[derive(Debug)]
+struct Outgoing {
+    token: Secret<String>,
+    release_at: Duration,
     dies_at: Duration,
 }
 
@@ -85,23 +95,45 @@ impl Run {
             Err(error) => Err(error),
         };
         // Whatever happened, what was got is given back.
+        let mut until = self.clock.since_boot() + RELEASE_WITHIN;
         for one in &held {
             one.delivery.withdraw();
-            let tokens = one
-                .outgoing
-                .iter()
-                .map(|(token, _)| token)
-                .chain([&one.token]);
-            for token in tokens {
-                if let Err(error) = self.client.release(token).await {
+            let outgoing = one.outgoing.iter().map(|old| (&old.token, old.dies_at));
+            for (token, dies_at) in outgoing.chain([(&one.token, one.dies_at)]) {
+                if let Err(error) = self.give_back(token, &mut until).await {
                     let target = &one.wanted.target;
+                    let left = dies_at.saturating_sub(self.clock.since_boot()).as_secs();
                     notice(&format!(
-                        "{target}: not released ({error}); it ends by itself"
+                        "{target}: not released ({error}); the lease lives until it expires, {left} s from now"
                     ));
                 }
             }
         }
         outcome
+    }
+
+    /// RFC 7009, 2.2.1: after a 503 the token is taken to exist, and may be brought again. A signal ends the waiting.
+    async fn give_back(
+        &self,
+        token: &Secret<String>,
+        until: &mut Duration,
+    ) -> Result<(), ClientError> {
+        let mut signals = Signals::listen().ok();
+        loop {
+            let Err(error) = self.client.release(token).await else {
+                return Ok(());
+            };
+            let (Some(pause), Some(signals)) = (error.try_again_after(), &mut signals) else {
+                return Err(error);
+            };
+            if self.clock.since_boot() + pause > *until {
+                return Err(error);
+            }
+            tokio::select! {
+                () = tokio::time::sleep(pause) => {}
+                _ = signals.next() => *until = Duration::ZERO,
+            }
+        }
     }
 
     async fn collect(
@@ -117,7 +149,8 @@ impl Run {
             let delivery = match opened {
                 Ok(delivery) => delivery,
                 Err(error) => {
-                    drop(self.client.release(&token).await);
+                    let mut until = self.clock.since_boot() + RELEASE_WITHIN;
+                    drop(self.give_back(&token, &mut until).await);
                     return Err(ExecError::Delivery(error));
                 }
             };
@@ -172,7 +205,12 @@ impl Run {
             let next = held
                 .iter()
                 .filter(|_| !self.environment)
-                .flat_map(|one| one.outgoing.iter().map(|(_, at)| *at).chain([one.renew_at]))
+                .flat_map(|one| {
+                    one.outgoing
+                        .iter()
+                        .map(|old| old.release_at)
+                        .chain([one.renew_at])
+                })
                 .min();
             let pause = next.map_or(Duration::from_secs(3600), |at| at.saturating_sub(now));
             tokio::select! {
@@ -221,10 +259,13 @@ impl Run {
                         one.renew_at = now + RETRY;
                         continue;
                     }
+                    let fresh = Secret::new(response.access_token.clone());
+                    one.outgoing.push(Outgoing {
+                        token: std::mem::replace(&mut one.token, fresh),
+                        release_at: now + OVERLAP,
+                        dies_at: one.dies_at,
+                    });
                     (one.renew_at, one.dies_at) = self.times(&response);
-                    let fresh = Secret::new(response.access_token);
-                    let old = std::mem::replace(&mut one.token, fresh);
-                    one.outgoing.push((old, now + OVERLAP));
                 }
                 Err(error) => {
                     if now >= one.dies_at {
@@ -240,9 +281,9 @@ impl Run {
     /// If this fails, the old credential ends by itself in the last third of its life.
     fn release_outgoing(&self, held: &mut [Held], now: Duration) {
         for one in held {
-            for (token, _) in one.outgoing.extract_if(.., |(_, at)| *at <= now) {
+            for old in one.outgoing.extract_if(.., |old| old.release_at <= now) {
                 let client = self.client.clone();
-                tokio::spawn(async move { drop(client.release(&token).await) });
+                tokio::spawn(async move { drop(client.release(&old.token).await) });
             }
         }
     }

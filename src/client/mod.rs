@@ -55,6 +55,23 @@ impl ClientError {
             Self::Local(_) | Self::NotSignedIn(_) => false,
         }
     }
+
+    /// When to bring the same once more, where it was answered that this is not the moment.
+    fn try_again_after(&self) -> Option<Duration> {
+        let seconds = match self {
+            Self::Refused {
+                status: 429 | 503,
+                retry_after,
+                ..
+            } => retry_after.unwrap_or(1),
+            // Of something before the broker.
+            Self::Foreign {
+                status: 502..=504, ..
+            } => 1,
+            _ => return None,
+        };
+        Some(Duration::from_secs(seconds.max(1)))
+    }
 }
 
 fn told(body: &ErrorBody) -> String {

@@ -1,10 +1,14 @@
 //! `dayfly exec` as a real child: what the command sees, what it leaves behind, what it fails with.
 
 use crate::support::broker::{Setup, TestBroker};
+use crate::support::gate::Gate;
 use crate::support::pipeline::github_endpoint;
+use dayfly::store::Store;
+use dayfly::store::embedded::Embedded;
 use serde_json::json;
 use std::path::PathBuf;
 use std::process::Stdio;
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::Command;
@@ -27,9 +31,13 @@ struct Bench {
 
 impl Bench {
     async fn start() -> Self {
+        Self::with(Setup::default()).await
+    }
+
+    async fn with(setup: Setup) -> Self {
         let setup = Setup {
             more: SHORT.to_owned(),
-            ..Setup::default()
+            ..setup
         };
         let broker = TestBroker::with(setup).await;
         let key = broker.folder.path().join("agent.jwk.json");
@@ -306,4 +314,84 @@ async fn the_platform_s_token_is_the_proof_and_a_registered_key_signs_the_intent
     // Nothing vouches for a key of the moment: this token's audience was fixed before it was made.
     let (code, out, _) = run(gitlab(false)).await;
     assert_eq!((code, out.as_str()), (121, ""));
+}
+
+/// A command that has told its credential and ended, while the store takes no end of anything.
+async fn ended_while_nothing_ends() -> (Bench, Arc<Gate>, tokio::process::Child, String) {
+    let store: Arc<dyn Store> = Arc::new(Embedded::in_memory().unwrap());
+    let gate = Gate::before(&store);
+    let bench = Bench::with(Setup {
+        store: Some(gate.clone()),
+        ..Setup::default()
+    })
+    .await;
+    let go = bench.broker.folder.path().join("go");
+    let script = format!(
+        "cat $DAYFLY_TOKEN_DEPLOY_API_FILE; echo; while [ ! -e {} ]; do sleep 0.1; done; exit 7",
+        go.display()
+    );
+    let mut command = bench.exec("deploy-checkout", &[], &script);
+    let mut child = command
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    let token = lines.next_line().await.unwrap().unwrap();
+    gate.refuse("fences");
+    std::fs::write(go, "").unwrap();
+    (bench, gate, child, token)
+}
+
+/// With what it wrote on standard error.
+async fn ends(child: tokio::process::Child) -> (i32, String) {
+    let done = tokio::time::timeout(Duration::from_secs(60), child.wait_with_output()).await;
+    let output = done.expect("it ends").unwrap();
+    let told = String::from_utf8_lossy(&output.stderr).into_owned();
+    (output.status.code().unwrap_or(-1), told)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_cannot_be_taken_back_just_now_is_brought_again() {
+    let (bench, gate, mut child, token) = ended_while_nothing_ends().await;
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    assert!(child.try_wait().unwrap().is_none(), "it waits");
+    assert!(bench.broker.is_active(&token).await);
+    gate.open();
+    let (code, told) = ends(child).await;
+    assert_eq!((code, told.contains("not released")), (7, false), "{told}");
+    assert!(!bench.broker.is_active(&token).await);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_not_taken_back_lives_until_it_expires_and_that_is_said() {
+    let (bench, _gate, child, token) = ended_while_nothing_ends().await;
+    let began = tokio::time::Instant::now();
+    let (code, told) = ends(child).await;
+    let took = began.elapsed();
+    assert_eq!(code, 7, "the command's own: {told}");
+    assert!(
+        took > Duration::from_secs(5) && took < Duration::from_secs(30),
+        "{took:?}"
+    );
+    let said = told.split("the lease lives until it expires, ").nth(1);
+    let said = said.unwrap_or_else(|| panic!("{told}"));
+    let left: u64 = said.split(' ').next().unwrap().parse().unwrap();
+    assert!((500..=600).contains(&left), "of ten minutes: {told}");
+    assert!(!told.contains(&token), "no secret on standard error");
+    assert!(bench.broker.is_active(&token).await);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_signal_ends_the_waiting_for_what_is_not_taken_back() {
+    let (_bench, _gate, mut child, _) = ended_while_nothing_ends().await;
+    tokio::time::sleep(Duration::from_millis(2500)).await;
+    assert!(child.try_wait().unwrap().is_none(), "it waits");
+    let pid = rustix::process::Pid::from_raw(child.id().unwrap().try_into().unwrap()).unwrap();
+    rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+    let began = tokio::time::Instant::now();
+    let (code, told) = ends(child).await;
+    assert_eq!(code, 7, "{told}");
+    assert!(began.elapsed() < Duration::from_secs(5), "{told}");
+    assert!(told.contains("the lease lives until it expires"), "{told}");
 }
