@@ -7,7 +7,7 @@ use crate::ids::{ShardId, TargetId};
 use crate::jose::{KeyringError, Purpose};
 use crate::wire::{
     ASSERTION_JWT_BEARER, ASSERTION_JWT_SPIFFE, CLIENT_CREDENTIALS, JWT_BEARER, RotateAnswer,
-    RotateRequest, TOKEN_EXCHANGE,
+    RotateRequest, Selector, TOKEN_EXCHANGE,
 };
 use serde_json::{Value, json};
 
@@ -168,7 +168,10 @@ impl Broker {
             let dimension = Dimension::new(DimensionKind::SigningKey, kid.clone());
             let fence = NewFence::new(FenceKind::Kill, dimension, &by.name, COMPROMISED)
                 .until(now + LONGEST_LIFETIME);
-            replicated &= self.fences.raise(fence, now).await?.replicated;
+            let raised = self.fences.raise(fence, now).await?;
+            replicated &= raised.replicated;
+            self.follow_up(&raised, Selector::SigningKey(kid.clone()), now)
+                .await;
         }
         let mut entry = Entry::new(Event::KeyRotated, now).operator(&by.name);
         entry

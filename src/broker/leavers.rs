@@ -12,6 +12,7 @@ use crate::fences::{
 use crate::ids::ShardId;
 use crate::secret::Sealer;
 use crate::store::{CommitId, Guard, Key, Outcome, Transaction, Write, settle};
+use crate::wire::Selector;
 use axum::http::HeaderMap;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -194,6 +195,8 @@ impl Broker {
                     if let Some(raised) = raised.await? {
                         self.record.fenced(&raised.fence);
                         tracing::warn!(owner, "an owner has left: what was theirs is suspended");
+                        let selector = Selector::Owner(owner.to_owned());
+                        self.follow_up(&raised, selector, now).await;
                     }
                 }
                 None => {

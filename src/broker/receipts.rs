@@ -67,9 +67,8 @@ impl Recorded {
         match self.fence.kind {
             FenceKind::Kill => true,
             FenceKind::Hold => self.fence.weight > Weight::Review,
-            FenceKind::Lift | FenceKind::Restrict | FenceKind::Configure | FenceKind::Register => {
-                false
-            }
+            FenceKind::Register => self.fence.dimension.kind == DimensionKind::Agent,
+            FenceKind::Lift | FenceKind::Restrict | FenceKind::Configure => false,
         }
     }
 
@@ -198,6 +197,20 @@ impl Broker {
             }
         }
         Ok(self.finished(recorded, coverage))
+    }
+
+    /// What ended by itself, or beside something else, is followed to its end as what somebody revoked. The fence
+    /// stands: where this cannot be written, only that it is done is not told.
+    pub(in crate::broker) async fn follow_up(
+        &self,
+        raised: &Raised,
+        selector: Selector,
+        now: OffsetDateTime,
+    ) {
+        if let Err(refusal) = self.receive(raised.clone(), selector, now).await {
+            let why = refusal.detail;
+            tracing::warn!(why, "nobody will be told when what was ended is dead");
+        }
     }
 
     /// `GET /admin/v1/revocations/{id}`: how far it is, downstream included.

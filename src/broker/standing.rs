@@ -8,11 +8,13 @@ use super::{Broker, Reason, Refusal};
 use crate::agents::governance::Record;
 use crate::agents::{Stage, Turn};
 use crate::audit::{Entry, Event};
-use crate::fences::{By, Dimension, DimensionKind, FenceKind, Fences, NewFence, Raised, View};
+use crate::fences::{
+    By, Dimension, DimensionKind, FenceKind, Fences, NewFence, Raised, View, Weight,
+};
 use crate::ids::ShardId;
 use crate::secret::Sealer;
 use crate::store::{CommitId, Guard, Key, Outcome, Store, StoreError, Transaction, Write, settle};
-use crate::wire::Subject;
+use crate::wire::{Selector, Subject};
 use std::sync::Arc;
 use time::{Duration, OffsetDateTime};
 
@@ -251,6 +253,13 @@ impl Broker {
         let raised = self.fences.raise_with(fence, guards, writes, now).await?;
         if let Some(raised) = &raised {
             self.record.fenced(&raised.fence);
+            if kind == FenceKind::Hold && turn.weight() > Weight::Review {
+                let selector = match subject {
+                    Subject::Agent(id) => Selector::Agent(id.clone()),
+                    Subject::Mission(id) => Selector::Mission(id.clone()),
+                };
+                self.follow_up(raised, selector, now).await;
+            }
         }
         Ok(raised)
     }

@@ -89,6 +89,7 @@ async fn who_asks_too_often_beyond_its_mission_is_suspended_where_the_mission_sa
         assert_eq!(beyond(&broker).await.reason(), "exceeds_mission");
     }
     assert_eq!(state(&broker, "deployer").await, "active");
+    broker.issue().await;
     beyond(&broker).await;
     assert_eq!(state(&broker, "deployer").await, "suspended");
     let done = seen(&broker, "suspended").await;
@@ -103,6 +104,7 @@ async fn who_asks_too_often_beyond_its_mission_is_suspended_where_the_mission_sa
         beyond(&broker).await;
     }
     assert_eq!(state(&broker, "deployer").await, "active");
+    broker.is_confirmed("agent", "deployer", 1).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -91,6 +91,7 @@ async fn what_a_compromised_key_signed_is_dead_at_once() {
     assert_eq!(found["alive"], false, "{found}");
     assert_eq!(found["agent"], "deployer");
     assert_eq!(found["why_ended"], "signing key compromised");
+    broker.is_confirmed("signing_key", &kid_of(&old), 1).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

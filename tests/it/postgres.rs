@@ -228,6 +228,14 @@ async fn whoever_is_done_with_a_login_releases_it_by_its_handle() {
     assert_eq!(released.status, 200, "{}", released.body);
     world.until(&answer, "released").await;
     assert!(world.login(&answer).await.is_err());
+    // It is said when it began, and when the server had confirmed it.
+    for (event, state) in [("released", "revoking"), ("ended", "released")] {
+        let told = world.told(event).await;
+        assert_eq!(
+            (&told["lease"], &told["detail"]["state"]),
+            (&answer["lease_id"], &json!(state))
+        );
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -4,6 +4,7 @@
 mod apart;
 mod definitions;
 mod kept;
+mod offline;
 mod recovered;
 
 use crate::support::broker::{Answer, Setup, TestBroker, form, unique};
@@ -261,6 +262,7 @@ async fn whoever_is_removed_holds_nothing_at_any_replica_and_a_namesake_inherits
     token(&other, "night-worker", &second).await;
     let refused = ask(&other, "night-worker", &first).await;
     assert_refused(&refused, Reason::InvalidClient, "a namesake's key");
+    one.is_confirmed("agent", "night-worker", 1).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -77,6 +77,9 @@ async fn each_way_of_saying_it_suspends_what_the_leaver_owned_and_brings_it_back
     let all = audit["items"].as_array().unwrap().iter();
     let left = all.filter(|entry| entry["event"] == "owner_left").count();
     assert_eq!(left, 3, "once each");
+    broker
+        .is_confirmed("owner", "payments@acme.example", 3)
+        .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -12,7 +12,7 @@ use crate::agents::registered::{
 use crate::fences::{Fences, NewFence, Raised};
 use crate::ids::{AgentId, ShardId};
 use crate::store::Write;
-use crate::wire::{RegistrationReceipt, RegistrationRequest, Subject};
+use crate::wire::{RegistrationReceipt, RegistrationRequest, Selector, Subject};
 
 const MAX_REASON: usize = 500;
 
@@ -118,6 +118,10 @@ impl Broker {
                 continue;
             };
             self.record.fenced(&raised.fence);
+            if ended {
+                let selector = Selector::Agent(change.id.clone());
+                self.follow_up(&raised, selector, self.clock.now()).await;
+            }
             // It is written: where this replica cannot read it now, the next request does.
             drop(self.settled().await);
             return Ok(RegistrationReceipt {

@@ -2,8 +2,9 @@
 
 use crate::support::broker::{TestBroker, form, with};
 use crate::support::forge::flipped;
+use crate::support::process::until;
 use crate::support::world::{ASSERTION, World};
-use serde_json::json;
+use serde_json::{Value, json};
 
 async fn release(broker: &TestBroker, token: &str) -> u16 {
     broker
@@ -44,6 +45,18 @@ async fn the_holder_ends_its_credential_and_may_say_so_twice() {
     assert_eq!(
         (&fence["agent"], &fence["detail"]["by"]),
         (&json!("deployer"), &json!("holder"))
+    );
+    // What becomes of it its own entry says, and no receipt.
+    until("it is said", || async {
+        let all = broker.audited("released").await;
+        let own = all.iter().filter(|entry| entry["lease"] == lease);
+        own.map(|entry| &entry["detail"]["state"])
+            .eq([&json!("released")])
+    })
+    .await;
+    assert_eq!(
+        broker.audited("revocation_confirmed").await,
+        [] as [Value; 0]
     );
     // It is a release, not a hold.
     assert_eq!(broker.exchange(&broker.good_form()).await.status, 200);
@@ -97,7 +110,7 @@ async fn an_agent_that_authenticates_ends_its_own_lease_by_id_and_no_other() {
     let broker = &world.broker;
     let own = broker.exchange(&world.robot_form()).await.body;
     let other = broker.issue().await;
-    let end = |lease: &serde_json::Value| {
+    let end = |lease: &Value| {
         let assertion = world.sign_assertion(&world.assertion_claims());
         let fields = form(&[
             ("token", lease.as_str().unwrap()),

@@ -2,6 +2,7 @@
 //! real issuer beside it. Everything between is what `dayfly serve` runs.
 
 use super::issuer::Issuer;
+use super::process::until;
 use super::time::InItsTime;
 use super::world::inline_keys;
 use dayfly::cli::compose::Composed;
@@ -298,6 +299,36 @@ impl TestBroker {
 
     pub fn deployer_keys(&self) -> String {
         std::fs::read_to_string(self.folder.path().join("deployer.jwks.json")).unwrap()
+    }
+
+    /// Entries of the audit with this event.
+    pub async fn audited(&self, event: &str) -> Vec<Value> {
+        let page = self.admin("GET", "/audit?limit=1000", None).await.body;
+        let all = page["items"].as_array().unwrap().iter();
+        let own = all.filter(|entry| entry["event"] == event);
+        own.cloned().collect()
+    }
+
+    /// Told that all of this is dead, once, though nobody had asked for it by a receipt.
+    pub async fn is_confirmed(&self, dimension: &str, value: &str, times: usize) {
+        let told = async || {
+            let all = self.audited("revocation_confirmed").await;
+            let own = all.into_iter().filter(|entry| {
+                let detail = &entry["detail"];
+                detail["dimension"] == dimension && detail["value"] == value
+            });
+            own.collect::<Vec<_>>()
+        };
+        until("all of it is confirmed to be dead", || async {
+            told().await.len() >= times
+        })
+        .await;
+        let told = told().await;
+        assert_eq!(told.len(), times, "{told:?}");
+        assert!(
+            told.iter().all(|entry| entry["reason"] == "confirmed"),
+            "{told:?}"
+        );
     }
 
     pub async fn revoke(&self, selector: Value) -> Answer {
