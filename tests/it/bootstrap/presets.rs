@@ -3,13 +3,15 @@
 use super::{JWT, agent, ask, changed};
 use crate::agents::sighted;
 use crate::cli::dayfly;
-use crate::support::broker::{Answer, OPERATOR_TOKEN, Setup, TestBroker, configuration};
+use crate::support::broker::{Answer, OPERATOR_TOKEN, Setup, TestBroker, configuration, unique};
 use crate::support::issuer::Issuer;
+use crate::support::process::until;
 use crate::support::tokens::{self, GithubSubject};
 use crate::support::world::assert_refused;
 use dayfly::broker::Reason;
 use dayfly::jose::Algorithm;
 use serde_json::{Value, json};
+use std::path::Path;
 
 /// One platform: what the configuration says, and what spoils its token.
 struct Platform {
@@ -285,36 +287,80 @@ async fn a_circleci_job_that_somebody_has_a_shell_in_is_nobody() {
     assert_refused(&answer, Reason::InvalidIntent, "an SSH rerun");
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_stranger_of_a_platform_is_adopted_as_it_was_proved_and_then_let_in() {
-    let world = World::start().await;
-    let broker = &world.broker;
-    let folder = broker.folder.path();
-    let operator = folder.join("operator.token");
-    std::fs::write(&operator, OPERATOR_TOKEN).unwrap();
-    let environment = [
-        ("DAYFLY_URL", broker.url.as_str()),
-        ("DAYFLY_OPERATOR_TOKEN_FILE", operator.to_str().unwrap()),
-    ];
-    let base = configuration(&broker.url, &broker.issuer, "ES256") + &world.more;
-    for (name, pointer, value) in [
-        ("github", "/ref", "refs/heads/other"),
-        ("gitlab", "/ref", "other"),
-    ] {
-        let place = PLATFORMS.iter().position(|one| one.name == name).unwrap();
-        let claims = changed(&world.claims(place), pointer, &json!(value));
-        let stranger = format!("new-on-{name}");
-        let answer = world.send(place, &stranger, &claims).await;
-        assert_eq!(answer.status, 400, "{name}: {}", answer.body);
+/// Each platform, and what makes somebody else of whoever is known there.
+const STRANGERS: [(&str, &str, &str); 8] = [
+    ("github", "/ref", "refs/heads/other"),
+    ("gitlab", "/ref", "other"),
+    ("kubernetes", "/kubernetes.io/serviceaccount/name", "other"),
+    ("gcp", "/sub", "104523456789012345679"),
+    ("buildkite", "/build_branch", "other"),
+    (
+        "circleci",
+        "/oidc.circleci.com~1vcs-ref",
+        "refs/heads/other",
+    ),
+    ("aws", "/sub", "arn:aws:iam::111122223333:role/ci/other"),
+    ("generic", "/sub", "somebody-else"),
+];
+
+/// Whoever is of no agent yet.
+struct Stranger<'a> {
+    world: &'a World,
+    place: usize,
+    name: String,
+    changed: (&'static str, &'static str),
+}
+
+impl<'a> Stranger<'a> {
+    fn of(
+        world: &'a World,
+        (platform, pointer, value): (&str, &'static str, &'static str),
+    ) -> Self {
+        let place = PLATFORMS.iter().position(|one| one.name == platform);
+        Self {
+            world,
+            place: place.unwrap(),
+            name: format!("new-on-{platform}"),
+            changed: (pointer, value),
+        }
+    }
+
+    fn claims(&self) -> Value {
+        let (pointer, value) = self.changed;
+        changed(&self.world.claims(self.place), pointer, &json!(value))
+    }
+
+    async fn asks(&self) -> Answer {
+        self.world
+            .send(self.place, &self.name, &self.claims())
+            .await
+    }
+
+    fn folder(&self) -> &Path {
+        self.world.broker.folder.path()
+    }
+
+    /// The table that `agent adopt` writes, with the key of its intents.
+    async fn adopted(&self) -> String {
+        let broker = &self.world.broker;
+        let answer = self.asks().await;
+        assert_eq!(answer.status, 400, "{}: {}", self.name, answer.body);
+        let operator = self.folder().join("operator.token");
+        std::fs::write(&operator, OPERATOR_TOKEN).unwrap();
+        let environment = [
+            ("DAYFLY_URL", broker.url.as_str()),
+            ("DAYFLY_OPERATOR_TOKEN_FILE", operator.to_str().unwrap()),
+        ];
+        let claims = self.claims();
         let seen = sighted(broker, claims["sub"].as_str().unwrap()).await;
-        assert_eq!(seen["issuer"], name);
-        let file = folder.join(format!("{stranger}.toml"));
+        assert_eq!(seen["issuer"], PLATFORMS[self.place].name);
+        let file = self.folder().join(format!("{}.toml", self.name));
         let adopt = [
             "agent",
             "adopt",
             seen["id"].as_str().unwrap(),
             "--name",
-            &stranger,
+            &self.name,
             "--ends",
             "2099-01-01",
             "--out",
@@ -322,27 +368,69 @@ async fn a_stranger_of_a_platform_is_adopted_as_it_was_proved_and_then_let_in() 
         ];
         dayfly(&adopt, &environment, "").await.is(0);
         let written = std::fs::read_to_string(&file).unwrap();
-        // What a person adds: the key of its intents, and a mission.
-        let more = agent(&stranger, "{}", "").replace("[agent.", "[unused.");
-        let mission = &more[more.find("[mission.").unwrap()..];
-        let text = format!("{base}\n{written}intent_keys = \"file:deployer.jwks.json\"\n{mission}");
-        let house = folder.join(format!("of-{name}"));
+        format!("{written}intent_keys = \"file:deployer.jwks.json\"\n")
+    }
+
+    /// Merged, and in force, once `check` has nothing against it.
+    async fn merged(&self, more: &str) {
+        let broker = &self.world.broker;
+        let base = configuration(&broker.url, &broker.issuer, "ES256") + &self.world.more;
+        let text = format!("{base}\n{more}");
+        let house = self.folder().join(format!("of-{}", unique()));
         std::fs::create_dir(&house).unwrap();
-        std::fs::copy(
-            folder.join("deployer.jwks.json"),
-            house.join("deployer.jwks.json"),
-        )
-        .unwrap();
+        let keys = "deployer.jwks.json";
+        std::fs::copy(self.folder().join(keys), house.join(keys)).unwrap();
         std::fs::write(house.join("dayfly.toml"), &text).unwrap();
         let checked = dayfly(&["check", house.to_str().unwrap()], &[], "").await;
-        assert_eq!(checked.code, 0, "{name}: {written}\n{checked:?}");
+        assert_eq!(checked.code, 0, "{}: {more}\n{checked:?}", self.name);
         let files = vec![("test.toml".to_owned(), text)];
-        let settings = dayfly::config::load_with(files, folder.to_owned())
+        let settings = dayfly::config::load_with(files, self.folder().to_owned())
             .and_then(|document| document.resolve())
-            .unwrap_or_else(|problems| panic!("{name}: {problems}"));
+            .unwrap_or_else(|problems| panic!("{}: {problems}", self.name));
         broker.composed.reload(&settings).await.unwrap();
-        let claims = changed(&world.claims(place), pointer, &json!(value));
-        let answer = world.send(place, &stranger, &claims).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stranger_of_a_platform_is_adopted_as_it_was_proved_and_then_let_in() {
+    let world = World::start().await;
+    for stranger in STRANGERS {
+        let stranger = Stranger::of(&world, stranger);
+        let written = stranger.adopted().await;
+        // What a person adds: a mission.
+        let more = agent(&stranger.name, "{}", "");
+        let mission = &more[more.find("[mission.").unwrap()..];
+        stranger.merged(&format!("{written}{mission}")).await;
+        let answer = stranger.asks().await;
+        let name = &stranger.name;
         assert_eq!(answer.status, 200, "{name}: {written}\n{}", answer.body);
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_is_adopted_asks_and_its_mission_is_written_from_what_it_was_refused() {
+    let world = World::start().await;
+    let stranger = Stranger::of(&world, STRANGERS[0]);
+    let written = stranger.adopted().await;
+    stranger.merged(&written).await;
+    let answer = stranger.asks().await;
+    assert_eq!(answer.status, 400, "{}", answer.body);
+    let audit = stranger.folder().join("audit");
+    let suggest = [
+        "mission",
+        "suggest",
+        "--audit",
+        audit.to_str().unwrap(),
+        "--agent",
+        &stranger.name,
+    ];
+    until("it is exported", || async {
+        dayfly(&suggest, &[], "").await.code == 0
+    })
+    .await;
+    let mission = dayfly(&suggest, &[], "").await.out;
+    assert!(mission.contains("deploy:write"), "{mission}");
+    stranger.merged(&format!("{written}{mission}")).await;
+    let answer = stranger.asks().await;
+    assert_eq!(answer.status, 200, "{mission}\n{}", answer.body);
 }
