@@ -2,6 +2,7 @@
 
 use super::live;
 use super::output::{Failure, Output};
+use super::register::exported;
 use super::simulate::built;
 use crate::clock::{Clock, SystemClock};
 use crate::config::{self, Problem, Severity};
@@ -21,6 +22,9 @@ pub struct CheckArgs {
     /// secrets can be read. Run it where the broker runs; it changes nothing and prints no secret.
     #[arg(long, conflicts_with = "annotations")]
     live: bool,
+    /// Also whether whoever is registered stands beside the files: what `dayfly agent export` wrote.
+    #[arg(long, value_name = "FILE")]
+    registered: Option<PathBuf>,
     /// Warnings fail, too.
     #[arg(long)]
     strict: bool,
@@ -42,7 +46,9 @@ enum Annotations {
 
 /// `dayfly check`: 0 if nothing is wrong and every case came out as expected.
 pub async fn check(args: &CheckArgs, output: &Output) -> Result<u8, Failure> {
-    let mut report = config::check(&args.directory, SystemClock::new().now());
+    let registered = args.registered.as_deref().map(exported).transpose()?;
+    let registered = registered.unwrap_or_default();
+    let mut report = config::check_with(&args.directory, &registered, SystemClock::new().now());
     report.ok &= !args.strict || report.warnings == 0;
     if args.live {
         return live::check(&args.directory, report, output).await;

@@ -4,6 +4,7 @@ use super::OperatorArgs;
 use super::operator_side::client;
 use super::output::{Failure, Output};
 use super::recorded::entries;
+use super::register::exported;
 use super::simulate::built;
 use crate::broker::Refusal;
 use crate::broker::explain::{explain as stated, explain_again};
@@ -35,6 +36,9 @@ pub struct ExplainArgs {
     /// Explain against this configuration folder, without a broker.
     #[arg(long, env = "DAYFLY_CONFIG")]
     config: Option<PathBuf>,
+    /// Also who is registered: what `dayfly agent export` wrote.
+    #[arg(long, value_name = "FILE", requires = "config")]
+    registered: Option<PathBuf>,
     #[command(flatten)]
     operator: OperatorArgs,
 }
@@ -53,7 +57,7 @@ pub async fn explain(args: ExplainArgs, output: &Output) -> Result<u8, Failure> 
         (None, _, None) => return Err(Failure::usage("give a request or --refusal")),
     };
     let answer = match &args.config {
-        Some(dir) => offline(dir, question)?,
+        Some(dir) => offline((dir, args.registered.as_deref()), question)?,
         None => asked(&args.operator, &question).await?,
     };
     output.show(&answer, told)?;
@@ -75,8 +79,12 @@ async fn asked(
     })
 }
 
-fn offline(dir: &Path, question: ExplainQuestion) -> Result<ExplainAnswer, Failure> {
-    let (policy, agents) = built(dir, &[])?;
+fn offline(
+    (dir, registered): (&Path, Option<&Path>),
+    question: ExplainQuestion,
+) -> Result<ExplainAnswer, Failure> {
+    let registered = registered.map(exported).transpose()?;
+    let (policy, agents) = built(dir, &registered.unwrap_or_default())?;
     let known = (&agents, &policy);
     let (view, now) = (View::origin(), SystemClock::new().now());
     let answer = match question {

@@ -4,8 +4,10 @@
 use super::document::Document;
 use super::problem::{Code, Desk, Problems, plural};
 use super::settings::{Case, Expectation, Settings};
+use crate::agents::registered::Definition;
 use crate::agents::{AgentError, Registry};
 use crate::fences::View;
+use crate::ids::AgentId;
 use crate::policy::Policy;
 use serde::Serialize;
 use std::fmt;
@@ -39,6 +41,39 @@ pub struct CaseResult {
 /// Checks a folder.
 pub fn check(dir: &Path, now: OffsetDateTime) -> CheckReport {
     report(&Document::read(dir), now)
+}
+
+/// Checks a folder, and whether these registered agents stand beside it. Where it cannot be used itself, they are not
+/// looked at.
+pub fn check_with(
+    dir: &Path,
+    registered: &[(AgentId, Definition)],
+    now: OffsetDateTime,
+) -> CheckReport {
+    let document = Document::read(dir);
+    let mut report = report(&document, now);
+    if registered.is_empty() || !report.ok {
+        return report;
+    }
+    let Ok(settings) = document.resolve_at(Some(now)) else {
+        return report;
+    };
+    match settings.joined(registered) {
+        Ok(joined) => {
+            let problems = joined.problems.into_values().flatten();
+            report.problems.0.extend(problems);
+        }
+        Err(why) => {
+            let desk = Desk::new(document.sources.clone());
+            let help = "write `allow_registered = true` in a mission, or remove them";
+            desk.general(Code::UnknownMission, why, help);
+            report.problems.0.extend(desk.finish().0);
+        }
+    }
+    report.ok = !report.problems.has_errors();
+    report.errors = report.problems.errors();
+    report.warnings = report.problems.warnings();
+    report
 }
 
 /// Checks files that are already in memory.

@@ -42,7 +42,7 @@ mod whole;
 
 pub use broker_table::FENCE_VIEW_MAX_AGE;
 pub use changes::{Approval, Change, Changes, Direction, Reach, changes};
-pub use check::{CaseResult, CheckReport, check, check_files};
+pub use check::{CaseResult, CheckReport, check, check_files, check_with};
 pub use development::{Development, DevelopmentError, development};
 pub use document::Document;
 pub use problem::{Code, Problem, Problems, Severity};
