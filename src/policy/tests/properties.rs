@@ -23,25 +23,70 @@ fn any_authority() -> impl Strategy<Value = Authority> {
     prop::collection::vec(permission, 1..3).prop_map(Authority)
 }
 
-/// The same shape in the words of IAM: every location an ARN, and none missing.
-fn in_dialect(aws: bool, authority: Authority) -> Authority {
-    if !aws {
+/// Whose words a case is in.
+fn vocabulary() -> impl Strategy<Value = Vocabulary> {
+    prop::sample::select(vec![Vocabulary::Scopes, Vocabulary::Aws, Vocabulary::Sql])
+}
+
+fn everywhere(vocabulary: Vocabulary) -> &'static str {
+    match vocabulary {
+        Vocabulary::Sql => "*.*",
+        _ => "*",
+    }
+}
+
+/// The same shape in the words of IAM or of SQL: every location an ARN, or a table, and none missing.
+fn in_words_of(vocabulary: Vocabulary, authority: Authority) -> Authority {
+    if vocabulary == Vocabulary::Scopes {
         return authority;
     }
-    let arn = |location: String| location.replace("https://a/", "arn:aws:a:::x");
+    let location = |location: String| match (location.as_str(), vocabulary) {
+        ("*", _) => everywhere(vocabulary).to_owned(),
+        (uri, Vocabulary::Sql) => uri.replace("https://a/", "a.x"),
+        (uri, _) => uri.replace("https://a/", "arn:aws:a:::x"),
+    };
     let permissions = authority.0.into_iter().map(|mut permission| {
-        permission.locations = permission.locations.into_iter().map(arn).collect();
+        permission.locations = permission.locations.into_iter().map(location).collect();
         if permission.locations.is_empty() {
-            permission.locations.push("*".to_owned());
+            permission.locations.push(everywhere(vocabulary).to_owned());
         }
+        let actions = permission.actions.into_iter();
+        permission.actions = actions.map(|one| action_of(vocabulary, one)).collect();
         permission
     });
     Authority(permissions.collect())
 }
 
-fn to_details(aws: bool, authority: &Authority) -> Vec<AuthorizationDetail> {
-    let kind = if aws { "aws_session" } else { "access_token" };
-    authority.to_details(kind, &"orders-api".parse().unwrap(), None)
+/// A privilege has no patterns but the one for all.
+fn action_of(vocabulary: Vocabulary, action: String) -> String {
+    if vocabulary != Vocabulary::Sql {
+        return action;
+    }
+    let privilege = match action.split_once(':') {
+        None => "*",
+        Some((_, name)) if name.starts_with('*') => "*",
+        Some(("o", name)) if name.starts_with('a') => "select",
+        Some(("o", _)) => "insert",
+        Some((_, name)) if name.starts_with('a') => "update",
+        Some(_) => "references",
+    };
+    privilege.to_owned()
+}
+
+fn detail_type(vocabulary: Vocabulary) -> &'static str {
+    match vocabulary {
+        Vocabulary::Aws => "aws_session",
+        Vocabulary::Sql => "postgres_login",
+        _ => "access_token",
+    }
+}
+
+fn to_details(vocabulary: Vocabulary, authority: &Authority) -> Vec<AuthorizationDetail> {
+    authority.to_details(
+        detail_type(vocabulary),
+        &"orders-api".parse().unwrap(),
+        None,
+    )
 }
 
 /// Wide often enough that grants happen.
@@ -113,7 +158,7 @@ proptest! {
 
     #[test]
     fn a_grant_is_covered_by_all_that_it_comes_from(
-        aws in any::<bool>(),
+        vocabulary in vocabulary(),
         signed in any_authority(),
         beside in prop_oneof![Just(Authority::default()), any_authority()],
         scope in prop_oneof![3 => Just(Vec::new()), 1 => prop::collection::vec(action(), 1..2)],
@@ -123,15 +168,15 @@ proptest! {
         platform in any::<bool>(),
     ) {
         let [signed, beside, allow, target_ceiling] =
-            [signed, beside, allow, target_ceiling].map(|one| in_dialect(aws, one));
-        let agent_ceiling = agent_ceiling.map(|one| in_dialect(aws, one));
-        let (signed, beside) = (to_details(aws, &signed), to_details(aws, &beside));
-        let vocabulary = if aws { Vocabulary::Aws } else { Vocabulary::Scopes };
+            [signed, beside, allow, target_ceiling].map(|one| in_words_of(vocabulary, one));
+        let agent_ceiling = agent_ceiling.map(|one| in_words_of(vocabulary, one));
+        let scope: Vec<_> = scope.into_iter().map(|one| action_of(vocabulary, one)).collect();
+        let (signed, beside) = (to_details(vocabulary, &signed), to_details(vocabulary, &beside));
         let mut world = World::new();
         for target in &mut world.targets {
             target.vocabulary = vocabulary;
-            target.detail_type = if aws { "aws_session" } else { "access_token" };
-            target.ceiling = authority(&["*"], &["*"]);
+            target.detail_type = detail_type(vocabulary);
+            target.ceiling = authority(&["*"], &[everywhere(vocabulary)]);
         }
         // The target's ceiling is put in afterwards: a policy holds no mission wider than it.
         world.mission().allow = BTreeMap::from([("orders-api".parse().unwrap(), allow.clone())]);
@@ -187,26 +232,25 @@ proptest! {
     /// With a restriction nothing is allowed that was not before, and nothing that matches it is.
     #[test]
     fn a_restriction_only_takes_away_and_takes_all_that_it_names(
-        aws in any::<bool>(),
+        vocabulary in vocabulary(),
         signed in any_authority(),
         allow in ceiling(),
         denied in any_authority(),
         whole in any::<bool>(),
     ) {
-        let [signed, allow, mut denied] = [signed, allow, denied].map(|one| in_dialect(aws, one));
+        let [signed, allow, mut denied] = [signed, allow, denied].map(|one| in_words_of(vocabulary, one));
         // As the door does: a denial without a location is one everywhere.
         for permission in denied.0.iter_mut().filter(|one| one.locations.is_empty()) {
-            permission.locations.push("*".to_owned());
+            permission.locations.push(everywhere(vocabulary).to_owned());
         }
-        let vocabulary = if aws { Vocabulary::Aws } else { Vocabulary::Scopes };
         let mut world = World::new();
         for target in &mut world.targets {
             target.vocabulary = vocabulary;
-            target.detail_type = if aws { "aws_session" } else { "access_token" };
-            target.ceiling = authority(&["*"], &["*"]);
+            target.detail_type = detail_type(vocabulary);
+            target.ceiling = authority(&["*"], &[everywhere(vocabulary)]);
         }
         world.mission().allow = BTreeMap::from([("orders-api".parse().unwrap(), allow)]);
-        world.details = if whole { Vec::new() } else { to_details(aws, &signed) };
+        world.details = if whole { Vec::new() } else { to_details(vocabulary, &signed) };
         world.mission = Some(world.mission().id.clone());
         world.asked.targets = vec!["orders-api".to_owned()];
         let free = world.decide();
@@ -243,7 +287,7 @@ struct Step {
 fn step() -> impl Strategy<Value = Step> {
     (
         prop_oneof![
-            2 => any_authority().prop_map(|asked| to_details(false, &asked)),
+            2 => any_authority().prop_map(|asked| to_details(Vocabulary::Scopes, &asked)),
             1 => Just(narrow()),
         ],
         ceiling(),
@@ -262,7 +306,7 @@ fn step() -> impl Strategy<Value = Step> {
 
 /// What most ceilings cover, so that chains grow.
 fn narrow() -> Vec<AuthorizationDetail> {
-    to_details(false, &authority(&["o:a"], &["https://a/a"]))
+    to_details(Vocabulary::Scopes, &authority(&["o:a"], &["https://a/a"]))
 }
 
 /// What one link of the chain allows, and until when.
