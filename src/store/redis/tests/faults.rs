@@ -16,6 +16,18 @@ fn hurried(url: String) -> RedisSettings {
     }
 }
 
+/// Before anything is shown: a busy machine may take longer than the short times.
+async fn connect(settings: RedisSettings) -> Redis {
+    let begun = Instant::now();
+    loop {
+        match Redis::connect(settings.clone()).await {
+            Ok(store) => return store,
+            Err(error) => assert!(begun.elapsed() < Duration::from_secs(10), "{error}"),
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
 /// The budget, and what a loaded machine adds to it.
 const AT_MOST: Duration = Duration::from_millis(1500);
 
@@ -36,7 +48,7 @@ async fn until_applied(store: &Redis, name: &str) {
 async fn half_open_connections_are_left_within_the_budget() {
     let server = server!(&[]);
     let network = Network::to(server.port()).await;
-    let store = Redis::connect(hurried(network.url.clone())).await.unwrap();
+    let store = connect(hurried(network.url.clone())).await;
     let tail = async || {
         store
             .tail(&log(), Position::ORIGIN, 99, Duration::ZERO)
@@ -72,7 +84,7 @@ async fn half_open_connections_are_left_within_the_budget() {
 async fn slow_answers_are_waited_for_as_long_as_the_budget_says() {
     let server = server!(&[]);
     let network = Network::to(server.port()).await;
-    let store = Redis::connect(hurried(network.url.clone())).await.unwrap();
+    let store = connect(hurried(network.url.clone())).await;
     assert!(is_applied(&store.commit(write(b"before")).await));
     network.delay(80);
     assert!(is_applied(&store.commit(write(b"slow")).await));
@@ -98,7 +110,7 @@ async fn slow_answers_are_waited_for_as_long_as_the_budget_says() {
 #[tokio::test]
 async fn a_frozen_primary_is_given_up_and_found_again() {
     let server = server!(&[]);
-    let store = Redis::connect(hurried(server.url())).await.unwrap();
+    let store = connect(hurried(server.url())).await;
     assert!(is_applied(&store.commit(write(b"before")).await));
     server.freeze();
     for name in [b"a", b"b", b"c"] {
@@ -120,14 +132,20 @@ async fn a_flood_is_shed_and_revocation_gets_through_it() {
     let _replica = server!(&["--replicaof", "127.0.0.1", &port]);
     server.until_followed_by(1).unwrap();
     let network = Network::to(server.port()).await;
+    // Longer than elsewhere, all of them: what is shown is who waits, not how fast a busy machine is.
     let settings = RedisSettings {
         min_replicas: 1,
-        ..hurried(network.url.clone())
+        connect_timeout: Duration::from_secs(2),
+        response_timeout: Duration::from_secs(1),
+        replica_timeout: Duration::from_millis(500),
+        retry_budget: Duration::from_secs(3),
+        ..RedisSettings::new(Secret::new(network.url.clone()))
     };
-    let store = Arc::new(Redis::connect(settings).await.unwrap());
-    assert!(is_applied(&store.commit(write(b"before")).await));
+    let at_most = settings.retry_budget * 5 / 2;
+    let store = Arc::new(connect(settings).await);
+    until_applied(&store, "before").await;
     // Each takes longer than the server needs for it: four times as many as there are connections.
-    network.delay(120);
+    network.delay(600);
     let begun = Instant::now();
     let flood: Vec<_> = (0..1024_u32)
         .map(|number| {
@@ -146,7 +164,7 @@ async fn a_flood_is_shed_and_revocation_gets_through_it() {
             other => panic!("{other:?}"),
         }
     }
-    assert!(begun.elapsed() < AT_MOST * 3, "{:?}", begun.elapsed());
+    assert!(begun.elapsed() < at_most * 3, "{:?}", begun.elapsed());
     assert!(applied > 0 && shed > 0, "{applied} applied, {shed} shed");
     network.delay(0);
     until_applied(&store, "after").await;
@@ -156,7 +174,7 @@ async fn a_flood_is_shed_and_revocation_gets_through_it() {
 async fn a_server_in_trouble_is_not_hammered() {
     let server = server!(&[]);
     let network = Network::to(server.port()).await;
-    let store = Redis::connect(hurried(network.url.clone())).await.unwrap();
+    let store = connect(hurried(network.url.clone())).await;
     assert!(is_applied(&store.commit(write(b"before")).await));
     // Whoever comes is sent away.
     network.lead_to(1);
@@ -186,7 +204,7 @@ async fn a_promoted_replica_is_taught_the_scripts() {
     let replica = server!(&["--replicaof", "127.0.0.1", &port]);
     server.until_followed_by(1).unwrap();
     let network = Network::to(server.port()).await;
-    let store = Redis::connect(hurried(network.url.clone())).await.unwrap();
+    let store = connect(hurried(network.url.clone())).await;
     assert!(is_applied(&store.commit(write(b"before")).await));
     for spoil in ["SCRIPT FLUSH SYNC", "FUNCTION FLUSH SYNC"] {
         assert_eq!(server.command(spoil).unwrap(), "+OK\r\n");
