@@ -184,7 +184,7 @@ pub(super) async fn rotate(
 }
 
 /// 202 where it is in force, and not on enough replicas of the store yet.
-fn accepted_unless(replicated: bool, mut response: Response) -> Response {
+pub(super) fn accepted_unless(replicated: bool, mut response: Response) -> Response {
     if !replicated {
         *response.status_mut() = StatusCode::ACCEPTED;
     }

@@ -1,7 +1,7 @@
 //! `/admin/v1/config`: one configuration for all replicas.
 
 use super::Doors;
-use super::admin::{Answer, shown};
+use super::admin::{Answer, accepted_unless, shown};
 use super::form;
 use super::gate::Bearer;
 use super::to_its_end;
@@ -10,7 +10,7 @@ use crate::broker::operators::StillOperator;
 use axum::Extension;
 use axum::body::Body;
 use axum::extract::State;
-use axum::http::{HeaderMap, StatusCode};
+use axum::http::HeaderMap;
 
 pub(super) async fn publish(
     State(doors): State<Doors>,
@@ -28,11 +28,7 @@ pub(super) async fn publish(
     let by = StillOperator::new(by, token, certificate, action);
     let broker = doors.broker.clone();
     let answer = to_its_end(async move { broker.publish(&by, request).await }).await?;
-    let mut response = shown(&answer);
-    if !answer.replicated {
-        *response.status_mut() = StatusCode::ACCEPTED;
-    }
-    Ok(response)
+    Ok(accepted_unless(answer.replicated, shown(&answer)))
 }
 
 pub(super) async fn show(State(doors): State<Doors>) -> Answer {

@@ -1,17 +1,15 @@
 //! Agents that are registered through the interface: put and removed, by their name.
 
 use super::Doors;
-use super::admin::{Answer, closed, nothing, parsed, shown};
+use super::admin::{Answer, accepted_unless, closed, nothing, parsed, shown};
 use super::form;
 use super::to_its_end;
 use crate::broker::Operator;
 use crate::ids::AgentId;
-use crate::wire;
 use axum::Extension;
 use axum::body::Body;
 use axum::extract::{Path, RawQuery, State};
-use axum::http::{HeaderMap, StatusCode};
-use axum::response::Response;
+use axum::http::HeaderMap;
 
 pub(super) async fn register(
     State(doors): State<Doors>,
@@ -25,7 +23,7 @@ pub(super) async fn register(
     let id: AgentId = id.parse().map_err(|_| nothing())?;
     let broker = doors.broker.clone();
     let receipt = to_its_end(async move { broker.register(&by, id, request).await }).await?;
-    Ok(received(&receipt))
+    Ok(accepted_unless(receipt.replicated, shown(&receipt)))
 }
 
 pub(super) async fn remove(
@@ -42,13 +40,5 @@ pub(super) async fn remove(
     let broker = doors.broker.clone();
     let removed =
         to_its_end(async move { broker.remove_agent(&by, id, (reason, after)).await }).await?;
-    Ok(received(&removed))
-}
-
-fn received(receipt: &wire::RegistrationReceipt) -> Response {
-    let mut response = shown(receipt);
-    if !receipt.replicated {
-        *response.status_mut() = StatusCode::ACCEPTED;
-    }
-    response
+    Ok(accepted_unless(removed.replicated, shown(&removed)))
 }

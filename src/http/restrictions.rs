@@ -1,7 +1,7 @@
 //! `/admin/v1/restrictions`: shrink instead of kill.
 
 use super::Doors;
-use super::admin::{Answer, nothing, shown, switch};
+use super::admin::{Answer, accepted_unless, nothing, shown, switch};
 use super::form;
 use super::to_its_end;
 use crate::broker::Operator;
@@ -9,7 +9,7 @@ use crate::wire;
 use axum::Extension;
 use axum::body::Body;
 use axum::extract::{Path, RawQuery, State};
-use axum::http::{HeaderMap, StatusCode};
+use axum::http::HeaderMap;
 use axum::response::Response;
 
 pub(super) async fn restrict(
@@ -47,9 +47,6 @@ pub(super) async fn lift(
 }
 
 fn received(receipt: &wire::RestrictionReceipt) -> Response {
-    let mut response = shown(receipt);
-    if receipt.state == wire::RestrictionState::NotYetReplicated {
-        *response.status_mut() = StatusCode::ACCEPTED;
-    }
-    response
+    let replicated = receipt.state != wire::RestrictionState::NotYetReplicated;
+    accepted_unless(replicated, shown(receipt))
 }
