@@ -1,30 +1,36 @@
 //! Random histories of two replicas on one store, against a plain set of what is alive.
 //!
 //! Minting, handing on, ending by every selector, holding, lifting, expiring; processes that die at
-//! a commit, answers that are lost, and on Redis failovers. After every step every replica must say
-//! of every credential what the set says; in the end nothing works, each lease has one end in the
-//! audit, and the audit verifies. `PROPTEST_CASES` tries more of them.
+//! a commit, answers that are lost; of the embedded store, its file as a crash leaves it; of Redis,
+//! replicas that are cut off and failovers that lose what nobody was told is safe. After every step
+//! every replica must say of every credential what the set says; in the end nothing works, each
+//! lease has one end in the audit, and the audit verifies. `PROPTEST_CASES` tries more of them.
+//!
+//! What was acknowledged holds, whatever happens. What was not is in force where it was raised, and
+//! is put back by whoever holds it; it is lost only with everybody who does.
 
 use super::bench::{Bench, Downstream, store};
 use crate::audit::{self, Sealing};
 use crate::clock::Clock;
 use crate::connectors::RevocationClass;
 use crate::fences::tests::fixture::{Advanced, Death};
-use crate::fences::{Dimension, DimensionHash, DimensionKind, FenceKind, NewFence};
-use crate::ids::ShardId;
+use crate::fences::{Dimension, DimensionKind, FenceKind, NewFence, log};
+use crate::ids::{self, ShardId};
 use crate::leases::{Filter, Lease, LeaseError, Leases, Standing, State};
 use crate::policy::Grant;
 use crate::secret::{Sealer, Secret};
+use crate::store::embedded::Embedded;
 use crate::store::redis::tests::support::RedisServer;
 use crate::store::redis::{Redis, RedisSettings};
 use crate::store::{Position, Store, Tail};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use proptest::prelude::*;
-use proptest::sample::Index;
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
+use uuid::Uuid;
 
 /// What an end stands on: everything that `revoke` can select by.
 const SELECTORS: [DimensionKind; 14] = [
@@ -51,21 +57,21 @@ enum Op {
         at: usize,
         agent: u8,
         work: u8,
-        of: Option<Index>,
+        of: Option<usize>,
     },
     End {
         at: usize,
-        which: Index,
+        which: usize,
         selector: usize,
         hold: bool,
     },
     Release {
         at: usize,
-        which: Index,
+        which: usize,
     },
     Lift {
         at: usize,
-        which: Index,
+        which: usize,
     },
     Sweep {
         at: usize,
@@ -80,12 +86,22 @@ enum Op {
     LosesAnAnswer {
         at: usize,
     },
-    Failover,
+    /// Redis: nobody acknowledges what the primary writes.
+    Apart,
+    Together,
+    /// Redis: whoever was cut off takes over with what it has. Before anybody reads on, something
+    /// may be written to it.
+    Failover(Option<Box<Op>>),
+    /// The embedded store: everything dies, and the file is opened again; or, as it is at that
+    /// moment, a copy of it.
+    Crash {
+        copied: bool,
+    },
 }
 
 fn op() -> impl Strategy<Value = Op> {
     let at = 0..2_usize;
-    let mint = (at.clone(), 0..3_u8, 0..2_u8, any::<Index>(), 0..4_u8).prop_map(
+    let mint = (at.clone(), 0..3_u8, 0..2_u8, 0..1000_usize, 0..4_u8).prop_map(
         |(at, agent, work, of, handed)| Op::Mint {
             at,
             agent,
@@ -93,19 +109,16 @@ fn op() -> impl Strategy<Value = Op> {
             of: (handed == 0).then_some(of),
         },
     );
-    let end = (
-        at.clone(),
-        any::<Index>(),
-        0..SELECTORS.len(),
-        any::<bool>(),
-    )
-        .prop_map(|(at, which, selector, hold)| Op::End {
+    let end = (at.clone(), 0..1000_usize, 0..SELECTORS.len(), any::<bool>()).prop_map(
+        |(at, which, selector, hold)| Op::End {
             at,
             which,
             selector,
             hold,
-        });
-    let which = (at.clone(), any::<Index>());
+        },
+    );
+    let which = (at.clone(), 0..1000_usize);
+    let meanwhile = prop::option::of(prop_oneof![mint.clone(), end.clone()].prop_map(Box::new));
     prop_oneof![
         8 => mint,
         4 => end,
@@ -116,7 +129,10 @@ fn op() -> impl Strategy<Value = Op> {
         2 => (at.clone(), 1..4_i64, any::<bool>())
             .prop_map(|(at, commit, applied)| Op::Dies { at, commit, applied }),
         1 => at.prop_map(|at| Op::LosesAnAnswer { at }),
-        1 => Just(Op::Failover),
+        2 => Just(Op::Apart),
+        1 => Just(Op::Together),
+        2 => meanwhile.prop_map(Op::Failover),
+        1 => any::<bool>().prop_map(|copied| Op::Crash { copied }),
     ]
 }
 
@@ -126,14 +142,48 @@ struct Known {
     alive: bool,
 }
 
+/// What was raised.
+#[derive(Clone)]
+struct Said {
+    /// `None`: whoever raised it died before it said so.
+    id: Option<Uuid>,
+    kind: FenceKind,
+    dimension: Dimension,
+    /// The holds that it ends.
+    lifts: Vec<Uuid>,
+    /// Credentials that were known before it.
+    known: usize,
+}
+
+/// Nobody was told that it stays.
+struct Doubtful {
+    said: Said,
+    /// Replicas that have it, and as which process.
+    holders: Vec<(usize, u32)>,
+}
+
+/// Where it all lies.
+enum Place {
+    File(tempfile::TempDir, u32),
+    /// The second one follows the first, or is cut off.
+    Redis(RedisServer, RedisServer),
+}
+
 struct World {
     store: Arc<dyn Store>,
-    servers: Option<(RedisServer, RedisServer)>,
+    place: Place,
+    /// Nobody acknowledges anything.
+    apart: bool,
+    doubtful: Vec<Doubtful>,
+    /// How often each replica was started.
+    started: Vec<u32>,
     downstream: Arc<Downstream>,
     clock: Arc<Advanced>,
     replicas: Vec<Bench>,
     known: Vec<Known>,
-    held: Vec<Dimension>,
+    held: Vec<(Uuid, Dimension)>,
+    /// Forks that were mended.
+    forks: u32,
 }
 
 fn follower_of(port: u16) -> RedisServer {
@@ -145,83 +195,117 @@ fn follower_of(port: u16) -> RedisServer {
         .unwrap()
 }
 
-/// A replica that has just come, or is busy, acknowledges late.
-async fn until_followed(bench: &Bench) {
-    let mut failure = None;
-    for _ in 0..100 {
-        match bench.fences.follow(Duration::ZERO).await {
-            Ok(()) => return,
-            Err(error) => failure = Some(error),
-        }
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
-    panic!("the fences cannot be followed: {failure:?}");
-}
-
-async fn connect(primary: &RedisServer) -> Arc<dyn Store> {
+/// Until it follows, so that it acknowledges.
+async fn until_online(primary: &RedisServer) {
     for _ in 0..500 {
         let told = primary.command("INFO replication").unwrap_or_default();
         if told.contains("state=online") {
-            break;
+            return;
         }
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
+    panic!("nobody follows");
+}
+
+async fn connect(primary: &RedisServer) -> Arc<dyn Store> {
+    until_online(primary).await;
     let settings = RedisSettings {
         min_replicas: 1,
+        replica_timeout: Duration::from_millis(100),
         ..RedisSettings::new(Secret::new(primary.url()))
     };
     Arc::new(Redis::connect(settings).await.unwrap())
 }
 
+fn open(folder: &tempfile::TempDir, number: u32) -> Arc<dyn Store> {
+    Arc::new(Embedded::open(&file(folder, number)).unwrap())
+}
+
+fn file(folder: &tempfile::TempDir, number: u32) -> PathBuf {
+    folder.path().join(format!("{number}.redb"))
+}
+
 impl World {
-    async fn new(class: RevocationClass, servers: Option<(RedisServer, RedisServer)>) -> Self {
-        let store = match &servers {
-            Some((primary, _)) => connect(primary).await,
-            None => store(),
+    async fn new(class: RevocationClass, place: Place) -> Self {
+        let store = match &place {
+            Place::Redis(primary, _) => connect(primary).await,
+            Place::File(folder, number) => open(folder, *number),
         };
         let (downstream, clock) = (Downstream::new(class, true), Advanced::new());
-        let mut replicas = Vec::new();
-        for _ in 0..2 {
-            let at = (Arc::clone(&store), Arc::clone(&downstream));
-            replicas.push(Bench::on(at.0, at.1, Arc::clone(&clock)).await);
-        }
-        Self {
+        let mut world = Self {
             store,
-            servers,
+            place,
+            apart: false,
+            doubtful: Vec::new(),
+            started: vec![0; 2],
             downstream,
             clock,
-            replicas,
+            replicas: Vec::new(),
             known: Vec::new(),
             held: Vec::new(),
+            forks: 0,
+        };
+        for _ in 0..2 {
+            let started = world.start().await;
+            world.replicas.push(started);
         }
+        world
     }
 
-    /// A process that died is started anew on the same store. Whether it had.
+    async fn start(&self) -> Bench {
+        // A replica that has just come, or is busy, acknowledges late.
+        let log = log();
+        for _ in 0..100 {
+            let read = self.store.tail(&log, Position::ORIGIN, 1, Duration::ZERO);
+            if read.await.is_ok() {
+                break;
+            }
+        }
+        let (store, downstream) = (Arc::clone(&self.store), Arc::clone(&self.downstream));
+        Bench::on(store, downstream, Arc::clone(&self.clock)).await
+    }
+
+    /// A process that died is started anew on the same store, as soon as that says anything for
+    /// certain. Whether it had.
     async fn buried(&mut self, at: usize) -> bool {
         if !self.replicas[at].line.is_dead() {
             return false;
         }
-        let (store, downstream) = (Arc::clone(&self.store), Arc::clone(&self.downstream));
-        self.replicas[at] = Bench::on(store, downstream, Arc::clone(&self.clock)).await;
+        if !self.apart {
+            self.replicas[at] = self.start().await;
+            self.started[at] += 1;
+        }
         true
     }
 
     async fn play(&mut self, op: &Op) {
+        let asked = match op {
+            Op::Mint { at, .. }
+            | Op::End { at, .. }
+            | Op::Release { at, .. }
+            | Op::Lift { at, .. }
+            | Op::Sweep { at } => Some(*at),
+            _ => None,
+        };
+        // It died while nobody could be started.
+        if asked.is_some_and(|at| self.replicas[at].line.is_dead()) {
+            return;
+        }
         match op {
             Op::Mint {
                 at,
                 agent,
                 work,
                 of,
-            } => self.mint(*at, *agent, *work, of.as_ref()).await,
+            } => self.mint(*at, *agent, *work, *of).await,
             Op::End {
                 at,
                 which,
                 selector,
                 hold,
-            } => self.end(*at, which, SELECTORS[*selector], *hold).await,
-            Op::Release { at, which } => self.release(*at, which).await,
-            Op::Lift { at, which } => self.lift(*at, which).await,
+            } => self.end(*at, *which, SELECTORS[*selector], *hold).await,
+            Op::Release { at, which } => self.release(*at, *which).await,
+            Op::Lift { at, which } => self.lift(*at, *which).await,
             Op::Sweep { at } => self.sweep(*at).await,
             Op::Later(seconds) => self.clock.advance(Duration::from_secs(*seconds)),
             Op::Dies {
@@ -240,20 +324,29 @@ impl World {
                 let lost = &self.replicas[*at].line.lose_answers;
                 lost.store(1, std::sync::atomic::Ordering::SeqCst);
             }
-            Op::Failover => self.fail_over().await,
+            Op::Apart => self.part(),
+            Op::Together => self.reunite().await,
+            Op::Failover(meanwhile) => self.fail_over(meanwhile.as_deref()).await,
+            Op::Crash { copied } => self.crash(*copied).await,
         }
     }
 
     /// As the corridor does: the view first, what is held on it, then the lease.
-    async fn mint(&mut self, at: usize, agent: u8, work: u8, of: Option<&Index>) {
+    async fn mint(&mut self, at: usize, agent: u8, work: u8, of: Option<usize>) {
         let bench = &self.replicas[at];
-        let (now, view) = (bench.now(), bench.fences.fresh().unwrap());
+        // It has raised what it could not read back: it decides nothing.
+        let Ok(view) = bench.fences.fresh() else {
+            assert!(!self.doubtful.is_empty());
+            return;
+        };
+        let now = bench.now();
         let mut grant = of_somebody(agent, work)
             .position(view.position())
             .now(now)
             .max_active(1000);
-        if let Some(of) = of.filter(|_| !self.known.is_empty()) {
-            let parent = of.get(&self.known);
+        let of = of.filter(|_| !self.known.is_empty() && self.is_settled());
+        if let Some(of) = of {
+            let parent = &self.known[of % self.known.len()];
             let handed = parent.lease.as_parent([1; 32], &view, now);
             let may = parent.alive && now < parent.lease.expires_at;
             assert_eq!(handed.ended().is_none(), may, "a parent's standing");
@@ -273,24 +366,30 @@ impl World {
         }
         let grant = grant.build();
         let hashes: Vec<_> = grant.dimensions().iter().map(Dimension::hash).collect();
-        let held = self.held.iter().any(|held| hashes.contains(&held.hash()));
-        assert_eq!(view.held(&hashes).is_some(), held, "{:?}", self.held);
+        let ours = self.held.iter();
+        let ours = ours.filter(|(_, held)| hashes.contains(&held.hash()));
+        let (ours, held) = (ours.count() > 0, view.held(&hashes).is_some());
+        // What is in doubt may hold it here, or have lifted it.
+        assert!(ours == held || !self.is_settled(), "{:?}", self.held);
         if held {
             return;
         }
         match bench.issue(&grant).await {
-            Ok(issued) => self.known.push(Known {
-                lease: issued.lease,
-                alive: true,
-            }),
+            Ok(issued) => {
+                assert!(!self.apart, "handed out, and a failover can lose it");
+                self.known.push(Known {
+                    lease: issued.lease,
+                    alive: true,
+                });
+            }
             // Nobody was given it.
             Err(LeaseError::Unreplicated) => {}
-            Err(error) => assert!(self.buried(at).await, "{error}"),
+            Err(error) => assert!(self.buried(at).await || !self.is_settled(), "{error}"),
         }
     }
 
-    async fn end(&mut self, at: usize, which: &Index, kind: DimensionKind, hold: bool) {
-        let Some(known) = self.known.get(which.index(self.known.len().max(1))) else {
+    async fn end(&mut self, at: usize, which: usize, kind: DimensionKind, hold: bool) {
+        let Some(known) = self.known.get(which % self.known.len().max(1)) else {
             return;
         };
         let own = known.lease.id.to_string();
@@ -304,80 +403,113 @@ impl World {
         } else {
             FenceKind::Kill
         };
-        if self.raise(at, fence, &dimension).await {
-            self.ended(&dimension);
-            if holds && !self.held.contains(&dimension) {
-                self.held.push(dimension);
-            }
-        }
+        self.raise(at, fence, &dimension).await;
     }
 
-    async fn lift(&mut self, at: usize, which: &Index) {
+    async fn lift(&mut self, at: usize, which: usize) {
         if self.held.is_empty() {
             return;
         }
-        let dimension = which.get(&self.held).clone();
-        if self.raise(at, FenceKind::Lift, &dimension).await {
-            self.held.retain(|held| *held != dimension);
-        }
+        let dimension = self.held[which % self.held.len()].1.clone();
+        self.raise(at, FenceKind::Lift, &dimension).await;
     }
 
-    /// Whether it is on the log. Where nobody was told, the log says it.
-    async fn raise(&mut self, at: usize, kind: FenceKind, dimension: &Dimension) -> bool {
+    async fn raise(&mut self, at: usize, kind: FenceKind, dimension: &Dimension) {
         let bench = &self.replicas[at];
-        let fence = NewFence::new(kind, dimension.clone(), "ops@acme.example", "a test");
-        let before = bench.fences.last().position().sequence;
+        let mut fence = NewFence::new(kind, dimension.clone(), "ops@acme.example", "a test");
+        let id = ids::draw_uuid();
+        fence.id = Some(id);
+        let stands = bench.fences.last().holds_on(dimension);
+        let lifts = stands.iter().map(|held| held.fence_id);
+        let said = Said {
+            id: Some(id),
+            kind,
+            dimension: dimension.clone(),
+            lifts: lifts.filter(|_| kind == FenceKind::Lift).collect(),
+            known: self.known.len(),
+        };
         let raised = bench.fences.raise(fence, bench.now()).await;
-        match raised {
-            // In force, even where a busy replica has not said so: whoever holds it puts it back.
-            Ok(_) => {}
-            Err(error) => {
-                assert!(self.buried(at).await, "{error}");
-                let now = self.replicas[at].fences.last().position().sequence;
-                return now > before;
-            }
+        let acknowledged = raised.as_ref().is_ok_and(|raised| raised.replicated);
+        let died = self.buried(at).await;
+        if let Err(error) = raised {
+            assert!(died, "{error}");
         }
-        self.buried(at).await;
-        true
+        self.said(said, acknowledged);
     }
 
-    async fn release(&mut self, at: usize, which: &Index) {
-        let Some(known) = self.known.get(which.index(self.known.len().max(1))) else {
+    async fn release(&mut self, at: usize, which: usize) {
+        let Some(known) = self.known.get(which % self.known.len().max(1)) else {
             return;
         };
         let lease = known.lease.clone();
         let bench = &self.replicas[at];
-        let before = bench.fences.last().position().sequence;
         let (by, now) = (lease.agent.as_str(), bench.now());
         let released = bench.leases.release(&lease, &bench.fences, by, now).await;
         let died = self.buried(at).await;
-        let on_log = match released {
-            Ok(raised) => raised.is_some(),
+        let (id, acknowledged) = match released {
+            // It was over.
+            Ok(None) => return,
+            Ok(Some(raised)) => (Some(raised.fence.id), raised.replicated),
             Err(error) => {
-                assert!(died, "{error}");
-                self.replicas[at].fences.last().position().sequence > before
+                assert!(died || self.apart, "{error}");
+                (None, false)
             }
         };
-        if on_log {
-            let own = Dimension::new(DimensionKind::Lease, lease.id.to_string());
-            self.ended(&own);
+        let said = Said {
+            id,
+            kind: FenceKind::Kill,
+            dimension: Dimension::new(DimensionKind::Lease, lease.id.to_string()),
+            lifts: Vec::new(),
+            known: self.known.len(),
+        };
+        self.said(said, acknowledged);
+    }
+
+    /// Acknowledged, it is in force from now on. Otherwise it is so where it was raised.
+    fn said(&mut self, said: Said, acknowledged: bool) {
+        if acknowledged {
+            assert!(!self.apart, "acknowledged, and a failover can lose it");
+            self.in_force(&said, u64::MAX);
+            return;
+        }
+        let holds = |at: &usize| {
+            let (bench, id) = (&self.replicas[*at], said.id.as_ref());
+            let view = bench.fences.last();
+            !bench.line.is_dead() && id.is_some_and(|id| view.place_of(id).is_some())
+        };
+        let holders = (0..self.replicas.len()).filter(holds);
+        let holders = holders.map(|at| (at, self.started[at])).collect();
+        self.doubtful.push(Doubtful { said, holders });
+    }
+
+    /// It stands at this place of the log.
+    fn in_force(&mut self, said: &Said, place: u64) {
+        if said.kind == FenceKind::Lift {
+            self.held.retain(|(id, _)| !said.lifts.contains(id));
+            return;
+        }
+        if let Some(id) = said.id.filter(|_| said.kind == FenceKind::Hold) {
+            self.held.push((id, said.dimension.clone()));
+        }
+        let hash = said.dimension.hash();
+        for (number, known) in self.known.iter_mut().enumerate() {
+            let before = number < said.known || known.lease.position().sequence < place;
+            known.alive &= !(before && known.lease.hashes().contains(&hash));
         }
     }
 
-    fn ended(&mut self, dimension: &Dimension) {
-        let hash = dimension.hash();
-        for known in &mut self.known {
-            known.alive &= !known.lease.hashes().contains(&hash);
-        }
+    /// Nothing is in doubt.
+    fn is_settled(&self) -> bool {
+        !self.apart && self.doubtful.is_empty()
     }
 
     async fn sweep(&mut self, at: usize) {
         let bench = &self.replicas[at];
         let began = self.clock.since_boot();
         match bench.sweeper.run_once(bench.now()).await {
-            Ok(_) => self.lists_are_true(at, began).await,
-            Err(LeaseError::Unreplicated) => {}
-            Err(error) => assert!(self.buried(at).await, "{error}"),
+            Ok(_) if self.is_settled() => self.lists_are_true(at, began).await,
+            Ok(_) | Err(LeaseError::Unreplicated) => {}
+            Err(error) => assert!(self.buried(at).await || self.apart, "{error}"),
         }
     }
 
@@ -402,9 +534,30 @@ impl World {
         }
     }
 
-    /// The replica takes over, and has a new one of its own.
-    async fn fail_over(&mut self) {
-        let Some((mut primary, heir)) = self.servers.take() else {
+    /// The replica hears nothing more of the primary.
+    fn part(&mut self) {
+        if let Place::Redis(_, heir) = &self.place {
+            assert!(heir.command("REPLICAOF NO ONE").unwrap().starts_with("+OK"));
+            self.apart = true;
+        }
+    }
+
+    /// It has everything again.
+    async fn reunite(&mut self) {
+        if let Place::Redis(primary, heir) = &self.place {
+            let follow = format!("REPLICAOF 127.0.0.1 {}", primary.port());
+            assert!(heir.command(&follow).unwrap().starts_with("+OK"));
+            until_online(primary).await;
+            self.apart = false;
+        }
+    }
+
+    /// The replica takes over with what it has, and has a new one of its own.
+    async fn fail_over(&mut self, meanwhile: Option<&Op>) {
+        let folder = || tempfile::tempdir().unwrap();
+        let place = std::mem::replace(&mut self.place, Place::File(folder(), 0));
+        let Place::Redis(mut primary, heir) = place else {
+            self.place = place;
             return;
         };
         primary.kill();
@@ -414,16 +567,134 @@ impl World {
         for bench in &self.replicas {
             bench.line.point_to(Arc::clone(&self.store));
         }
-        self.servers = Some((heir, follower));
+        self.place = Place::Redis(heir, follower);
+        self.apart = false;
+        self.forks += u32::from(!self.doubtful.is_empty());
+        if let Some(op) = meanwhile {
+            Box::pin(self.play(op)).await;
+        }
+    }
+
+    /// Everybody dies, and the file is what it was at that moment.
+    async fn crash(&mut self, copied: bool) {
+        let Place::File(folder, number) = &mut self.place else {
+            return;
+        };
+        if copied {
+            std::fs::copy(file(folder, *number), file(folder, *number + 1)).unwrap();
+        }
+        // Nothing else may have it open.
+        self.replicas.clear();
+        self.store = store();
+        *number += u32::from(copied);
+        self.store = open(folder, *number);
+        for at in 0..self.started.len() {
+            self.started[at] += 1;
+            let started = self.start().await;
+            self.replicas.push(started);
+        }
+    }
+
+    /// Until every replica has read to the end, and puts nothing back any more.
+    async fn until_followed(&self) {
+        let mut failures = Vec::new();
+        for _ in 0..100 {
+            failures.clear();
+            for bench in &self.replicas {
+                failures.extend(bench.fences.follow(Duration::ZERO).await.err());
+            }
+            let heads = self.replicas.iter().map(|bench| {
+                let view = bench.fences.fresh();
+                view.map(|view| view.position()).ok()
+            });
+            let heads: Vec<_> = heads.collect();
+            if failures.is_empty() && heads.iter().all(|head| head.is_some() && *head == heads[0]) {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        panic!("the fences cannot be followed: {failures:?}");
+    }
+
+    /// Whether what was in doubt is on the log.
+    async fn find_out(&mut self) {
+        let view = self.replicas[0].fences.fresh().unwrap();
+        for Doubtful { said, holders } in std::mem::take(&mut self.doubtful) {
+            let place = match &said.id {
+                Some(id) => view.place_of(id).map(|place| place.sequence),
+                // There is no other kind of fence on one lease.
+                None => view
+                    .ended_by(&[said.dimension.hash()], Position::ORIGIN)
+                    .map(|_| u64::MAX),
+            };
+            match place {
+                Some(place) => self.in_force(&said, place),
+                None => {
+                    let lives = |(at, number): &(usize, u32)| self.started[*at] == *number;
+                    let lost = !holders.iter().any(lives);
+                    assert!(lost, "{:?} is put back by whoever has it", said.dimension);
+                }
+            }
+        }
+        // Dead for good: what it was decided on is no more.
+        let log = log();
+        let read = self
+            .store
+            .tail(&log, Position::ORIGIN, 10_000, Duration::ZERO);
+        let Tail::Entries { entries, .. } = read.await.unwrap() else {
+            panic!("the log was trimmed or lost");
+        };
+        let mut there: BTreeSet<_> = entries
+            .iter()
+            .map(|entry| (entry.position.sequence, entry.position.link.0))
+            .collect();
+        there.insert((0, Position::ORIGIN.link.0));
+        for known in &mut self.known {
+            let decided = known.lease.position();
+            known.alive &= there.contains(&(decided.sequence, decided.link.0));
+        }
+    }
+
+    /// Nobody acknowledges anything: no reading is proven. What was acknowledged before is in force
+    /// everywhere, what was raised since where it was raised.
+    async fn holds_apart(&self) {
+        for (at, bench) in self.replicas.iter().enumerate() {
+            if bench.line.is_dead() {
+                continue;
+            }
+            let proven = bench.fences.follow(Duration::ZERO).await;
+            assert!(proven.is_err(), "by nobody but the primary itself");
+            let (now, view) = (bench.now(), bench.fences.last());
+            let ours = self.doubtful.iter().filter(|doubtful| {
+                let holders = &doubtful.holders;
+                doubtful.said.kind != FenceKind::Lift && holders.contains(&(at, self.started[at]))
+            });
+            let ours: Vec<_> = ours.map(|doubtful| &doubtful.said).collect();
+            for (number, known) in self.known.iter().enumerate() {
+                let ended = ours.iter().any(|said| {
+                    number < said.known && known.lease.hashes().contains(&said.dimension.hash())
+                });
+                if ended || !known.alive {
+                    let kept = Leases::standing(&known.lease, &view, now);
+                    assert_ne!(kept, Standing::Live, "{}", known.lease.id);
+                }
+            }
+        }
     }
 
     /// Every replica, as soon as it has read on, says what the set says: of the record as it was
     /// issued, which a replica may have kept, and of the record as it is.
     async fn agrees(&mut self) {
+        if self.apart {
+            self.holds_apart().await;
+            return;
+        }
         for at in 0..self.replicas.len() {
             self.buried(at).await;
-            let bench = &self.replicas[at];
-            until_followed(bench).await;
+        }
+        self.until_followed().await;
+        self.find_out().await;
+        for bench in &self.replicas {
             let (now, view) = (bench.now(), bench.fences.fresh().unwrap());
             for known in &self.known {
                 let alive = known.alive && now < known.lease.expires_at;
@@ -433,12 +704,8 @@ impl World {
                 let read = Leases::standing(&read, &view, now);
                 assert_eq!(read == Standing::Live, alive, "{read:?} {}", known.lease.id);
             }
-            let held: BTreeSet<_> = view
-                .holds()
-                .iter()
-                .map(|held| held.dimension.hash())
-                .collect();
-            let wanted: BTreeSet<DimensionHash> = self.held.iter().map(Dimension::hash).collect();
+            let held: BTreeSet<_> = view.holds().iter().map(|held| held.fence_id).collect();
+            let wanted: BTreeSet<_> = self.held.iter().map(|(id, _)| *id).collect();
             assert_eq!(held, wanted);
         }
         let bench = &self.replicas[0];
@@ -454,6 +721,10 @@ impl World {
 
     /// Everything has run out.
     async fn is_over(&mut self) {
+        if self.apart {
+            self.reunite().await;
+        }
+        self.agrees().await;
         for at in 0..self.replicas.len() {
             self.replicas[at].line.mend();
         }
@@ -539,30 +810,32 @@ fn of_somebody(agent: u8, work: u8) -> crate::policy::GrantBuilder {
         .dimension(Dimension::label("team", &task))
 }
 
-fn live(class: RevocationClass, ops: &[Op], on_redis: bool) {
+/// How many forks were mended.
+fn live(class: RevocationClass, ops: &[Op], place: Place) -> u32 {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .unwrap();
     runtime.block_on(async {
-        let servers = match on_redis {
-            false => None,
-            true => {
-                let arguments = ["--appendonly", "yes", "--repl-diskless-sync-delay", "0"];
-                let Some(primary) = RedisServer::start(&arguments).unwrap() else {
-                    return;
-                };
-                let follower = follower_of(primary.port());
-                Some((primary, follower))
-            }
-        };
-        let mut world = World::new(class, servers).await;
+        let mut world = World::new(class, place).await;
         for op in ops {
             world.play(op).await;
             world.agrees().await;
         }
         world.is_over().await;
-    });
+        world.forks
+    })
+}
+
+fn in_a_file() -> Place {
+    Place::File(tempfile::tempdir().unwrap(), 0)
+}
+
+fn on_redis() -> Option<Place> {
+    let arguments = ["--appendonly", "yes", "--repl-diskless-sync-delay", "0"];
+    let primary = RedisServer::start(&arguments).unwrap()?;
+    let follower = follower_of(primary.port());
+    Some(Place::Redis(primary, follower))
 }
 
 /// `PROPTEST_CASES` has the last word.
@@ -585,7 +858,7 @@ proptest! {
         class in class(),
         ops in prop::collection::vec(op(), 1..40),
     ) {
-        live(class, &ops, false);
+        live(class, &ops, in_a_file());
     }
 }
 
@@ -596,6 +869,66 @@ proptest! {
         class in class(),
         ops in prop::collection::vec(op(), 1..40),
     ) {
-        live(class, &ops, true);
+        if let Some(place) = on_redis() {
+            live(class, &ops, place);
+        }
+    }
+}
+
+/// One replica ends and holds what nobody acknowledges; then the other one writes to whoever took
+/// over before either has read on.
+#[test]
+fn what_a_failover_lost_is_put_back_behind_what_was_written_meanwhile() {
+    for class in [RevocationClass::Native, RevocationClass::Broker] {
+        for meanwhile in [
+            mint_at(0),
+            mint_at(1),
+            end_at(1, 2, false),
+            end_at(0, 2, true),
+        ] {
+            let Some(place) = on_redis() else {
+                return;
+            };
+            let mut ops: Vec<_> = (0..4).map(|_| mint_at(0)).collect();
+            ops.extend([end_at(0, 0, false), Op::Apart]);
+            ops.extend([
+                end_at(0, 1, true),
+                mint_at(0),
+                mint_at(1),
+                Op::Sweep { at: 0 },
+            ]);
+            ops.push(Op::Failover(Some(Box::new(meanwhile))));
+            ops.extend([mint_at(0), mint_at(1), Op::Sweep { at: 1 }, Op::Apart]);
+            // Whoever raised it dies with it.
+            ops.extend([
+                end_at(1, 3, false),
+                Op::Dies {
+                    at: 1,
+                    commit: 1,
+                    applied: true,
+                },
+            ]);
+            ops.extend([end_at(1, 3, false), Op::Failover(None), mint_at(1)]);
+            assert_eq!(live(class, &ops, place), 2);
+        }
+    }
+}
+
+fn mint_at(at: usize) -> Op {
+    Op::Mint {
+        at,
+        agent: 1,
+        work: 1,
+        of: None,
+    }
+}
+
+/// By its mission where it is held, otherwise by its lease.
+fn end_at(at: usize, which: usize, hold: bool) -> Op {
+    Op::End {
+        at,
+        which,
+        selector: if hold { 3 } else { 0 },
+        hold,
     }
 }
