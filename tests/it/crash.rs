@@ -8,6 +8,8 @@ use dayfly::clock::{Clock as _, SystemClock};
 use rustix::process::Signal;
 use serde_json::{Value, json};
 use std::sync::Arc;
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
 
 /// A broker that mints AWS sessions at a moto which enforces IAM, through a proxy.
 struct Cloud {
@@ -93,6 +95,7 @@ ceiling = {{ actions = ["s3:*"], locations = ["*"] }}
 /// A session that STS has issued, whoever has heard of it.
 pub struct Session {
     pub name: String,
+    pub expires_at: OffsetDateTime,
     keys: AwsKeys,
 }
 
@@ -110,6 +113,7 @@ impl Session {
             .into_owned();
         Self {
             name,
+            expires_at: OffsetDateTime::parse(&element("Expiration"), &Rfc3339).unwrap(),
             keys: AwsKeys {
                 access_key_id: element("AccessKeyId"),
                 secret_access_key: element("SecretAccessKey"),

@@ -1,10 +1,13 @@
 //! SIGKILL of a broker at every step of an exchange, a revocation, a sweep and a sealing, for a
 //! credential that is made here and for each downstream. Afterwards nothing works that is not on
-//! record, what was acknowledged dead is dead, and the audit verifies.
+//! record, what was acknowledged dead is dead, and the audit verifies; and when all is ended in the
+//! end, nothing works at all, not even what the dead one had in its hands and told nobody.
 //!
 //! The steps come from [`dayfly::steps`]: one that is not in [`cases`] does not compile here, and
 //! one that is never reached fails. `tests/architecture.rs` says that every write has one.
 
+mod dead;
+mod hands;
 mod run;
 mod scenes;
 
@@ -14,7 +17,7 @@ use dayfly::clock::{Clock, SystemClock};
 use dayfly::steps::{self, Step};
 use dayfly::store::Store;
 use futures_util::StreamExt as _;
-use run::{Kind, Run, Site};
+use run::{Kind, Over, Run, Site};
 use rustix::process::{Signal, getpid, kill_process};
 use scenes::Scene;
 use std::ffi::OsString;
@@ -72,6 +75,7 @@ fn a_broker_for_the_others() {
 fn die_if_told(step: Step) {
     // It works in its own folder.
     if std::fs::read(Path::new("die-at")).is_ok_and(|named| named == step.name().as_bytes()) {
+        hands::write_down();
         kill_process(getpid(), Signal::KILL).unwrap();
         loop {
             std::thread::park();
@@ -81,17 +85,14 @@ fn die_if_told(step: Step) {
 
 /// How each step is reached, and with which credentials.
 fn cases(step: Step) -> Vec<(Kind, Scene)> {
-    use Kind::{ApiKey, Aws, Local, LocalOnRedis, Postgres};
+    use Kind::{ApiKey, Aws, Local, Postgres};
     let each = |kinds: &[Kind], scene: Scene| kinds.iter().map(|kind| (*kind, scene)).collect();
     // A step that is the same code for each kind is tried with the one that has most to lose there.
     let downstream = [Aws, Postgres];
     match step {
         Step::Decided => each(&[Local], Scene::Exchange),
-        Step::Reserving => each(&[Local, LocalOnRedis], Scene::Exchange),
-        Step::Reserved => each(
-            &[Local, LocalOnRedis, ApiKey, Aws, Postgres],
-            Scene::Exchange,
-        ),
+        Step::Reserving => each(&[Local], Scene::Exchange),
+        Step::Reserved => each(&[Local, ApiKey, Aws, Postgres], Scene::Exchange),
         Step::Answering => each(&[Local, ApiKey, Aws], Scene::Exchange),
         Step::ParentMarking | Step::ParentMarked => each(&[Local], Scene::HandOn),
         Step::Minting | Step::Minted | Step::Activating => each(&downstream, Scene::Exchange),
@@ -111,7 +112,7 @@ fn cases(step: Step) -> Vec<(Kind, Scene)> {
         ],
         Step::Raised => vec![
             (Postgres, Scene::Revoke),
-            (LocalOnRedis, Scene::Revoke),
+            (Local, Scene::Revoke),
             (ApiKey, Scene::Revoke),
             (Local, Scene::Release),
             (ApiKey, Scene::Release),
@@ -126,11 +127,9 @@ fn cases(step: Step) -> Vec<(Kind, Scene)> {
         Step::ShardClaiming | Step::ShardClaimed | Step::ShardMatched | Step::ShardDone => {
             each(&[Postgres], Scene::Revoke)
         }
-        Step::BatchMarking | Step::BatchMarked => {
-            each(&[Local, LocalOnRedis, Postgres], Scene::Revoke)
-        }
+        Step::BatchMarking | Step::BatchMarked => each(&[Local, Postgres], Scene::Revoke),
         Step::Marking => each(&[Local, Postgres], Scene::Release),
-        Step::Marked => each(&[Local, LocalOnRedis, ApiKey, Postgres], Scene::Release),
+        Step::Marked => each(&[Local, ApiKey, Postgres], Scene::Release),
         Step::EndClaiming | Step::EndClaimed | Step::EndRecorded => {
             each(&[Postgres], Scene::Revoke)
         }
@@ -144,10 +143,36 @@ fn cases(step: Step) -> Vec<(Kind, Scene)> {
         Step::Lapsing | Step::Lapsed => each(&[Aws], Scene::Lapse),
         Step::Forgetting | Step::Forgotten => each(&[Local], Scene::Forget),
         Step::SealClaiming | Step::SealClaimed => each(&[Local], Scene::Start),
-        Step::Exporting | Step::Sealed => each(&[Local], Scene::Seal),
-        Step::Exported => each(&[Local, LocalOnRedis], Scene::Seal),
+        Step::Exporting | Step::Exported | Step::Sealed => each(&[Local], Scene::Seal),
         Step::Trimming | Step::Trimmed => each(&[Local], Scene::ManyEntries),
         Step::TurningOver | Step::TurnedOver => each(&[Local], Scene::LargeEntries),
+    }
+}
+
+/// Where what is written at a step, or just before, is looked for again by whoever comes after; what is
+/// done at PostgreSQL alone is the same over both.
+fn is_on_redis_too(step: Step, kind: Kind) -> bool {
+    match kind {
+        Kind::Local => matches!(
+            step,
+            Step::Reserving
+                | Step::Reserved
+                | Step::Raised
+                | Step::BatchMarking
+                | Step::BatchMarked
+                | Step::Marked
+                | Step::Exported
+        ),
+        Kind::ApiKey => matches!(step, Step::Answering | Step::Raised),
+        Kind::Aws | Kind::Postgres => !matches!(
+            step,
+            Step::RoleMaking
+                | Step::RoleMade
+                | Step::LoginTaken
+                | Step::PrivilegesTaken
+                | Step::SessionsEnded
+                | Step::RoleDropped
+        ),
     }
 }
 
@@ -161,21 +186,26 @@ async fn no_credential_is_orphaned_and_no_revocation_lost_at_whatever_step_a_bro
     let part = part.unwrap_or_default();
     let wanted = Step::ALL.iter().filter(|step| step.name().contains(&part));
     let cases = wanted.flat_map(|step| {
-        let with = |(kind, scene)| (*step, kind, scene);
-        cases(*step).into_iter().map(with)
+        cases(*step).into_iter().flat_map(move |(kind, scene)| {
+            let redis = is_on_redis_too(*step, kind).then_some(Over::Redis);
+            let over = [Some(Over::File), redis].into_iter().flatten();
+            over.map(move |over| (*step, kind, over, scene))
+        })
     });
-    let runs = cases.enumerate().map(|(number, (step, kind, scene))| {
-        let run = Run::new(site.clone(), number, step, kind);
-        async move {
-            // On its own, so that one that fails does not take the others along.
-            let ended = tokio::spawn(scenes::play(run, scene)).await;
-            ended.err().map(|error| {
-                let said = error.into_panic();
-                let said = said.downcast_ref::<String>().cloned().unwrap_or_default();
-                format!("{} {kind:?} {scene:?}: {said}", step.name())
-            })
-        }
-    });
+    let runs = cases
+        .enumerate()
+        .map(|(number, (step, kind, over, scene))| {
+            let run = Run::new(site.clone(), number, step, (kind, over));
+            async move {
+                // On its own, so that one that fails does not take the others along.
+                let ended = tokio::spawn(scenes::play(run, scene)).await;
+                ended.err().map(|error| {
+                    let said = error.into_panic();
+                    let said = said.downcast_ref::<String>().cloned().unwrap_or_default();
+                    format!("{} {kind:?} {over:?} {scene:?}: {said}", step.name())
+                })
+            }
+        });
     let failed: Vec<_> = futures_util::stream::iter(runs)
         .buffer_unordered(ABREAST)
         .filter_map(async |failed| failed)

@@ -75,7 +75,7 @@ fn bits(token: &str) -> Vec<u8> {
     bytes
 }
 
-fn is_over(token: &str, index: usize) -> bool {
+pub fn is_over(token: &str, index: usize) -> bool {
     bits(token)[index / 8] >> (index % 8) & 1 == 1
 }
 

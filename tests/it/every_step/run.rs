@@ -1,5 +1,6 @@
 //! One broker that dies once, with what it made downstream, and what must hold of it afterwards.
 
+use super::hands;
 use crate::crash::Session;
 use crate::support::broker::Answer;
 use crate::support::moto::Moto;
@@ -22,19 +23,32 @@ const DURABLE: [&str; 4] = ["--appendonly", "yes", "--appendfsync", "always"];
 pub struct Site {
     pub installation: Arc<Installation>,
     moto: Moto,
-    postgres: Postgres,
+    pub postgres: Postgres,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
     /// Minted here, in the commit of its lease.
     Local,
-    /// The same, over a Redis of its own.
-    LocalOnRedis,
     /// Known here by its hash alone.
     ApiKey,
     Aws,
     Postgres,
+}
+
+impl Kind {
+    /// Nobody else makes it, and nobody else can refuse it.
+    pub fn is_ours(self) -> bool {
+        matches!(self, Self::Local | Self::ApiKey)
+    }
+}
+
+/// Where the broker keeps what it knows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Over {
+    File,
+    /// Of this run alone.
+    Redis,
 }
 
 pub struct Run {
@@ -83,14 +97,18 @@ impl Site {
 }
 
 impl Run {
-    pub async fn new(site: Arc<Site>, number: usize, step: Step, kind: Kind) -> Self {
+    pub async fn new(
+        site: Arc<Site>,
+        number: usize,
+        step: Step,
+        (kind, over): (Kind, Over),
+    ) -> Self {
         let mission = format!("run-{number}");
         let proxy = match kind {
             Kind::Aws => Some(Proxy::before(&site.moto.url).await),
             _ => None,
         };
-        let redis =
-            (kind == Kind::LocalOnRedis).then(|| RedisServer::start(&DURABLE).unwrap().unwrap());
+        let redis = (over == Over::Redis).then(|| RedisServer::start(&DURABLE).unwrap().unwrap());
         let (allow, target) = match (&proxy, kind) {
             (Some(proxy), _) => aws(&site.moto, proxy),
             (None, Kind::Postgres) => postgres(&site.postgres),
@@ -112,6 +130,13 @@ impl Run {
         let replica = site.installation.replica(&mission, store, &more);
         if let Some(redis) = &redis {
             secret_file(&replica.folder.join("redis.url"), &redis.url());
+        }
+        if kind.is_ours() {
+            hands::tell(&replica.folder);
+        }
+        if kind == Kind::Local {
+            let token = "kind = \"access_token\"";
+            replica.edit(token, &format!("{token}\nstatus_list = true"));
         }
         if kind == Kind::ApiKey {
             let asked = "audiences = [\"deploy-api\"";
@@ -172,7 +197,7 @@ impl Run {
 
     pub fn target(&self) -> &'static str {
         match self.kind {
-            Kind::Local | Kind::LocalOnRedis => "deploy-api",
+            Kind::Local => "deploy-api",
             Kind::ApiKey => "metrics-key",
             Kind::Aws => "aws-prod",
             Kind::Postgres => "orders-db",
@@ -181,7 +206,7 @@ impl Run {
 
     pub fn detail(&self) -> Value {
         let (kind, action, location) = match self.kind {
-            Kind::Local | Kind::LocalOnRedis => (
+            Kind::Local => (
                 "access_token",
                 "deploy:write",
                 "https://deploy.example/checkout",
@@ -249,7 +274,7 @@ impl Run {
     }
 
     /// Leases whose credentials exist downstream, whoever has heard of them.
-    async fn made(&self) -> BTreeSet<String> {
+    pub async fn made(&self) -> BTreeSet<String> {
         match (&self.proxy, self.kind) {
             (Some(proxy), _) => {
                 let passed = proxy.passed();
@@ -295,6 +320,10 @@ impl Run {
         assert!(orphans.is_empty(), "{orphans:?}\n{}", process.log());
         self.say_again(&process, promised).await;
         self.promises_hold(&process, promised).await;
+        let unheard = self.unheard(promised);
+        for credential in &unheard {
+            self.is_on_record(&process, credential).await;
+        }
         // What nobody was given, or was told is dead, is ended where it can be.
         if self.kind == Kind::Postgres {
             until("no login works that nobody holds", || async {
@@ -302,8 +331,11 @@ impl Run {
                 self.made().await.is_subset(&alive)
             })
             .await;
+            self.logins_work(&promised.alive, true).await;
+            self.logins_work(&promised.dead, false).await;
         }
         self.bystander(&process).await;
+        let process = self.ends_all(process, promised, &unheard).await;
         self.audit_is_sound(process).await;
     }
 

@@ -79,6 +79,11 @@ async fn exchange(run: Run) {
         alive,
         ..Promised::default()
     };
+    let ready = matches!(run.step, Step::Reserving | Step::Reserved | Step::Answering);
+    assert!(
+        !(run.kind.is_ours() && ready && run.unheard(&promised).is_empty()),
+        "it had made one"
+    );
     run.holds(SETTLED, &promised).await;
 }
 
@@ -275,7 +280,7 @@ async fn start(run: Run) {
 }
 
 async fn seal(run: Run) {
-    assert!(matches!(run.kind, Kind::Local | Kind::LocalOnRedis));
+    assert_eq!(run.kind, Kind::Local);
     let mut process = run.serve(0).await;
     let mut alive = vec![run.issued(&process).await];
     run.arm(run.step);
