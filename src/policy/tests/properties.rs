@@ -1,4 +1,5 @@
 use super::*;
+use crate::authority::SQL_PRIVILEGES;
 use crate::fences::DimensionKind;
 use crate::identity::Person;
 use crate::intent::Parent;
@@ -87,6 +88,43 @@ fn to_details(vocabulary: Vocabulary, authority: &Authority) -> Vec<Authorizatio
         &"orders-api".parse().unwrap(),
         None,
     )
+}
+
+/// Read too simply to be wrong, and not by what decides: whether this privilege on this table is in it.
+fn permits(authority: &Authority, privilege: &str, table: &str) -> bool {
+    fn fits(pattern: &[u8], text: &[u8]) -> bool {
+        match (pattern, text) {
+            ([b'*', rest @ ..], _) => {
+                (0..=text.len()).any(|taken| fits(rest, text.split_at(taken).1))
+            }
+            ([one, rest @ ..], [other, more @ ..]) => one == other && fits(rest, more),
+            (rest, more) => rest.is_empty() && more.is_empty(),
+        }
+    }
+    authority.0.iter().any(|permission| {
+        let acts = permission.actions.iter();
+        let at = permission.locations.iter();
+        acts.into_iter().any(|one| one == "*" || one == privilege)
+            && at
+                .into_iter()
+                .any(|one| fits(one.as_bytes(), table.as_bytes()))
+    })
+}
+
+/// What is granted and was not in all of these.
+fn beyond<'a>(
+    granted: &Authority,
+    within: &[&'a Authority],
+) -> Option<(&'static str, &'static str, &'a Authority)> {
+    let tables = ["a.x", "a.xa", "a.xb", "a.xab", "a.xba", "b.x"];
+    let pairs = SQL_PRIVILEGES
+        .iter()
+        .flat_map(|privilege| tables.map(|table| (*privilege, table)));
+    let mut granted = pairs.filter(|(privilege, table)| permits(granted, privilege, table));
+    granted.find_map(|(privilege, table)| {
+        let narrower = within.iter().find(|one| !permits(one, privilege, table))?;
+        Some((privilege, table, *narrower))
+    })
 }
 
 /// Wide often enough that grants happen.
@@ -212,11 +250,16 @@ proptest! {
         if let Some(own) = &agent_ceiling {
             prop_assert!(within(own));
         }
-        if !platform {
-            prop_assert!(within(&Authority::from_details(&signed)));
+        let [signed, beside] = [&signed, &beside].map(|one| Authority::from_details(one));
+        let signed = (!platform).then_some(&signed);
+        let beside = Some(&beside).filter(|one| !one.is_empty());
+        for asked in signed.into_iter().chain(beside) {
+            prop_assert!(within(asked));
         }
-        if !beside.is_empty() {
-            prop_assert!(within(&Authority::from_details(&beside)));
+        if vocabulary == Vocabulary::Sql {
+            let all = [Some(&allow), Some(&target_ceiling), agent_ceiling.as_ref(), signed, beside];
+            let all: Vec<_> = all.into_iter().flatten().collect();
+            prop_assert_eq!(beyond(&granted, &all), None);
         }
         if !scope.is_empty() {
             let actions = granted.0.iter().flat_map(|p| &p.actions);
