@@ -64,7 +64,7 @@ pub fn check_with(
             report.problems.0.extend(problems);
         }
         Err(why) => {
-            let desk = Desk::new(document.sources.clone());
+            let desk = Desk::new(document.sources);
             let help = "write `allow_registered = true` in a mission, or remove them";
             desk.general(Code::UnknownMission, why, help);
             report.problems.0.extend(desk.finish().0);
