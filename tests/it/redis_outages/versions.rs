@@ -149,7 +149,7 @@ async fn two_versions_on_one_store_call_their_own_scripts_and_are_replaced_one_b
     let older = OtherVersion::before(redis.port()).await;
     let installation = Installation::start().await;
     let brokers = on_each(&installation, [&older.url, &redis.url()], 0).await;
-    let load = Load::start(installation, brokers);
+    let load = Load::start(installation.clone(), brokers);
     let mut asked = "SCRIPT EXISTS".to_owned();
     for script in scripts() {
         for [_, hash] in [script.ours, script.theirs] {
@@ -165,13 +165,12 @@ async fn two_versions_on_one_store_call_their_own_scripts_and_are_replaced_one_b
         let told = redis.command(&asked).unwrap();
         assert_eq!(told, "*4\r\n:1\r\n:1\r\n:1\r\n:1\r\n", "each has its own");
     }
-    let (installation, other, dead) = load.finish(Instant::now()).await;
+    let (mut other, dead) = load.finish(Instant::now()).await;
 
     // The older one is started again as the newer one, on its own export; then the other one has its turn.
     let upgraded = installation.on_redis("one", &redis.url(), "");
     let upgraded = upgraded.serve().await;
     let held = installation.issue(&other).await;
-    let mut other = other;
     other.signal(Signal::TERM);
     assert!(other.ended().await.success(), "{}", other.log());
     assert!(installation.is_active(&upgraded, &token(&held)).await);

@@ -195,3 +195,36 @@ async fn a_replica_takes_over_the_shards_of_a_lost_node_with_what_was_acknowledg
 fn later(begun: Instant) -> [u8; 16] {
     begun.elapsed().as_nanos().to_be_bytes()
 }
+
+/// Each of them looks where the shard is.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_that_hangs_delays_nobody_beyond_the_budget_however_many_ask() {
+    let Some(cluster) = Cluster::start(3).await else {
+        return;
+    };
+    let settings = settings_of(&cluster);
+    let store = Arc::new(Redis::connect(settings.clone()).await.unwrap());
+    assert!(is_applied(&store.commit(write(b"before")).await));
+    // The one that is asked before the others.
+    let hangs = (0..3).min_by_key(|&node| cluster.servers[node].port());
+    let hangs = hangs.unwrap();
+    let there = shards().find(|one| owner(*one) == hangs).unwrap();
+    cluster.servers[hangs].freeze();
+    let calls = (0..48).map(|_| {
+        let store = store.clone();
+        tokio::spawn(async move {
+            let begun = Instant::now();
+            let deadline = SystemClock::new().now() + Duration::from_secs(20);
+            let outcome = store.commit(Transaction::new(there, deadline)).await;
+            assert!(!is_applied(&outcome), "{outcome:?}");
+            begun.elapsed()
+        })
+    });
+    let calls: Vec<_> = calls.collect();
+    let mut slowest = Duration::ZERO;
+    for call in calls {
+        slowest = slowest.max(call.await.unwrap());
+    }
+    cluster.servers[hangs].thaw();
+    assert!(slowest < settings.retry_budget * 3, "{slowest:?}");
+}
