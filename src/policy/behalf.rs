@@ -4,7 +4,7 @@
 //! named groups; the group says how far its people reach at most. A lease is handed on to whom its
 //! own mission names, and what comes of it lies within it.
 
-use super::walk::Question;
+use super::question::Question;
 use super::{Denial, Denied, Mission, Policy};
 use crate::agents::Agent;
 use crate::authority::Authority;

@@ -16,6 +16,7 @@ mod mission;
 mod nearest;
 mod observe;
 mod operators;
+mod question;
 mod recorded;
 mod request;
 mod requirement;
@@ -51,12 +52,13 @@ use crate::authority::Authority;
 use crate::fences::View;
 use crate::ids::{AgentId, IssuerId, MissionId, TargetId};
 use crate::intent::{Intent, Parent};
+use question::Question;
 use rules::Rules;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 use time::OffsetDateTime;
 use trace::Trace;
-use walk::{Decision, Question};
+use walk::Decision;
 
 /// One problem of the configuration.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

@@ -1,7 +1,7 @@
 //! The mission that comes nearest to a request that was denied: what its author should look at.
 
+use super::question::Question;
 use super::trace::Trace;
-use super::walk::Question;
 use super::{Check, Denied, Mission, Policy, request};
 use crate::fences::View;
 use crate::ids::MissionId;

@@ -4,7 +4,7 @@ mod served;
 
 pub use served::{RecordedBehalf, RecordedParent};
 
-use super::{Denied, Explanation, Policy, walk};
+use super::{Denied, Explanation, Policy, question};
 use crate::agents::{AgentError, Registry};
 use crate::audit::Entry;
 use crate::authority::AuthorizationDetail;
@@ -98,7 +98,7 @@ impl Recorded {
             signer: intent.signer(),
             issuer: Some(caller.issuer().clone()),
             proved: caller.proved_key().cloned(),
-            key_demanded: walk::key_demanded(caller, intent),
+            key_demanded: question::key_demanded(caller, intent),
             task: intent.task().map(str::to_owned),
             instance: intent.instance().map(str::to_owned),
             goal_ends: intent.goal_ends(),

@@ -1,7 +1,8 @@
 //! What is asked for, narrowed step by step, and the three ceilings it must lie under.
 
 use super::behalf::Served;
-use super::walk::{Question, list};
+use super::question::Question;
+use super::walk::list;
 use super::{Denial, Denied, Mission, Target};
 use crate::agents::Agent;
 use crate::authority::{Authority, AuthorizationDetail, Outside, Undecidable};

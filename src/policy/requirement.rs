@@ -1,6 +1,6 @@
 //! `require`: verified facts that must hold.
 
-use super::walk::Question;
+use super::question::Question;
 use super::{Denial, Denied, Mission, Target, schema};
 use crate::identity::Facts;
 use serde_json::Value;
