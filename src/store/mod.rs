@@ -7,11 +7,13 @@ pub mod conformance;
 pub mod embedded;
 mod finding;
 mod log;
+mod over;
 pub mod redis;
 mod settle;
 mod timed;
 
 pub use finding::{Fault, Finding};
+pub use over::Over;
 pub use settle::settle;
 pub use timed::InStoreTime;
 

@@ -5,16 +5,12 @@
 //! forward or back by what the two clocks were seen to differ by. A cluster has a clock on each of its
 //! nodes: what is seen of one shard says nothing about another.
 
-use super::{
-    Finding, Generation, Index, Key, Log, Outcome, Position, Ranked, Record, Store, StoreError,
-    Tail, Transaction, Write,
-};
+use super::{Log, Outcome, Position, Store, StoreError, Tail, Transaction, Write};
 use crate::clock::Clock;
 use crate::ids::ShardId;
 use async_trait::async_trait;
 use futures_util::StreamExt;
 use std::collections::HashMap;
-use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
@@ -118,13 +114,9 @@ impl InStoreTime {
 }
 
 #[async_trait]
-impl Store for InStoreTime {
-    async fn get(&self, keys: &[Key]) -> Result<Vec<Option<Record>>, StoreError> {
-        self.store.get(keys).await
-    }
-
-    async fn notes(&self, keys: &[Key]) -> Result<Vec<Option<Vec<u8>>>, StoreError> {
-        self.store.notes(keys).await
+impl crate::store::Over for InStoreTime {
+    fn below(&self) -> &dyn Store {
+        self.store.as_ref()
     }
 
     async fn commit(&self, transaction: Transaction) -> Result<Outcome, StoreError> {
@@ -142,15 +134,6 @@ impl Store for InStoreTime {
         Ok(outcome)
     }
 
-    async fn range(
-        &self,
-        index: &Index,
-        ranks: RangeInclusive<i64>,
-        limit: usize,
-    ) -> Result<Vec<Ranked>, StoreError> {
-        self.store.range(index, ranks, limit).await
-    }
-
     async fn tail(
         &self,
         log: &Log,
@@ -163,14 +146,6 @@ impl Store for InStoreTime {
             self.note(log.shard, *store_now);
         }
         Ok(tail)
-    }
-
-    async fn generation(&self, shard: ShardId) -> Result<Option<Generation>, StoreError> {
-        self.store.generation(shard).await
-    }
-
-    async fn check(&self) -> Result<Vec<Finding>, StoreError> {
-        self.store.check().await
     }
 }
 

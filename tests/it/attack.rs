@@ -3,14 +3,9 @@
 
 use crate::support::broker::{Answer, SERVER_SECRET, Setup, TestBroker, form, with, without};
 use async_trait::async_trait;
-use dayfly::ids::ShardId;
 use dayfly::store::embedded::Embedded;
-use dayfly::store::{
-    Finding, Generation, Index, Key, Log, Outcome, Position, Ranked, Record, Store, StoreError,
-    Tail, Transaction,
-};
+use dayfly::store::{Log, Outcome, Position, Store, StoreError, Tail, Transaction};
 use serde_json::{Value, json};
-use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
@@ -43,27 +38,14 @@ impl Network {
 }
 
 #[async_trait]
-impl Store for Network {
-    async fn get(&self, keys: &[Key]) -> Result<Vec<Option<Record>>, StoreError> {
-        self.store.get(keys).await
-    }
-
-    async fn notes(&self, keys: &[Key]) -> Result<Vec<Option<Vec<u8>>>, StoreError> {
-        self.store.notes(keys).await
+impl dayfly::store::Over for Network {
+    fn below(&self) -> &dyn Store {
+        self.store.as_ref()
     }
 
     async fn commit(&self, transaction: Transaction) -> Result<Outcome, StoreError> {
         Self::pause(&self.commit_delay).await;
         self.store.commit(transaction).await
-    }
-
-    async fn range(
-        &self,
-        index: &Index,
-        ranks: RangeInclusive<i64>,
-        limit: usize,
-    ) -> Result<Vec<Ranked>, StoreError> {
-        self.store.range(index, ranks, limit).await
     }
 
     async fn tail(
@@ -79,14 +61,6 @@ impl Store for Network {
             return Err(StoreError::Unavailable("the network is cut".to_owned()));
         }
         found
-    }
-
-    async fn generation(&self, shard: ShardId) -> Result<Option<Generation>, StoreError> {
-        self.store.generation(shard).await
-    }
-
-    async fn check(&self) -> Result<Vec<Finding>, StoreError> {
-        self.store.check().await
     }
 }
 

@@ -5,12 +5,8 @@ use crate::support::time::Manual;
 use async_trait::async_trait;
 use dayfly::ids::ShardId;
 use dayfly::store::embedded::Embedded;
-use dayfly::store::{
-    Finding, Generation, Index, Key, Log, Outcome, Position, Ranked, Record, Store, StoreError,
-    Tail, Transaction,
-};
+use dayfly::store::{Key, Record, Store, StoreError};
 use serde_json::{Value, json};
-use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
@@ -39,7 +35,11 @@ impl Counting {
 }
 
 #[async_trait]
-impl Store for Counting {
+impl dayfly::store::Over for Counting {
+    fn below(&self) -> &dyn Store {
+        &self.store
+    }
+
     async fn get(&self, keys: &[Key]) -> Result<Vec<Option<Record>>, StoreError> {
         let lease = |key: &Key| key.name.starts_with(b"lease/") && keys.len() == 1;
         if keys.iter().any(lease) {
@@ -49,41 +49,6 @@ impl Store for Counting {
             }
         }
         self.store.get(keys).await
-    }
-
-    async fn notes(&self, keys: &[Key]) -> Result<Vec<Option<Vec<u8>>>, StoreError> {
-        self.store.notes(keys).await
-    }
-
-    async fn commit(&self, transaction: Transaction) -> Result<Outcome, StoreError> {
-        self.store.commit(transaction).await
-    }
-
-    async fn range(
-        &self,
-        index: &Index,
-        ranks: RangeInclusive<i64>,
-        limit: usize,
-    ) -> Result<Vec<Ranked>, StoreError> {
-        self.store.range(index, ranks, limit).await
-    }
-
-    async fn tail(
-        &self,
-        log: &Log,
-        after: Position,
-        limit: usize,
-        wait: Duration,
-    ) -> Result<Tail, StoreError> {
-        self.store.tail(log, after, limit, wait).await
-    }
-
-    async fn generation(&self, shard: ShardId) -> Result<Option<Generation>, StoreError> {
-        self.store.generation(shard).await
-    }
-
-    async fn check(&self) -> Result<Vec<Finding>, StoreError> {
-        self.store.check().await
     }
 }
 

@@ -10,18 +10,13 @@ use async_trait::async_trait;
 use base64::Engine as _;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 use dayfly::broker::Reason;
-use dayfly::ids::ShardId;
 use dayfly::store::embedded::Embedded;
-use dayfly::store::{
-    Finding, Generation, Guard, Index, Key, Log, Outcome, Position, Ranked, Record, Store,
-    StoreError, Tail, Transaction,
-};
+use dayfly::store::{Guard, Outcome, Store, StoreError, Transaction};
 use flate2::read::{GzDecoder, ZlibDecoder};
 use reqwest::Response;
 use reqwest::header::HeaderMap;
 use serde_json::{Value, json};
 use std::io::Read as _;
-use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
@@ -363,13 +358,9 @@ struct Crowded {
 }
 
 #[async_trait]
-impl Store for Crowded {
-    async fn get(&self, keys: &[Key]) -> Result<Vec<Option<Record>>, StoreError> {
-        self.store.get(keys).await
-    }
-
-    async fn notes(&self, keys: &[Key]) -> Result<Vec<Option<Vec<u8>>>, StoreError> {
-        self.store.notes(keys).await
+impl dayfly::store::Over for Crowded {
+    fn below(&self) -> &dyn Store {
+        &self.store
     }
 
     async fn commit(&self, transaction: Transaction) -> Result<Outcome, StoreError> {
@@ -384,33 +375,6 @@ impl Store for Crowded {
             return Ok(Outcome::Conflict { guard });
         }
         self.store.commit(transaction).await
-    }
-
-    async fn range(
-        &self,
-        index: &Index,
-        ranks: RangeInclusive<i64>,
-        limit: usize,
-    ) -> Result<Vec<Ranked>, StoreError> {
-        self.store.range(index, ranks, limit).await
-    }
-
-    async fn tail(
-        &self,
-        log: &Log,
-        after: Position,
-        limit: usize,
-        wait: Duration,
-    ) -> Result<Tail, StoreError> {
-        self.store.tail(log, after, limit, wait).await
-    }
-
-    async fn generation(&self, shard: ShardId) -> Result<Option<Generation>, StoreError> {
-        self.store.generation(shard).await
-    }
-
-    async fn check(&self) -> Result<Vec<Finding>, StoreError> {
-        self.store.check().await
     }
 }
 

@@ -1,5 +1,6 @@
 use super::*;
 use crate::clock::SystemClock;
+use crate::store::Key;
 use crate::store::embedded::Embedded;
 use std::sync::Mutex;
 
@@ -38,28 +39,15 @@ impl Apart {
 }
 
 #[async_trait]
-impl Store for Apart {
-    async fn get(&self, keys: &[Key]) -> Result<Vec<Option<Record>>, StoreError> {
-        self.store.get(keys).await
-    }
-
-    async fn notes(&self, keys: &[Key]) -> Result<Vec<Option<Vec<u8>>>, StoreError> {
-        self.store.notes(keys).await
+impl crate::store::Over for Apart {
+    fn below(&self) -> &dyn Store {
+        &self.store
     }
 
     async fn commit(&self, mut transaction: Transaction) -> Result<Outcome, StoreError> {
         self.sent.lock().unwrap().push(transaction.clone());
         transaction.deadline -= self.ahead(transaction.shard);
         self.store.commit(transaction).await
-    }
-
-    async fn range(
-        &self,
-        index: &Index,
-        ranks: RangeInclusive<i64>,
-        limit: usize,
-    ) -> Result<Vec<Ranked>, StoreError> {
-        self.store.range(index, ranks, limit).await
     }
 
     async fn tail(
@@ -74,14 +62,6 @@ impl Store for Apart {
             *store_now += self.ahead(log.shard);
         }
         Ok(tail)
-    }
-
-    async fn generation(&self, shard: ShardId) -> Result<Option<Generation>, StoreError> {
-        self.store.generation(shard).await
-    }
-
-    async fn check(&self) -> Result<Vec<Finding>, StoreError> {
-        self.store.check().await
     }
 }
 

@@ -1,12 +1,9 @@
 //! A store with a gate before it: what a test wants late comes late, and what it wants lost is lost.
 
 use async_trait::async_trait;
-use dayfly::ids::ShardId;
 use dayfly::store::{
-    Finding, Generation, Index, Key, Log, Outcome, Position, Ranked, Record, Store, StoreError,
-    Tail, Transaction, Write,
+    Key, Log, Outcome, Position, Record, Store, StoreError, Tail, Transaction, Write,
 };
-use std::ops::RangeInclusive;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -71,7 +68,11 @@ impl Gate {
 }
 
 #[async_trait]
-impl Store for Gate {
+impl dayfly::store::Over for Gate {
+    fn below(&self) -> &dyn Store {
+        self.store.as_ref()
+    }
+
     async fn get(&self, keys: &[Key]) -> Result<Vec<Option<Record>>, StoreError> {
         let is_held = |rules: &Rules| {
             let begins = |of: &str| keys.iter().any(|key| key.name.starts_with(of.as_bytes()));
@@ -86,10 +87,6 @@ impl Store for Gate {
         self.store.get(keys).await
     }
 
-    async fn notes(&self, keys: &[Key]) -> Result<Vec<Option<Vec<u8>>>, StoreError> {
-        self.store.notes(keys).await
-    }
-
     async fn commit(&self, transaction: Transaction) -> Result<Outcome, StoreError> {
         let refused = self.rules.lock().unwrap().refused;
         let is_refused = |write: &Write| match write {
@@ -102,15 +99,6 @@ impl Store for Gate {
         self.store.commit(transaction).await
     }
 
-    async fn range(
-        &self,
-        index: &Index,
-        ranks: RangeInclusive<i64>,
-        limit: usize,
-    ) -> Result<Vec<Ranked>, StoreError> {
-        self.store.range(index, ranks, limit).await
-    }
-
     async fn tail(
         &self,
         log: &Log,
@@ -121,13 +109,5 @@ impl Store for Gate {
         let told = self.store.tail(log, after, limit, wait).await;
         self.pass(|rules| rules.tails).await;
         told
-    }
-
-    async fn generation(&self, shard: ShardId) -> Result<Option<Generation>, StoreError> {
-        self.store.generation(shard).await
-    }
-
-    async fn check(&self) -> Result<Vec<Finding>, StoreError> {
-        self.store.check().await
     }
 }

@@ -3,12 +3,7 @@
 
 use async_trait::async_trait;
 use dayfly::clock::{Clock, SystemClock};
-use dayfly::ids::ShardId;
-use dayfly::store::{
-    Finding, Generation, Index, Key, Log, Outcome, Position, Ranked, Record, Store, StoreError,
-    Tail, Transaction,
-};
-use std::ops::RangeInclusive;
+use dayfly::store::{Log, Outcome, Position, Store, StoreError, Tail, Transaction};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::time::Duration;
@@ -91,27 +86,14 @@ impl InItsTime {
 }
 
 #[async_trait]
-impl Store for InItsTime {
-    async fn get(&self, keys: &[Key]) -> Result<Vec<Option<Record>>, StoreError> {
-        self.store.get(keys).await
-    }
-
-    async fn notes(&self, keys: &[Key]) -> Result<Vec<Option<Vec<u8>>>, StoreError> {
-        self.store.notes(keys).await
+impl dayfly::store::Over for InItsTime {
+    fn below(&self) -> &dyn Store {
+        self.store.as_ref()
     }
 
     async fn commit(&self, mut transaction: Transaction) -> Result<Outcome, StoreError> {
         transaction.deadline += self.machine.now() - self.clock.now();
         self.store.commit(transaction).await
-    }
-
-    async fn range(
-        &self,
-        index: &Index,
-        ranks: RangeInclusive<i64>,
-        limit: usize,
-    ) -> Result<Vec<Ranked>, StoreError> {
-        self.store.range(index, ranks, limit).await
     }
 
     async fn tail(
@@ -126,13 +108,5 @@ impl Store for InItsTime {
             *store_now = self.clock.now();
         }
         Ok(tail)
-    }
-
-    async fn generation(&self, shard: ShardId) -> Result<Option<Generation>, StoreError> {
-        self.store.generation(shard).await
-    }
-
-    async fn check(&self) -> Result<Vec<Finding>, StoreError> {
-        self.store.check().await
     }
 }
