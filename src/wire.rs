@@ -1,9 +1,11 @@
 //! The JSON that crosses the wire, shared by the doors and by the client. No logic.
 
+mod approved;
 mod configured;
 mod explained;
 mod governed;
 
+pub use approved::{ApprovalState, ApprovalView, Verdict, Vote, VoteRequest};
 pub use configured::{ConfigFile, ConfigView, PublishAnswer, PublishRequest, PublishedView};
 pub use explained::{
     ExplainAnswer, ExplainQuestion, ExplainRecorded, ExplainRefusal, ExplainRequest,
@@ -83,6 +85,15 @@ pub struct ErrorBody {
     pub at: Option<String>,
     pub refusal_id: String,
     pub retry: Retry,
+    /// What waits for people: the id that they approve it by.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub deferral_code: Option<String>,
+    /// Seconds between two tries.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub interval: Option<u64>,
+    /// Seconds that it still waits for them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expires_in: Option<u64>,
     /// What is wrong with a configuration that was not published, as `dayfly check -o json` has it.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub problems: Vec<Value>,
@@ -100,6 +111,8 @@ pub enum Retry {
     Refresh,
     /// The same request, after `Retry-After` seconds.
     After,
+    /// The same request, every `interval` seconds, while people decide.
+    Approve,
 }
 
 /// RFC 7662 section 2.2. Inactive: `active` and nothing else.
@@ -211,6 +224,9 @@ pub struct RestrictionView {
     /// Seconds that what the agent gets may live.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_ttl: Option<u32>,
+    /// People approve what the agent gets.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub approval: bool,
     pub actions: Vec<String>,
     pub locations: Vec<String>,
     pub ends_leases: bool,

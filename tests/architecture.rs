@@ -218,6 +218,8 @@ const STEPLESS: [(&str, &[&str]); 4] = [
     (
         "one commit that is there or is not, with nothing before or behind it that could be half done; who was not answered asks again",
         &[
+            "broker/approvals/mod.rs put_to_people",
+            "broker/approvals/vote.rs say_yes",
             "broker/drift.rs count_drift",
             "broker/heard.rs heard",
             "broker/leavers.rs owner_back",

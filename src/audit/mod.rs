@@ -188,6 +188,12 @@ pub enum Event {
     AgentRegistered,
     /// And is nobody any more.
     AgentRemoved,
+    /// Something waits for people to approve it.
+    ApprovalAsked,
+    /// Somebody has said yes; `state` says whether that is enough.
+    Approved,
+    /// Somebody has said no, or taken a yes back.
+    ApprovalDenied,
     /// Whoever owned agents or missions has left.
     OwnerLeft,
     /// They are active again, and what was held for it is not any more.
@@ -243,6 +249,9 @@ impl Event {
             Self::Drift => "drift",
             Self::AgentRegistered => "agent_registered",
             Self::AgentRemoved => "agent_removed",
+            Self::ApprovalAsked => "approval_asked",
+            Self::Approved => "approved",
+            Self::ApprovalDenied => "approval_denied",
             Self::OwnerLeft => "owner_left",
             Self::OwnerBack => "owner_back",
             Self::FactsTold => "facts_told",

@@ -39,6 +39,8 @@ pub(super) fn class(event: Event) -> Class {
     match event {
         // Assign privileges.
         Event::Issued | Event::Activated => class(AUTHORIZE_SESSION, 1, 1, 1),
+        Event::Approved => class(USER_ACCESS_MANAGEMENT, 1, 1, 3),
+        Event::ApprovalDenied => class(USER_ACCESS_MANAGEMENT, 1, 2, 3),
         Event::Refused | Event::RefusedSummary => class(API_ACTIVITY, 99, 2, 3),
         // Revoke privileges.
         Event::Ended | Event::Released | Event::RevocationConfirmed => {
@@ -59,6 +61,7 @@ pub(super) fn class(event: Event) -> Class {
         | Event::ReviewDue
         | Event::DormantSoon
         | Event::DriftSoon
+        | Event::ApprovalAsked
         | Event::Reviewed => class(ENTITY_MANAGEMENT, 3, 1, 1),
         Event::ReviewOverdue
         | Event::UnderReview

@@ -266,6 +266,7 @@ fn seen(access: &Access<'_>, uses: &BTreeMap<String, Use>) -> ReachView {
             .collect(),
         in_person: mission.in_person,
         tether: mission.tether.clone(),
+        approvals: mission.approval.as_ref().map(|terms| terms.count),
         never: Vec::new(),
         labels: target.labels.clone(),
         last_used: known.map(|known| known.last),

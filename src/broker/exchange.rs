@@ -104,7 +104,9 @@ impl Broker {
         };
         let granted = self.grant(bundle, &agent, &intent, &view, now).await;
         let granted = granted.map_err(|refusal| spent(refusal, only_assertion));
-        if let Err(refusal) = &granted {
+        // Whoever asks again while people decide is counted; what they are asked for is written down once.
+        let waits = |refusal: &&Refusal| refusal.pending().is_some_and(|one| !one.is_new);
+        if let Some(refusal) = granted.as_ref().err().filter(|refusal| !waits(refusal)) {
             *audited = true;
             let id = &agent.agent().id;
             self.record
@@ -126,7 +128,8 @@ impl Broker {
     ) -> Result<TokenResponse, Refusal> {
         bundle.is_one(&agent.agent().id)?;
         self.pin(agent, intent, now).await?;
-        let grant = bundle.policy.decide(agent, intent, view, now)?;
+        let decided = self.decide_with_people(bundle, agent, intent, (view, now));
+        let grant = decided.await?;
         steps::at(Step::Decided);
         // INVARIANT: before there is a child, its parent says that there may be one.
         if let Some(parent) = grant.parent()

@@ -144,6 +144,7 @@ impl From<Denied> for Refusal {
             Denial::ForbiddenByPolicy => Reason::ForbiddenByPolicy,
             Denial::TetherMissing => Reason::TetherMissing,
             Denial::Held => Reason::Held,
+            Denial::ApprovalRequired => Reason::ApprovalRequired,
         };
         let exact = denied.mission.is_some() || denied.reason == Denial::AmbiguousMission;
         let mut refusal = Self::new(reason, denied.detail).at(denied.at);

@@ -164,14 +164,14 @@ impl Broker {
                 other => Refusal::from(other),
             })?;
         let mut replicated = true;
+        let mut ended = Vec::new();
         for kid in &report.removed {
             let dimension = Dimension::new(DimensionKind::SigningKey, kid.clone());
             let fence = NewFence::new(FenceKind::Kill, dimension, &by.name, COMPROMISED)
                 .until(now + LONGEST_LIFETIME);
             let raised = self.fences.raise(fence, now).await?;
             replicated &= raised.replicated;
-            self.follow_up(&raised, Selector::SigningKey(kid.clone()), now)
-                .await;
+            ended.push((raised, Selector::SigningKey(kid.clone())));
         }
         let mut entry = Entry::new(Event::KeyRotated, now).operator(&by.name);
         entry
@@ -186,6 +186,10 @@ impl Broker {
         self.record
             .append(entry, ShardId::INSTALLATION, now)
             .await?;
+        // Counting what they end takes its time: only once all of them stand, and it is written down.
+        for (raised, selector) in ended {
+            self.follow_up(&raised, selector).await;
+        }
         Ok(RotateAnswer {
             new_key: report.new_key,
             signs_from: report.signs_from,

@@ -163,6 +163,21 @@ impl Broker {
 
     /// Writes down that they have left, and holds what is theirs and is not held for it yet.
     async fn owner_left(&self, bundle: &Bundle, name: &str, source: &str) -> Result<(), Refusal> {
+        let mut held = Vec::new();
+        let done = self.hold_theirs(bundle, (name, source), &mut held).await;
+        // Counting what they end takes its time: only once all of them stand.
+        for (raised, selector) in held {
+            self.follow_up(&raised, selector).await;
+        }
+        done
+    }
+
+    async fn hold_theirs(
+        &self,
+        bundle: &Bundle,
+        (name, source): (&str, &str),
+        held: &mut Vec<(Raised, Selector)>,
+    ) -> Result<(), Refusal> {
         for _ in 0..MOST_STEPS {
             let now = self.clock.now();
             let kept = self.kept(name, now).await?;
@@ -196,7 +211,7 @@ impl Broker {
                         self.record.fenced(&raised.fence);
                         tracing::warn!(owner, "an owner has left: what was theirs is suspended");
                         let selector = Selector::Owner(owner.to_owned());
-                        self.follow_up(&raised, selector, now).await;
+                        held.push((raised, selector));
                     }
                 }
                 None => {

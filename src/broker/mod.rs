@@ -1,6 +1,7 @@
 //! The corridor: one use case per file, each reads as a paragraph. The only place that knows the
 //! order of the rooms.
 
+mod approvals;
 mod cards;
 mod configured;
 pub mod named;

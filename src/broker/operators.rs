@@ -24,7 +24,7 @@ use time::OffsetDateTime;
 pub enum Role {
     /// Reads agents, leases, audit.
     Viewer,
-    /// Also explains refusals, and keeps or narrows what is reviewed.
+    /// Also explains refusals, approves what waits for people, and keeps or narrows what is reviewed.
     Reviewer,
     /// Also revokes, holds, lifts and retires.
     Operator,
@@ -48,6 +48,8 @@ impl Role {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Operator {
     pub name: String,
+    /// As its issuer calls it, where that is not the name.
+    pub subject: Option<String>,
     pub role: Role,
     /// Came in by the break-glass token: may revoke and hold, never lift or register.
     pub break_glass: bool,
@@ -57,6 +59,7 @@ impl Operator {
     fn development() -> Self {
         Self {
             name: "development-operator".to_owned(),
+            subject: None,
             role: Role::Admin,
             break_glass: false,
         }
@@ -73,6 +76,7 @@ const GIVES: &[&str] = &[
     "rotateKey",
     "publishConfiguration",
     "registerAgent",
+    "approve",
 ];
 
 /// An operator who was let in, with what it takes to see whether it still would be.
@@ -186,6 +190,7 @@ impl Operators {
         })?;
         Ok(Operator {
             name: name(caller.subject(), caller.claims()),
+            subject: Some(caller.subject().to_owned()),
             role,
             break_glass: false,
         })
@@ -390,6 +395,7 @@ impl Broker {
             .map_err(|error| Refusal::new(Reason::Internal, error.to_string()))?;
         Ok(Operator {
             name: known.name,
+            subject: None,
             role: Role::Operator,
             break_glass: true,
         })
@@ -406,7 +412,7 @@ fn proofs(caller: &Caller) -> Vec<ReplayMark> {
 }
 
 /// The name in the audit. An address that its issuer did not verify could be somebody else's.
-fn name(subject: &str, claims: &serde_json::Map<String, Value>) -> String {
+pub(in crate::broker) fn name(subject: &str, claims: &serde_json::Map<String, Value>) -> String {
     let doubtful = claims
         .get("email_verified")
         .is_some_and(|verified| verified != true && verified != "true");

@@ -167,6 +167,8 @@ impl Broker {
         now: OffsetDateTime,
     ) -> Result<RevocationReceipt, Refusal> {
         let coverage = self.covered(&raised.fence.dimension, now).await?;
+        // Counting may have taken longer than a commit may.
+        let now = self.clock.now();
         let mut recorded = Recorded {
             fence: raised.fence,
             position: 0,
@@ -201,12 +203,8 @@ impl Broker {
 
     /// What ended by itself, or beside something else, is followed to its end as what somebody revoked. The fence
     /// stands: where this cannot be written, only that it is done is not told.
-    pub(in crate::broker) async fn follow_up(
-        &self,
-        raised: &Raised,
-        selector: Selector,
-        now: OffsetDateTime,
-    ) {
+    pub(in crate::broker) async fn follow_up(&self, raised: &Raised, selector: Selector) {
+        let now = self.clock.now();
         if let Err(refusal) = self.receive(raised.clone(), selector, now).await {
             let why = refusal.detail;
             tracing::warn!(why, "nobody will be told when what was ended is dead");

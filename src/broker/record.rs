@@ -163,6 +163,10 @@ impl Recorder {
         tell("refusal_id", json!(refusal.id));
         tell("why", json!(refusal.detail));
         tell("at", json!(refusal.at));
+        let response = refusal.pending().and_then(|one| one.by_response.as_ref());
+        if let Some(response) = response {
+            tell("by_response", json!(response));
+        }
         tell("goal", json!(intent.goal()));
         tell("evidence", json!(intent.evidence()));
         entry

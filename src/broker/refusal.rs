@@ -139,6 +139,12 @@ reasons! {
     /// A hold stands on something this request names: its mission, target, task, context, or another dimension.
     Held = "held", Never;
 
+    // People.
+    /// Everything else allows it: the people whom the mission, or a response, asks have not said yes. The same request again, with a new intent, gets the credential once they have.
+    ApprovalRequired = "approval_required", Approve;
+    /// They have said no, or taken their yes back.
+    ApprovalDenied = "approval_denied", Never;
+
     // Limits.
     /// The agent holds as many live leases as it may.
     TooManyLeases = "too_many_leases", After;
@@ -194,6 +200,29 @@ impl fmt::Display for Reason {
     }
 }
 
+/// What some refusals tell beside their reason.
+#[derive(Debug)]
+pub enum Beside {
+    /// People are asked.
+    Pending(Pending),
+    /// What is wrong with a configuration or a definition, for the operator who sent it.
+    Problems(Vec<serde_json::Value>),
+}
+
+/// What waits for people.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Pending {
+    pub approval: String,
+    /// Seconds that it waits for them.
+    pub expires_in: u64,
+    /// Seconds until it is worth asking again.
+    pub interval: u64,
+    /// They were asked just now.
+    pub is_new: bool,
+    /// The response that has them asked, where the mission does not.
+    pub by_response: Option<String>,
+}
+
 /// A refusal on its way out: the reason, what the caller may be told, what the log keeps.
 #[derive(Debug)]
 pub struct Refusal {
@@ -209,8 +238,8 @@ pub struct Refusal {
     pub detail: String,
     /// Seconds, where waiting helps.
     pub retry_after: Option<u32>,
-    /// Of a configuration or a definition, for the operator who sent it.
-    pub problems: Option<Box<[serde_json::Value]>>,
+    /// What else is told.
+    pub beside: Option<Box<Beside>>,
 }
 
 impl Refusal {
@@ -223,7 +252,7 @@ impl Refusal {
             mission: None,
             detail: detail.into(),
             retry_after: None,
-            problems: None,
+            beside: None,
         }
     }
 
@@ -237,6 +266,26 @@ impl Refusal {
     pub fn at(mut self, at: Option<String>) -> Self {
         self.at = at;
         self
+    }
+
+    #[must_use]
+    pub fn with(mut self, beside: Beside) -> Self {
+        self.beside = Some(Box::new(beside));
+        self
+    }
+
+    pub fn pending(&self) -> Option<&Pending> {
+        match self.beside.as_deref() {
+            Some(Beside::Pending(pending)) => Some(pending),
+            Some(Beside::Problems(_)) | None => None,
+        }
+    }
+
+    pub fn problems(&self) -> &[serde_json::Value] {
+        match self.beside.as_deref() {
+            Some(Beside::Problems(problems)) => problems,
+            Some(Beside::Pending(_)) | None => &[],
+        }
     }
 
     #[must_use]

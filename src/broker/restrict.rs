@@ -160,6 +160,7 @@ impl Broker {
             denied,
             ends_leases: request.end_leases,
             longest: None,
+            approval: false,
         })
     }
 
@@ -239,6 +240,7 @@ fn shown(
         target,
         agent,
         max_ttl: restriction.longest,
+        approval: restriction.approval,
         actions,
         locations,
         ends_leases: restriction.ends_leases,

@@ -258,7 +258,7 @@ impl Broker {
                     Subject::Agent(id) => Selector::Agent(id.clone()),
                     Subject::Mission(id) => Selector::Mission(id.clone()),
                 };
-                self.follow_up(raised, selector, now).await;
+                self.follow_up(raised, selector).await;
             }
         }
         Ok(raised)

@@ -61,6 +61,9 @@ struct Row {
     in_person: bool,
     signer: &'static str,
     tether: Vec<String>,
+    /// How many people approve it each time.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    approvals: Option<u32>,
     ttl_seconds: u64,
     /// The last day: the agent's, or the mission's if that is earlier.
     ends: String,
@@ -168,6 +171,7 @@ fn row(access: &Access<'_>) -> Row {
         in_person: mission.in_person,
         signer: mission.signer.as_str(),
         tether: mission.tether.clone(),
+        approvals: mission.approval.as_ref().map(|terms| terms.count),
         ttl_seconds: mission.ttl.min(target.max_ttl).as_secs(),
         ends: ends.to_string(),
         observe_until,
@@ -214,6 +218,11 @@ fn conditions(row: &Row) -> String {
         let how = if row.in_person { " or in person" } else { "" };
         let groups = groups.collect::<Vec<_>>().join(", ");
         all.push(format!("for people of {groups}{how}"));
+    }
+    match row.approvals {
+        None => {}
+        Some(1) => all.push("once somebody approves it".to_owned()),
+        Some(count) => all.push(format!("once {count} people approve it")),
     }
     if !row.tether.is_empty() {
         all.push(format!("while {} lasts", row.tether.join(" and ")));

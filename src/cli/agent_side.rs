@@ -7,11 +7,11 @@ use crate::client::endpoint::Endpoint;
 use crate::client::exec::{ExecError, Run};
 use crate::client::instance;
 use crate::client::proof::{Prover, Source};
-use crate::client::request::{Wanted, ask};
+use crate::client::request::{Wanted, ask_people};
 use crate::client::sign_in::SignIn;
 use crate::client::{Client, ClientError};
 use crate::clock::{Clock, SystemClock};
-use crate::config::secret_reference;
+use crate::config::{duration, secret_reference};
 use crate::jose::SigningKey;
 use crate::secret::Secret;
 use clap::builder::NonEmptyStringValueParser;
@@ -20,6 +20,7 @@ use serde_json::{Map, Value};
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 use time::OffsetDateTime;
 
 /// Who asks, at which broker, for what.
@@ -129,6 +130,10 @@ pub struct AskArgs {
     /// broker is configured with. Absent: that of the region.
     #[arg(long, env = "AWS_ENDPOINT_URL_STS", value_name = "URL")]
     sts_endpoint: Option<String>,
+    /// How long to wait for people where they have to approve it: `10m`; `0s`: not at all. Absent: for as
+    /// long as the mission lets it wait.
+    #[arg(long, env = "DAYFLY_APPROVAL_WAIT", value_name = "DURATION")]
+    approval_wait: Option<String>,
 }
 
 /// What an environment holds instead of a token.
@@ -176,11 +181,14 @@ pub async fn release(args: ReleaseArgs) -> Result<u8, Failure> {
 /// `dayfly token`: the answer of the token endpoint, or the bearer string alone.
 pub async fn token(args: TokenArgs, output: &Output) -> Result<u8, Failure> {
     let clock = SystemClock::new();
+    let patience = patience(&args.ask)?;
     let (client, prover, wanted) = prepare(args.ask, clock.now())?;
     let [wanted] = wanted.as_slice() else {
         return Err(Failure::usage("`token` takes one --target"));
     };
-    let response = ask(&client, &prover, wanted, clock.now()).await;
+    let notice = |text: &str| output.notice(text);
+    let people = (&clock as &dyn Clock, patience);
+    let response = ask_people(&client, &prover, wanted, people, &notice).await;
     let response = response.map_err(|error| advised(prover.is_person(), error))?;
     output.show(&response, |response| match &response.credential {
         Some(credential) => credential.to_string(),
@@ -192,6 +200,7 @@ pub async fn token(args: TokenArgs, output: &Output) -> Result<u8, Failure> {
 /// `dayfly exec -- command`.
 pub async fn exec(args: ExecArgs, output: &Output) -> Result<u8, Failure> {
     let clock = Arc::new(SystemClock::new());
+    let patience = patience(&args.ask).map_err(|failure| own(120, failure))?;
     let prepared = prepare(args.ask, clock.now());
     let (client, prover, wanted) = prepared.map_err(|failure| own(120, failure))?;
     let person = prover.is_person();
@@ -202,6 +211,7 @@ pub async fn exec(args: ExecArgs, output: &Output) -> Result<u8, Failure> {
         command: args.command,
         environment: args.env,
         clock,
+        patience,
     };
     let notice = |text: &str| output.notice(text);
     run.run(&notice).await.map_err(|error: ExecError| {
@@ -251,6 +261,18 @@ fn advised(person: bool, error: ClientError) -> Failure {
     }
     let message = format!("{}\n{advice}", failure.message);
     Failure { message, ..failure }
+}
+
+fn patience(args: &AskArgs) -> Result<Option<Duration>, Failure> {
+    let Some(text) = &args.approval_wait else {
+        return Ok(None);
+    };
+    match duration(text) {
+        Some(patience) => Ok(Some(patience)),
+        None => Err(Failure::usage(
+            "--approval-wait takes a whole number and a unit: `30s`, `10m`, `0s`",
+        )),
+    }
 }
 
 fn own(code: u8, failure: Failure) -> Failure {

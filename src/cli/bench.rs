@@ -187,6 +187,7 @@ impl Stage {
             caller: caller(AGENT, &key)?,
             key,
             operator: Operator {
+                subject: None,
                 name: "bench".to_owned(),
                 role: Role::Operator,
                 break_glass: false,

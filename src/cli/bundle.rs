@@ -50,7 +50,9 @@ impl Maker {
         let (maker, own) = (Arc::clone(self), settings.clone());
         // Secrets come from files and commands, which may be slow: not where requests are answered.
         let bundle = tokio::task::spawn_blocking(move || maker.bundle(&own)).await;
-        let bundle = bundle.map_err(|error| Failure::failed(error.to_string()))??;
+        // SECURITY: what a panic says may quote a secret.
+        let broken = |_| Failure::failed("the configuration could not be built: see the log");
+        let bundle = bundle.map_err(broken)??;
         bundle
             .connectors
             .prepare(self.clock.now())

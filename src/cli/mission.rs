@@ -221,6 +221,9 @@ fn wanted(decision: &Decision) -> Wanted {
         | Denial::TetherMissing => specific(decision),
         // Several fit already.
         Denial::AmbiguousMission => Wanted::No,
+        // It was allowed, and people had not said yes.
+        Denial::ApprovalRequired if asked(&decision.recorded).is_some() => Wanted::Granted,
+        Denial::ApprovalRequired => Wanted::No,
         Denial::InvalidAuthorizationDetails
         | Denial::ExceedsIntent
         | Denial::ExceedsAgentCeiling

@@ -4,6 +4,7 @@
 mod access;
 mod agent;
 mod agent_side;
+mod approval;
 mod audit;
 mod bench;
 mod bundle;
@@ -199,6 +200,9 @@ enum Command {
         after_help = "Example:\n  dayfly review\n  dayfly review --decide mission/deploy-checkout=keep --decide agent/old-bot=retire --note 'Q4 review'"
     )]
     Review(review::ReviewArgs),
+    /// What agents ask people for: list, show, approve, deny.
+    #[command(subcommand)]
+    Approval(approval::ApprovalCommand),
     /// Leases: list, show, narrowed.
     #[command(subcommand)]
     Lease(operator_side::LeaseCommand),
@@ -332,6 +336,7 @@ async fn run(command: Command, output: &Output) -> Result<u8, Failure> {
         Command::Login(args) => login::login(args, output).await,
         Command::Logout(args) => login::logout(&args, output),
         Command::Review(args) => review::review(args, output).await,
+        Command::Approval(command) => approval::approval(command, output).await,
         Command::Find(args) => operator_side::find(args, output).await,
         Command::Lease(command) => operator_side::lease(command, output).await,
         Command::Revoke(args) => revoke::revoke(args, output).await,

@@ -101,7 +101,7 @@ fn decision(entry: Entry) -> Option<Decision> {
     let observed = entry.detail.contains_key("observed");
     let goal = entry.detail.get("goal").and_then(Value::as_str);
     let goal = goal.map(str::to_owned);
-    let recorded = Recorded::from_detail(&Value::Object(entry.detail))?;
+    let recorded = Recorded::from_entry(&entry)?;
     Some(Decision {
         agent,
         lease,
@@ -123,6 +123,8 @@ fn outcome(entry: &Entry) -> Option<Outcome> {
     let code = entry.reason.as_deref()?;
     match Denial::ALL.iter().find(|denial| denial.code() == code) {
         Some(Denial::Held) => None,
+        // A response had people asked: no configuration says so.
+        Some(Denial::ApprovalRequired) if entry.detail.contains_key("by_response") => None,
         Some(reason) => Some(Outcome::Refused {
             reason: *reason,
             why: entry.detail.get("why")?.as_str()?.to_owned(),
@@ -132,6 +134,8 @@ fn outcome(entry: &Entry) -> Option<Outcome> {
             "agent_not_in_standing",
             "unknown_agent",
             "too_many_requests",
+            // People said no.
+            "approval_denied",
         ]
         .contains(&code) =>
         {

@@ -155,6 +155,9 @@ fn denied(restriction: &RestrictionView) -> String {
     if let Some(longest) = restriction.max_ttl {
         return format!("lifetimes above {longest} s");
     }
+    if restriction.approval {
+        return "what nobody has approved".to_owned();
+    }
     let (actions, locations) = (&restriction.actions, &restriction.locations);
     format!("{} on {}", actions.join(", "), locations.join(", "))
 }

@@ -3,7 +3,7 @@
 
 use super::deliver::{Delivery, Folder, SHADOWING_AWS};
 use super::proof::Prover;
-use super::request::{Wanted, ask};
+use super::request::{Wanted, ask, ask_people};
 use super::{Client, ClientError};
 use crate::clock::Clock;
 use crate::secret::Secret;
@@ -22,6 +22,8 @@ const OVERLAP: Duration = Duration::from_secs(10);
 const RETRY: Duration = Duration::from_secs(5);
 /// For so long in all, what a broker cannot take back just now is brought again.
 const RELEASE_WITHIN: Duration = Duration::from_secs(15);
+/// The same once somebody has told it to end.
+const RELEASE_ONCE_TOLD: Duration = Duration::from_secs(3);
 
 /// Everything one run needs.
 #[derive(Debug)]
@@ -33,6 +35,8 @@ pub struct Run {
     /// Deliver by environment variables, which a running child never reads again.
     pub environment: bool,
     pub clock: Arc<dyn Clock>,
+    /// How long people are waited for before the command begins; absent: as long as it waits for them.
+    pub patience: Option<Duration>,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -85,55 +89,83 @@ struct Outgoing {
     dies_at: Duration,
 }
 
+/// A credential that is given back: of which target, and when it dies.
+type Returned<'a> = (&'a str, &'a Secret<String>, Duration);
+
 impl Run {
     /// Runs the command to its end. `notice` tells the person at the terminal what they must know.
     pub async fn run(self, notice: &(dyn Fn(&str) + Sync)) -> Result<u8, ExecError> {
         let folder = Folder::make(&std::env::temp_dir()).map_err(ExecError::Delivery)?;
         let mut held = Vec::new();
+        let mut told_to_end = false;
         let outcome = match self.collect(&folder, &mut held, notice).await {
-            Ok(()) => self.supervise(&mut held, notice).await,
+            Ok(()) => self.supervise(&mut held, &mut told_to_end, notice).await,
             Err(error) => Err(error),
         };
         // Whatever happened, what was got is given back.
-        let mut until = self.clock.since_boot() + RELEASE_WITHIN;
+        let mut left = Vec::new();
         for one in &held {
             one.delivery.withdraw();
             let outgoing = one.outgoing.iter().map(|old| (&old.token, old.dies_at));
-            for (token, dies_at) in outgoing.chain([(&one.token, one.dies_at)]) {
-                if let Err(error) = self.give_back(token, &mut until).await {
-                    let target = &one.wanted.target;
-                    let left = dies_at.saturating_sub(self.clock.since_boot()).as_secs();
-                    notice(&format!(
-                        "{target}: not released ({error}); the lease lives until it expires, {left} s from now"
-                    ));
-                }
-            }
+            let all = outgoing.chain([(&one.token, one.dies_at)]);
+            left.extend(all.map(|(token, dies_at)| (one.wanted.target.as_str(), token, dies_at)));
+        }
+        // Whoever was told to end is not waited for much longer.
+        let within = if told_to_end {
+            RELEASE_ONCE_TOLD
+        } else {
+            RELEASE_WITHIN
+        };
+        for (target, dies_at, why) in self.give_back(left, within).await {
+            let left = dies_at.saturating_sub(self.clock.since_boot()).as_secs();
+            notice(&format!(
+                "{target}: not released ({why}); the lease lives until it expires, {left} s from now"
+            ));
         }
         outcome
     }
 
-    /// RFC 7009, 2.2.1: after a 503 the token is taken to exist, and may be brought again. A signal ends the waiting.
-    async fn give_back(
+    /// RFC 7009, 2.2.1: after a 503 the token is taken to exist, and may be brought again. Each is brought at
+    /// once, and those that were not taken again. A signal ends it. What is left, and why.
+    async fn give_back<'a>(
         &self,
-        token: &Secret<String>,
-        until: &mut Duration,
-    ) -> Result<(), ClientError> {
+        mut left: Vec<Returned<'a>>,
+        within: Duration,
+    ) -> Vec<(&'a str, Duration, String)> {
+        let until = self.clock.since_boot().saturating_add(within);
         let mut signals = Signals::listen().ok();
-        loop {
-            let Err(error) = self.client.release(token).await else {
-                return Ok(());
+        let mut kept: Vec<(&'a str, Duration, String)> = Vec::new();
+        while !left.is_empty() {
+            let tries = left.iter().map(|(_, token, _)| self.client.release(token));
+            let answers = tokio::select! {
+                answers = futures_util::future::join_all(tries) => answers,
+                _ = over(&mut signals, until.saturating_sub(self.clock.since_boot())) => Vec::new(),
             };
-            let (Some(pause), Some(signals)) = (error.try_again_after(), &mut signals) else {
-                return Err(error);
-            };
-            if self.clock.since_boot() + pause > *until {
-                return Err(error);
+            let mut answers = answers.into_iter();
+            let mut pause = Duration::ZERO;
+            let mut again = Vec::new();
+            for one in left {
+                let why = match answers.next() {
+                    Some(Ok(())) => continue,
+                    None => "no answer in time".to_owned(),
+                    Some(Err(error)) => match error.try_again_after() {
+                        Some(after) if self.clock.since_boot().saturating_add(after) <= until => {
+                            pause = pause.max(after);
+                            again.push(one);
+                            continue;
+                        }
+                        _ => error.to_string(),
+                    },
+                };
+                kept.push((one.0, one.2, why));
             }
-            tokio::select! {
-                () = tokio::time::sleep(pause) => {}
-                _ = signals.next() => *until = Duration::ZERO,
+            left = again;
+            if !left.is_empty() && over(&mut signals, pause).await {
+                let told = |(target, _, dies_at)| (target, dies_at, "ended by a signal".to_owned());
+                kept.extend(left.drain(..).map(told));
             }
         }
+        kept
     }
 
     async fn collect(
@@ -143,14 +175,16 @@ impl Run {
         notice: &(dyn Fn(&str) + Sync),
     ) -> Result<(), ExecError> {
         for wanted in &self.wanted {
-            let response = self.ask(wanted).await?;
+            let people = (self.clock.as_ref(), self.patience);
+            let asked = ask_people(&self.client, &self.prover, wanted, people, notice);
+            let response = asked.await.map_err(|error| refused(wanted, error))?;
             let token = Secret::new(response.access_token.clone());
             let opened = Delivery::open(folder, &wanted.target, &response, self.environment).await;
             let delivery = match opened {
                 Ok(delivery) => delivery,
                 Err(error) => {
-                    let mut until = self.clock.since_boot() + RELEASE_WITHIN;
-                    drop(self.give_back(&token, &mut until).await);
+                    let one = (wanted.target.as_str(), &token, Duration::ZERO);
+                    drop(self.give_back(vec![one], RELEASE_WITHIN).await);
                     return Err(ExecError::Delivery(error));
                 }
             };
@@ -177,10 +211,7 @@ impl Run {
     async fn ask(&self, wanted: &Wanted) -> Result<TokenResponse, ExecError> {
         ask(&self.client, &self.prover, wanted, self.clock.now())
             .await
-            .map_err(|error| ExecError::Credential {
-                target: wanted.target.clone(),
-                error,
-            })
+            .map_err(|error| refused(wanted, error))
     }
 
     /// Renewal at two thirds of the life.
@@ -193,6 +224,7 @@ impl Run {
     async fn supervise(
         &self,
         held: &mut [Held],
+        told_to_end: &mut bool,
         notice: &(dyn Fn(&str) + Sync),
     ) -> Result<u8, ExecError> {
         let mut signals = Signals::listen().map_err(|cause| self.failed_to_start(&cause))?;
@@ -217,7 +249,10 @@ impl Run {
                 status = child.wait() => {
                     return status.map(exit_code).map_err(|cause| self.failed_to_start(&cause));
                 }
-                signal = signals.next() => pass_on(&child, signal),
+                signal = signals.next() => {
+                    *told_to_end |= ![Signal::USR1, Signal::USR2].contains(&signal);
+                    pass_on(&child, signal);
+                }
                 () = tokio::time::sleep(pause) => self.renew(held, notice).await,
             }
         }
@@ -297,6 +332,25 @@ impl Run {
             command: command.unwrap_or_default(),
             cause: cause.to_string(),
         }
+    }
+}
+
+fn refused(wanted: &Wanted, error: ClientError) -> ExecError {
+    ExecError::Credential {
+        target: wanted.target.clone(),
+        error,
+    }
+}
+
+/// Waits for so long, or until a signal: `true`.
+async fn over(signals: &mut Option<Signals>, pause: Duration) -> bool {
+    let Some(signals) = signals else {
+        tokio::time::sleep(pause).await;
+        return false;
+    };
+    tokio::select! {
+        () = tokio::time::sleep(pause) => false,
+        _ = signals.next() => true,
     }
 }
 

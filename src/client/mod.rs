@@ -68,6 +68,8 @@ impl ClientError {
             Self::Foreign {
                 status: 502..=504, ..
             } => 1,
+            // A broker that is being replaced.
+            Self::Unreachable { .. } => 1,
             _ => return None,
         };
         Some(Duration::from_secs(seconds.max(1)))
@@ -81,6 +83,9 @@ fn told(body: &ErrorBody) -> String {
     }
     if let Some(at) = &body.at {
         text = format!("{text} at {at}");
+    }
+    if let Some(approval) = &body.deferral_code {
+        text = format!("{text} as {approval}");
     }
     text = format!("{text} (refusal {})", body.refusal_id);
     for problem in &body.problems {

@@ -3,17 +3,22 @@
 use super::proof::{Prover, read_token};
 use super::{Client, ClientError};
 use crate::authority::AuthorizationDetail;
+use crate::clock::Clock;
 use crate::secret::Secret;
-use crate::wire::{CLIENT_CREDENTIALS, TOKEN_EXCHANGE, TokenResponse};
+use crate::wire::{CLIENT_CREDENTIALS, Retry, TOKEN_EXCHANGE, TokenResponse};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use ring::digest::{SHA256, digest};
 use serde_json::{Map, Value, json};
 use std::path::PathBuf;
+use std::time::Duration;
 use time::OffsetDateTime;
 
 /// How long a signed intent may be used.
 const INTENT_LIFETIME_SECONDS: i64 = 120;
+
+/// Seconds between two tries, where the broker says none.
+const LEAST_INTERVAL: u64 = 5;
 
 const ACCESS_TOKEN: &str = "urn:ietf:params:oauth:token-type:access_token";
 
@@ -99,6 +104,53 @@ fn serve(form: &mut Vec<(&'static str, String)>, subject: &Secret<String>) {
     // The broker goes by what a token is, whatever it is called.
     form.push(("subject_token", subject.expose().clone()));
     form.push(("subject_token_type", ACCESS_TOKEN.to_owned()));
+}
+
+/// Asks until people who have to approve it have decided, for as long as it waits for them or `patience`
+/// lasts. Each time with a new proof and a new intent.
+pub async fn ask_people(
+    client: &Client,
+    prover: &Prover,
+    wanted: &Wanted,
+    (clock, patience): (&dyn Clock, Option<Duration>),
+    notice: &(dyn Fn(&str) + Sync),
+) -> Result<TokenResponse, ClientError> {
+    let mut gives_up: Option<Duration> = None;
+    loop {
+        let answer = ask(client, prover, wanted, clock.now()).await;
+        let now = clock.since_boot();
+        let interval = match &answer {
+            Err(ClientError::Refused { body, .. }) if body.retry == Retry::Approve => {
+                let interval = Duration::from_secs(body.interval.unwrap_or(LEAST_INTERVAL));
+                if gives_up.is_none() {
+                    let waits = Duration::from_secs(body.expires_in.unwrap_or(0));
+                    let waits = patience.map_or(waits, |patience| patience.min(waits));
+                    gives_up = Some(now.saturating_add(waits));
+                    let id = body.deferral_code.as_deref().unwrap_or_default();
+                    let (target, seconds) = (&wanted.target, waits.as_secs());
+                    if seconds > 0 {
+                        notice(&format!(
+                            "{target}: waits for people to approve {id}, for {seconds} s at most"
+                        ));
+                    }
+                }
+                interval
+            }
+            // Once people are asked, what passes is waited for, too.
+            Err(error) if gives_up.is_some() && error.is_passing() => {
+                let after = match error {
+                    ClientError::Refused { retry_after, .. } => retry_after.unwrap_or(0),
+                    _ => 0,
+                };
+                Duration::from_secs(after.max(LEAST_INTERVAL))
+            }
+            _ => return answer,
+        };
+        if gives_up.is_none_or(|end| now.saturating_add(interval) > end) {
+            return answer;
+        }
+        tokio::time::sleep(interval.max(Duration::from_secs(1))).await;
+    }
 }
 
 /// Asks once. A refused request burns nothing, so asking again with a new intent is safe.

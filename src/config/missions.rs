@@ -12,8 +12,8 @@ use crate::agents::Terms;
 use crate::authority::{Authority, Permission};
 use crate::ids::{AgentId, MissionId, TargetId};
 use crate::intent::SignerClass;
-use crate::policy::{Mission, Mode, Target};
-use std::collections::BTreeMap;
+use crate::policy::{ApprovalTerms, Mission, Mode, Target};
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 #[derive(Debug)]
@@ -28,11 +28,14 @@ pub(in crate::config) struct Decoded {
     pub require_at: Place,
     pub tether_at: Place,
     pub mode_at: Place,
+    pub approval_at: Place,
 }
 
 const ALLOW: &str = "[{ target = \"NAME\", actions = [\"...\"], locations = [\"...\"] }]";
 const TTL: Duration = Duration::from_secs(15 * 60);
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+const MINUTE: Duration = Duration::from_secs(60);
+const MOST_APPROVERS: u64 = 5;
 
 pub(in crate::config) fn decode(
     decoder: &Decoder<'_>,
@@ -49,15 +52,11 @@ pub(in crate::config) fn decode(
     let owner = reader.required_text("owner", "\"team@example.com\"");
     let purpose = reader.required_text("purpose", "\"what it achieves, in one sentence\"");
     let ends = reader.date("ends");
-    let allow = reader.required("allow", reader.tables("allow"), ALLOW);
-    if allow.as_ref().is_some_and(Vec::is_empty) {
-        allows_nothing(&reader);
-    }
-    let allowed = allow.map(|tables| agents_table::authorities(decoder, tables, targets));
+    let allowed = allows(&reader).map(|tables| agents_table::authorities(decoder, tables, targets));
     let place = |key| reader.node(key).map_or(reader.at, |node| node.at);
     let (require_at, tether_at) = (place("require"), place("tether"));
-    let require = reader.value_map("require").unwrap_or_default();
-    let require = require.into_iter();
+    let approval_at = place("approval");
+    let require = reader.value_map("require").unwrap_or_default().into_iter();
     let require = require.map(|(fact, value)| (fact, value.value)).collect();
     let when = reader.text("when");
     let ttl = reader.duration("ttl", Duration::from_secs(1)..=DAY);
@@ -72,6 +71,7 @@ pub(in crate::config) fn decode(
         (signer, signer_at),
     );
     let max_active = reader.number("max_active", 1..=100_000);
+    let approval = approval(&reader);
     let terms = terms::terms(&reader, Terms::default());
     let drift = terms::drift(&reader);
     let labels = targets::labels(&reader);
@@ -105,6 +105,7 @@ pub(in crate::config) fn decode(
         tether: tether.into_iter().map(|fact| fact.value).collect(),
         signer,
         max_active,
+        approval,
         terms,
         drift,
         labels,
@@ -119,13 +120,18 @@ pub(in crate::config) fn decode(
         require_at,
         tether_at,
         mode_at,
+        approval_at,
     })
 }
 
-fn allows_nothing(reader: &Reader<'_>) {
-    let at = reader.node("allow").map_or(reader.at, |node| node.at);
-    let help = &format!("write `allow = {ALLOW}`");
-    reader.bad(at, "this mission allows nothing", help);
+fn allows<'a>(reader: &Reader<'a>) -> Option<Vec<Reader<'a>>> {
+    let allow = reader.required("allow", reader.tables("allow"), ALLOW);
+    if allow.as_ref().is_some_and(Vec::is_empty) {
+        let at = reader.node("allow").map_or(reader.at, |node| node.at);
+        let help = &format!("write `allow = {ALLOW}`");
+        reader.bad(at, "this mission allows nothing", help);
+    }
+    allow
 }
 
 /// Whether anything else bounds whoever joins.
@@ -209,6 +215,32 @@ fn mode(reader: &Reader<'_>) -> Option<Mode> {
         }
         (Some(_), None) => None,
     }
+}
+
+/// Without keys of its own, `approval = {}` asks one of those who may review.
+fn approval(reader: &Reader<'_>) -> Option<ApprovalTerms> {
+    let table = reader.table("approval")?;
+    let defaults = ApprovalTerms::default();
+    let count = table.number("count", 1..=MOST_APPROVERS);
+    let by = table.texts("by");
+    let within = table.duration("within", MINUTE..=DAY);
+    let lasts = table.duration("for", MINUTE..=DAY);
+    let (at, by_at) = (table.at, table.node("by").map(|node| node.at));
+    table.finish();
+    let count = count.and_then(|count| u32::try_from(count).ok());
+    let count = count.unwrap_or(defaults.count);
+    let names = by.iter().flatten().map(|name| name.value.clone());
+    let names: BTreeSet<String> = names.collect();
+    if by.is_some() && names.len() < usize::try_from(count).unwrap_or(usize::MAX) {
+        let help = "name as many operators as `count` says, or leave `by` out";
+        reader.bad(by_at.unwrap_or(at), "too few people could approve it", help);
+    }
+    Some(ApprovalTerms {
+        count,
+        by: names,
+        within: within.map_or(defaults.within, |within| within.value),
+        lasts: lasts.map_or(defaults.lasts, |lasts| lasts.value),
+    })
 }
 
 fn ttl_within(

@@ -102,6 +102,8 @@ codes! {
     UnprovedFact => "unproved_fact", Warning;
     /// A mission wants an intent of a signer that nobody is for the agent.
     NoSigner => "no_signer", Warning;
+    /// A mission has people approve what it gives, and too few of them may.
+    NoApprover => "no_approver", Warning;
     /// A set of actions that nothing names.
     UnusedSet => "unused_set", Warning;
     /// What is in a configuration to publish and has no place there.

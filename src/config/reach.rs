@@ -21,6 +21,7 @@ impl Whole<'_> {
             self.labels(decoded);
             self.facts(decoded);
             self.signers(decoded);
+            self.approvers(decoded);
             self.people(decoded);
         }
         for decoded in self.agents {
@@ -57,6 +58,41 @@ impl Whole<'_> {
             let at = decoded.signer_at;
             self.desk
                 .collision(at, Code::NoSigner, message, &help, agent.at);
+        }
+    }
+
+    /// Nobody approves what an agent of their own gets.
+    fn approvers(&self, decoded: &missions::Decoded) {
+        // What could not be read may be who approves it.
+        let Some(terms) = decoded
+            .mission
+            .approval
+            .as_ref()
+            .filter(|_| !self.desk.has_errors())
+        else {
+            return;
+        };
+        let at = decoded.approval_at;
+        if !self.has_operators {
+            let message = "nobody can approve it: there are no operators";
+            let help = "add `[operators]` with a role of `reviewer` or more";
+            self.desk.report(at, Code::NoApprover, message, help);
+            return;
+        }
+        for decoded in self.agents_of(&decoded.mission) {
+            let agent = &decoded.agent;
+            let own = |name: &&String| {
+                **name == agent.owner || agent.backup_owner.as_ref() == Some(*name)
+            };
+            let others = terms.by.iter().filter(|name| !own(name)).cloned();
+            let others: Vec<String> = others.collect();
+            if terms.by.is_empty() || terms.suffice(&others) {
+                continue;
+            }
+            let message = format!("too few of `by` may approve what `agent.{}` gets", agent.id);
+            let help = "name others than its owners";
+            self.desk
+                .collision(at, Code::NoApprover, message, help, decoded.at);
         }
     }
 

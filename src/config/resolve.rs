@@ -86,19 +86,19 @@ impl Document {
             agents: &agents,
             missions: &missions,
             targets: &targets,
+            has_operators: operators.is_some(),
         };
         whole.check(today);
         self.apart(desk, operators.as_ref(), &issuers);
         signers::apart(&decoder, &witnesses, &issuers);
         let (hash, decides) = (self.hash(&decoder), self.decides(&decoder));
         let clients = agents.iter().filter_map(|a| a.client.clone()).collect();
-        let certificates = agents.iter().flat_map(|a| a.certificates.clone()).collect();
         let settings = Settings {
             broker: broker?,
             issuers,
             trust_domains: trust_domains.finish(),
             clients,
-            certificates,
+            certificates: agents.iter().flat_map(|a| a.certificates.clone()).collect(),
             intent_issuers,
             witnesses,
             agents: agents.into_iter().map(|decoded| decoded.agent).collect(),

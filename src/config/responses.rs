@@ -19,13 +19,14 @@ use std::time::Duration;
 
 const DAY: Duration = Duration::from_secs(24 * 3600);
 const SECOND: Duration = Duration::from_secs(1);
-const WORDS: [&str; 6] = [
+const WORDS: [&str; 7] = [
     "notify",
     "suspend",
     "hold_mission",
     "end_leases",
     "restrict",
     "shorten",
+    "require_approval",
 ];
 
 pub(in crate::config) fn decode_all(
@@ -145,6 +146,10 @@ fn response(
     let restrict = reader.table("restrict");
     let restrict = restrict.and_then(|table| restriction(decoder, &table, targets));
     let shorten = reader.table("shorten").and_then(|table| shorter(&table));
+    let asks = reader
+        .table("require_approval")
+        .map(|table| approved(&table));
+    let asks = asks.unwrap_or(Action::RequireApproval { lasts: DAY });
     let at = reader.at;
     if count.is_some_and(|count| count > 1) && within.is_none() {
         let message = "`count` without `within` would count for ever";
@@ -153,7 +158,8 @@ fn response(
     }
     let mut actions = Vec::new();
     for word in words? {
-        actions.extend(action(&reader, word, (restrict.as_ref(), shorten.as_ref())));
+        let known = (restrict.as_ref(), shorten.as_ref(), &asks);
+        actions.extend(action(&reader, word, known));
     }
     for name in &to {
         if !known.contains(&name.value.as_str()) {
@@ -205,7 +211,7 @@ fn event(reader: &Reader<'_>, on: At<String>) -> Option<On> {
 fn action(
     reader: &Reader<'_>,
     word: At<String>,
-    (restrict, shorten): (Option<&RestrictionRequest>, Option<&Action>),
+    (restrict, shorten, asks): (Option<&RestrictionRequest>, Option<&Action>, &Action),
 ) -> Option<Action> {
     match (word.value.as_str(), restrict) {
         ("shorten", _) if shorten.is_some() => shorten.cloned(),
@@ -214,6 +220,7 @@ fn action(
             reader.bad(word.at, "it shortens, and nothing says to what", help);
             None
         }
+        ("require_approval", _) => Some(asks.clone()),
         ("notify", _) => Some(Action::Notify),
         ("suspend", _) => Some(Action::Suspend),
         ("hold_mission", _) => Some(Action::HoldMission),
@@ -245,6 +252,14 @@ fn shorter(reader: &Reader<'_>) -> Option<Action> {
         to: to?.value,
         lasts: lasts.map_or(DAY, |lasts| lasts.value),
     })
+}
+
+fn approved(reader: &Reader<'_>) -> Action {
+    let lasts = reader.duration("for", SECOND..=30 * DAY);
+    super::tables::unknown_keys(reader, &["for"]);
+    Action::RequireApproval {
+        lasts: lasts.map_or(DAY, |lasts| lasts.value),
+    }
 }
 
 fn restriction(

@@ -21,6 +21,7 @@ pub(in crate::config) struct Whole<'a> {
     pub issuers: &'a [IssuerSettings],
     pub witnesses: &'a [Witness],
     pub intent_issuers: &'a [IntentIssuer],
+    pub has_operators: bool,
 }
 
 impl Whole<'_> {

@@ -97,6 +97,7 @@ impl Found {
                 denied: serde_json::from_value(value("denied")).ok()?,
                 ends_leases: value("ends_leases").as_bool().unwrap_or(true),
                 longest: serde_json::from_value(value("longest")).ok(),
+                approval: value("approval") == true,
             });
         }
         Some(Self {

@@ -27,7 +27,7 @@ pub use configured::Configured;
 pub use follow::{Fences, MOST_SKEW, Skewed, Stale};
 pub use named::Named;
 pub use raise::Raised;
-pub use restrict::{MOST_RESTRICTIONS, MOST_SHORTENED, Restriction};
+pub use restrict::{MOST_BOUND, MOST_RESTRICTIONS, Restriction};
 pub use view::{EndedBy, HeldBy, Place, View};
 
 use crate::ids::ShardId;

@@ -181,6 +181,9 @@ pub(in crate::fences) fn audited(fence: &Fence, by: &By) -> Entry {
         if let Some(longest) = restriction.longest {
             entry = entry.with("longest", longest);
         }
+        if restriction.approval {
+            entry = entry.with("approval", true);
+        }
     }
     entry
 }

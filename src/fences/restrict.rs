@@ -15,8 +15,8 @@ use time::OffsetDateTime;
 
 /// Each decision looks at all of them.
 pub const MOST_RESTRICTIONS: usize = 64;
-/// Agents that are kept short at once.
-pub const MOST_SHORTENED: usize = 256;
+/// Fences at once that keep agents short, or have people approve what they get.
+pub const MOST_BOUND: usize = 256;
 
 /// What a fence of kind `restrict` takes away on the target that is its dimension, or from the agent.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -24,10 +24,13 @@ pub struct Restriction {
     pub denied: Authority,
     /// Older leases that could do any of it are ended.
     pub ends_leases: bool,
-    /// Of an agent: the seconds that what it gets from here on may live. INVARIANT: fields have no names
-    /// in an entry, so the last alone is left out.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    /// Of an agent: the seconds that what it gets from here on may live.
+    #[serde(default)]
     pub longest: Option<u32>,
+    /// Of an agent: people approve what it gets from here on. INVARIANT: fields have no names in a
+    /// snapshot, so the last alone is left out.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub approval: bool,
 }
 
 impl View {
@@ -54,6 +57,23 @@ impl View {
             Some((fence.as_ref(), Duration::from_secs(longest.into())))
         });
         all.filter(|(fence, _)| fence.dimension.kind == DimensionKind::Agent)
+    }
+
+    /// The fence by which people approve all that an agent gets.
+    pub fn needs_approval(&self, agent: &str) -> Option<&Fence> {
+        let asks = |fence: &&Arc<Fence>| {
+            let on = &fence.dimension;
+            on.kind == DimensionKind::Agent
+                && on.value == agent
+                && fence.restriction.as_ref().is_some_and(|one| one.approval)
+        };
+        self.restrictions().find(asks).map(Arc::as_ref)
+    }
+
+    /// How many fences each decision looks at for the agents.
+    pub fn of_agents(&self) -> usize {
+        let agents = |fence: &&Arc<Fence>| fence.dimension.kind == DimensionKind::Agent;
+        self.restrictions().filter(agents).count()
     }
 
     /// The restriction that ended a lease with this authority, decided on at this position.

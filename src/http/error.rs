@@ -120,6 +120,10 @@ fn code(reason: Reason) -> (StatusCode, &'static str, Shown) {
         | Reason::Held
         | Reason::RevokedMeanwhile => (bad, REQUEST, WhenExact),
 
+        // As RFC 8628 section 3.5 has both, and Deferred Token Response after it.
+        Reason::ApprovalRequired => (bad, "authorization_pending", WhenExact),
+        Reason::ApprovalDenied => (bad, "access_denied", WhenExact),
+
         Reason::TooManyLeases | Reason::TooManyRequests => {
             (StatusCode::TOO_MANY_REQUESTS, LATER, Always)
         }
@@ -235,6 +239,10 @@ fn description(reason: Reason) -> &'static str {
             "The fact that the credential would hang on is not proved by this request."
         }
         Reason::Held => "A hold stands on something that this request names.",
+        Reason::ApprovalRequired => {
+            "People have to approve it: ask for the same again until they have, no faster than interval says."
+        }
+        Reason::ApprovalDenied => "The people who were asked have not approved it.",
         Reason::TooManyLeases => "The agent holds as many live credentials as it may.",
         Reason::TooManyRequests => "Too many requests: wait as long as Retry-After says.",
         Reason::RevokedMeanwhile => "Revoked while it was being made; nothing was handed out.",
@@ -347,13 +355,17 @@ pub(super) fn told(refusal: &Refusal) -> (Face, ErrorBody) {
     };
     let face = if shown { own } else { GENERIC };
     let exact = shown && refusal.exact;
+    let pending = refusal.pending().filter(|_| exact);
     let body = ErrorBody {
         error: face.error.to_owned(),
         error_description: face.description.to_owned(),
         dayfly_reason: exact.then(|| refusal.reason.code().to_owned()),
         at: refusal.at.clone().filter(|_| exact),
         refusal_id: refusal.id.to_string(),
-        problems: refusal.problems.as_deref().unwrap_or_default().to_vec(),
+        deferral_code: pending.map(|one| one.approval.clone()),
+        interval: pending.map(|one| one.interval),
+        expires_in: pending.map(|one| one.expires_in),
+        problems: refusal.problems().to_vec(),
         retry: if shown {
             refusal.reason.retry()
         } else {

@@ -5,6 +5,7 @@
 //! decided in the corridor. [`serve`] listens. RFC 6749, 7009, 7662, 8414, 8693, 9701.
 
 mod admin;
+mod approvals;
 mod certificate;
 mod configuration;
 mod client_auth;

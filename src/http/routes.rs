@@ -2,6 +2,7 @@
 
 use super::Doors;
 use super::admin;
+use super::approvals;
 use super::configuration;
 use super::discovery;
 use super::enrol;
@@ -133,6 +134,10 @@ table! {
     GET "/admin/v1/sightings/{id}", Who::Operator(Viewer), false, Public, admin::sighting, about::SIGHTING_BY_ID;
     GET "/admin/v1/reviews", Who::Operator(Viewer), false, Public, admin::reviews, about::REVIEWS;
     POST "/admin/v1/reviews", Who::Operator(Reviewer), true, Public, admin::review, about::REVIEW;
+    GET "/admin/v1/approvals", Who::Operator(Viewer), false, Public, approvals::all, about::APPROVALS;
+    GET "/admin/v1/approvals/{id}", Who::Operator(Viewer), false, Public, approvals::one, about::AN_APPROVAL;
+    POST "/admin/v1/approvals/{id}/approve", Who::Operator(Reviewer), true, Public, approvals::approve, about::APPROVE;
+    POST "/admin/v1/approvals/{id}/deny", Who::Operator(Reviewer), true, Public, approvals::deny, about::DENY;
     POST "/admin/v1/explain", Who::Operator(Reviewer), false, Public, admin::explain, about::EXPLAIN;
     GET "/admin/v1/audit", Who::Operator(Viewer), false, Public, admin::audit, about::AUDIT;
     POST "/admin/v1/keys/rotate", Who::Operator(Admin), true, Public, admin::rotate, about::ROTATE;

@@ -6,6 +6,7 @@
 //! others have signed of it is proved ([`evidence`]). Without an intent the platform's own token
 //! stands for it, as [`SignerClass::Platform`], and only a mission that says so accepts that.
 
+mod approval;
 pub mod behalf;
 pub mod claims;
 pub mod evidence;
@@ -15,6 +16,7 @@ mod signer;
 mod stated;
 mod steps;
 
+pub use approval::Approval;
 pub use behalf::{Behalf, Parent, Principal};
 pub use claims::{ClaimFault, DetailFault};
 pub use evidence::EvidenceFault;
@@ -125,6 +127,7 @@ pub struct Intent {
     pub(in crate::intent) sha256: [u8; 32],
     pub(in crate::intent) expires_at: OffsetDateTime,
     pub(in crate::intent) replay: Option<ReplayMark>,
+    pub(in crate::intent) approval: Option<Approval>,
 }
 
 impl Intent {
@@ -210,6 +213,16 @@ impl Intent {
     }
     pub fn replay(&self) -> Option<&ReplayMark> {
         self.replay.as_ref()
+    }
+    /// What people have said yes to, where they were asked.
+    pub fn approval(&self) -> Option<&Approval> {
+        self.approval.as_ref()
+    }
+    // SECURITY: only the broker's own record of it says so, and policy compares it with what is asked.
+    #[must_use]
+    pub fn approved(mut self, approval: Approval) -> Self {
+        self.approval = Some(approval);
+        self
     }
 }
 
@@ -421,6 +434,7 @@ impl Intents {
             sha256: sha256(&text),
             expires_at: signed.expires_at,
             replay: Some(replay),
+            approval: None,
         })
     }
 }
@@ -449,6 +463,7 @@ fn platform(asked: Asked, caller: &Caller, proved: Proved) -> Result<Intent, Int
         sha256: *caller.token_sha256(),
         expires_at: caller.expires_at(),
         replay: None,
+        approval: None,
     })
 }
 

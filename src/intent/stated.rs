@@ -1,6 +1,6 @@
 //! An intent that nobody signed, for `explain`, `simulate` and the policy tests of `check`.
 
-use super::{Asked, Behalf, Intent, Proved, SignerClass};
+use super::{Approval, Asked, Behalf, Intent, Proved, SignerClass};
 use crate::authority::AuthorizationDetail;
 use crate::identity::Facts;
 use crate::ids::MissionId;
@@ -22,6 +22,7 @@ pub(crate) struct Stated {
     /// Verified, by whomever.
     pub facts: Facts,
     pub behalf: Behalf,
+    pub approval: Option<Approval>,
 }
 
 impl Intent {
@@ -54,6 +55,7 @@ impl Intent {
             goal_ends: None,
             facts,
             behalf: Behalf::Nobody,
+            approval: None,
         };
         Self::restated(stated, now)
     }
@@ -85,6 +87,7 @@ impl Intent {
             sha256: [0; 32],
             expires_at: now.saturating_add(Duration::minutes(5)),
             replay: None,
+            approval: stated.approval,
         }
     }
 }

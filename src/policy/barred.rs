@@ -48,6 +48,7 @@ impl Policy {
             bound: false,
             task: None,
             chain: &[],
+            approvals: mission.approval.as_ref().map_or(0, |terms| terms.count),
             ttl: Duration::ZERO,
             now,
         }));

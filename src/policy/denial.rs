@@ -1,6 +1,6 @@
 //! Why a request is denied: one closed list, in the words of the wire.
 
-use super::Mission;
+use super::{Mission, Unapproved};
 use crate::ids::MissionId;
 
 macro_rules! denials {
@@ -74,6 +74,8 @@ denials! {
     TetherMissing = "tether_missing";
     /// A hold stands on something that the lease would be covered by.
     Held = "held";
+    /// Everything else allows it, and people have not approved it, or not all of them, or not this.
+    ApprovalRequired = "approval_required";
 }
 
 /// Why there is no grant.
@@ -86,6 +88,8 @@ pub struct Denied {
     pub at: Option<String>,
     /// One line for the mission's owner and operators. Never for the wire.
     pub detail: String,
+    /// Of [`Denial::ApprovalRequired`]: what is to be approved.
+    pub unapproved: Option<Box<Unapproved>>,
 }
 
 impl Denied {
@@ -95,6 +99,7 @@ impl Denied {
             mission: None,
             at: None,
             detail,
+            unapproved: None,
         }
     }
 

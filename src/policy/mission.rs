@@ -1,6 +1,6 @@
 //! What the configuration says of missions and targets.
 
-use super::People;
+use super::{ApprovalTerms, People};
 use crate::agents::Terms;
 use crate::authority::{Authority, Vocabulary};
 use crate::ids::{AgentId, MissionId, TargetId};
@@ -42,6 +42,8 @@ pub struct Mission {
     pub signer: SignerClass,
     /// Live leases of one agent at once. Required where `signer` is `Platform`.
     pub max_active: Option<u64>,
+    /// People say yes to what is asked before it is issued.
+    pub approval: Option<ApprovalTerms>,
     pub terms: Terms,
     pub drift: Drift,
     pub labels: BTreeMap<String, String>,

@@ -2,11 +2,12 @@
 //! failed.
 //!
 //! Granted authority is covered by the request, the intent, the mission, the agent's ceiling, the
-//! target's ceiling and every link of the chain on whose behalf the agent acts; then the mission's required facts hold, and Cedar agrees. `decide` and
-//! `explain` are one walk, so they never disagree. Nothing is remembered and nothing is spent here.
+//! target's ceiling and every link of the chain on whose behalf the agent acts; then the mission's required facts hold, and Cedar agrees; last,
+//! people have said yes to it where the mission asks them. `decide` and `explain` are one walk, so they never disagree. Nothing is remembered and nothing is spent here.
 //! See `docs/policy.md`.
 
 mod access;
+mod approval;
 mod barred;
 mod behalf;
 mod compile;
@@ -30,6 +31,9 @@ mod trace;
 mod walk;
 
 pub use access::{Access, Through, beyond};
+pub use approval::{
+    APPROVAL, ApprovalTerms, OURSELVES, ToApprove, Unapproved, dimension as approval_dimension,
+};
 pub use behalf::People;
 pub use compile::spoken_of;
 pub use denial::{Denial, Denied};

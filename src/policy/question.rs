@@ -5,7 +5,7 @@ use crate::authority::AuthorizationDetail;
 use crate::fences::Dimension;
 use crate::identity::{Caller, Confirmation, Facts};
 use crate::ids::{IssuerId, MissionId};
-use crate::intent::{Asked, Behalf, Intent, SignerClass};
+use crate::intent::{Approval, Asked, Behalf, Intent, SignerClass};
 use serde_json::{Map, Value};
 use std::collections::BTreeMap;
 use time::OffsetDateTime;
@@ -41,6 +41,8 @@ pub(super) struct Question<'a> {
     pub instance: Option<&'a str>,
     /// When the purpose itself ends.
     pub goal_ends: Option<OffsetDateTime>,
+    /// What people have said yes to.
+    pub approval: Option<&'a Approval>,
 }
 
 impl<'a> Question<'a> {
@@ -67,6 +69,7 @@ impl<'a> Question<'a> {
             task: intent.task(),
             instance: intent.instance(),
             goal_ends: intent.goal_ends(),
+            approval: intent.approval(),
         }
     }
 }

@@ -11,7 +11,7 @@ use crate::authority::AuthorizationDetail;
 use crate::fences::View;
 use crate::identity::{Caller, Confirmation, Facts};
 use crate::ids::{AgentId, IssuerId, MissionId};
-use crate::intent::{Asked, Behalf, Intent, SignerClass, Stated};
+use crate::intent::{Approval, Asked, Behalf, Intent, SignerClass, Stated};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use time::OffsetDateTime;
@@ -53,6 +53,9 @@ pub struct Recorded {
     /// The person, or the lease that was to be handed on.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub on_behalf_of: Option<RecordedBehalf>,
+    /// What people had said yes to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub approval: Option<Approval>,
     /// The issuer's URL and the subject, which stand in the entry itself: holds go by them, too.
     #[serde(skip)]
     caller: Option<(String, String)>,
@@ -103,6 +106,7 @@ impl Recorded {
             instance: intent.instance().map(str::to_owned),
             goal_ends: intent.goal_ends(),
             on_behalf_of: RecordedBehalf::of(policy, caller, intent),
+            approval: intent.approval().cloned(),
             caller: None,
         }
     }
@@ -156,6 +160,7 @@ impl Recorded {
                 .on_behalf_of
                 .as_ref()
                 .map_or(Behalf::Nobody, |served| served.behalf(now)),
+            approval: self.approval.clone(),
         };
         Intent::restated(stated, now)
     }

@@ -67,6 +67,8 @@ pub(super) struct Ask<'a> {
     pub task: Option<&'a str>,
     /// Who stands before the agent.
     pub chain: &'a [Principal],
+    /// So many people approve it before it is issued.
+    pub approvals: u32,
     pub ttl: Duration,
     pub now: OffsetDateTime,
 }
@@ -318,6 +320,10 @@ impl Rules {
             ("signer", text(ask.signer.as_str())),
             ("delivery", text(delivery)),
             ("ttl", RestrictedExpression::new_long(ttl)),
+            (
+                "approvals",
+                RestrictedExpression::new_long(ask.approvals.into()),
+            ),
             ("now", RestrictedExpression::new_datetime(at)),
             ("weekday", text(&weekday)),
         ];

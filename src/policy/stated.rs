@@ -72,6 +72,7 @@ impl StatedRequest {
             goal_ends: None,
             facts: self.facts,
             behalf,
+            approval: None,
         };
         Ok((agent, Intent::restated(stated, now)))
     }

@@ -1,5 +1,6 @@
 //! A world in which one request is granted; each test spoils exactly one thing of it.
 
+mod approving;
 mod chains;
 mod decisions;
 mod observing;
@@ -15,7 +16,7 @@ use crate::authority::{Authority, AuthorizationDetail, Permission, Vocabulary};
 use crate::fences::{Dimension, Fence, FenceKind};
 use crate::identity::{Confirmation, Facts};
 use crate::ids::IssuerId;
-use crate::intent::{Asked, Behalf, SignerClass};
+use crate::intent::{Approval, Asked, Behalf, SignerClass};
 use serde_json::Value;
 use std::time::Duration;
 use time::macros::{date, datetime};
@@ -45,6 +46,7 @@ struct World {
     task: Option<String>,
     instance: Option<String>,
     goal_ends: Option<OffsetDateTime>,
+    approval: Option<Approval>,
     view: View,
     now: OffsetDateTime,
 }
@@ -112,6 +114,7 @@ fn mission(name: &str, target: &str, allow: Authority) -> Mission {
         tether: strings(&["pipeline"]),
         signer: SignerClass::Agent,
         max_active: None,
+        approval: None,
         terms: crate::agents::Terms::default(),
         drift: Drift::default(),
         labels: labels("tier", "1"),
@@ -185,6 +188,7 @@ impl World {
             task: Some("task-1".to_owned()),
             instance: None,
             goal_ends: None,
+            approval: None,
             view: View::empty_for_tests(),
             now: NOW,
         }
@@ -230,6 +234,7 @@ impl World {
             task: self.task.as_deref(),
             instance: self.instance.as_deref(),
             goal_ends: self.goal_ends,
+            approval: self.approval.as_ref(),
         }
     }
 
@@ -276,6 +281,7 @@ fn restriction(target: &str, denied: Authority) -> Fence {
         denied,
         ends_leases: false,
         longest: None,
+        approval: false,
     };
     Fence {
         kind: FenceKind::Restrict,

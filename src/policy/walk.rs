@@ -7,7 +7,8 @@ use super::question::Question;
 use super::rules::Ask;
 use super::trace::Trace;
 use super::{
-    Binding, Denial, Denied, Mission, Policy, Target, behalf, request, requirement, tether,
+    Binding, Denial, Denied, Mission, Policy, Target, approval, behalf, request, requirement,
+    tether,
 };
 use crate::authority::Authority;
 use crate::fences::{Dimension, DimensionHash, DimensionKind, View};
@@ -62,15 +63,11 @@ impl Policy {
         let target = trace.step("target", target, |target| target.id.to_string())?;
         let platform = platform_accepted(target, question.signer).map_err(of);
         trace.step("platform_signer", platform, |()| "accepted".to_owned())?;
-
         let binding = bindable(question, target).map_err(of);
         trace.step("binding", binding, |words| (*words).to_owned())?;
 
         let contexts = tethers(question, mission).map_err(of);
-        let contexts = trace.step("tether", contexts, |c| match c.as_slice() {
-            [] => "it hangs on nothing".to_owned(),
-            contexts => list(contexts.iter().map(|(kind, id)| format!("{kind} {id}"))),
-        })?;
+        let contexts = trace.step("tether", contexts, |all| hangs_on(all))?;
         let dimensions = dimensions(question, mission, target, &contexts);
         let held = held(view, &dimensions).map_err(of);
         trace.step("holds", held, |()| "none stands in the way".to_owned())?;
@@ -89,17 +86,10 @@ impl Policy {
         let ttl = request::lifetime(&asked, question, mission, target, (view, now)).map_err(of);
         let ttl = trace.step("lifetime", ttl, |ttl| format!("{} s", ttl.as_secs()))?;
         let mut observer = Observer::of(mission, question.agent, &target.id, now);
-        for (fact, value) in &mission.require {
-            let sight = requirement::Sight::new(question, mission, target);
-            let met = requirement::check(fact, value, &sight).map_err(of);
-            observer.step(
-                (trace, "require"),
-                met,
-                |_| Some(()),
-                |()| requirement::words(fact, value),
-            )?;
-        }
-        let decided = self.ask_cedar(question, (mission, target), &served.chain, ttl, now);
+        required(question, (mission, target), &mut observer, trace)?;
+        let terms = approval::needed(mission, &question.agent.id, view);
+        let of_chain = (served.chain.as_slice(), approval::number(terms.as_ref()));
+        let decided = self.ask_cedar(question, (mission, target), of_chain, ttl, now);
         let only_when = decided.as_ref().err().is_some_and(|(_, only)| *only);
         let decided = decided.map_err(|(denied, _)| of(denied));
         let decided_by = observer.step(
@@ -108,17 +98,29 @@ impl Policy {
             |_| only_when.then(|| vec![format!("{}#observe", mission.id)]),
             |ids| list(ids.iter().cloned()),
         )?;
-        let mut max_active = question.agent.limits.active;
-        max_active = max_active.min(mission.max_active.unwrap_or(u64::MAX));
+        let audience = audience(question, target);
+        let ttl = match terms {
+            None => ttl,
+            Some(terms) => {
+                let asked = (&asked.authority, audience.as_str());
+                let hangs_on = (served.chain.as_slice(), contexts.as_slice());
+                let what = approval::what(question, (mission, target), asked, hangs_on);
+                let left = approval::check(question.approval, terms, (what, ttl, target), now);
+                trace.step("approval", left.map_err(of), |_| {
+                    approval::told(question.approval)
+                })?
+            }
+        };
+        let max_active = mission.max_active.unwrap_or(u64::MAX);
         Ok(Decision {
             mission,
             target,
-            audience: audience(question, target),
+            audience,
             authority: asked.authority,
             ttl,
             dimensions,
             chain: served.chain,
-            max_active,
+            max_active: max_active.min(question.agent.limits.active),
             max_of_instance: question.agent.limits.instance.active,
             decided_by,
             observed: observer.into_passed(),
@@ -234,7 +236,7 @@ impl Policy {
         &self,
         question: &Question<'_>,
         (mission, target): (&Mission, &Target),
-        chain: &[Principal],
+        (chain, approvals): (&[Principal], u32),
         ttl: Duration,
         now: OffsetDateTime,
     ) -> Result<Vec<String>, (Denied, bool)> {
@@ -248,6 +250,7 @@ impl Policy {
             bound: question.proved_key.is_some() && target.binding == Binding::Bound,
             task: question.task,
             chain,
+            approvals,
             ttl,
             now,
         };
@@ -256,6 +259,22 @@ impl Policy {
             (Denied::new(refused.denial, refused.detail), only_when)
         })
     }
+}
+
+/// Each fact that the mission requires.
+fn required(
+    question: &Question<'_>,
+    (mission, target): (&Mission, &Target),
+    observer: &mut Observer,
+    trace: &mut Trace,
+) -> Result<(), Denied> {
+    let sight = requirement::Sight::new(question, mission, target);
+    for (fact, value) in &mission.require {
+        let met = requirement::check(fact, value, &sight).map_err(|denied| denied.of(mission));
+        let told = |(): &()| requirement::words(fact, value);
+        observer.step((trace, "require"), met, |_| Some(()), told)?;
+    }
+    Ok(())
 }
 
 /// INVARIANT: a mission's last day is part of it, in UTC.
@@ -338,6 +357,13 @@ fn tethers(question: &Question<'_>, mission: &Mission) -> Result<Vec<(String, St
     Ok(contexts)
 }
 
+fn hangs_on(contexts: &[(String, String)]) -> String {
+    match contexts {
+        [] => "it hangs on nothing".to_owned(),
+        contexts => list(contexts.iter().map(|(kind, id)| format!("{kind} {id}"))),
+    }
+}
+
 /// Everything that a fence can stand on and this lease is covered by.
 fn dimensions(
     question: &Question<'_>,
@@ -391,6 +417,7 @@ fn dimensions(
         );
     }
     all.extend(behalf::dimensions(question.behalf));
+    all.extend(question.approval.map(|said| approval::dimension(&said.id)));
     all.sort();
     all.dedup();
     all

@@ -187,6 +187,9 @@ pub struct ReachView {
     /// The facts whose end ends the lease.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub tether: Vec<String>,
+    /// How many people approve it each time.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub approvals: Option<u32>,
     /// Why nothing comes of it, whatever is asked: by the configuration alone.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub never: Vec<String>,

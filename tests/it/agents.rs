@@ -199,6 +199,7 @@ async fn told(broker: &TestBroker, name: &str, active: bool) {
 /// Not an admin.
 async fn lift(broker: &TestBroker, owner: &str) -> Result<RevocationReceipt, Refusal> {
     let operator = Operator {
+        subject: None,
         name: "olga@acme.example".to_owned(),
         role: Role::Operator,
         break_glass: false,

@@ -53,6 +53,7 @@ fn shown(reason: Reason) -> Shown {
         }
         Reason::ExceedsParent | Reason::ParentKeyNotProved => In("delegation/agents.rs"),
         Reason::Restricted => In("restrictions.rs"),
+        Reason::ApprovalRequired | Reason::ApprovalDenied => In("approvals.rs"),
         Reason::Held => In("contexts.rs"),
         Reason::NotAuthenticated | Reason::NotPermitted => In("every_route.rs"),
         Reason::NotFound => In("discovery.rs"),

@@ -7,7 +7,7 @@ use crate::support::broker::{
 };
 use crate::support::issuer::Issuer;
 use crate::support::process::until;
-use crate::support::world::{World, assert_refused};
+use crate::support::world::{ASKS_PEOPLE, World, assert_refused};
 use dayfly::broker::Reason;
 use dayfly::broker::Role;
 use dayfly::http::routes::{Listener, Route, TABLE, Who};
@@ -45,7 +45,7 @@ impl House {
              [source.people]\nkind = \"scim\"\nsecret = \"file:server.secret\"\nends = [\"acme.example\"]\n",
             issuer.url,
             rules.join(", ")
-        );
+        ) + ASKS_PEOPLE;
         let world = World::with(Setup {
             issuer: Some(issuer),
             broker: "config = \"published\"".to_owned(),
@@ -68,6 +68,7 @@ impl House {
         let (broker, now) = (&self.world.broker, self.world.broker.now());
         broker.issuer.sign(&json!({
             "iss": broker.issuer.url, "sub": "octavia", "aud": "operators",
+            "email": "octavia@acme.example",
             "iat": now, "exp": now + 300, "jti": unique(), "groups": role,
         }))
     }
@@ -114,10 +115,7 @@ async fn good(house: &House, route: &Route) -> (String, Option<Value>) {
                 .await;
             (path, Some(task))
         }
-        "/admin/v1/restrictions" => match route.method {
-            "GET" => (path, None),
-            _ => (path, Some(restriction())),
-        },
+        "/admin/v1/restrictions" => (path, (route.method != "GET").then(restriction)),
         "/admin/v1/restrictions/{id}/lift" => {
             let path = path.replace("{id}", &standing(house).await);
             (path, Some(json!({ "reason": reason })))
@@ -168,6 +166,9 @@ async fn good(house: &House, route: &Route) -> (String, Option<Value>) {
             let id = crate::agents::sighted(broker, "nobody").await["id"].clone();
             (path.replace("{id}", id.as_str().unwrap()), None)
         }
+        approvals if approvals.starts_with("/admin/v1/approvals") => {
+            put_to_people(house, route).await
+        }
         "/admin/v1/reviews" if route.method == "POST" => {
             let body = json!({ "subject": { "agent": "machine" }, "decision": "keep" });
             (path, Some(body))
@@ -177,6 +178,18 @@ async fn good(house: &House, route: &Route) -> (String, Option<Value>) {
         }
         other => panic!("{other} is new: say here how it is used well"),
     }
+}
+
+/// Something that waits for them.
+async fn put_to_people(house: &House, route: &Route) -> (String, Option<Value>) {
+    let path = match route.path.contains("{id}") {
+        true => route
+            .path
+            .replace("{id}", &house.world.put_to_people().await),
+        false => route.path.to_owned(),
+    };
+    let body = (route.method == "POST").then(|| json!({ "reason": "every route" }));
+    (path, body)
 }
 
 /// An agent of the files, one that is new, and one that is there.

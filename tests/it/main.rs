@@ -17,6 +17,7 @@
 mod access;
 mod actions;
 mod agents;
+mod approvals;
 mod asked_again;
 mod attack;
 mod audit;

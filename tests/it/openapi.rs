@@ -3,7 +3,7 @@
 use crate::support::broker::{Answer, SERVER_SECRET, Setup, TestBroker, b64, sha256, unique, with};
 use crate::support::issuer::Issuer;
 use crate::support::tools;
-use crate::support::world::{EXCHANGE, JWT, World};
+use crate::support::world::{ASKS_PEOPLE, EXCHANGE, JWT, World};
 use dayfly::http::routes::{Listener, TABLE};
 use dayfly::jose::{Algorithm, SigningKey};
 use serde_json::{Value, json};
@@ -51,7 +51,7 @@ secret = "file:hook.secret"
 ends = ["acme.example"]
 "#,
         issuer.url
-    );
+    ) + ASKS_PEOPLE;
     let world = World::with(Setup {
         issuer: Some(issuer),
         // Who tries every door may ask often.
@@ -63,6 +63,7 @@ ends = ["acme.example"]
     let now = world.broker.now();
     let operator = world.broker.issuer.sign(&json!({
         "iss": world.broker.issuer.url, "sub": "octavia", "aud": "operators",
+            "email": "octavia@acme.example",
         "iat": now, "exp": now + 300, "jti": unique(), "groups": ["admins"],
     }));
     (world, operator)
@@ -155,6 +156,9 @@ async fn things(world: &World) -> Value {
             "/admin/v1/restrictions/{id}/lift": restricted["id"],
             "/admin/v1/agents/{id}": "night-worker",
             "/admin/v1/sightings/{id}": sighting["id"],
+            "/admin/v1/approvals/{id}": world.put_to_people().await,
+            "/admin/v1/approvals/{id}/approve": world.put_to_people().await,
+            "/admin/v1/approvals/{id}/deny": world.put_to_people().await,
             "/federation/{target}/.well-known/openid-configuration": "aws-prod",
             "/federation/{target}/jwks": "aws-prod",
             "/.well-known/oauth-protected-resource/{resource}": "events",

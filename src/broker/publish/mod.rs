@@ -13,6 +13,7 @@ pub use record::{Files, SLOT, Stored};
 
 use super::configured::Word;
 use super::operators::StillOperator;
+use super::refusal::Beside;
 use super::{Broker, Bundle, Reason, Refusal};
 use crate::fences::{Configured, FenceKind, Fences, Named, NewFence, Raised, View};
 use crate::ids::ShardId;
@@ -125,10 +126,9 @@ impl Publishing {
             let bundle = built.map_err(|unfit| match unfit {
                 Unfit::Here(why) => refused(&why),
                 Unfit::Wrong(problems) => {
-                    let mut refusal =
-                        Refusal::new(Reason::ConfigurationRefused, "it does not check");
-                    refusal.problems = Some(problems.into());
-                    refusal.exact()
+                    Refusal::new(Reason::ConfigurationRefused, "it does not check")
+                        .with(Beside::Problems(problems))
+                        .exact()
                 }
             })?;
             let turn = self.turn.lock().await;
@@ -475,9 +475,9 @@ impl Broker {
 }
 
 fn refused(why: &str) -> Refusal {
-    let mut refusal = Refusal::new(Reason::ConfigurationRefused, why).exact();
     let problem =
         serde_json::json!({ "severity": "error", "code": "unpublishable", "message": why });
-    refusal.problems = Some(Box::new([problem]));
-    refusal
+    Refusal::new(Reason::ConfigurationRefused, why)
+        .with(Beside::Problems(vec![problem]))
+        .exact()
 }

@@ -3,6 +3,7 @@
 
 use super::super::named::Record;
 use super::super::publish::TRIES;
+use super::super::refusal::Beside;
 use super::super::standing;
 use super::super::{Broker, Bundle, Operator, Reason, Refusal};
 use super::SLOT;
@@ -120,7 +121,7 @@ impl Broker {
             self.record.fenced(&raised.fence);
             if ended {
                 let selector = Selector::Agent(change.id.clone());
-                self.follow_up(&raised, selector, self.clock.now()).await;
+                self.follow_up(&raised, selector).await;
             }
             // It is written: where this replica cannot read it now, the next request does.
             drop(self.settled().await);
@@ -185,9 +186,9 @@ impl Broker {
     /// Whether this one stands beside the files, and its owners are there.
     async fn may_stand(&self, id: &AgentId, set: &Set, bytes: usize) -> Result<(), Refusal> {
         let refused = |problems: Vec<serde_json::Value>| {
-            let mut refusal = Refusal::new(Reason::AgentRefused, NO_STAND);
-            refusal.problems = Some(problems.into());
-            refusal.exact()
+            Refusal::new(Reason::AgentRefused, NO_STAND)
+                .with(Beside::Problems(problems))
+                .exact()
         };
         let wrong = |code: &str, message: String| {
             let problem =

@@ -5,8 +5,7 @@ use super::{Action, Message, Responses};
 use crate::authority::Authority;
 use crate::broker::{Broker, Reason, Refusal};
 use crate::fences::{
-    By, Dimension, DimensionKind, FenceKind, LONGEST_LIFETIME, MOST_SHORTENED, NewFence,
-    Restriction,
+    By, Dimension, DimensionKind, FenceKind, LONGEST_LIFETIME, MOST_BOUND, NewFence, Restriction,
 };
 use crate::ids::{AgentId, MissionId};
 use crate::wire::{RestrictionRequest, Selector};
@@ -56,7 +55,13 @@ impl Broker {
                     .await
             }
             // What is about no agent suspends nobody.
-            (Action::Suspend | Action::EndLeases | Action::Shorten { .. }, None) => Ok(()),
+            (
+                Action::Suspend
+                | Action::EndLeases
+                | Action::Shorten { .. }
+                | Action::RequireApproval { .. },
+                None,
+            ) => Ok(()),
             (Action::Suspend, Some(agent)) => {
                 let what = (FenceKind::Hold, of_agent(&agent));
                 self.raise_once(what, Selector::Agent(agent), said, now)
@@ -68,41 +73,49 @@ impl Broker {
                     .await
             }
             (Action::Shorten { to, lasts }, Some(agent)) => {
-                self.shorten_once(agent, (*to, *lasts), said, now).await
+                self.bound_once(agent, (Some(seconds(*to)), *lasts), said, now)
+                    .await
+            }
+            (Action::RequireApproval { lasts }, Some(agent)) => {
+                self.bound_once(agent, (None, *lasts), said, now).await
             }
         }
     }
 
-    /// Longer lifetimes of one agent are denied for a while.
-    async fn shorten_once(
+    /// What one agent gets is less for a while: it lives `longest` seconds, or, where that is absent,
+    /// people approve it.
+    async fn bound_once(
         &self,
         agent: AgentId,
-        (to, lasts): (std::time::Duration, std::time::Duration),
+        (longest, lasts): (Option<u32>, std::time::Duration),
         (author, reason): (String, String),
         now: OffsetDateTime,
     ) -> Result<(), Refusal> {
-        let seconds = |span: std::time::Duration| u32::try_from(span.as_secs()).unwrap_or(u32::MAX);
         let view = self.view()?;
         let on = of_agent(&agent);
-        let stands = view.shortened().any(|(fence, longest)| {
-            let lasts = self::lasts(fence.until, Some(seconds(lasts)), now);
-            fence.dimension == on && fence.author == author && longest == to && lasts
+        let restriction = Restriction {
+            denied: Authority(Vec::new()),
+            ends_leases: false,
+            longest,
+            approval: longest.is_none(),
+        };
+        let stands = view.restrictions().any(|fence| {
+            fence.dimension == on
+                && fence.author == author
+                && fence.restriction.as_ref() == Some(&restriction)
+                && self::lasts(fence.until, Some(seconds(lasts)), now)
         });
         if stands {
             return Ok(());
         }
         // SECURITY: each decision looks at all of them; where there is no room for one more, it stops.
-        if view.shortened().count() >= MOST_SHORTENED {
+        if view.of_agents() >= MOST_BOUND {
             tracing::warn!(%agent, "too many agents are kept short: this one is suspended");
             let (what, selector) = ((FenceKind::Hold, on), Selector::Agent(agent));
             return self.raise_once(what, selector, (author, reason), now).await;
         }
         let fence = NewFence {
-            restriction: Some(Restriction {
-                denied: Authority(Vec::new()),
-                ends_leases: false,
-                longest: Some(seconds(to)),
-            }),
+            restriction: Some(restriction),
             ..NewFence::new(FenceKind::Restrict, on, &author, &reason)
                 .by(rule(&author))
                 .until(now + lasts)
@@ -171,6 +184,10 @@ impl Broker {
             done => done.map(drop),
         }
     }
+}
+
+fn seconds(span: std::time::Duration) -> u32 {
+    u32::try_from(span.as_secs()).unwrap_or(u32::MAX)
 }
 
 fn of_agent(agent: &AgentId) -> Dimension {

@@ -70,6 +70,10 @@ pub enum Action {
         to: Duration,
         lasts: Duration,
     },
+    /// People approve what the agent gets from then on, for as long as it lasts.
+    RequireApproval {
+        lasts: Duration,
+    },
 }
 
 impl Action {
@@ -81,6 +85,7 @@ impl Action {
             Self::EndLeases => "end_leases",
             Self::Restrict(_) => "restrict",
             Self::Shorten { .. } => "shorten",
+            Self::RequireApproval { .. } => "require_approval",
         }
     }
 }

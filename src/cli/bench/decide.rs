@@ -230,6 +230,7 @@ fn mission(id: MissionId, agent: &AgentId, target: &TargetId) -> Mission {
         tether: Vec::new(),
         signer: SignerClass::Agent,
         max_active: None,
+        approval: None,
         terms: crate::agents::Terms::default(),
         drift: crate::policy::Drift::default(),
         labels: BTreeMap::from([("tier".to_owned(), "1".to_owned())]),

@@ -3,8 +3,9 @@
 use super::{Direction, Ledger, Table, or_none, seconds, text};
 use crate::config::Settings;
 use crate::intent::SignerClass;
-use crate::policy::{Mission, Mode};
+use crate::policy::{ApprovalTerms, Mission, Mode};
 use serde_json::Value;
+use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 use time::Date;
 
@@ -53,6 +54,7 @@ fn both(table: &mut Table<'_>, was: &Mission, is: &Mission) {
         u64::MAX => "the agents' own".to_owned(),
         most => most.to_string(),
     });
+    approval(table, was.approval.as_ref(), is.approval.as_ref());
     super::terms(table, (&was.terms, &is.terms));
     let drift = |mission: &Mission| {
         let (count, within) = (mission.drift.count, mission.drift.within.as_secs());
@@ -88,6 +90,33 @@ fn people(table: &mut Table<'_>, was: &Mission, is: &Mission) {
         };
         let what = format!("{} -> {}", words(&old), words(&new));
         table.note(Direction::Changes, "on_behalf_of", what);
+    }
+}
+
+/// Fewer who say yes, others, or one yes that is good for longer.
+fn approval(table: &mut Table<'_>, was: Option<&ApprovalTerms>, is: Option<&ApprovalTerms>) {
+    let count = |terms: Option<&ApprovalTerms>| Reverse(terms.map_or(0, |terms| terms.count));
+    table.ordered(
+        "approval.count",
+        (count(was), count(is)),
+        |count| match count.0 {
+            0 => "nobody is asked".to_owned(),
+            count => count.to_string(),
+        },
+    );
+    if let (Some(was), Some(is)) = (was, is) {
+        // Whom nobody names, everybody may be who reviews.
+        match (was.by.is_empty(), is.by.is_empty()) {
+            (true, false) => table.note(Direction::Narrows, "approval.by", "named"),
+            (false, true) => table.note(Direction::Widens, "approval.by", "whoever may review"),
+            _ => table.grown("approval.by", &was.by, &is.by),
+        }
+        table.ordered("approval.for", (was.lasts, is.lasts), |lasts| {
+            seconds(*lasts)
+        });
+        table.ordered("approval.within", (was.within, is.within), |within| {
+            seconds(*within)
+        });
     }
 }
 

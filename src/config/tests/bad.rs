@@ -37,8 +37,8 @@ fn of_a_key() {
         ("ttl     = \"10m\"", "ttl =", "ttl =", "syntax"),
         (
             "ttl     = \"10m\"",
-            "approval = \"two\"",
-            "approval",
+            "quorum = \"two\"",
+            "quorum",
             "unknown_key",
         ),
         ("2027-03-01", "\"2027-03-01\"", "ends", "wrong_type"),
@@ -906,5 +906,19 @@ fn of_facts_that_a_webhook_tells() {
         ),
     ] {
         assert_eq!(facts(WEBHOOK, from, to), [code], "{from} -> {to}");
+    }
+}
+
+#[test]
+fn of_what_people_approve() {
+    for (terms, code) in [
+        ("\"two\"", "wrong_type"),
+        ("{ count = 6 }", "bad_value"),
+        ("{ count = 2, by = [\"ann\", \"ann\"] }", "bad_value"),
+        ("{ for = \"25h\" }", "bad_value"),
+        ("{ who = \"ann\" }", "unknown_key"),
+    ] {
+        let line = format!("approval = {terms}");
+        expect("ttl     = \"10m\"", &line, "approval", code);
     }
 }

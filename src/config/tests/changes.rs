@@ -72,6 +72,27 @@ fn each_condition_of_a_mission_has_its_direction() {
         ("ends = 2026-12-01", "", "ends"),
         ("max_active = 1", "max_active = 2", "max_active"),
         ("max_active = 1", "", "max_active"),
+        ("approval = {}", "", "approval.count"),
+        (
+            "approval = { count = 2 }",
+            "approval = {}",
+            "approval.count",
+        ),
+        (
+            "approval = { by = [\"ann\"] }",
+            "approval = { by = [\"ann\", \"bob\"] }",
+            "approval.by",
+        ),
+        (
+            "approval = { by = [\"ann\"] }",
+            "approval = {}",
+            "approval.by",
+        ),
+        (
+            "approval = {}",
+            "approval = { for = \"2h\" }",
+            "approval.for",
+        ),
         ("tether = [\"pipeline\"]", "", "tether"),
         (pipeline, "", "require"),
         (

@@ -181,6 +181,28 @@ fn a_mission_that_nobody_may_sign_for_is_found() {
 }
 
 #[test]
+fn a_mission_that_too_few_may_approve_is_found() {
+    let operators = "[operators]\nissuer = \"https://login.acme.example\"\naudience = \"dayfly\"\n\
+                     roles = [{ role = \"reviewer\", claims = { groups = \"sre\" } }]\n";
+    let with = |terms: &str, more: &str| {
+        let line = format!("ttl     = \"10m\"\napproval = {terms}");
+        codes(&(spoiled("ttl     = \"10m\"", &line) + more))
+    };
+    let found = ["no_approver"];
+    assert_eq!(with("{}", ""), found, "no operators");
+    assert_eq!(with("{}", operators), [""; 0]);
+    assert_eq!(
+        with("{ by = [\"team@acme.example\"] }", operators),
+        found,
+        "its owner alone"
+    );
+    let two = "{ count = 2, by = [\"team@acme.example\", \"ann\"] }";
+    assert_eq!(with(two, operators), found, "one of two is its owner");
+    let two = "{ count = 2, by = [\"team@acme.example\", \"ann\", \"bob\"] }";
+    assert_eq!(with(two, operators), [""; 0]);
+}
+
+#[test]
 fn an_agent_that_lacks_a_label_which_another_has_is_found() {
     let two = |labels: &str| {
         let other = format!(

@@ -23,6 +23,7 @@ fn restrict(ends_leases: bool) -> Fence {
             denied: authority("orders:write"),
             ends_leases,
             longest: None,
+            approval: false,
         }),
         ..fence(FenceKind::Restrict, target)
     }
@@ -120,6 +121,7 @@ fn short() -> Fence {
             denied: Authority(Vec::new()),
             ends_leases: false,
             longest: Some(120),
+            approval: false,
         }),
         until: Some(NOW + Duration::from_secs(60)),
         ..fence(FenceKind::Restrict, agent("a"))
@@ -152,6 +154,41 @@ fn an_agent_is_kept_short_until_the_lift_or_the_end_of_it() {
     assert_eq!(seen(&later).len(), 1);
     later.drop_ended_holds(NOW + Duration::from_secs(61));
     assert!(seen(&later).is_empty());
+}
+
+#[test]
+fn people_are_asked_about_an_agent_until_the_lift_and_again_by_a_snapshot_and_by_the_audits_word() {
+    let asks = Fence {
+        restriction: Some(Restriction {
+            denied: Authority(Vec::new()),
+            ends_leases: false,
+            longest: None,
+            approval: true,
+        }),
+        ..short()
+    };
+    let before = View::origin();
+    let view = add(&before, &asks);
+    assert_eq!(
+        view.needs_approval("a").map(|fence| fence.id),
+        Some(asks.id)
+    );
+    assert!(view.needs_approval("b").is_none());
+    assert_eq!(
+        view.shortened().count(),
+        0,
+        "its lifetimes are as they were"
+    );
+    assert!(
+        snapshot::through_the_store(&view)
+            .needs_approval("a")
+            .is_some()
+    );
+    assert!(add(&view, &lift(&asks)).needs_approval("a").is_none());
+    assert!(add(&before, &short()).needs_approval("a").is_none());
+    let entry = audited(&asks, &By::Rule("response/wanders".to_owned()));
+    let raised = again(from_ref(&entry), NOW);
+    assert_eq!(raised[0].restriction, asks.restriction);
 }
 
 #[test]

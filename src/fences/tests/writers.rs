@@ -287,6 +287,7 @@ fn nobody_puts_a_lesser_restriction_in_the_place_of_one_that_stands() {
         }]),
         ends_leases: true,
         longest: None,
+        approval: false,
     };
     let target = Dimension::new(DimensionKind::Target, "orders");
     let real = Fence {

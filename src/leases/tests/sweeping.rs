@@ -483,6 +483,7 @@ async fn the_audit_keeps_the_question_and_what_was_only_observed() {
         reason: Denial::RequirementUnmet,
         mission: None,
         at: None,
+        unapproved: None,
         detail: "a.b must be `c`, and is `d`".to_owned(),
     };
     let grant = Grant::for_tests()

@@ -158,6 +158,7 @@ fn again(world: &World, change: impl FnOnce(&mut World)) -> (Option<Denial>, Opt
         goal_ends: None,
         facts: world.facts.clone(),
         behalf: world.behalf.clone(),
+        approval: None,
     };
     let intent = Intent::restated(stated, NOW);
     let policy = world.policy().unwrap();
@@ -222,6 +223,7 @@ fn of_a_person_nothing_is_kept_that_no_group_asks_for() {
         goal_ends: None,
         facts: Facts::new(),
         behalf: world.behalf.clone(),
+        approval: None,
     };
     let intent = Intent::restated(stated, NOW);
     let caller = Caller::stated_with_token([0; 32], NOW);

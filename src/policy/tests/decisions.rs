@@ -335,6 +335,7 @@ fn an_agent_that_is_kept_short_gets_no_longer_lifetimes_and_no_other_agent_is() 
             denied: Authority(Vec::new()),
             ends_leases: false,
             longest: Some(longest),
+            approval: false,
         }),
         ..hold(Dimension::new(DimensionKind::Agent, agent))
     };

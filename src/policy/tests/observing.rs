@@ -188,6 +188,7 @@ fn a_recorded_question_gets_the_same_answer_again() {
             goal_ends: None,
             facts: caller.facts().clone(),
             behalf: Behalf::Nobody,
+            approval: None,
         };
         let intent = Intent::restated(stated, NOW);
         let recorded = Recorded::of(&policy, &caller, &intent);

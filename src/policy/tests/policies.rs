@@ -320,6 +320,7 @@ fn a_mission_grants_only_its_own_agents_and_targets() {
             bound: false,
             task: None,
             chain: &[],
+            approvals: 0,
             ttl: Duration::from_secs(60),
             now: NOW,
         };

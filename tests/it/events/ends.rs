@@ -166,6 +166,7 @@ async fn an_operator_without_a_role_any_more_is_told_nothing_more() {
 async fn a_slow_reader_is_cut_off_and_can_go_on() {
     let broker = start().await;
     let operator = Operator {
+        subject: None,
         name: "octavia".to_owned(),
         role: Role::Viewer,
         break_glass: false,

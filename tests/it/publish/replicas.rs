@@ -190,6 +190,21 @@ fn slow_secret(broker: &TestBroker) -> std::path::PathBuf {
     path
 }
 
+/// Opening a pipe that nobody reads would wait for ever.
+async fn write_once_it_is_read(path: &std::path::Path, text: &str) {
+    use std::io::Write as _;
+    use std::os::unix::fs::OpenOptionsExt as _;
+    let mut options = std::fs::OpenOptions::new();
+    options
+        .write(true)
+        .custom_flags(rustix::fs::OFlags::NONBLOCK.bits().cast_signed());
+    until("somebody reads it", async || {
+        let opened = options.open(path);
+        opened.is_ok_and(|mut pipe| pipe.write_all(text.as_bytes()).is_ok())
+    })
+    .await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn a_reload_that_reads_slowly_keeps_no_publication_waiting_and_brings_none_back() {
     let (one, store) = start().await;
@@ -216,8 +231,7 @@ async fn a_reload_that_reads_slowly_keeps_no_publication_waiting_and_brings_none
             Ok(()) => Some(decided(&two).await.1),
             Err(_) => None,
         };
-        let write = move || std::fs::write(slow, "the secret, at last");
-        tokio::task::spawn_blocking(write).await.unwrap().unwrap();
+        write_once_it_is_read(&slow, "the secret, at last").await;
         assert_eq!(decided, Some(5), "it waits for the secret");
         after
     };

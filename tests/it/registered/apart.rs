@@ -92,6 +92,7 @@ async fn a_folder_with_the_name_of_somebody_who_is_registered_is_no_reload() {
 async fn what_is_wrong_with_a_definition_is_told_to_whoever_sent_it_and_to_no_log() {
     let (one, _) = start().await;
     let by = Operator {
+        subject: None,
         name: "octavia".to_owned(),
         role: Role::Admin,
         break_glass: false,
@@ -106,7 +107,7 @@ async fn what_is_wrong_with_a_definition_is_told_to_whoever_sent_it_and_to_no_lo
     let refused = refused.await.unwrap_err();
     assert_eq!(refused.reason, Reason::AgentRefused);
     assert!(!refused.detail.contains("hunter2"), "{}", refused.detail);
-    let problems = format!("{:?}", refused.problems);
+    let problems = format!("{:?}", refused.problems());
     assert!(problems.contains("hunter2"), "{problems}");
 }
 
@@ -134,6 +135,7 @@ async fn nothing_is_published_where_whoever_is_registered_cannot_be_read() {
         ..publication
     };
     let octavia = Operator {
+        subject: None,
         name: "octavia".to_owned(),
         role: Role::Admin,
         break_glass: false,

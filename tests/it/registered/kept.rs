@@ -90,6 +90,7 @@ async fn a_replica_that_finds_another_record_refuses_until_the_one_that_is_named
         let why = late.broker.ready().await.unwrap_err().join("; ");
         assert!(why.contains("registered agents"), "{why}");
         let by = Operator {
+            subject: None,
             name: "octavia".to_owned(),
             role: Role::Admin,
             break_glass: false,

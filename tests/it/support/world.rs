@@ -1,7 +1,7 @@
 //! A broker with more people in it: an agent with a key of its own, a mission that is content with
 //! the platform's token, an issuer whose tokens are single use, somebody else's mission.
 
-use super::broker::{Answer, Setup, TestBroker, form, unique};
+use super::broker::{Answer, Setup, TestBroker, form, unique, with};
 use super::forge;
 use dayfly::broker::Reason;
 use dayfly::http::error::face;
@@ -11,6 +11,16 @@ use serde_json::{Value, json};
 pub const ASSERTION: &str = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer";
 pub const EXCHANGE: &str = "urn:ietf:params:oauth:grant-type:token-exchange";
 pub const JWT: &str = "urn:ietf:params:oauth:token-type:jwt";
+
+/// A mission of the robot's that asks people: for [`World::put_to_people`].
+pub const ASKS_PEOPLE: &str = r#"
+[mission.asks-people]
+agents = ["robot"]
+owner = "sre@acme.example"
+purpose = "What somebody looks at first"
+allow = [{ target = "deploy-api", actions = ["deploy:read"], locations = ["https://deploy.example/robot"] }]
+approval = {}
+"#;
 
 pub struct World {
     pub broker: TestBroker,
@@ -87,6 +97,21 @@ impl World {
                 &self.sign_robot_intent(&self.robot_intent_claims()),
             ),
         ])
+    }
+
+    /// Something that waits for people, by its id; each time another.
+    pub async fn put_to_people(&self) -> String {
+        let mut claims = self.robot_intent_claims();
+        claims["mission"]["id"] = json!("asks-people");
+        claims["txn"] = json!(unique());
+        let form = with(
+            self.robot_form(),
+            "intent",
+            &self.sign_robot_intent(&claims),
+        );
+        let waits = self.broker.exchange(&form).await;
+        assert_refused(&waits, Reason::ApprovalRequired, "it waits");
+        waits.body["deferral_code"].as_str().unwrap().to_owned()
     }
 
     /// Claims of a token of the issuer `once`, for the agent of the same name.
@@ -180,6 +205,8 @@ fn wire(reason: Reason) -> (u16, &'static str, &'static str) {
         | Reason::Undecidable
         | Reason::LifetimeOutOfRange => (400, "invalid_authorization_details", "narrow"),
         Reason::ForbiddenByPolicy => (400, "invalid_authorization_details", "never"),
+        Reason::ApprovalRequired => (400, "authorization_pending", "approve"),
+        Reason::ApprovalDenied => (400, "access_denied", "never"),
         Reason::TooManyLeases | Reason::TooManyRequests => {
             (429, "temporarily_unavailable", "after")
         }
