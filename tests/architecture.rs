@@ -223,7 +223,7 @@ const STEPLESS: [(&str, &[&str]); 4] = [
             "broker/drift.rs count_drift",
             "broker/heard.rs heard",
             "broker/leavers.rs owner_back",
-            "broker/leavers.rs owner_left",
+            "broker/leavers.rs hold_theirs",
             "broker/named.rs keep",
             "broker/overdue.rs alarm",
             "broker/overdue.rs watch_targets",
