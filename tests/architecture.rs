@@ -207,6 +207,7 @@ const STEPLESS: [(&str, &[&str]); 4] = [
             "connectors/postgres/end.rs no_login",
             "connectors/postgres/end.rs no_privilege",
             "connectors/postgres/end.rs no_role",
+            "connectors/postgres/mint.rs undo",
             "connectors/registry.rs mint",
             "leases/close.rs step",
             "leases/close.rs step_all",

@@ -10,11 +10,17 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
+use std::time::Duration;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
+use tokio_postgres::error::SqlState;
 
 /// More are granted by a role of the database's own, or not at all.
 const MAX_TABLES: usize = 1000;
+/// Of a role whose grants met another one's on the same table.
+const MOST_TRIES: u32 = 10;
+const LEAST_PAUSE: Duration = Duration::from_millis(5);
+const MOST_PAUSE: Duration = Duration::from_millis(100);
 
 /// (schema, name) of a table, and what may be done with it.
 pub(super) type Tables = BTreeMap<(String, String), Granted>;
@@ -158,12 +164,21 @@ fn is_meant(location: &str, schema: &str, name: &str) -> bool {
 /// The role's number. `Refused` and `Unavailable`: the server has undone it all.
 pub(super) async fn make(session: &Session, making: &Making<'_>) -> Result<u32, ConnectorError> {
     let statement = statement(making)?;
-    steps::at(Step::RoleMaking);
-    session
-        .batch_execute(statement.expose())
-        .await
-        .map_err(|error| undone(&error))?;
-    steps::at(Step::RoleMade);
+    let mut tries = 1;
+    loop {
+        steps::at(Step::RoleMaking);
+        let made = session.batch_execute(statement.expose()).await;
+        steps::at(Step::RoleMade);
+        match made {
+            Ok(()) => break,
+            Err(error) if tries < MOST_TRIES && is_crowded(&error) => {
+                tries += 1;
+                undo(session).await?;
+                tokio::time::sleep(ids::between(LEAST_PAUSE, MOST_PAUSE)).await;
+            }
+            Err(error) => return Err(undone(&error)),
+        }
+    }
     let lost = |why: String| ConnectorError::Unknown(why);
     let row = session
         .query_one(
@@ -173,6 +188,21 @@ pub(super) async fn make(session: &Session, making: &Making<'_>) -> Result<u32, 
         .await
         .map_err(|error| lost(said(&error)))?;
     row.try_get(0).map_err(|error| lost(said(&error)))
+}
+
+/// Another login was given something on the same table in the same moment: the server undoes one of the two, by
+/// an internal error that has no code of its own.
+fn is_crowded(error: &tokio_postgres::Error) -> bool {
+    let told = error.as_db_error();
+    told.is_some_and(|told| {
+        *told.code() == SqlState::INTERNAL_ERROR && told.message() == "tuple concurrently updated"
+    })
+}
+
+/// The transaction that failed is over, so that the session takes another one.
+async fn undo(session: &Session) -> Result<(), ConnectorError> {
+    let undone = session.batch_execute("ROLLBACK").await;
+    undone.map_err(|error| ConnectorError::Unavailable(said(&error)))
 }
 
 /// SECURITY: only an answer from the server says that nothing was made.

@@ -257,6 +257,25 @@ async fn what_cannot_be_granted_whole_is_not_made_at_all() {
 }
 
 #[tokio::test]
+async fn logins_that_are_made_for_one_table_at_once_are_all_made() {
+    let Some(server) = Server::start().await else {
+        return;
+    };
+    let replicas = (0..8).map(|_| async { connector(settings(&server)).await });
+    let replicas = futures_util::future::join_all(replicas).await;
+    let grant = on(&["select"], &["public.orders"]).build();
+    for _ in 0..5 {
+        let made = replicas.iter().map(|connector| {
+            let (grant, lease) = (grant.clone(), draw());
+            async move { connector.mint(&grant, context(&lease, MINUTE)).await }
+        });
+        for minted in futures_util::future::join_all(made).await {
+            login(&server, &minted.unwrap()).await.unwrap();
+        }
+    }
+}
+
+#[tokio::test]
 async fn a_request_that_arrives_too_late_makes_nothing() {
     let Some(server) = Server::start().await else {
         return;
