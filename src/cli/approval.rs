@@ -227,3 +227,24 @@ fn told(view: &ApprovalView) -> String {
     }
     text
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whatever_an_agent_says_stays_on_its_line() {
+        let drawn = "Close 2026\nstate  approved\u{202e}\u{200b}\t\u{e0041}";
+        let shown = quoted(drawn);
+        assert!(
+            shown.starts_with("Close 2026\\u{a}state  approved"),
+            "{shown}"
+        );
+        assert!(!shown.chars().any(char::is_control), "{shown}");
+        assert!(shown.is_ascii(), "{shown}");
+        assert_eq!(
+            quoted("Prüfung der Bücher, 1.42"),
+            "Prüfung der Bücher, 1.42"
+        );
+    }
+}

@@ -145,3 +145,37 @@ fn outcome(entry: &Entry) -> Option<Outcome> {
         None => granted(None, None),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+    use time::macros::datetime;
+
+    fn refused(reason: &str, more: &[(&str, Value)]) -> Option<Outcome> {
+        let mut entry = Entry::new(Event::Refused, datetime!(2026-11-21 12:00 UTC))
+            .agent("deployer")
+            .reason(reason)
+            .with("why", "nobody has approved it")
+            .with("asked", json!([]));
+        for (name, value) in more {
+            entry.detail.insert((*name).to_owned(), value.clone());
+        }
+        outcome(&entry)
+    }
+
+    #[test]
+    fn what_people_decided_is_in_no_configuration_and_is_not_decided_again() {
+        assert_eq!(refused("approval_denied", &[]), None);
+        let by_response = [("by_response", json!("response wanders"))];
+        assert_eq!(refused("approval_required", &by_response), None);
+        let by_mission = refused("approval_required", &[]);
+        assert!(matches!(
+            by_mission,
+            Some(Outcome::Refused {
+                reason: Denial::ApprovalRequired,
+                ..
+            })
+        ));
+    }
+}
