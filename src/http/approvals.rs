@@ -1,7 +1,7 @@
 //! `/admin/v1/approvals`: what waits for people, and what they say.
 
 use super::Doors;
-use super::admin::{Answer, shown};
+use super::admin::{Answer, accepted_unless, shown};
 use super::form;
 use super::to_its_end;
 use crate::broker::Operator;
@@ -9,7 +9,7 @@ use crate::wire::{Verdict, VoteRequest};
 use axum::Extension;
 use axum::body::Body;
 use axum::extract::{Path, State};
-use axum::http::{HeaderMap, StatusCode};
+use axum::http::HeaderMap;
 
 pub(super) async fn all(State(doors): State<Doors>) -> Answer {
     Ok(shown(&doors.broker.approvals().await?))
@@ -50,9 +50,5 @@ async fn vote(
     let broker = doors.broker.clone();
     let voted = to_its_end(async move { broker.vote(&by, (&id, verdict), request).await });
     let (view, replicated) = voted.await?;
-    let mut response = shown(&view);
-    if !replicated {
-        *response.status_mut() = StatusCode::ACCEPTED;
-    }
-    Ok(response)
+    Ok(accepted_unless(replicated, shown(&view)))
 }

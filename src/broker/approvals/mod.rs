@@ -187,7 +187,17 @@ impl Broker {
 
     /// `GET /admin/v1/approvals`: what waits and what is good, the first that is over first.
     pub async fn approvals(&self) -> Result<Page<ApprovalView>, Refusal> {
-        let now = self.clock.now();
+        let records = self.remembered_approvals(self.clock.now()).await?;
+        let views = records
+            .iter()
+            .map(|one| self.approval_view(one.clone(), &records));
+        Ok(Page {
+            items: views.collect(),
+            next: None,
+        })
+    }
+
+    async fn remembered_approvals(&self, now: OffsetDateTime) -> Result<Vec<Record>, Refusal> {
         let ranks = record::rank(now)..=MAX_RANK;
         let ranked = self.store.range(&record::all(), ranks, MOST_LISTED).await?;
         let ids: Vec<String> = ranked
@@ -201,23 +211,16 @@ impl Broker {
             let record = record::read(&self.sealer, id, &stored?.value)?;
             (!record.is_over(now)).then_some(record)
         });
-        let records: Vec<Record> = records.collect();
-        let views = records
-            .iter()
-            .map(|one| self.approval_view(one.clone(), &records));
-        Ok(Page {
-            items: views.collect(),
-            next: None,
-        })
+        Ok(records.collect())
     }
 
     /// `GET /admin/v1/approvals/{id}`.
     pub async fn approval(&self, id: &str) -> Result<ApprovalView, Refusal> {
-        self.found(id, self.clock.now()).await?;
-        // With what people said to others like it.
-        let all = self.approvals().await?.items;
-        let own = all.into_iter().find(|view| view.id == id);
-        own.ok_or_else(|| not_found("this approval"))
+        let now = self.clock.now();
+        // By its own id: a list may be too full to hold it. The others are for what people said to its like.
+        let found = self.found(id, now).await?;
+        let others = self.remembered_approvals(now).await?;
+        Ok(self.approval_view(found.record, &others))
     }
 
     async fn found(&self, id: &str, now: OffsetDateTime) -> Result<Found, Refusal> {
