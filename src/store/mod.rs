@@ -15,7 +15,7 @@ mod timed;
 pub use finding::{Fault, Finding};
 pub use over::Over;
 pub use settle::settle;
-pub use timed::InStoreTime;
+pub use timed::{InStoreTime, time_log};
 
 pub use log::{Link, LogEntry, Position, Tail, link};
 
@@ -359,7 +359,9 @@ pub enum StoreError {
     Unavailable(String),
     #[error("the store did not answer in time; whether it applied the commit is unknown")]
     Unknown,
-    #[error("the store is full: minting stops, revocation goes on")]
+    #[error(
+        "the store is full: nothing more is minted; where it is not filled to the last, revocation goes on"
+    )]
     Full,
     #[error("shard {0} came back without its data; it is refused until `dayfly recover`")]
     Lost(u8),

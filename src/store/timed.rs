@@ -21,6 +21,15 @@ const ABREAST: usize = 8;
 /// What two readings of one clock may differ by for other reasons than that it was set.
 const SAME: time::Duration = time::Duration::SECOND;
 
+/// Nobody writes to this log: for whoever wants of a shard only what every tail tells, what time it is there
+/// and that its replicas have what was written before.
+pub fn time_log(shard: ShardId) -> Log {
+    Log {
+        shard,
+        name: "time",
+    }
+}
+
 /// A store that takes deadlines by this replica's clock.
 #[derive(Debug)]
 pub struct InStoreTime {
@@ -57,11 +66,7 @@ impl InStoreTime {
     }
 
     async fn look(&self, shard: ShardId) -> Result<(), StoreError> {
-        // Nobody writes to this one: all that is wanted is what time it is there.
-        let log = Log {
-            shard,
-            name: "time",
-        };
+        let log = time_log(shard);
         let tail = self.tail(&log, Position::ORIGIN, 1, Duration::ZERO).await;
         tail.map(drop)
     }
@@ -90,7 +95,8 @@ impl InStoreTime {
         Arc::new(There(self))
     }
 
-    /// This replica's clock, and never later than any of the store's: for whatever says that something is over.
+    /// This replica's clock, and never later than what most of the store says: for whatever says that something is
+    /// over. One node whose clock is wrong neither ends anything early nor keeps anything alive.
     pub fn no_later(self: Arc<Self>) -> Arc<dyn Clock> {
         Arc::new(NoLater(self))
     }
@@ -169,8 +175,10 @@ impl Clock for NoLater {
     fn now(&self) -> OffsetDateTime {
         let now = self.0.clock.now();
         let shards = ShardId::all().chain([ShardId::INSTALLATION]);
-        let there = shards.map(|shard| self.0.store_now(shard, now));
-        there.min().map_or(now, |slowest| slowest.min(now))
+        let mut there: Vec<_> = shards.map(|shard| self.0.store_now(shard, now)).collect();
+        there.sort_unstable();
+        let middle = there.get(there.len() / 2).copied();
+        middle.map_or(now, |middle| middle.min(now))
     }
 
     fn since_boot(&self) -> Duration {

@@ -9,7 +9,9 @@ use crate::ids;
 use crate::secret::Secret;
 use crate::store::{Fault, StoreError};
 use ::redis::aio::MultiplexedConnection;
-use ::redis::{AsyncConnectionConfig, Client, ClientTlsConfig, TlsCertificates, Value};
+use ::redis::{
+    AsyncConnectionConfig, Client, ClientTlsConfig, IntoConnectionInfo as _, TlsCertificates, Value,
+};
 use std::sync::Mutex;
 use std::sync::PoisonError;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -67,13 +69,18 @@ impl Door {
             &self.database,
         );
         let url = Secret::new(format!("{scheme}://{user}{place}/{database}"));
-        let url = url.expose().as_str();
         // SECURITY: the library's own message may quote the URL, which may hold a password.
+        let unparsed = |_| {
+            let message = "the Redis address does not parse; percent-encode the password";
+            StoreError::from(Fault::Address.found(message))
+        };
+        let info = url.expose().as_str().into_connection_info();
+        let info = info.map_err(unparsed)?;
+        // It would tell its own name, for which our user has no right: one line in `ACL LOG` for each connection.
+        let silent = info.redis_settings().clone().set_skip_set_lib_name();
+        let info = info.set_redis_settings(silent);
         if !self.tls {
-            return Client::open(url).map_err(|_| {
-                let message = "the Redis address does not parse; percent-encode the password";
-                Fault::Address.found(message).into()
-            });
+            return Client::open(info).map_err(unparsed);
         }
         let client_tls = self.identity.as_ref().map(|identity| ClientTlsConfig {
             client_cert: identity.certificate.clone(),
@@ -83,7 +90,7 @@ impl Door {
             client_tls,
             root_cert: self.ca.clone(),
         };
-        Client::build_with_tls(url, certificates).map_err(|_| {
+        Client::build_with_tls(info, certificates).map_err(|_| {
             let message = "the Redis address, `ca`, `certificate` or `key` does not parse; \
                            certificates and keys are PEM";
             Fault::Tls.found(message).into()
@@ -235,12 +242,19 @@ impl Connector {
 pub(super) fn connecting(error: &::redis::RedisError, place: &Place) -> StoreError {
     use ::redis::ErrorKind;
     let text = error.to_string();
-    let refused = matches!(error.code(), Some("NOAUTH" | "WRONGPASS" | "NOPERM"))
+    // Of the choice of a database the library keeps the code to itself, and tells the words.
+    if error.code() == Some("NOPERM") || text.contains("has no permissions to run") {
+        let message = format!(
+            "Redis at {place} refuses a command to this user: {text}; \
+             deploy/redis/dayfly.conf has the rights it needs"
+        );
+        return Fault::UserRefused.found(message).into();
+    }
+    let refused = matches!(error.code(), Some("NOAUTH" | "WRONGPASS"))
         || error.kind() == ErrorKind::AuthenticationFailed;
     if refused {
         let message = format!(
-            "Redis at {place} refuses this user or password, or lets the user run no ROLE; \
-             deploy/redis/dayfly.conf has the rights it needs"
+            "Redis at {place} refuses this user or password; deploy/redis/dayfly.conf says how they are set"
         );
         return Fault::UserRefused.found(message).into();
     }

@@ -1,9 +1,13 @@
 //! Is this Redis fit to hold leases? Each answer says what to change.
 
-use super::nodes::Nodes;
+use super::failure::ReadFailure;
+use super::nodes::{Node, Nodes};
+use super::rights;
+use crate::ids::ShardId;
 use crate::store::{Fault, Finding, StoreError};
 use ::redis::aio::MultiplexedConnection;
 use std::collections::HashMap;
+use std::sync::Arc;
 
 /// The oldest version with every command that the scripts use.
 const OLDEST: (u32, u32) = (6, 2);
@@ -16,7 +20,7 @@ impl Info {
         let text: Vec<u8> = ::redis::cmd("INFO")
             .query_async(connection)
             .await
-            .map_err(|error| super::unavailable(&error))?;
+            .map_err(|error| ReadFailure::from(error).into_error())?;
         Ok(Self::parse(&String::from_utf8_lossy(&text)))
     }
 
@@ -140,17 +144,35 @@ impl Info {
     }
 }
 
-/// What no start may pass, before anything is written: another kind of server, an old one.
+/// What no start may pass, before anything is written: another kind of server, an old one, a user without
+/// a right, a server that takes no writes.
 pub(super) async fn before_use(nodes: &Nodes) -> Result<(), StoreError> {
     for node in nodes.all() {
         let mut connection = node.connector.connect().await?;
         let info = Info::read(&mut connection).await?;
-        let problem = info.too_old().or(info.other_kind(nodes.is_cluster()));
+        let mut problem = info.too_old().or(info.other_kind(nodes.is_cluster()));
+        if problem.is_none() {
+            let refused = rights::refused(&mut connection, &shards_of(nodes, &node)).await?;
+            problem = refused.into_iter().next();
+        }
         if let Some(problem) = problem {
-            return Err(problem.into());
+            return Err(of_node(problem, nodes, &node).into());
         }
     }
     Ok(())
+}
+
+fn shards_of(nodes: &Nodes, node: &Arc<Node>) -> Vec<ShardId> {
+    let has = |shard: &ShardId| nodes.of(*shard).is_ok_and(|has| Arc::ptr_eq(&has, node));
+    super::shards().filter(has).collect()
+}
+
+/// Which of several it is about.
+fn of_node(mut finding: Finding, nodes: &Nodes, node: &Node) -> Finding {
+    if nodes.is_cluster() {
+        finding.message = format!("{}: {}", node.name(), finding.message);
+    }
+    finding
 }
 
 /// Everything that makes these servers unfit, and advice, in words that say what to change.
@@ -164,13 +186,18 @@ pub(super) async fn problems(nodes: &Nodes, min_replicas: u32) -> Result<Vec<Fin
     }
     for node in nodes.all() {
         let mut connection = node.connector.connect().await?;
-        let own = of_one(&mut connection, min_replicas, nodes.is_cluster()).await?;
-        found.extend(own.into_iter().map(|mut finding| {
-            if nodes.is_cluster() {
-                finding.message = format!("{}: {}", node.name(), finding.message);
+        let mut own = of_one(&mut connection, min_replicas, nodes.is_cluster()).await?;
+        for refused in rights::refused(&mut connection, &shards_of(nodes, &node)).await? {
+            // `INFO` may have told of the disk already.
+            let known = own.iter().any(|finding| finding.fault == refused.fault);
+            if !known || refused.fault != Fault::CannotSave {
+                own.push(refused);
             }
-            finding
-        }));
+        }
+        found.extend(
+            own.into_iter()
+                .map(|finding| of_node(finding, nodes, &node)),
+        );
     }
     Ok(found)
 }

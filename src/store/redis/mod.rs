@@ -12,6 +12,7 @@ mod failure;
 mod fitness;
 mod nodes;
 mod notes;
+mod rights;
 mod script;
 mod sentinel;
 mod session;
@@ -25,7 +26,6 @@ use crate::store::{
     Tail, Transaction,
 };
 use async_trait::async_trait;
-use failure::unavailable;
 use nodes::Nodes;
 use session::Inner;
 use std::fmt;

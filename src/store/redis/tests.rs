@@ -30,7 +30,9 @@ mod faults;
 mod kinds;
 mod clearing;
 mod lagging;
+mod refusing;
 mod sentinel;
+mod thawed;
 mod tls;
 mod user;
 

