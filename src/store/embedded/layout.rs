@@ -32,6 +32,22 @@ pub(super) const SHARERS: Table = TableDefinition::new("sharers");
 pub(super) const COUNTS: Table = TableDefinition::new("counts");
 /// shard -> generation. The name changes with the layout.
 pub(super) const BIRTHS: Table = TableDefinition::new("births 3");
+/// All that this version makes.
+pub(super) const TABLES: [Table; 13] = [
+    RECORDS,
+    RECORD_EXPIRIES,
+    MEMBERS,
+    RANKS,
+    ENTRIES,
+    HEADS,
+    COMMITS,
+    COMMIT_EXPIRIES,
+    NOTES,
+    NOTE_EXPIRIES,
+    SHARERS,
+    COUNTS,
+    BIRTHS,
+];
 /// What the births of files were in whose records or ranks lie otherwise.
 pub(super) const OLD_BIRTHS: [Table; 2] = [
     TableDefinition::new("births"),

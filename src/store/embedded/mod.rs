@@ -1,9 +1,12 @@
 //! The embedded back end: one file, one process, nothing to install.
 //!
 //! Every commit is on the disk before it is answered; commits that arrive together share one wait
-//! for the disk. There are no replicas, so `Replicated` and `Local` mean the same here.
+//! for the disk. There are no replicas, so `Replicated` and `Local` mean the same here. What the disk
+//! refuses is refused to whoever asks, and the file is opened again until it can be used.
 
+mod file;
 mod layout;
+mod queue;
 mod small;
 mod space;
 mod writer;
@@ -16,29 +19,27 @@ use crate::store::{
     Record, Store, StoreError, Tail, Transaction,
 };
 use async_trait::async_trait;
+use file::{File, Open};
 use layout::{
-    BIRTHS, ENTRIES, Ends, FOREVER, HEADS, NOTES, OLD_BIRTHS, RANKS, RECORDS, Stored, from_ordered,
-    index_key, joined, log_key, ordered, record_key,
+    BIRTHS, ENTRIES, Ends, FOREVER, HEADS, NOTES, RANKS, RECORDS, Stored, from_ordered, index_key,
+    joined, log_key, ordered, record_key,
 };
-use redb::{Builder, Database, DatabaseError, ReadableDatabase};
+use queue::{Asked, Job};
+use redb::DatabaseError;
 use space::Space;
 use std::fmt;
 use std::ops::RangeInclusive;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 use tokio::sync::{mpsc, oneshot, watch};
-use writer::Job;
-
-/// Bytes of the file kept in memory.
-const CACHE: usize = 64 << 20;
 
 /// A store in one file, open in this process alone.
 pub struct Embedded {
-    database: Option<Arc<Database>>,
-    jobs: Option<mpsc::Sender<Job>>,
+    file: Arc<File>,
+    asked: Option<mpsc::Sender<Asked>>,
     appended: watch::Receiver<u64>,
     thread: Option<JoinHandle<()>>,
 }
@@ -46,55 +47,53 @@ pub struct Embedded {
 impl Embedded {
     /// Opens the file, or makes it. A second process is refused.
     pub fn open(path: &Path) -> Result<Self, StoreError> {
+        let path = path.to_owned();
+        let unopened = |error: std::io::Error| {
+            Fault::File.found(format!("{} cannot be opened: {error}", path.display()))
+        };
         let file = std::fs::OpenOptions::new()
             .read(true)
             .write(true)
             .create(true)
             .truncate(false)
             .mode(0o600)
-            .open(path)
-            .map_err(|error| {
-                Fault::File.found(format!("{} cannot be opened: {error}", path.display()))
-            })?;
-        let database = Builder::new()
-            .set_cache_size(CACHE)
-            .create_file(file)
-            .map_err(|error| unfit(path, &error))?;
+            .open(&path)
+            .map_err(unopened)?;
         let folder = path
             .parent()
             .filter(|folder| !folder.as_os_str().is_empty())
             .unwrap_or(Path::new("."));
-        Self::start(database, Space::under(Some(folder.to_owned())))
+        let space = Space::under(Some(folder.to_owned()));
+        // The very same file each time, whatever lies under its name by then.
+        let open = move || {
+            let same = file.try_clone().map_err(|error| unavailable(&error))?;
+            let opened = file::builder().create_file(same);
+            opened.map_err(|error| unfit(&path, &error))
+        };
+        Self::start(Box::new(open), space)
     }
 
     /// A store that is gone with the value: for tests and for trying things out.
     pub fn in_memory() -> Result<Self, StoreError> {
-        let database = Builder::new()
-            .set_cache_size(CACHE)
-            .create_with_backend(redb::backends::InMemoryBackend::new())
-            .map_err(|error| unavailable(&error))?;
-        Self::start(database, Space::under(None))
+        let memory = Mutex::new(Some(redb::backends::InMemoryBackend::new()));
+        let open = move || {
+            let mut memory = memory.lock().unwrap_or_else(PoisonError::into_inner);
+            let backend = memory.take().ok_or_else(closed)?;
+            let opened = file::builder().create_with_backend(backend);
+            opened.map_err(|error| unavailable(&error))
+        };
+        Self::start(Box::new(open), Space::under(None))
     }
 
-    fn start(database: Database, space: Space) -> Result<Self, StoreError> {
-        // SECURITY: what was spent, and what is alive, is not where this version looks for it.
-        let is_old = database
-            .begin_read()
-            .is_ok_and(|read| OLD_BIRTHS.iter().any(|old| read.open_table(*old).is_ok()));
-        if is_old {
-            let message = "the file is of an earlier version, whose records lie otherwise: \
-                           end its leases with that version, then begin with a new file";
-            return Err(Fault::File.found(message).into());
-        }
-        writer::give_birth(&database).map_err(|error| unavailable(&error))?;
-        let database = Arc::new(database);
-        let writer = writer::start(Arc::clone(&database), space)
+    fn start(open: Open, space: Space) -> Result<Self, StoreError> {
+        let file = Arc::new(File::open(open)?);
+        let queue = queue::start(Arc::clone(&file), space)
             .map_err(|error| Fault::File.found(format!("no thread can be started: {error}")))?;
         Ok(Self {
-            database: Some(database),
-            jobs: Some(writer.jobs),
-            appended: writer.appended,
-            thread: Some(writer.thread),
+            file,
+            asked: Some(queue.asked),
+            appended: queue.appended,
+            thread: Some(queue.thread),
         })
     }
 
@@ -103,13 +102,16 @@ impl Embedded {
         &self,
         read: impl FnOnce(&redb::ReadTransaction) -> Result<T, StoreError> + Send + 'static,
     ) -> Result<T, StoreError> {
-        let database = self.database.clone().ok_or_else(closed)?;
-        tokio::task::spawn_blocking(move || {
-            let transaction = database.begin_read().map_err(|error| unavailable(&error))?;
-            read(&transaction)
-        })
-        .await
-        .map_err(|_| closed())?
+        let (file, opening) = (self.file.clone(), self.file.opening());
+        let answer = tokio::task::spawn_blocking(move || read(&file.begin_read()?))
+            .await
+            .unwrap_or_else(|_| Err(closed()));
+        if let (Err(StoreError::Unavailable(_)), Some(asked)) = (&answer, &self.asked) {
+            self.file.failed_in(opening);
+            // Where the queue is full, its thread looks as soon as it has written.
+            let _ = asked.try_send(Asked::Look);
+        }
+        answer
     }
 
     async fn tail_once(
@@ -135,12 +137,12 @@ impl Embedded {
 impl Drop for Embedded {
     /// Returns when the file is closed, so that the next one to open it finds it free.
     fn drop(&mut self) {
-        self.jobs = None;
+        self.asked = None;
         if let Some(thread) = self.thread.take() {
             // A writer that panicked has nothing left to close.
             let _ = thread.join();
         }
-        self.database = None;
+        self.file.close();
     }
 }
 
@@ -202,13 +204,13 @@ impl Store for Embedded {
 
     async fn commit(&self, transaction: Transaction) -> Result<Outcome, StoreError> {
         store::well_formed(&transaction)?;
-        let jobs = self.jobs.as_ref().ok_or_else(closed)?;
+        let asked = self.asked.as_ref().ok_or_else(closed)?;
         let (answer, outcome) = oneshot::channel();
         let job = Job {
             transaction,
             answer,
         };
-        jobs.send(job).await.map_err(|_| closed())?;
+        asked.send(Asked::Commit(job)).await.map_err(|_| closed())?;
         outcome.await.map_err(|_| StoreError::Unknown)?
     }
 
@@ -347,7 +349,7 @@ fn unavailable(error: &dyn fmt::Display) -> StoreError {
 }
 
 fn closed() -> StoreError {
-    StoreError::Unavailable("it has been closed".to_owned())
+    StoreError::Unavailable("its file is not open".to_owned())
 }
 
 fn unfit(path: &Path, error: &DatabaseError) -> StoreError {

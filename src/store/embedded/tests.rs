@@ -2,6 +2,10 @@ use super::*;
 use crate::store::Write;
 use crate::store::conformance;
 
+mod disk;
+mod failing;
+mod power;
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_conformance_suite_holds_in_memory() {
     let store = Arc::new(Embedded::in_memory().unwrap());
@@ -124,14 +128,15 @@ mod numbers {
 /// It would not find what was spent.
 #[test]
 fn an_earlier_version_does_not_start_on_a_file_of_this_one() {
-    let backend = redb::backends::InMemoryBackend::new();
-    let database = Builder::new().create_with_backend(backend).unwrap();
-    writer::give_birth(&database).unwrap();
+    let disk = disk::Disk::default();
+    drop(disk.store().unwrap());
+    let database = disk.opener()().unwrap();
     let transaction = database.begin_write().unwrap();
-    for old in OLD_BIRTHS {
+    for old in layout::OLD_BIRTHS {
         assert!(transaction.open_table(old).is_err(), "{old}");
     }
     drop(transaction);
-    let again = Embedded::start(database, Space::under(None));
+    drop(database);
+    let again = disk.store();
     assert!(again.is_ok(), "{:?}", again.err());
 }

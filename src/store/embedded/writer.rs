@@ -1,83 +1,30 @@
-//! The one thread that writes. Commits that arrive while it waits for the disk share the next
-//! wait.
+//! What one batch of commits does to the tables.
 
 use super::layout::{
     BIRTHS, COMMIT_EXPIRIES, COMMITS, ENTRIES, Ends, FOREVER, HEADS, MEMBERS, NO_TABLES_OF_OLD,
-    RANKS, RECORD_EXPIRIES, RECORDS, Stored, decode_positions, encode_positions, index_key, joined,
-    log_key, ordered, record_key,
+    OLD_BIRTHS, RANKS, RECORD_EXPIRIES, RECORDS, Stored, TABLES, decode_positions,
+    encode_positions, index_key, joined, log_key, ordered, record_key,
 };
 use super::small::Small;
-use super::space::Space;
 use crate::clock::{Clock, SystemClock};
 use crate::ids::{self, ShardId};
 use crate::store::{
     self, CommitId, Guard, Index, Key, Link, Log, Outcome, Position, Priority, REMEMBERED,
     StoreError, Transaction, Write,
 };
-use redb::{Database, ReadableTable, Table, WriteTransaction};
+use redb::{Database, ReadableDatabase, ReadableTable, Table, WriteTransaction};
 use std::collections::HashMap;
-use std::sync::Arc;
 use time::OffsetDateTime;
-use tokio::sync::{mpsc, oneshot, watch};
 
-/// How many commits share one wait for the disk, at most.
-const BATCH: usize = 256;
 /// How many expired rows one batch clears away, at most.
 const RECLAIM: usize = 512;
 
-pub(super) struct Job {
-    pub transaction: Transaction,
-    pub answer: oneshot::Sender<Result<Outcome, StoreError>>,
-}
-
-pub(super) fn run(
-    database: &Database,
-    jobs: &mut mpsc::Receiver<Job>,
-    appended: &watch::Sender<u64>,
-    space: &Space,
-) {
-    while let Some(first) = jobs.blocking_recv() {
-        let mut batch = vec![first];
-        while batch.len() < BATCH {
-            match jobs.try_recv() {
-                Ok(job) => batch.push(job),
-                Err(_) => break,
-            }
-        }
-        let (transactions, answers): (Vec<_>, Vec<_>) = batch
-            .into_iter()
-            .map(|job| (job.transaction, job.answer))
-            .unzip();
-        match write(database, &transactions, space.is_short()) {
-            Ok(outcomes) => {
-                // INVARIANT: readers wake after the commit is durable, never before.
-                if outcomes.iter().any(has_appended) {
-                    appended.send_modify(|batches| *batches = batches.wrapping_add(1));
-                }
-                for (answer, outcome) in answers.into_iter().zip(outcomes) {
-                    // Nobody waits for the answer any more: the commit stands all the same.
-                    let _ = answer.send(outcome);
-                }
-            }
-            Err(failure) => {
-                for answer in answers {
-                    let _ = answer.send(Err(failure.error()));
-                }
-            }
-        }
-    }
-}
-
-fn has_appended(outcome: &Result<Outcome, StoreError>) -> bool {
-    matches!(outcome, Ok(Outcome::Applied { appended }) if !appended.is_empty())
-}
-
 /// Why a whole batch failed.
-enum Failure {
+pub(super) enum Failure {
     /// Before the commit: nothing was written.
     NotWritten(redb::Error),
     /// In the commit: the file knows, we do not.
-    Unknown,
+    Unknown(redb::Error),
 }
 
 impl<E: Into<redb::Error>> From<E> for Failure {
@@ -87,42 +34,52 @@ impl<E: Into<redb::Error>> From<E> for Failure {
 }
 
 impl Failure {
-    fn error(&self) -> StoreError {
+    pub(super) fn error(&self) -> &redb::Error {
         match self {
-            Self::NotWritten(error) => super::unavailable(error),
-            Self::Unknown => StoreError::Unknown,
+            Self::NotWritten(error) | Self::Unknown(error) => error,
         }
     }
 }
 
-type Answers = Vec<Result<Outcome, StoreError>>;
+pub(super) type Answers = Vec<Result<Outcome, StoreError>>;
 
-fn write(
-    database: &Database,
+/// Where it is `short`, nothing is minted that was not minted before.
+pub(super) fn write(
+    transaction: WriteTransaction,
     transactions: &[Transaction],
     short: bool,
 ) -> Result<Answers, Failure> {
     let now = store::milliseconds(SystemClock::new().now());
-    let transaction = database.begin_write()?;
     let mut answers = Vec::with_capacity(transactions.len());
     {
         let mut tables = Tables::open(&transaction)?;
         for one in transactions {
-            answers.push(if short && one.priority == Priority::Mint {
-                Err(StoreError::Full)
-            } else {
-                tables.apply(one, now)?
-            });
+            answers.push(tables.apply(one, now, short)?);
         }
         tables.reclaim(now)?;
     }
-    transaction.commit().map_err(|_| Failure::Unknown)?;
+    transaction
+        .commit()
+        .map_err(|error| Failure::Unknown(error.into()))?;
     Ok(answers)
 }
 
+/// Of a version whose records or ranks lie otherwise.
+pub(super) fn is_old(database: &Database) -> bool {
+    database
+        .begin_read()
+        .is_ok_and(|read| OLD_BIRTHS.iter().any(|old| read.open_table(*old).is_ok()))
+}
+
+/// Everything is there that [`give_birth`] makes.
+pub(super) fn is_born(database: &Database) -> bool {
+    database
+        .begin_read()
+        .is_ok_and(|read| TABLES.iter().all(|table| read.open_table(*table).is_ok()))
+}
+
 /// Gives every shard its birth record, once in the life of the file.
-pub(super) fn give_birth(database: &Database) -> Result<(), redb::Error> {
-    let transaction = database.begin_write()?;
+pub(super) fn give_birth(transaction: WriteTransaction) -> Result<(), redb::Error> {
     {
         Tables::open(&transaction)?;
         // SECURITY: an earlier version would make this table and start, and not find what was spent.
@@ -176,6 +133,7 @@ impl<'a> Tables<'a> {
         &mut self,
         transaction: &Transaction,
         now: i64,
+        short: bool,
     ) -> Result<Result<Outcome, StoreError>, redb::Error> {
         let shard = transaction.shard.number();
         let own = joined(&[&[shard], &transaction.id.0]);
@@ -187,6 +145,11 @@ impl<'a> Tables<'a> {
         }
         if store::milliseconds(transaction.deadline) < now {
             return Ok(Ok(Outcome::TooLate));
+        }
+        // INVARIANT: after its own record was looked for. What was written stays written, and whoever
+        // sends it again must not read that it was not.
+        if short && transaction.priority == Priority::Mint {
+            return Ok(Err(StoreError::Full));
         }
         // INVARIANT: everything is checked before the first write; commits of one batch share a
         // file transaction, so a commit that wrote half could not be taken back alone.
@@ -473,25 +436,4 @@ pub(super) fn expired(table: &Bytes<'_>, now: i64) -> Result<Vec<Expired>, redb:
 
 fn corrupt(what: &str) -> StoreError {
     StoreError::Corrupt(format!("{what} in the embedded store does not parse"))
-}
-
-/// The writing thread as the rest of the room sees it.
-pub(super) struct Writer {
-    /// The thread ends when the last sender is gone.
-    pub jobs: mpsc::Sender<Job>,
-    pub appended: watch::Receiver<u64>,
-    pub thread: std::thread::JoinHandle<()>,
-}
-
-pub(super) fn start(database: Arc<Database>, space: Space) -> Result<Writer, std::io::Error> {
-    let (jobs, mut arriving) = mpsc::channel(BATCH * 4);
-    let (wake, appended) = watch::channel(0);
-    let thread = std::thread::Builder::new()
-        .name("store writer".to_owned())
-        .spawn(move || run(&database, &mut arriving, &wake, &space))?;
-    Ok(Writer {
-        jobs,
-        appended,
-        thread,
-    })
 }
