@@ -312,6 +312,9 @@ pub struct PostgresSettings {
     /// Sessions that one login may have at once.
     #[serde(default = "default_connections")]
     pub connections: u16,
+    /// Servers that are no more, by their system identifiers: what was made there is dead.
+    #[serde(default)]
+    pub gone: Vec<String>,
 }
 
 fn sha256(text: &str) -> [u8; 32] {

@@ -1,6 +1,7 @@
 //! The end of one role: no login, no privilege, no session, no role. Each step may be done already.
 
 use super::super::{ConnectorError, Ended};
+use super::Made;
 use super::link::{Link, Session, said};
 use crate::steps::{self, Step};
 use std::time::Duration;
@@ -13,9 +14,17 @@ const PAUSE: Duration = Duration::from_millis(50);
 pub(super) async fn end(
     link: &Link,
     role: &str,
-    known: Option<u32>,
+    made: Option<&Made>,
 ) -> Result<Ended, ConnectorError> {
+    let server = made.and_then(|made| made.server.as_deref());
+    if server.is_some_and(|server| link.is_gone(server)) {
+        return Ok(Ended::Dead);
+    }
     let session = link.open().await?;
+    if let Some(server) = server {
+        is_there(&session, link, server).await?;
+    }
+    let known = made.map(|made| made.oid);
     let found = session
         .query_opt("SELECT oid FROM pg_roles WHERE rolname = $1", &[&role])
         .await
@@ -35,24 +44,17 @@ pub(super) async fn end(
     steps::at(Step::PrivilegesTaken);
     no_session(&session, oid).await?;
     steps::at(Step::SessionsEnded);
-    let dropped = match stripped {
-        Ok(()) => no_role(&session, role).await,
-        Err(error) => {
-            tracing::debug!(
-                role,
-                error = said(&error),
-                "its privileges are taken with the role"
-            );
-            no_role(&session, role).await
-        }
-    };
+    let dropped = no_role(&session, role).await;
     steps::at(Step::RoleDropped);
     // A login that had passed its check before the first step shows up only now.
     no_session(&session, oid).await?;
-    match dropped {
-        Ok(()) => Ok(Ended::Dead),
-        Err(error) => {
-            // It cannot log in and no session of it is open: that is dead. What it left behind
+    match (dropped, stripped) {
+        // Its privileges went with it.
+        (Ok(()), _) => Ok(Ended::Dead),
+        // SECURITY: what acts as the role (a function that it made) would go on with them.
+        (Err(_), Err(error)) => Err(unsure(error)),
+        (Err(error), Ok(())) => {
+            // It cannot log in, may do nothing, and no session of it is open: that is dead. What it left behind
             // (an object someone depends on) is collected later and stops nobody.
             tracing::warn!(
                 role,
@@ -64,9 +66,23 @@ pub(super) async fn end(
     }
 }
 
+/// SECURITY: "there is nothing of that name" is worth something only from the server on which it was made.
+async fn is_there(session: &Session, link: &Link, server: &str) -> Result<(), ConnectorError> {
+    let here = session.server().await.map_err(unsure)?;
+    if here == server {
+        return Ok(());
+    }
+    Err(ConnectorError::Unavailable(format!(
+        "{}:{} is server {here}, and the login was made on {server}: name that one again, or say `gone = [\"{server}\"]` \
+         if it is no more",
+        link.host(),
+        link.port(),
+    )))
+}
+
 async fn no_login(session: &Session, role: &str) -> Result<(), ConnectorError> {
     let statement = format!("ALTER ROLE {} NOLOGIN CONNECTION LIMIT 0", name(role));
-    match session.batch_execute(&statement).await {
+    match session.change(&statement).await {
         Err(error) if !is_gone(&error) => Err(unsure(error)),
         _ => Ok(()),
     }
@@ -93,7 +109,7 @@ async fn no_privilege(
         let kind = if is_sequence { "SEQUENCE" } else { "TABLE" };
         text.push_str(&format!("REVOKE ALL ON {kind} {place} FROM {role};\n"));
     }
-    session.batch_execute(&text).await
+    session.change(&text).await
 }
 
 /// Told to end until none is left.
@@ -121,7 +137,7 @@ async fn no_role(session: &Session, role: &str) -> Result<(), tokio_postgres::Er
     let role = name(role);
     // One message is one transaction, and undone whole.
     let statement = format!("DROP OWNED BY {role} CASCADE; DROP ROLE {role}");
-    match session.batch_execute(&statement).await {
+    match session.change(&statement).await {
         Err(error) if is_gone(&error) => Ok(()),
         done => done,
     }

@@ -2,13 +2,14 @@
 
 use super::super::{ConnectorError, PostgresSettings, Setup};
 use super::settings::is_loopback;
+use crate::ids;
 use crate::secret::Secret;
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
 use std::fmt;
 use std::ops::Deref;
 use std::time::Duration;
-use tokio_postgres::config::SslMode;
+use tokio_postgres::config::{SslMode, TargetSessionAttrs};
 use tokio_postgres::error::SqlState;
 use tokio_postgres::{Client, Config, NoTls};
 use tokio_postgres_rustls::MakeRustlsConnect;
@@ -17,6 +18,11 @@ use tokio_postgres_rustls::MakeRustlsConnect;
 /// that is not a superuser's, and the oldest that is still maintained.
 const OLDEST: i32 = 140_000;
 
+/// Of a statement that met another one on the same table.
+const MOST_TRIES: u32 = 10;
+const LEAST_PAUSE: Duration = Duration::from_millis(5);
+const MOST_PAUSE: Duration = Duration::from_millis(100);
+
 /// Where the server is and who we are there.
 pub(super) struct Link {
     config: Config,
@@ -24,6 +30,8 @@ pub(super) struct Link {
     host: String,
     port: u16,
     database: String,
+    /// System identifiers of servers that are no more.
+    gone: Vec<String>,
 }
 
 impl fmt::Debug for Link {
@@ -44,6 +52,40 @@ impl Deref for Session {
     fn deref(&self) -> &Client {
         &self.client
     }
+}
+
+impl Session {
+    /// Which server it is, wherever it is reached: its standbys that took over are the same one, and whatever else
+    /// gets its name is not.
+    pub async fn server(&self) -> Result<String, tokio_postgres::Error> {
+        let statement = "SELECT system_identifier::text FROM pg_control_system()";
+        Ok(self.client.query_one(statement, &[]).await?.get(0))
+    }
+
+    /// A statement that changes what others may change in the same moment: the server undoes one of the two, and it
+    /// is sent again. Whatever fails is undone.
+    pub async fn change(&self, statement: &str) -> Result<(), tokio_postgres::Error> {
+        let mut tries = 1;
+        loop {
+            match self.client.batch_execute(statement).await {
+                Err(error) if tries < MOST_TRIES && is_crowded(&error) => {
+                    tries += 1;
+                    self.client.batch_execute("ROLLBACK").await?;
+                    tokio::time::sleep(ids::between(LEAST_PAUSE, MOST_PAUSE)).await;
+                }
+                done => return done,
+            }
+        }
+    }
+}
+
+/// Somebody changed the privileges of the same table in the same moment: an internal error that has no code of its
+/// own.
+pub(super) fn is_crowded(error: &tokio_postgres::Error) -> bool {
+    let told = error.as_db_error();
+    told.is_some_and(|told| {
+        *told.code() == SqlState::INTERNAL_ERROR && told.message() == "tuple concurrently updated"
+    })
 }
 
 impl Drop for Session {
@@ -73,6 +115,8 @@ impl Link {
             .user(&settings.username)
             .password(password.expose())
             .application_name("dayfly")
+            // SECURITY: a standby may not have heard yet of a login that lives on its primary.
+            .target_session_attrs(TargetSessionAttrs::ReadWrite)
             .connect_timeout(patience / 2)
             // Names in statements mean the catalog's own functions, whatever a database defines.
             .options(format!(
@@ -86,6 +130,7 @@ impl Link {
             host: settings.host.clone(),
             port: settings.port,
             database: settings.database.clone(),
+            gone: settings.gone.clone(),
         })
     }
 
@@ -99,6 +144,11 @@ impl Link {
 
     pub fn database(&self) -> &str {
         &self.database
+    }
+
+    /// Somebody has said that this server is no more.
+    pub fn is_gone(&self, server: &str) -> bool {
+        self.gone.iter().any(|gone| gone == server)
     }
 
     /// Nothing has been made when this fails.
@@ -141,6 +191,12 @@ impl Link {
         let wrong = |what: &str| Err(ConnectorError::Refused(what.to_owned()));
         if row.get::<_, i32>(0) < OLDEST {
             return wrong("PostgreSQL 14 or newer is needed");
+        }
+        if let Err(error) = session.server().await {
+            return wrong(&format!(
+                "the broker's role may not ask which server it is, so no end could be believed: GRANT EXECUTE ON FUNCTION pg_control_system() TO ...; {}",
+                said(&error)
+            ));
         }
         if row.get(1) {
             tracing::warn!(

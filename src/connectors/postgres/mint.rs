@@ -1,7 +1,7 @@
 //! The role of one lease, made in one transaction that the server gets in one message.
 
 use super::super::ConnectorError;
-use super::link::{Session, said};
+use super::link::{Session, is_crowded, said};
 use crate::authority::{Authority, Permission, SQL_PRIVILEGES, Vocabulary};
 use crate::ids;
 use crate::secret::Secret;
@@ -10,17 +10,11 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
-use std::time::Duration;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
-use tokio_postgres::error::SqlState;
 
 /// More are granted by a role of the database's own, or not at all.
 const MAX_TABLES: usize = 1000;
-/// Of a role whose grants met another one's on the same table.
-const MOST_TRIES: u32 = 10;
-const LEAST_PAUSE: Duration = Duration::from_millis(5);
-const MOST_PAUSE: Duration = Duration::from_millis(100);
 
 /// (schema, name) of a table, and what may be done with it.
 pub(super) type Tables = BTreeMap<(String, String), Granted>;
@@ -164,21 +158,10 @@ fn is_meant(location: &str, schema: &str, name: &str) -> bool {
 /// The role's number. `Refused` and `Unavailable`: the server has undone it all.
 pub(super) async fn make(session: &Session, making: &Making<'_>) -> Result<u32, ConnectorError> {
     let statement = statement(making)?;
-    let mut tries = 1;
-    loop {
-        steps::at(Step::RoleMaking);
-        let made = session.batch_execute(statement.expose()).await;
-        steps::at(Step::RoleMade);
-        match made {
-            Ok(()) => break,
-            Err(error) if tries < MOST_TRIES && is_crowded(&error) => {
-                tries += 1;
-                undo(session).await?;
-                tokio::time::sleep(ids::between(LEAST_PAUSE, MOST_PAUSE)).await;
-            }
-            Err(error) => return Err(undone(&error)),
-        }
-    }
+    steps::at(Step::RoleMaking);
+    let made = session.change(statement.expose()).await;
+    steps::at(Step::RoleMade);
+    made.map_err(|error| undone(&error))?;
     let lost = |why: String| ConnectorError::Unknown(why);
     let row = session
         .query_one(
@@ -190,28 +173,21 @@ pub(super) async fn make(session: &Session, making: &Making<'_>) -> Result<u32, 
     row.try_get(0).map_err(|error| lost(said(&error)))
 }
 
-/// Another login was given something on the same table in the same moment: the server undoes one of the two, by
-/// an internal error that has no code of its own.
-fn is_crowded(error: &tokio_postgres::Error) -> bool {
-    let told = error.as_db_error();
-    told.is_some_and(|told| {
-        *told.code() == SqlState::INTERNAL_ERROR && told.message() == "tuple concurrently updated"
-    })
-}
-
-/// The transaction that failed is over, so that the session takes another one.
-async fn undo(session: &Session) -> Result<(), ConnectorError> {
-    let undone = session.batch_execute("ROLLBACK").await;
-    undone.map_err(|error| ConnectorError::Unavailable(said(&error)))
-}
-
 /// SECURITY: only an answer from the server says that nothing was made.
 fn undone(error: &tokio_postgres::Error) -> ConnectorError {
     let Some(code) = error.code() else {
         return ConnectorError::Unknown(said(error));
     };
+    match code.code() {
+        // It ended while it told us, perhaps after the commit: one that waits for its standbys then is told so.
+        "57P01" | "57P02" => return ConnectorError::Unknown(said(error)),
+        _ if is_crowded(error) => return ConnectorError::Unavailable(said(error)),
+        _ => {}
+    }
     match code.code().get(..2) {
-        // Too many connections, cancelled or shutting down, serialization.
+        // The server, or whoever stands between, lost its way: it may have been told to commit.
+        Some("08" | "58" | "XX") => ConnectorError::Unknown(said(error)),
+        // Too many connections, cancelled, serialization.
         Some("53" | "57" | "40" | "55") => ConnectorError::Unavailable(said(error)),
         _ => ConnectorError::Refused(said(error)),
     }

@@ -55,11 +55,14 @@ impl Postgres {
     }
 }
 
-/// What ending needs beyond the lease id: sessions are known by the role's number, also once the
-/// role is gone.
+/// What ending needs beyond the lease id.
 #[derive(Debug, Serialize, Deserialize)]
 struct Made {
+    /// Sessions are known by the role's number, also once the role is gone.
     oid: u32,
+    /// SECURITY: another server knows nothing of it, and would be believed. Nothing where an earlier version made it.
+    #[serde(default)]
+    server: Option<String>,
 }
 
 #[async_trait]
@@ -90,9 +93,15 @@ impl Connector for Postgres {
             ),
             tables,
         };
+        let server = session.server().await;
+        let server = server.map_err(|error| ConnectorError::Unavailable(link::said(&error)))?;
         let oid = mint::make(&session, &making).await?;
         let unknown = |_| ConnectorError::Unknown("the login cannot be written down".to_owned());
-        let handle = serde_json::to_vec(&Made { oid }).map_err(unknown)?;
+        let handle = serde_json::to_vec(&Made {
+            oid,
+            server: Some(server),
+        })
+        .map_err(unknown)?;
         let credential = serde_json::to_string(&Credential {
             r#type: "postgres_login",
             host: self.link.host(),
@@ -116,7 +125,7 @@ impl Connector for Postgres {
 
     async fn end(&self, lease: &LeaseId, handle: Option<&Handle>) -> Result<Ended, ConnectorError> {
         let made = handle.and_then(|handle| serde_json::from_slice::<Made>(handle.expose()).ok());
-        end::end(&self.link, &lease.to_string(), made.map(|made| made.oid)).await
+        end::end(&self.link, &lease.to_string(), made.as_ref()).await
     }
 
     async fn check(&self) -> Result<(), ConnectorError> {

@@ -31,6 +31,13 @@ pub(super) fn problems(settings: &PostgresSettings) -> Vec<SettingProblem> {
             "is how many sessions one login may have: 1 to 100",
         );
     }
+    let is_identifier = |text: &String| text.parse::<u64>().is_ok();
+    if !settings.gone.iter().all(is_identifier) {
+        wrong(
+            "gone",
+            "names servers by their system identifiers: `SELECT system_identifier FROM pg_control_system()`",
+        );
+    }
     // SECURITY: without TLS the login's password verifier, and the broker's own, cross the network.
     if settings.ca.is_none() && !is_loopback(&settings.host) {
         wrong(

@@ -36,18 +36,18 @@ fn settings(server: &Server) -> PostgresSettings {
             std::fs::read_to_string(&server.ca).unwrap()
         )),
         connections: 2,
+        gone: Vec::new(),
     }
 }
 
 async fn connector(settings: PostgresSettings) -> Arc<dyn Connector> {
+    patient(settings, PATIENCE).await
+}
+
+async fn patient(settings: PostgresSettings, patience: Duration) -> Arc<dyn Connector> {
     let keyring = keyring().await;
-    built(
-        &keyring,
-        "orders-db",
-        ConnectorSettings::Postgres(settings),
-        PATIENCE,
-    )
-    .await
+    let settings = ConnectorSettings::Postgres(settings);
+    built(&keyring, "orders-db", settings, patience).await
 }
 
 async fn login(server: &Server, minted: &Minted) -> Result<Client, tokio_postgres::Error> {
@@ -177,6 +177,16 @@ async fn an_open_session_dies_with_its_lease_whatever_it_is_doing() {
     );
 }
 
+/// It owns something in another database, where nobody can drop it from here.
+async fn owns_elsewhere<'a>(server: &Server, minted: &'a Minted) -> (&'a str, Client) {
+    let name = &minted.names[0];
+    let elsewhere = server.connect("postgres", PASSWORD, "postgres").await;
+    let elsewhere = elsewhere.unwrap();
+    let owns = format!("SET ROLE {name}; SELECT lo_create(0)");
+    elsewhere.batch_execute(&owns).await.unwrap();
+    (name, elsewhere)
+}
+
 #[tokio::test]
 async fn a_login_that_cannot_be_dropped_is_dead_all_the_same() {
     let Some(server) = Server::start().await else {
@@ -189,16 +199,7 @@ async fn a_login_that_cannot_be_dropped_is_dead_all_the_same() {
         .mint(&grant, context(&lease, MINUTE))
         .await
         .unwrap();
-    // It owns something in another database, where nobody can drop it from here.
-    let name = &minted.names[0];
-    let elsewhere = server
-        .connect("postgres", PASSWORD, "postgres")
-        .await
-        .unwrap();
-    elsewhere
-        .batch_execute(&format!("SET ROLE {name}; SELECT lo_create(0)"))
-        .await
-        .unwrap();
+    let (name, elsewhere) = owns_elsewhere(&server, &minted).await;
     let session = login(&server, &minted).await.unwrap();
     for _ in 0..2 {
         let ended = connector.end(&lease, minted.handle.as_ref()).await.unwrap();
@@ -212,6 +213,81 @@ async fn a_login_that_cannot_be_dropped_is_dead_all_the_same() {
         .await
         .unwrap();
     assert_eq!(connector.end(&lease, None).await.unwrap(), Ended::Dead);
+}
+
+#[tokio::test]
+async fn a_login_that_keeps_its_privileges_is_not_called_dead() {
+    let Some(server) = Server::start().await else {
+        return;
+    };
+    let connector = patient(settings(&server), Duration::from_secs(10)).await;
+    let lease = draw();
+    let grant = on(&["select"], &["public.orders"]).build();
+    let minted = connector
+        .mint(&grant, context(&lease, MINUTE))
+        .await
+        .unwrap();
+    let _elsewhere = owns_elsewhere(&server, &minted).await;
+    // Somebody is at the table's privileges for longer than a statement waits, and not for as long as two do.
+    let owner = server.login("shop", PASSWORD).await.unwrap();
+    let busy = "BEGIN; GRANT SELECT ON orders TO pg_monitor";
+    owner.batch_execute(busy).await.unwrap();
+    let ending = connector.end(&lease, minted.handle.as_ref());
+    let (ended, ()) = tokio::join!(ending, async {
+        tokio::time::sleep(Duration::from_secs(7)).await;
+        owner.batch_execute("ROLLBACK").await.unwrap();
+    });
+    assert!(
+        matches!(ended, Err(ConnectorError::Unavailable(_))),
+        "{ended:?}"
+    );
+    let ended = connector.end(&lease, minted.handle.as_ref()).await;
+    assert_eq!(ended.unwrap(), Ended::DeadUncollected);
+}
+
+#[tokio::test]
+async fn only_the_server_on_which_a_login_was_made_says_that_it_is_dead() {
+    let (Some(server), Some(other)) = (Server::start().await, Server::start().await) else {
+        return;
+    };
+    let moved = connector(settings(&other)).await;
+    let connector = connector(settings(&server)).await;
+    let lease = draw();
+    let grant = on(&["select"], &["public.orders"]).build();
+    let minted = connector
+        .mint(&grant, context(&lease, MINUTE))
+        .await
+        .unwrap();
+    let identifier = server
+        .ask("SELECT system_identifier FROM pg_control_system()")
+        .await
+        .to_string();
+    let error = moved.end(&lease, minted.handle.as_ref()).await.unwrap_err();
+    assert!(error.to_string().contains(&identifier), "{error}");
+    login(&server, &minted).await.unwrap();
+
+    // A standby knows only what it has heard of.
+    let standby = "ALTER ROLE dayfly SET default_transaction_read_only = on";
+    let postgres = server.login("postgres", PASSWORD).await.unwrap();
+    postgres.batch_execute(standby).await.unwrap();
+    let error = connector
+        .end(&lease, minted.handle.as_ref())
+        .await
+        .unwrap_err();
+    assert!(matches!(error, ConnectorError::Unavailable(_)), "{error}");
+    let primary = "ALTER ROLE dayfly RESET default_transaction_read_only";
+    postgres.batch_execute(primary).await.unwrap();
+
+    // Somebody says that it is no more; until then only it can say so.
+    let mut given_up = settings(&other);
+    given_up.gone = vec![identifier];
+    let given_up = patient(given_up, PATIENCE).await;
+    let ended = given_up.end(&lease, minted.handle.as_ref()).await;
+    assert_eq!(ended.unwrap(), Ended::Dead);
+    login(&server, &minted).await.unwrap();
+    let ended = connector.end(&lease, minted.handle.as_ref()).await;
+    assert_eq!(ended.unwrap(), Ended::Dead);
+    assert!(login(&server, &minted).await.is_err());
 }
 
 #[tokio::test]
@@ -360,6 +436,7 @@ fn only_a_server_on_loopback_goes_without_tls() {
         password: "env:PASSWORD".to_owned(),
         ca: None,
         connections: 4,
+        gone: Vec::new(),
     };
     let keys = |settings: &PostgresSettings| -> Vec<&str> {
         settings
@@ -375,5 +452,6 @@ fn only_a_server_on_loopback_goes_without_tls() {
     assert!(keys(&settings).is_empty());
     settings.connections = 0;
     settings.database = String::new();
-    assert_eq!(keys(&settings), ["database", "connections"]);
+    settings.gone = vec!["7312345678901234567".to_owned(), "db.internal".to_owned()];
+    assert_eq!(keys(&settings), ["database", "connections", "gone"]);
 }
