@@ -36,6 +36,8 @@ pub struct Fences {
     /// Boot time, in microseconds, at which the last tail cycle that reached the head was sent.
     proven: AtomicU64,
     forgot: AtomicU64,
+    /// Up to here the log was found on enough replicas.
+    replicated: AtomicU64,
     /// Store time minus ours, in milliseconds.
     pub(super) skew: AtomicI64,
     sequence: watch::Sender<u64>,
@@ -130,6 +132,7 @@ impl Fences {
             folding: Mutex::new(()),
             proven: AtomicU64::new(NEVER),
             forgot: AtomicU64::new(0),
+            replicated: AtomicU64::new(0),
             skew: AtomicI64::new(0),
             sequence: watch::Sender::new(0),
             cycles: watch::Sender::new(0),
@@ -261,8 +264,7 @@ impl Fences {
 
     /// Starts again from the stored snapshot.
     async fn load(&self) -> Result<(), FenceError> {
-        let loaded = snapshot::load(self).await?;
-        self.replace(|_| Ok(loaded))?;
+        self.take_loaded(snapshot::load(self).await?)?;
         let sent = self.clock.since_boot();
         let mut after = self.view.load().position();
         loop {
@@ -287,6 +289,15 @@ impl Fences {
                 Tail::Trimmed { oldest } => return Err(FenceError::LostForGood(oldest.sequence)),
             }
         }
+    }
+
+    /// INVARIANT: a view never goes back. Somebody else may have loaded the same and read on since, and an
+    /// older view would stand under the proof of what was read.
+    pub(super) fn take_loaded(&self, loaded: View) -> Result<(), FenceError> {
+        self.replace(|view| {
+            let further = view.position().sequence > loaded.position().sequence;
+            Ok(if further { view } else { loaded })
+        })
     }
 
     /// Folds entries that follow the view; what it has folded already must be the same entry.
@@ -361,6 +372,7 @@ impl Fences {
     fn prove(&self, sent: Duration, head: Position) {
         // A view that went further meanwhile holds fences raised here; the head read is on its chain.
         if self.view.load().knows(head) && self.lacking().is_none() {
+            self.replicated.store(head.sequence, Ordering::Relaxed);
             let micros = u64::try_from(sent.as_micros()).unwrap_or(NEVER);
             self.proven.store(micros, Ordering::Release);
             self.cycles
@@ -376,6 +388,7 @@ impl Fences {
     }
 
     pub(super) fn doubt(&self) {
+        self.replicated.store(0, Ordering::Relaxed);
         self.proven.store(NEVER, Ordering::Release);
     }
 
@@ -397,6 +410,7 @@ impl Fences {
                 view.drop_ended_holds(now);
                 if forget {
                     view.forget(now);
+                    view.forget_entries(now, self.replicated.load(Ordering::Relaxed));
                 }
                 Ok(view)
             });

@@ -117,8 +117,12 @@ async fn write(fences: &Fences) -> Result<u64, FenceError> {
     let view = fences.last();
     let record = read(fences).await?;
     if let Some(record) = &record {
-        let sequence = parse(fences, record)?.0.position.0;
-        if !fences.is_to_renew() && sequence + LEAST > view.position().sequence {
+        let (sequence, own) = (
+            parse(fences, record)?.0.position.0,
+            view.position().sequence,
+        );
+        // INVARIANT: never one that is older. The log behind the stored one is trimmed.
+        if sequence > own || !fences.is_to_renew() && sequence + LEAST > own {
             return Ok(sequence);
         }
     }

@@ -11,10 +11,15 @@ use super::{
 use crate::store::{self, Link, LogEntry, Position};
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
+use std::time::Duration;
 use time::OffsetDateTime;
 
 const SLOTS: usize = 256;
 const BLOCK: usize = 1024;
+/// The last entries are kept whole whatever their age: a store that was restored from long ago gets them back.
+pub(in crate::fences) const WHOLE: u64 = 32 * BLOCK as u64;
+/// Those before are kept whole for so long, and then only their links.
+pub(in crate::fences) const WHOLE_FOR: Duration = Duration::from_secs(3600);
 
 /// What a decision is made on. Take it once, on the first line, and use that one throughout.
 #[derive(Debug, Clone)]
@@ -60,7 +65,7 @@ pub(in crate::fences) struct Known {
     pub link: Link,
     /// When the entry was raised, in seconds.
     pub at: i64,
-    /// `None` for what came out of a snapshot.
+    /// `None` for what came out of a snapshot, and for what is old.
     pub entry: Option<Arc<Entry>>,
 }
 
@@ -351,6 +356,27 @@ impl View {
                 link: last.link,
             };
             self.blocks.remove(0);
+        }
+    }
+
+    /// Of what is old and lies far back nobody needs more than the link.
+    ///
+    /// INVARIANT: only up to `replicated`. What a failover can lose is put back from here.
+    pub(in crate::fences) fn forget_entries(&mut self, now: OffsetDateTime, replicated: u64) {
+        let horizon = (now - WHOLE_FOR).unix_timestamp();
+        let through = replicated.min(self.position.sequence.saturating_sub(WHOLE));
+        let mut end = self.base.sequence;
+        for block in &mut self.blocks {
+            end += block.len() as u64;
+            let is_old = block.last().is_some_and(|last| last.at < horizon);
+            if end > through || !is_old {
+                break;
+            }
+            if block.iter().any(|known| known.entry.is_some()) {
+                for known in Arc::make_mut(block) {
+                    known.entry = None;
+                }
+            }
         }
     }
 

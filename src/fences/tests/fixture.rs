@@ -2,13 +2,16 @@
 
 use crate::clock::{Clock, SystemClock};
 use crate::ids::ShardId;
+use crate::store::embedded::Embedded;
 use crate::store::{
     Finding, Generation, Index, Key, Log, Outcome, Position, Ranked, Record, Store, StoreError,
-    Tail, Transaction,
+    Tail, Transaction, Write,
 };
 use arc_swap::ArcSwap;
 use async_trait::async_trait;
+use std::collections::HashSet;
 use std::ops::RangeInclusive;
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -74,6 +77,12 @@ pub(crate) struct Line {
     pub(crate) ahead_ms: AtomicI64,
     /// Met once and once again behind the first reading of an index that finds so many members.
     pub(crate) behind_range: Mutex<Option<(usize, Arc<Barrier>)>>,
+    /// The shards of a node that does not answer.
+    pub(crate) lost: Mutex<HashSet<ShardId>>,
+    /// No commit that writes this is ever taken.
+    pub(crate) spoilt: Mutex<Option<Key>>,
+    /// A store of this file loses this one of the commits that come, and another one has its place.
+    pub(crate) loses: Mutex<Option<(i64, PathBuf)>>,
 }
 
 impl Line {
@@ -89,6 +98,9 @@ impl Line {
             members: AtomicU64::new(0),
             ahead_ms: AtomicI64::new(0),
             behind_range: Mutex::default(),
+            lost: Mutex::default(),
+            spoilt: Mutex::default(),
+            loses: Mutex::default(),
         })
     }
 
@@ -131,6 +143,43 @@ impl Line {
     }
 }
 
+impl Line {
+    fn to_all(
+        &self,
+        shards: impl IntoIterator<Item = ShardId>,
+    ) -> Result<Arc<dyn Store>, StoreError> {
+        let lost = self.lost.lock().unwrap();
+        match shards.into_iter().find(|shard| lost.contains(shard)) {
+            Some(_) => Err(StoreError::Unavailable("its node is gone".to_owned())),
+            None => self.line(),
+        }
+    }
+
+    /// Whoever has its place has all but the commit that comes now.
+    fn heir(&self) -> Option<Arc<dyn Store>> {
+        let mut loses = self.loses.lock().unwrap();
+        let (left, file) = loses.as_mut()?;
+        *left -= 1;
+        if *left > 0 {
+            return None;
+        }
+        let copy = file.with_extension("heir");
+        std::fs::copy(&*file, &copy).unwrap();
+        *loses = None;
+        Some(Arc::new(Embedded::open(&copy).unwrap()))
+    }
+
+    fn takes(&self, transaction: &Transaction) -> Result<(), StoreError> {
+        let spoilt = self.spoilt.lock().unwrap();
+        let hits =
+            |write: &Write| matches!(write, Write::Put { key, .. } if Some(key) == spoilt.as_ref());
+        if transaction.writes.iter().any(hits) {
+            return Err(StoreError::Corrupt("of another kind".to_owned()));
+        }
+        Ok(())
+    }
+}
+
 fn take(counter: &AtomicI64) -> bool {
     counter
         .fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| {
@@ -142,7 +191,8 @@ fn take(counter: &AtomicI64) -> bool {
 #[async_trait]
 impl Store for Line {
     async fn get(&self, keys: &[Key]) -> Result<Vec<Option<Record>>, StoreError> {
-        self.line()?.get(keys).await
+        let shards = keys.iter().map(|key| key.shard);
+        self.to_all(shards)?.get(keys).await
     }
 
     async fn notes(&self, keys: &[Key]) -> Result<Vec<Option<Vec<u8>>>, StoreError> {
@@ -150,7 +200,8 @@ impl Store for Line {
     }
 
     async fn commit(&self, transaction: Transaction) -> Result<Outcome, StoreError> {
-        let store = self.line()?;
+        let store = self.to_all([transaction.shard])?;
+        self.takes(&transaction)?;
         let number = self.commits.fetch_add(1, Ordering::SeqCst) + 1;
         if number == self.last.load(Ordering::SeqCst) {
             self.dead.store(true, Ordering::SeqCst);
@@ -159,7 +210,11 @@ impl Store for Line {
             }
             return Err(StoreError::Unavailable("the process is dead".to_owned()));
         }
+        let heir = self.heir();
         let outcome = store.commit(transaction).await?;
+        if let Some(heir) = heir {
+            self.point_to(heir);
+        }
         if take(&self.lose_answers) {
             return Err(StoreError::Unknown);
         }
@@ -177,7 +232,8 @@ impl Store for Line {
         ranks: RangeInclusive<i64>,
         limit: usize,
     ) -> Result<Vec<Ranked>, StoreError> {
-        let found = self.line()?.range(index, ranks, limit).await?;
+        let store = self.to_all([index.shard])?;
+        let found = store.range(index, ranks, limit).await?;
         self.members.fetch_add(found.len() as u64, Ordering::SeqCst);
         let met = {
             let mut behind = self.behind_range.lock().unwrap();
@@ -197,7 +253,8 @@ impl Store for Line {
         limit: usize,
         wait: Duration,
     ) -> Result<Tail, StoreError> {
-        let mut tail = self.line()?.tail(log, after, limit, wait).await?;
+        let store = self.to_all([log.shard])?;
+        let mut tail = store.tail(log, after, limit, wait).await?;
         if let Tail::Entries { store_now, .. } = &mut tail {
             *store_now += time::Duration::milliseconds(self.ahead_ms.load(Ordering::SeqCst));
         }

@@ -4,6 +4,7 @@ mod anew;
 pub(crate) mod fixture;
 mod fold;
 mod following;
+mod forgetting;
 mod forks;
 mod publishing;
 mod registering;
