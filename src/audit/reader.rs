@@ -115,10 +115,14 @@ impl Cursor {
             missed: 0,
         };
         for shard in shards() {
-            let mut next = page(store, shard, self.position(shard)).await?;
-            if next.forked {
-                next = self.anew(store, shard, next.missed).await?;
-            }
+            // One that cannot be read keeps no other one waiting: it is read on from where it stands.
+            let next = match self.next_of(store, shard).await {
+                Ok(next) => next,
+                Err(error) => {
+                    tracing::error!(shard = shard.number(), %error, "a shard's audit cannot be read for responses");
+                    continue;
+                }
+            };
             read.more |= next.more;
             read.missed += next.missed;
             read.cursor.put(shard, next.after);
@@ -126,6 +130,14 @@ impl Cursor {
             read.entries.extend(entries.filter_map(|(_, entry)| entry));
         }
         Ok(read)
+    }
+
+    async fn next_of(&self, store: &dyn Store, shard: ShardId) -> Result<Page, AuditError> {
+        let next = page(store, shard, self.position(shard)).await?;
+        if next.forked {
+            return self.anew(store, shard, next.missed).await;
+        }
+        Ok(next)
     }
 
     /// What a shard has instead of what a failover lost.

@@ -4,12 +4,14 @@
 //! Every replica runs it, one at a time works: the state in the store is the claim, and whoever
 //! wants to advance it must have seen it last.
 
+mod behind;
 mod trim;
 
+use self::behind::Behind;
 use super::chain::{Chain, FENCES, Run, Sign};
 use super::files::FileSink;
 use super::seen::Seen;
-use super::state::{State, holder, log_of, reconcile};
+use super::state::{State, holder, log_of};
 use super::{AuditError, log};
 use crate::clock::Clock;
 use crate::ids::ShardId;
@@ -82,6 +84,7 @@ impl Sealing {
             sealer,
             clock,
             seen: Seen::beside(&path),
+            behind: Behind::default(),
             path,
             sign,
             me: holder(),
@@ -89,6 +92,7 @@ impl Sealing {
             written: None,
             accepted: None,
             trimmed: HashMap::new(),
+            unread: None,
         };
         let task = tokio::spawn(work.run(stopped));
         Arc::new(Self {
@@ -155,6 +159,7 @@ struct Work {
     path: PathBuf,
     /// The newest checkpoint that another replica sealed.
     seen: Seen,
+    behind: Behind,
     sign: Box<Sign>,
     me: String,
     held: Option<Held>,
@@ -163,11 +168,23 @@ struct Work {
     /// What the state said of an accepted loss: it stays until a checkpoint names what is lost.
     accepted: Option<u64>,
     trimmed: HashMap<u8, u64>,
+    /// Why a shard is left out.
+    unread: Option<String>,
+}
+
+/// What one look at all shards found.
+struct Collected {
+    run: Run,
+    /// A shard has more.
+    more: bool,
+    /// How many entries wait after these.
+    waiting: u64,
+    /// Why a shard was left out.
+    unread: Option<String>,
 }
 
 /// What one look at a shard found.
 struct Looked {
-    shard: ShardId,
     tail: Tail,
     /// Where reading begins anew when the position is not on the log.
     base: Position,
@@ -179,7 +196,7 @@ impl Work {
             let stopping = *stopped.borrow_and_update();
             let more = match self.round(stopping).await {
                 Ok(more) => {
-                    self.shared.say(None);
+                    self.shared.say(self.unread.take());
                     more
                 }
                 Err(error) => {
@@ -227,8 +244,14 @@ impl Work {
             held = opened;
             held.open = false;
         }
-        let (mut run, more, waiting) = self.collect(&held.chain).await?;
+        let Collected {
+            mut run,
+            more,
+            waiting,
+            unread,
+        } = self.collect(&held.chain).await?;
         self.shared.backlog.store(waiting, Ordering::Relaxed);
+        self.unread = unread;
         let due = held.until - self.clock.now() < State::LEASE / 2;
         if !run.is_empty() {
             run.checkpoint(false, self.clock.now(), &self.sign)
@@ -253,10 +276,11 @@ impl Work {
         let found = State::read(self.store.as_ref(), &self.sealer).await?;
         if let Some((state, _)) = &found
             && state.holder != self.me
-            && state.until > now
+            && state.is_claimed(now)
         {
             self.shared.backlog.store(state.backlog, Ordering::Relaxed);
             self.seen.note(state.chain.checkpoint, now);
+            self.behind.saw(state);
             return Ok(false);
         }
         let path = self.path.clone();
@@ -265,9 +289,8 @@ impl Work {
             .map_err(|error| AuditError::write(&self.path, std::io::Error::other(error)))??;
         let (state, version) = found.unzip();
         let accepted = state.as_ref().is_some_and(State::is_accepted);
-        let chain = match self.ran_through(state.as_ref(), exported.as_ref(), now) {
-            Some(chain) => chain,
-            None => reconcile(state.map(|state| state.chain), exported.clone())?,
+        let Some(chain) = self.goes_on(state.as_ref(), exported.clone())? else {
+            return Ok(false);
         };
         self.accepted = accepted.then_some(chain.checkpoint);
         let open = exported.as_ref() != Some(&chain);
@@ -286,6 +309,7 @@ impl Work {
         if !is_applied(&outcome) {
             return Ok(false);
         }
+        self.behind.saw(&state);
         self.held = Some(Held {
             sink,
             chain,
@@ -294,30 +318,6 @@ impl Work {
             open,
         });
         Ok(true)
-    }
-
-    /// Where sealing goes on though the store is behind: a failover lost what this very process had sealed just
-    /// before. What else it lost is named by the next checkpoint.
-    ///
-    /// SECURITY: whoever starts on such a store has seen nothing of what it lost, and refuses it; and a store that
-    /// was put back to an older day under a broker that runs stops its sealing.
-    fn ran_through(
-        &self,
-        state: Option<&State>,
-        exported: Option<&Chain>,
-        now: OffsetDateTime,
-    ) -> Option<Chain> {
-        let chain = exported.filter(|chain| self.written.as_ref() == Some(*chain))?;
-        let state = state.filter(|state| state.chain.checkpoint < chain.checkpoint)?;
-        if now - (state.until - State::LEASE) > MOST_LOST {
-            return None;
-        }
-        tracing::error!(
-            store = state.chain.checkpoint,
-            export = chain.checkpoint,
-            "the store lost how far the audit is sealed: sealing goes on behind the export"
-        );
-        Some(chain.clone())
     }
 
     /// Puts a run on the disk, then into the state. `None`: another replica has the claim, and
@@ -358,6 +358,7 @@ impl Work {
             steps::at(Step::Sealed);
         }
         if is_applied(&outcome) {
+            self.behind.saw(&state);
             held.chain = run.chain;
             held.version = version;
             held.until = state.until;
@@ -368,7 +369,11 @@ impl Work {
         Ok(None)
     }
 
-    async fn look(&self, shard: ShardId, after: Position) -> Result<Looked, StoreError> {
+    async fn look(&self, shard: ShardId, after: Position) -> (ShardId, Result<Looked, StoreError>) {
+        (shard, self.look_behind(shard, after).await)
+    }
+
+    async fn look_behind(&self, shard: ShardId, after: Position) -> Result<Looked, StoreError> {
         let log = log(shard);
         let tail = self.store.tail(&log, after, PAGE, Duration::ZERO).await?;
         let base = match &tail {
@@ -382,26 +387,36 @@ impl Work {
                 }
             }
         };
-        Ok(Looked { shard, tail, base })
+        Ok(Looked { tail, base })
     }
 
     fn looks<'a>(
         &'a self,
         chain: &'a Chain,
-    ) -> impl futures_util::Stream<Item = Result<Looked, StoreError>> + 'a {
+    ) -> impl futures_util::Stream<Item = (ShardId, Result<Looked, StoreError>)> + 'a {
         let shards = ShardId::all().chain([ShardId::INSTALLATION]);
         let looks = shards.map(|shard| self.look(shard, chain.head(shard.number()).position));
         futures_util::stream::iter(looks).buffered(READERS)
     }
 
-    /// The lines behind a chain, whether a shard has more, and how many entries wait after them.
-    async fn collect(&self, chain: &Chain) -> Result<(Run, bool, u64), AuditError> {
+    /// The lines behind a chain. A shard that cannot be read keeps no other one waiting: it stays where it is.
+    async fn collect(&self, chain: &Chain) -> Result<Collected, AuditError> {
         let mut run = Run::after(chain.clone());
         let (mut more, mut waiting) = (false, 0);
+        let mut unread = None;
         let mut looks = std::pin::pin!(self.looks(chain));
-        while let Some(looked) = looks.next().await {
-            let Looked { shard, tail, base } = looked?;
+        while let Some((shard, looked)) = looks.next().await {
             let number = shard.number();
+            let Looked { tail, base } = match looked {
+                Ok(looked) => looked,
+                Err(error) => {
+                    tracing::error!(shard = number, %error, "a shard's audit is not sealed");
+                    unread = Some(format!(
+                        "the audit of shard {number} is not sealed: {error}"
+                    ));
+                    continue;
+                }
+            };
             let head = match tail {
                 Tail::Entries { entries, head, .. } => {
                     for entry in &entries {
@@ -426,7 +441,12 @@ impl Work {
             waiting += head.sequence.saturating_sub(sealed);
         }
         run.fences(self.fence_head(chain).await?)?;
-        Ok((run, more, waiting))
+        Ok(Collected {
+            run,
+            more,
+            waiting,
+            unread,
+        })
     }
 
     async fn fence_head(&self, chain: &Chain) -> Result<Position, StoreError> {
@@ -457,10 +477,10 @@ impl Work {
         let chain = state.map(|(state, _)| state.chain).unwrap_or_default();
         let mut waiting = 0;
         let mut looks = std::pin::pin!(self.looks(&chain));
-        while let Some(looked) = looks.next().await {
-            let Ok(looked) = looked else { return };
+        while let Some((shard, looked)) = looks.next().await {
+            let Ok(looked) = looked else { continue };
             if let Tail::Entries { head, .. } = looked.tail {
-                let sealed = chain.head(looked.shard.number()).position.sequence;
+                let sealed = chain.head(shard.number()).position.sequence;
                 waiting += head.sequence.saturating_sub(sealed);
             }
         }

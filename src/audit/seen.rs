@@ -2,13 +2,10 @@
 //! never sealed would believe any store that was put back.
 
 use super::AuditError;
+use super::state::CLOCKS;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 use time::OffsetDateTime;
-
-/// What the clock of whoever accepted a loss may be behind.
-const CLOCKS: Duration = Duration::from_secs(30);
 
 #[derive(Debug)]
 pub(super) struct Seen {
@@ -22,6 +19,16 @@ impl Seen {
             path: export.with_extension("seen"),
             noted: 0,
         }
+    }
+
+    /// What was seen is lost, and sealing goes on from here.
+    pub(super) fn begin_anew(&mut self, checkpoint: u64, now: OffsetDateTime) {
+        self.noted = 0;
+        self.note(checkpoint, now);
+    }
+
+    pub(super) fn path(&self) -> &Path {
+        &self.path
     }
 
     /// Whoever reads it later finds this number or a later one, or, after a crash, an earlier one. That it cannot

@@ -12,6 +12,8 @@ use std::time::Duration;
 use time::OffsetDateTime;
 
 const MAC_PURPOSE: &str = "audit state";
+/// What the clocks of two replicas may differ by.
+pub(super) const CLOCKS: Duration = Duration::from_secs(30);
 
 /// The record that is claim and state in one.
 #[derive(Debug, Clone)]
@@ -60,6 +62,19 @@ impl State {
             backlog,
             accepted: None,
         }
+    }
+
+    /// Whether somebody seals.
+    ///
+    /// SECURITY: nobody claims it for longer than this: a holder whose clock was ahead would keep everybody from sealing
+    /// until that time has come.
+    pub(super) fn is_claimed(&self, now: OffsetDateTime) -> bool {
+        now < self.until && self.until <= now + Self::LEASE + CLOCKS
+    }
+
+    /// When its holder wrote it, while it held the claim.
+    pub(super) fn written(&self) -> OffsetDateTime {
+        self.until - Self::LEASE
     }
 
     pub(super) fn is_accepted(&self) -> bool {

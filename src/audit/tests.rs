@@ -1,3 +1,4 @@
+mod apart;
 mod loss;
 mod reader;
 mod takeover;

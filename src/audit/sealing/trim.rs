@@ -34,9 +34,14 @@ impl Work {
                         through,
                     });
             steps::at(Step::Trimming);
-            self.store.commit(transaction).await?;
+            let done = self.store.commit(transaction).await;
             steps::at(Step::Trimmed);
-            *trimmed = through;
+            match done {
+                Ok(_) => *trimmed = through,
+                Err(error) => {
+                    tracing::warn!(shard = number, %error, "a shard's sealed entries are not trimmed");
+                }
+            }
         }
         Ok(())
     }

@@ -3,6 +3,7 @@
 use super::loss::{lost_from, state_of};
 use super::{Place, now, read, seal, sealer, shard, sign, stage, start};
 use crate::audit::chain::Run;
+use crate::audit::seen::newest;
 use crate::audit::state::{State, log_of};
 use crate::audit::{AuditError, Report, Sealing, check, unattended};
 use crate::store::embedded::Embedded;
@@ -272,6 +273,89 @@ async fn a_store_that_is_put_back_to_an_older_day_stops_who_seals_and_who_starts
     );
     let fault = seal(&place.store, &path).await;
     assert!(fault.unwrap().contains("dayfly recover"));
+}
+
+/// A second replica, once it has seen what the first one sealed last.
+async fn beside(place: &Place, states: &[State]) -> Arc<Sealing> {
+    let other = place.path("other.jsonl");
+    let sealing = start(&place.store, &other);
+    let last = states[2].chain.checkpoint;
+    for _ in 0..100 {
+        if newest(&other).unwrap() == Some(last) {
+            return sealing;
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    panic!("it has not seen checkpoint {last}");
+}
+
+/// Nobody has the claim any more, either.
+const UNCLAIMED: Duration = Duration::from_secs(15);
+
+async fn fault_of(sealing: &Sealing) -> String {
+    for _ in 0..100 {
+        if let Some(fault) = sealing.fault() {
+            return fault;
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    panic!("it seals");
+}
+
+#[tokio::test]
+async fn what_a_failover_lost_is_left_to_the_replica_that_sealed_it() {
+    let place = Place::new();
+    let path = place.path("audit.jsonl");
+    let (sealing, states) = three_runs(&place, &path).await;
+    let other = beside(&place, &states).await;
+    loses_two(place.store.as_ref(), &states, UNCLAIMED).await;
+    // Nothing new is there, so who sealed it looks later than the other one.
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    stage(place.store.as_ref(), 1, "four").await;
+    let state = sealed_behind(place.store.as_ref(), states[2].chain.checkpoint).await;
+    assert_eq!(state.holder, states[2].holder);
+    sealing.finish().await;
+    other.finish().await;
+    let report = all(&place);
+    assert!(report.is_sound() && report.superseded.is_empty() && report.entries == 4);
+}
+
+#[tokio::test]
+async fn what_a_failover_lost_of_a_replica_that_died_is_not_waited_for_for_ever() {
+    let place = Place::new();
+    let path = place.path("audit.jsonl");
+    let (sealing, states) = three_runs(&place, &path).await;
+    let other = beside(&place, &states).await;
+    drop(sealing);
+    loses_two(place.store.as_ref(), &states, UNCLAIMED).await;
+    let begun = tokio::time::Instant::now();
+    stage(place.store.as_ref(), 1, "four").await;
+    let is_sealed = |state: &State| state.chain.head(shard(1).number()).position.sequence == 4;
+    while !is_sealed(&state_of(place.store.as_ref()).await) {
+        assert!(begun.elapsed() < 6 * State::LEASE);
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    assert!(begun.elapsed() > 2 * State::LEASE);
+    other.finish().await;
+    assert_eq!(other.fault(), None);
+    // And it may start again.
+    let other = place.path("other.jsonl");
+    check(place.store.as_ref(), &sealer(), &other)
+        .await
+        .unwrap();
+}
+
+#[tokio::test]
+async fn a_store_that_is_put_back_to_an_older_day_is_sealed_by_nobody_who_saw_a_later_one() {
+    let place = Place::new();
+    let path = place.path("audit.jsonl");
+    let (sealing, states) = three_runs(&place, &path).await;
+    let other = beside(&place, &states).await;
+    drop(sealing);
+    loses_two(place.store.as_ref(), &states, Duration::from_secs(80)).await;
+    assert!(fault_of(&other).await.contains("dayfly recover"));
+    let state = state_of(place.store.as_ref()).await;
+    assert_eq!(state.chain.checkpoint, states[0].chain.checkpoint);
 }
 
 #[tokio::test]
