@@ -1,8 +1,12 @@
 //! A lease dies with its context: signed webhooks and the operators' API say that a pipeline run,
 //! or anything else a lease hangs on, is over.
 //!
-//! GitHub: "Validating webhook deliveries" (`X-Hub-Signature-256`). GitLab: `X-Gitlab-Token`.
-//! Generic: HMAC-SHA-256 over `timestamp.body`.
+//! GitHub: "Validating webhook deliveries" (`X-Hub-Signature-256`). GitLab: a signing token (Standard
+//! Webhooks), or the older `X-Gitlab-Token`, which is a password and signs nothing. Generic: HMAC-SHA-256 over `timestamp.body`.
+
+mod standard;
+
+pub use standard::{SigningSecret, id as signed_id};
 
 use super::watched::Asking;
 use super::{Broker, Reason, Refusal, heard, leavers};
@@ -96,7 +100,8 @@ impl Broker {
             };
             is_sure &= self.source_ended(known, request, mark.as_ref()).await?;
         }
-        // INVARIANT: success is said of what no failover brings back. Sources send again what was not taken.
+        // INVARIANT: success is said of what no failover brings back. Whoever is told "later" may send it again;
+        // that GitHub does not, is what `poll` is for.
         if is_sure {
             return Ok(());
         }
@@ -140,12 +145,16 @@ fn is_authentic(
             .and_then(|text| text.strip_prefix("sha256="))
             .and_then(unhex)
             .is_some_and(|tag| ring::hmac::verify(&key, body, &tag).is_ok()),
-        SourceKind::Gitlab => header("x-gitlab-token").is_some_and(|token| {
-            token
-                .as_bytes()
-                .ct_eq(source.secret.expose().as_bytes())
-                .into()
-        }),
+        SourceKind::Gitlab => match SigningSecret::of(&source.secret) {
+            // SECURITY: where messages are signed, the secret itself is no proof.
+            Some(secret) => secret.is_ok_and(|secret| secret.signed(headers, body, now)),
+            None => header("x-gitlab-token").is_some_and(|token| {
+                token
+                    .as_bytes()
+                    .ct_eq(source.secret.expose().as_bytes())
+                    .into()
+            }),
+        },
         SourceKind::Scim => leavers::is_authentic(source, headers),
         SourceKind::Generic | SourceKind::Facts => {
             let Some(timestamp) = header("x-dayfly-timestamp") else {

@@ -1,11 +1,12 @@
 //! The main job: a proof and a signed intent in, a narrow credential with a lease out.
 
 use super::delegation::Sorted;
+use super::watched::asked_by;
 use super::{Broker, Bundle, Reason, Refusal, sightings};
 use crate::agents::{AdmittedAgent, AgentError};
 use crate::connectors::{Connector, Minted, handle};
 use crate::fences::View;
-use crate::identity::{Caller, Confirmation, Person, Presented};
+use crate::identity::{Caller, Confirmation, Facts, Person, Presented};
 use crate::ids::LeaseId;
 use crate::intent::{Asked, Behalf, Intent};
 use crate::leases::{Issued, LeaseError};
@@ -141,18 +142,14 @@ impl Broker {
             .connectors
             .get(grant.target())
             .ok_or_else(|| Refusal::new(Reason::Internal, "a target without a connector"))?;
+        let asked_by = asked_by(&bundle.sources, intent.facts(), grant.dimensions());
         let issued = self
-            .mint(&grant, connector.as_ref(), now)
+            .mint(&grant, connector.as_ref(), (asked_by, now))
             .await
             .map_err(Refusal::exact)?;
         self.record.observed(&grant);
         self.usage.granted(&grant, now);
         let lease = issued.0.lease.clone();
-        self.watched.issued(
-            &bundle.sources,
-            intent.facts(),
-            (grant.dimensions(), lease.expires_at),
-        );
         let answer = self.answer(&grant, connector.as_ref(), issued);
         if answer.is_err() {
             // Nobody was given it, so nobody may have it: ended, not left to live unheld.
@@ -166,7 +163,7 @@ impl Broker {
         &self,
         grant: &Grant,
         connector: &dyn Connector,
-        now: OffsetDateTime,
+        (asked_by, now): (Facts, OffsetDateTime),
     ) -> Result<(Issued, Secret<String>), Refusal> {
         let promises = connector.promises();
         if let Some(since) = self.sweeper.backlog(grant.target())
@@ -176,9 +173,10 @@ impl Broker {
             return Err(Refusal::new(Reason::TargetUnavailable, problem).after(30));
         }
         if promises.local {
-            return self.mint_here(grant, connector, now).await;
+            return self.mint_here(grant, connector, (asked_by, now)).await;
         }
         let draft = self.leases.draft(grant, &promises, now);
+        let draft = draft.asked_by(asked_by);
         let reserved = self.leases.reserve(draft, grant, now).await?;
         steps::at(Step::Minting);
         let mut minted = match connector
@@ -215,12 +213,13 @@ impl Broker {
         &self,
         grant: &Grant,
         connector: &dyn Connector,
-        now: OffsetDateTime,
+        (asked_by, now): (Facts, OffsetDateTime),
     ) -> Result<(Issued, Secret<String>), Refusal> {
         let promises = connector.promises();
         let mut draws = 1;
         loop {
             let draft = self.leases.draft(grant, &promises, now);
+            let draft = draft.asked_by(asked_by.clone());
             let mut minted = connector.mint(grant, draft.context(now)).await?;
             let bearer = bearer(&mut minted, draft.id());
             match self.leases.issue(draft, grant, minted, now).await {

@@ -2,9 +2,9 @@
 //! what an operator has lifted.
 //!
 //! It is known by what was signed: GitHub signs the body and nothing
-//! beside it, so `X-GitHub-Delivery` tells no replay from a delivery, and its bodies name a run and a time.
+//! beside it (GitLab an id, where it signs), so `X-GitHub-Delivery` tells no replay from a delivery, and its bodies name a run and a time.
 
-use super::contexts::end_of;
+use super::contexts::{SigningSecret, end_of, signed_id};
 use super::{Broker, Reason, Refusal, SourceKind, SourceSettings};
 use crate::fences::{By, Dimension};
 use crate::ids::ShardId;
@@ -28,18 +28,20 @@ pub(in crate::broker) fn mark(
 ) -> Option<ReplayMark> {
     // The same machine can end, start and end again: what tells them apart is the time that is signed with it.
     let sent = match source.kind {
+        // Signed, and the same however often it is delivered.
+        SourceKind::Gitlab if SigningSecret::of(&source.secret).is_some() => {
+            let id = signed_id(headers)?;
+            return Some(marked(source, id.as_bytes(), now));
+        }
         SourceKind::Generic => headers.get("x-dayfly-timestamp")?.as_bytes(),
         SourceKind::Github | SourceKind::Gitlab => b"",
         SourceKind::Scim | SourceKind::Facts => return None,
     };
-    let signed = [sent, b".", body].concat();
-    Some(replay::mark(
-        "webhook",
-        &source.name,
-        None,
-        &signed,
-        now + KEPT,
-    ))
+    Some(marked(source, &[sent, b".", body].concat(), now))
+}
+
+fn marked(source: &SourceSettings, known_by: &[u8], now: OffsetDateTime) -> ReplayMark {
+    replay::mark("webhook", &source.name, None, known_by, now + KEPT)
 }
 
 fn key(mark: &ReplayMark) -> Key {

@@ -42,7 +42,7 @@ mod usage;
 pub mod watched;
 
 pub use configured::Word;
-pub use contexts::{SourceKind, SourceSettings};
+pub use contexts::{SigningSecret, SourceKind, SourceSettings};
 pub use exchange::{ExchangeRequest, GrantType};
 pub use govern::{GOVERNED_EVERY, Governed};
 pub use operators::{Operator, OperatorSettings, Possession, Role, RoleRule};

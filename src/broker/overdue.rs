@@ -6,7 +6,7 @@ use super::{Broker, Bundle, Refusal};
 use crate::audit::{Entry, Event};
 use crate::ids::{ShardId, TargetId};
 use crate::leases::{State, Waiting};
-use crate::store::{Guard, Key, Outcome, Transaction, Write, settle};
+use crate::store::{Guard, Key, Outcome, Record, Transaction, Write, settle};
 use crate::telemetry::metric;
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -47,29 +47,46 @@ impl Broker {
         targets.extend(bundle.policy.targets().map(|target| target.id.clone()));
         let targets = Vec::from_iter(targets);
         let keys: Vec<_> = targets.iter().map(key).collect();
-        let mut raised = 0;
+        let (mut raised, mut failed) = (0, None);
         for (target, found) in targets.iter().zip(self.store.get(&keys).await?) {
             let waiting = backlogs.get(target);
-            let stops = waiting.is_some_and(|waiting| is_overdue(waiting.since, now));
-            let shown = if stops { 1.0 } else { 0.0 };
-            metrics::gauge!(metric::OVERDUE, "target" => target.to_string()).set(shown);
-            let late = waiting.filter(|waiting| now - waiting.since > bound(&bundle, target));
-            match (late, found) {
-                (Some(waiting), None) => {
-                    raised += u64::from(self.alarm(&bundle, target, waiting, now).await?);
-                }
-                (None, Some(alarm)) => {
-                    let transaction = Transaction::new(ShardId::INSTALLATION, now + DEADLINE)
-                        .revoking()
-                        .guard(Guard::Unchanged(key(target), alarm.version))
-                        .write(Write::Delete(key(target)));
-                    settle(self.store.as_ref(), transaction).await?;
-                    tracing::info!(%target, "what had to be dead is: the target is no longer overdue");
-                }
-                _ => {}
+            match self
+                .watch_target((&bundle, target), waiting, found, now)
+                .await
+            {
+                Ok(alarm) => raised += u64::from(alarm),
+                // INVARIANT: what is wrong with one target keeps nobody from hearing of the next.
+                Err(refusal) => failed = Some(refusal),
             }
         }
-        Ok(raised)
+        failed.map_or(Ok(raised), Err)
+    }
+
+    /// Whether somebody was told.
+    async fn watch_target(
+        &self,
+        (bundle, target): (&Bundle, &TargetId),
+        waiting: Option<&Waiting>,
+        found: Option<Record>,
+        now: OffsetDateTime,
+    ) -> Result<bool, Refusal> {
+        let stops = waiting.is_some_and(|waiting| is_overdue(waiting.since, now));
+        let shown = if stops { 1.0 } else { 0.0 };
+        metrics::gauge!(metric::OVERDUE, "target" => target.to_string()).set(shown);
+        let late = waiting.filter(|waiting| now - waiting.since > bound(bundle, target));
+        match (late, found) {
+            (Some(waiting), None) => self.alarm(bundle, target, waiting, now).await,
+            (None, Some(alarm)) => {
+                let transaction = Transaction::new(ShardId::INSTALLATION, now + DEADLINE)
+                    .revoking()
+                    .guard(Guard::Unchanged(key(target), alarm.version))
+                    .write(Write::Delete(key(target)));
+                settle(self.store.as_ref(), transaction).await?;
+                tracing::info!(%target, "what had to be dead is: the target is no longer overdue");
+                Ok(false)
+            }
+            _ => Ok(false),
+        }
     }
 
     async fn alarm(
@@ -80,9 +97,12 @@ impl Broker {
         now: OffsetDateTime,
     ) -> Result<bool, Refusal> {
         // The picture is of the last round: another replica may have ended it since.
-        let lease = self.leases.get(&waiting.lease).await?;
-        let Some(lease) = lease.filter(|lease| lease.state == State::Revoking) else {
-            return Ok(false);
+        let lease = match self.leases.get(&waiting.lease).await {
+            Ok(Some(lease)) if lease.state == State::Revoking => Some(lease),
+            Ok(_) => return Ok(false),
+            // Nothing can be known of it, and it holds up its target all the same.
+            Err(error) if error.is_of_one_lease() => None,
+            Err(error) => return Err(error.into()),
         };
         let number = waiting.number;
         let seconds = (now - waiting.since).whole_seconds();
@@ -90,23 +110,26 @@ impl Broker {
         let why = format!(
             "{number} credentials of {target} must be dead and are not confirmed to be, the oldest for {seconds} s"
         );
-        let entry = Entry::new(Event::RevocationOverdue, now)
-            .agent(lease.agent.as_str())
-            .mission(lease.mission.as_str())
+        let mut entry = Entry::new(Event::RevocationOverdue, now)
             .target(target.as_str())
-            .lease(lease.id.to_string())
+            .lease(waiting.lease.to_string())
             .reason(Event::RevocationOverdue.name())
             .with("waiting", number)
             .with("seconds", seconds)
             .with("bound", bound)
-            .with("attempts", lease.attempts)
             .with("why", why.as_str());
+        if let Some(lease) = lease {
+            entry = entry
+                .agent(lease.agent.as_str())
+                .mission(lease.mission.as_str())
+                .with("attempts", lease.attempts);
+        }
         let transaction = Transaction::new(ShardId::INSTALLATION, now + DEADLINE)
             .revoking()
             .guard(Guard::Absent(key(target)))
             .write(Write::Put {
                 key: key(target),
-                value: lease.id.as_bytes().to_vec(),
+                value: waiting.lease.as_bytes().to_vec(),
                 expires_at: None,
             })
             .write(entry.append(ShardId::INSTALLATION));
@@ -116,7 +139,7 @@ impl Broker {
             Outcome::Applied { .. } | Outcome::Unreplicated { .. }
         );
         if first {
-            tracing::error!(%target, lease = %lease.id, "ALARM: {why}");
+            tracing::error!(%target, lease = %waiting.lease, "ALARM: {why}");
             let kind = Event::RevocationOverdue.name();
             metrics::counter!(metric::ALARMS, "kind" => kind).increment(1);
         }

@@ -11,8 +11,10 @@ use crate::fences::{DimensionKind, Fence, FenceKind, Raised, Weight};
 use crate::ids::ShardId;
 use crate::steps::{self, Step};
 use crate::store::{
-    CommitId, Guard, Index, Key, Link, MAX_RANK, Outcome, Position, Transaction, Write, settle,
+    CommitId, Guard, Index, Key, Link, MAX_RANK, Outcome, Position, Record, Transaction, Write,
+    settle,
 };
+use crate::telemetry::metric;
 use crate::wire::{RevocationReceipt, RevocationState, Selector};
 use serde::{Deserialize, Serialize};
 use serde_bytes::ByteArray;
@@ -235,35 +237,84 @@ impl Broker {
             .store
             .range(&waiting(), -MAX_RANK..=milliseconds(now), BATCH)
             .await?;
-        let mut confirmed = 0;
+        let (mut confirmed, mut failed) = (0, None);
         for one in due {
-            let forget = Write::Unrank {
-                index: waiting(),
-                member: one.member.clone(),
-            };
-            let id = Uuid::from_slice(&one.member).ok();
-            let found = match id {
-                Some(id) => self.recorded(id).await?,
-                None => None,
-            };
-            match found {
-                Some((recorded, version)) => {
-                    let done = self.look_at(recorded, version, (forget, now)).await?;
-                    confirmed += u64::from(done);
-                }
-                // It is too old to be told of.
-                None => {
-                    let transaction = Transaction::new(ShardId::INSTALLATION, now + DEADLINE)
-                        .local()
-                        .revoking()
-                        .write(forget);
-                    steps::at(Step::ReceiptWriting);
-                    self.store.commit(transaction).await?;
-                    steps::at(Step::ReceiptWritten);
+            match self.look_after_receipt(&one.member, now).await {
+                Ok(done) => confirmed += u64::from(done),
+                // INVARIANT: what lies behind one that cannot be looked at has its turn all the same.
+                Err((refusal, version)) => {
+                    self.put_off(&one.member, version, now).await?;
+                    failed = Some(refusal);
                 }
             }
         }
-        Ok(confirmed)
+        failed.map_or(Ok(confirmed), Err)
+    }
+
+    /// Whether this one was found to be done. With what is wrong comes what the record was, if it can be told.
+    async fn look_after_receipt(
+        &self,
+        member: &[u8],
+        now: OffsetDateTime,
+    ) -> Result<bool, (Refusal, Option<CommitId>)> {
+        let unread = |refusal: Refusal| (refusal, None);
+        let forget = Write::Unrank {
+            index: waiting(),
+            member: member.to_vec(),
+        };
+        let record = match Uuid::from_slice(member) {
+            Ok(id) => self.stored(id).await.map_err(unread)?,
+            Err(_) => None,
+        };
+        let Some(record) = record else {
+            // It is too old to be told of.
+            let transaction = Transaction::new(ShardId::INSTALLATION, now + DEADLINE)
+                .local()
+                .revoking()
+                .write(forget);
+            steps::at(Step::ReceiptWriting);
+            let forgotten = self.store.commit(transaction).await;
+            steps::at(Step::ReceiptWritten);
+            return match forgotten {
+                Ok(_) => Ok(false),
+                Err(error) => Err(unread(error.into())),
+            };
+        };
+        let version = record.version;
+        let of_this = |refusal| (refusal, Some(version));
+        let recorded = read(&record).map_err(|refusal| {
+            tracing::error!("ALARM: what is remembered of a revocation cannot be read; nobody will be told when it is done");
+            metrics::counter!(metric::ALARMS, "kind" => "record_unreadable").increment(1);
+            of_this(refusal)
+        })?;
+        self.look_at(recorded, version, (forget, now))
+            .await
+            .map_err(of_this)
+    }
+
+    /// Behind the others.
+    async fn put_off(
+        &self,
+        member: &[u8],
+        version: Option<CommitId>,
+        now: OffsetDateTime,
+    ) -> Result<(), Refusal> {
+        let mut transaction = Transaction::new(ShardId::INSTALLATION, now + DEADLINE)
+            .local()
+            .revoking()
+            .write(Write::Rank {
+                index: waiting(),
+                member: member.to_vec(),
+                rank: milliseconds(now + LONGEST),
+            });
+        // Whoever wrote it meanwhile may have been done with it.
+        if let (Some(version), Ok(id)) = (version, Uuid::from_slice(member)) {
+            transaction = transaction.guard(Guard::Unchanged(key(id), version));
+        }
+        steps::at(Step::ReceiptWriting);
+        self.store.commit(transaction).await?;
+        steps::at(Step::ReceiptWritten);
+        Ok(())
     }
 
     async fn look_at(
@@ -296,13 +347,15 @@ impl Broker {
     }
 
     async fn recorded(&self, id: Uuid) -> Result<Option<(Recorded, CommitId)>, Refusal> {
-        let found = self.store.get(&[key(id)]).await?.into_iter().next();
-        let Some(record) = found.flatten() else {
+        let Some(record) = self.stored(id).await? else {
             return Ok(None);
         };
-        let recorded = serde_json::from_slice(&record.value)
-            .map_err(|error| Refusal::new(Reason::Internal, error.to_string()))?;
-        Ok(Some((recorded, record.version)))
+        Ok(Some((read(&record)?, record.version)))
+    }
+
+    async fn stored(&self, id: Uuid) -> Result<Option<Record>, Refusal> {
+        let found = self.store.get(&[key(id)]).await?.into_iter().next();
+        Ok(found.flatten())
     }
 
     /// `false`: somebody else was faster, and nothing was written.
@@ -408,6 +461,11 @@ pub(in crate::broker) fn receipt(
         agents: coverage.agents.into_iter().collect(),
         targets: coverage.targets.into_iter().collect(),
     }
+}
+
+fn read(record: &Record) -> Result<Recorded, Refusal> {
+    serde_json::from_slice(&record.value)
+        .map_err(|error| Refusal::new(Reason::Internal, error.to_string()))
 }
 
 fn key(id: Uuid) -> Key {

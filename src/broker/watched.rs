@@ -1,9 +1,10 @@
 //! A source that can be asked: `[source.NAME] poll`. Whether what a lease hangs on is over is asked about each
 //! context with live leases, so that a message that was lost ends them all the same.
 //!
-//! What is asked about is remembered by the replica that issued, until its leases have expired; with that process
-//! it is forgotten, and then their lifetime is what bounds them. No answer is no end.
+//! What is asked about is read from the leases themselves, by one replica at a time: what was issued before a
+//! restart, or by a replica that is no more, is asked about like all else. No answer is no end.
 
+mod read;
 mod template;
 
 pub use template::Template;
@@ -15,7 +16,7 @@ use crate::fences::Dimension;
 use crate::identity::Facts;
 use crate::ids;
 use crate::jose::{KeyClient, Refused, RemoteKeysError, parse_object};
-use crate::policy::contexts;
+use crate::policy::{contexts, tethers_by};
 use crate::telemetry::metric;
 use crate::wire::EndContextRequest;
 use serde_json::Value;
@@ -24,6 +25,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use time::OffsetDateTime;
 
+const REPOSITORY: &str = "pipeline.repository_id";
 const TICK: Duration = Duration::from_millis(200);
 const AGAIN: Duration = Duration::from_secs(1);
 /// Contexts that are asked about; a run of jobs is one.
@@ -131,6 +133,10 @@ struct State {
     /// Sources whose last question was not answered.
     silent: BTreeMap<String, Silence>,
     asked: usize,
+    /// Boot time: from then on another replica may be the one that asks.
+    ours: Duration,
+    /// There was more than is remembered.
+    too_many: bool,
 }
 
 #[derive(Debug)]
@@ -165,23 +171,50 @@ impl Watched {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// What was just issued, with the facts that were proved for it.
-    pub fn issued(
+    /// A live lease. `is_new`: it was issued just now, and not before anybody here looked.
+    fn found(
         &self,
         sources: &[SourceSettings],
         facts: &Facts,
-        (dimensions, until): (&[Dimension], OffsetDateTime),
+        (dimensions, until, is_new): (&[Dimension], OffsetDateTime, bool),
     ) {
         for source in sources {
             if let Some((place, facts)) = hangs_on(source, facts, dimensions) {
                 let every = source.asking.as_ref().map(|asking| asking.every);
-                self.add(place, facts, (until, every.unwrap_or(AGAIN)));
+                let every = every.unwrap_or(AGAIN);
+                let first = match is_new {
+                    true => around(every),
+                    // Nobody knows when it was last asked about.
+                    false => ids::between(Duration::ZERO, every),
+                };
+                self.add(place, facts, (until, first));
             }
         }
     }
 
-    fn add(&self, place: Place, facts: Facts, (until, every): (OffsetDateTime, Duration)) {
-        let next = self.clock.since_boot() + around(every);
+    /// It is for this replica to ask, until then.
+    fn ours(&self, until: Duration) {
+        self.state().ours = until;
+    }
+
+    /// It is for another replica to ask, or nobody is to be asked.
+    fn leave(&self) {
+        let mut state = self.state();
+        state.ours = Duration::ZERO;
+        state.all.clear();
+        state.too_many = false;
+    }
+
+    /// Once, after there was more than is remembered: now there is room for it.
+    fn has_room_again(&self) -> bool {
+        let mut state = self.state();
+        let has_room = state.too_many && state.all.len() <= MOST - MOST / 10;
+        state.too_many &= !has_room;
+        has_room
+    }
+
+    fn add(&self, place: Place, facts: Facts, (until, first): (OffsetDateTime, Duration)) {
+        let next = self.clock.since_boot() + first;
         let mut state = self.state();
         if let Some(entry) = state.all.get_mut(&place) {
             entry.until = entry.until.max(until);
@@ -189,12 +222,14 @@ impl Watched {
             return;
         }
         if state.all.len() >= MOST {
-            let source = place.0;
-            tracing::warn!(
-                source,
-                "too much hangs on it to be asked about: only a message, or its lifetime, ends this"
-            );
-            metrics::counter!(metric::ALARMS, "kind" => "not_asked_about").increment(1);
+            if !std::mem::replace(&mut state.too_many, true) {
+                let source = place.0;
+                tracing::warn!(
+                    source,
+                    "too much hangs on it to be asked about at once: the rest waits until others are over"
+                );
+                metrics::counter!(metric::ALARMS, "kind" => "not_asked_about").increment(1);
+            }
             return;
         }
         let entry = Entry {
@@ -210,7 +245,12 @@ impl Watched {
     fn due(&self, sources: &[SourceSettings]) -> Vec<(Place, String)> {
         let (boot, now) = (self.clock.since_boot(), self.clock.now());
         let mut state = self.state();
-        let State { all, silent, asked } = &mut *state;
+        if state.ours <= boot {
+            return Vec::new();
+        }
+        let State {
+            all, silent, asked, ..
+        } = &mut *state;
         let asking = |place: &Place| {
             let source = sources.iter().find(|one| one.name == place.0)?;
             let asking = source.asking.as_ref()?;
@@ -253,7 +293,9 @@ impl Watched {
     fn answered(&self, place: &Place, asking: &Asking, said: &Result<Said, Unanswered>) {
         let boot = self.clock.since_boot();
         let mut state = self.state();
-        let State { all, silent, asked } = &mut *state;
+        let State {
+            all, silent, asked, ..
+        } = &mut *state;
         *asked = asked.saturating_sub(1);
         if let Ok(Said::Over) = said {
             all.remove(place);
@@ -298,6 +340,30 @@ impl Watched {
     }
 }
 
+/// Of the facts that were proved for a lease, those that it is asked about by, if its platform is asked.
+pub(in crate::broker) fn asked_by(
+    sources: &[SourceSettings],
+    facts: &Facts,
+    dimensions: &[Dimension],
+) -> Facts {
+    let mut kept = Facts::new();
+    for source in sources {
+        let Some((_, needed)) = hangs_on(source, facts, dimensions) else {
+            continue;
+        };
+        let asking = source.asking.as_ref();
+        let tethers = asking.map_or_else(Vec::new, |asking| tethers_by(&asking.tether));
+        let owner = REPOSITORY.to_owned();
+        for name in tethers.into_iter().chain([owner]) {
+            if let Some(value) = facts.get(&name) {
+                kept.insert(name, value.clone());
+            }
+        }
+        kept.extend(needed);
+    }
+    kept
+}
+
 /// The narrowest context of this source that a lease hangs on, and the facts that it is asked about by.
 fn hangs_on(
     source: &SourceSettings,
@@ -312,7 +378,7 @@ fn hangs_on(
         return None;
     }
     // SECURITY: asked, it may end what it may end by a message, and nothing else.
-    let owner = facts.get("pipeline.repository_id");
+    let owner = facts.get(REPOSITORY);
     let owner = match (source.kind, owner) {
         (SourceKind::Generic, _) => kind.clone(),
         (_, Some(Value::String(text))) => text.clone(),
@@ -333,8 +399,9 @@ fn around(pause: Duration) -> Duration {
     ids::between(pause * 4 / 5, pause * 6 / 5)
 }
 
-/// Asks in the background for as long as the broker is held.
-pub fn start(broker: &Arc<Broker>) {
+/// Asks in the background for as long as the broker is held. `alone`: no other replica has its store.
+pub fn start(broker: &Arc<Broker>, alone: bool) {
+    read::start(broker, alone);
     let broker = Arc::downgrade(broker);
     tokio::spawn(async move {
         while let Some(broker) = broker.upgrade() {

@@ -1,7 +1,7 @@
 //! Ending: what is written when a lease must die, is dead, or cannot live any more.
 
 use super::alike::{Half, Written};
-use super::record::{Closing, Lease, Record};
+use super::record::{Lease, Record};
 use super::state::{Event, State, Why};
 use super::{DEADLINE, KEPT, LeaseError, Leases, TOLERANCE, keys, notes, status};
 use crate::connectors::{Handle, RevocationClass};
@@ -9,8 +9,10 @@ use crate::fences::{By, Dimension, DimensionKind, EndedBy, FenceKind, Fences, Ne
 use crate::ids::LeaseId;
 use crate::steps::{self, Step};
 use crate::store::{Guard, Outcome, Transaction, Write, settle};
+use serde::{Deserialize, Serialize};
 use std::time::Duration;
 use time::OffsetDateTime;
+use time::serde::timestamp::milliseconds;
 
 /// Tells a release from a revocation in a fence on one lease.
 const RELEASE: &str = "released by its holder";
@@ -19,6 +21,19 @@ const TRIES: usize = 8;
 const SLOTS: u64 = 64;
 /// How much longer than a closed lease what it has in common with others is kept.
 const OUTLASTS: Duration = Duration::from_secs(3600);
+
+/// Why a lease ends or ended, and how far that is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Closing {
+    pub why: Why,
+    /// Who said so: an operator, the holder, or `dayfly`.
+    pub by: String,
+    pub reason: String,
+    #[serde(with = "milliseconds")]
+    pub since: OffsetDateTime,
+    #[serde(with = "milliseconds::option")]
+    pub closed: Option<OffsetDateTime>,
+}
 
 /// What kind of end a fence, or the loss of a decision, is for the lease.
 pub(super) fn why_of(ended: &EndedBy, lease: &LeaseId) -> Why {
@@ -203,20 +218,21 @@ impl Leases {
         Ok(Some(raised))
     }
 
-    /// Writes that an open lease must die: closed at once where the broker's word is enough.
+    /// Writes that an open lease must die: closed at once where the broker's word is enough. `None`: it was
+    /// over, or is not there.
     pub(super) async fn mark(
         &self,
         id: &LeaseId,
         closing: Closing,
         now: OffsetDateTime,
-    ) -> Result<(), LeaseError> {
+    ) -> Result<Option<Lease>, LeaseError> {
         for _ in 0..TRIES {
             let Some(lease) = self.get(id).await? else {
-                return Ok(());
+                return Ok(None);
             };
             let event = end_event(&lease, closing.why);
             if lease.state.after(event).is_none() {
-                return Ok(());
+                return Ok(None);
             }
             let closing = closing.clone();
             steps::at(Step::Marking);
@@ -227,7 +243,7 @@ impl Leases {
                 .await?;
             steps::at(Step::Marked);
             if changed.is_some() {
-                return Ok(());
+                return Ok(changed);
             }
         }
         Err(LeaseError::Contended(*id))
@@ -254,27 +270,33 @@ impl Leases {
             return Ok(None);
         }
         let changed = self
-            .step_all(vec![(lease.clone(), record)], retry_at)
+            .step_all(vec![(lease.clone(), record)], retry_at, None)
             .await?;
         Ok(changed.and_then(|leases| leases.into_iter().next()))
     }
 
-    /// The same over several records of one shard: all or none.
+    /// The same over several records of one shard: all or none, and with something that goes along.
     pub(super) async fn step_all(
         &self,
         changes: Vec<(Lease, Record)>,
         retry_at: OffsetDateTime,
+        along: Option<(Guard, Write)>,
     ) -> Result<Option<Vec<Lease>>, LeaseError> {
         let Some((first, _)) = changes.first() else {
             return Ok(Some(Vec::new()));
         };
         let (shard, now) = (first.id.shard(), self.clock.now());
         let mut transaction = Transaction::new(shard, now + DEADLINE).revoking();
-        // INVARIANT: what a status list is made of is replicated: a fence on one lease is followed
-        // once, and a failover that lost what was written then would bring its token back.
-        let listed = changes.iter().any(|(_, record)| record.status.is_some());
-        if !listed {
+        // INVARIANT: what a status list is made of is replicated, or a failover would bring its token back; and
+        // that there may be children, which lie on other shards and would be there still.
+        let must_stay = changes
+            .iter()
+            .any(|(lease, record)| record.status.is_some() || record.handed_on != lease.handed_on);
+        if !must_stay {
             transaction = transaction.local();
+        }
+        if let Some((guard, write)) = along {
+            transaction = transaction.guard(guard).write(write);
         }
         let mut shares = Vec::with_capacity(changes.len());
         for (lease, record) in &changes {
@@ -289,8 +311,8 @@ impl Leases {
         }
         let version = transaction.id;
         match settle(self.store.as_ref(), transaction).await? {
-            // Written, and tried again: the next round finds whether it still is.
-            Outcome::Unreplicated { .. } if listed => Err(LeaseError::Unreplicated),
+            // Written, and perhaps not for long: whoever finds it so asks whether it was replicated since.
+            Outcome::Unreplicated { .. } if must_stay => Err(LeaseError::Unreplicated),
             Outcome::Applied { .. } | Outcome::Unreplicated { .. } => Ok(Some(
                 changes
                     .into_iter()
@@ -326,6 +348,11 @@ impl Leases {
         let child = record
             .parent
             .map(|_| (keys::children(shard), member.clone(), open));
+        let watched = (!record.asked_by.is_empty()).then(|| {
+            let is_live = matches!(record.state, State::Reserved | State::Active);
+            let made = is_live.then(|| keys::place(record.created, id));
+            (keys::watched(shard), member.clone(), made)
+        });
         let is_unclaimed = record.state == State::Unclaimed;
         let was_unclaimed = before.is_some_and(|before| before.state == State::Unclaimed);
         let unclaimed = (is_unclaimed || was_unclaimed).then(|| {
@@ -362,7 +389,7 @@ impl Leases {
             // INVARIANT: a lease that is open is never reclaimed.
             expires_at: closed.filter(|_| !record.is_kept()).map(|at| at + KEPT),
         });
-        let ranks = ranks.into_iter().chain(child).chain(over);
+        let ranks = ranks.into_iter().chain(child).chain(watched).chain(over);
         for (index, member, rank) in ranks.chain(unclaimed) {
             let write = match rank {
                 Some(rank) => Write::Rank {

@@ -2,7 +2,8 @@
 //!
 //! A child is covered by whatever covers its parent, the parent's own end included. Views see that
 //! at once. Downstreams are told by the sweeper, which follows a fence on one lease straight to its
-//! record: so the record says beforehand that there may be children on other shards.
+//! record: so the record says beforehand that there may be children on other shards, and says so on
+//! enough replicas: a child lies on another shard, and what it was made for must not be lost alone.
 
 use super::record::Lease;
 use super::state::State;
@@ -58,7 +59,10 @@ impl Leases {
                 return Ok(false);
             }
             if lease.handed_on {
-                return Ok(true);
+                if self.is_known_to_be_handed_on(&lease).await? {
+                    return Ok(true);
+                }
+                continue;
             }
             steps::at(Step::ParentMarking);
             let marked = self
@@ -69,9 +73,24 @@ impl Leases {
                 .await?;
             steps::at(Step::ParentMarked);
             if marked.is_some() {
+                self.handed_on.add(*id);
                 return Ok(true);
             }
         }
         Err(LeaseError::Contended(*id))
+    }
+
+    /// Whoever wrote it may have been told that it was not replicated. `false`: the record was changed meanwhile.
+    async fn is_known_to_be_handed_on(&self, lease: &Lease) -> Result<bool, LeaseError> {
+        if self.handed_on.has(&lease.id) {
+            return Ok(true);
+        }
+        let read = std::slice::from_ref(lease);
+        let replicated = self.are_replicated(lease.id.shard(), read).await?;
+        let known = replicated.first().is_some_and(|replicated| *replicated);
+        if known {
+            self.handed_on.add(lease.id);
+        }
+        Ok(known)
     }
 }

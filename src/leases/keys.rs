@@ -62,6 +62,11 @@ pub(super) fn children(shard: ShardId) -> Index {
     index(shard, "lease-children")
 }
 
+/// Live leases with something to ask their platform about, by when they were made.
+pub(super) fn watched(shard: ShardId) -> Index {
+    index(shard, "lease-watched")
+}
+
 /// Leases by when something has to be done about them: every open one, and those that were closed
 /// and left something behind.
 pub(super) fn due(shard: ShardId) -> Index {

@@ -13,23 +13,28 @@ mod notes;
 mod open;
 mod rebuild;
 mod record;
+mod replicated;
 mod state;
 mod status;
 mod sweep;
+mod watched;
 
 #[cfg(test)]
 mod tests;
 
+pub use close::Closing;
 pub use look::{Blast, Cursor, Filter, Page};
 pub use open::{Draft, Issued, Reserved};
 pub use rebuild::Remembered;
-pub use record::{AtRest, Closing, Lease, Record};
+pub use record::{AtRest, Lease, Record};
 pub use state::{Event, State, Why};
 pub use status::{Bits, SIZE as STATUS_LIST_SIZE};
 pub use sweep::{Backlog, Connectors, Sweeper, Swept, Waiting};
+pub use watched::ReadTo;
 
 use alike::Commons;
 use look::Found;
+use replicated::HandedOn;
 
 use crate::clock::Clock;
 use crate::fences::{EndedBy, FenceError, Stale, View};
@@ -59,6 +64,7 @@ pub struct Leases {
     sealer: Sealer,
     clock: Arc<dyn Clock>,
     commons: Commons,
+    handed_on: HandedOn,
 }
 
 /// What a lease is worth at one moment, on one view.
@@ -112,7 +118,7 @@ pub enum LeaseError {
 
 impl LeaseError {
     /// What is wrong with one lease, where others may be right.
-    fn is_of_one_lease(&self) -> bool {
+    pub(crate) fn is_of_one_lease(&self) -> bool {
         matches!(
             self,
             Self::Forged(_)
@@ -130,6 +136,7 @@ impl Leases {
             sealer,
             clock,
             commons: Commons::default(),
+            handed_on: HandedOn::default(),
         }
     }
 

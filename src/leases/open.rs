@@ -1,11 +1,13 @@
 //! Reserve, mint, activate. The order is the promise: the lease is written before any downstream
 //! call, the handle before any answer.
 
-use super::record::{Closing, Lease, Record};
+use super::close::Closing;
+use super::record::{Lease, Record};
 use super::state::{Event, State, Why};
 use super::{DEADLINE, KEPT, LeaseError, Leases, MINT_WITHIN, keys, notes, status};
 use crate::connectors::{ConnectorError, MintContext, Minted, Promises};
 use crate::fences::{Dimension, DimensionKind, LONGEST_LIFETIME, View};
+use crate::identity::Facts;
 use crate::ids::{AgentId, LeaseId, ShardId};
 use crate::policy::Grant;
 use crate::replay::ReplayMark;
@@ -27,6 +29,7 @@ pub struct Draft {
     expires_at: OffsetDateTime,
     promises: Promises,
     pub(in crate::leases) status: Option<u32>,
+    asked_by: Facts,
 }
 
 /// A lease that is written and has no credential yet. Minting downstream takes one.
@@ -49,6 +52,13 @@ impl Draft {
 
     pub fn expires_at(&self) -> OffsetDateTime {
         self.expires_at
+    }
+
+    /// What its platform is asked by whether what it hangs on is over: [`Leases::watched`].
+    #[must_use]
+    pub fn asked_by(mut self, facts: Facts) -> Self {
+        self.asked_by = facts;
+        self
     }
 
     /// For connectors that mint without a downstream call.
@@ -91,6 +101,7 @@ impl Leases {
             expires_at: whole_milliseconds(now + ttl),
             promises: *promises,
             status: promises.status_list.then(status::draw),
+            asked_by: Facts::new(),
         }
     }
 
@@ -415,6 +426,7 @@ fn new_record(draft: &Draft, grant: &Grant) -> Record {
         claimed_until: None,
         uncollected: false,
         status: draft.status,
+        asked_by: draft.asked_by.clone(),
     }
 }
 
@@ -439,7 +451,7 @@ pub(super) fn whole_milliseconds(at: OffsetDateTime) -> OffsetDateTime {
 }
 
 /// What leads from a lease's public names to it, for `find`.
-fn put_names(transaction: Transaction, record: &Record) -> Transaction {
+pub(super) fn put_names(transaction: Transaction, record: &Record) -> Transaction {
     let shard = record.id.shard();
     let keys = record
         .names

@@ -1,13 +1,15 @@
 //! A lease whose record the store lost, as the audit tells it: not to live again, but to be ended.
 
-use super::open::whole_milliseconds;
-use super::record::{Closing, Record};
+use super::close::Closing;
+use super::open::{put_names, whole_milliseconds};
+use super::record::Record;
 use super::state::{State, Why};
 use super::{DEADLINE, LeaseError, Leases, MINT_WITHIN, keys};
 use crate::audit::{Entry, Event};
 use crate::authority::Authority;
 use crate::connectors::Promises;
 use crate::fences::{Dimension, DimensionKind};
+use crate::identity::Facts;
 use crate::ids::LeaseId;
 use crate::intent::SignerClass;
 use crate::store::{Guard, Outcome, Transaction, settle};
@@ -23,12 +25,14 @@ pub struct Remembered {
     pub target: String,
     pub expires_at: OffsetDateTime,
     entry: Entry,
+    /// What its credential is seen by elsewhere, once there was one.
+    names: Vec<String>,
 }
 
 impl Remembered {
     /// Those that were issued and not said to be over, in the order of their ids.
     pub fn of(entries: &[Entry]) -> BTreeMap<LeaseId, Self> {
-        let mut open = BTreeMap::new();
+        let mut open: BTreeMap<LeaseId, Self> = BTreeMap::new();
         for entry in entries {
             let Some(id) = entry.lease.as_ref().and_then(|id| id.parse().ok()) else {
                 continue;
@@ -39,6 +43,12 @@ impl Remembered {
                 .is_some_and(|state| !state.is_open());
             if over {
                 open.remove(&id);
+            } else if entry.event == Event::Activated
+                && let Some(remembered) = open.get_mut(&id)
+            {
+                remembered.names = value(entry, "names").unwrap_or_default();
+                // A target may have granted less.
+                remembered.expires_at = expiry(entry).unwrap_or(remembered.expires_at);
             } else if entry.event == Event::Issued
                 && let Some(remembered) = Self::read(id, entry)
             {
@@ -49,11 +59,11 @@ impl Remembered {
     }
 
     fn read(id: LeaseId, entry: &Entry) -> Option<Self> {
-        let expires_at = entry.detail.get("expires_at")?.as_str()?;
         Some(Self {
             id,
             target: entry.target.clone()?,
-            expires_at: OffsetDateTime::parse(expires_at, &Rfc3339).ok()?,
+            expires_at: expiry(entry)?,
+            names: value(entry, "names").unwrap_or_default(),
             entry: entry.clone(),
         })
     }
@@ -61,10 +71,6 @@ impl Remembered {
     fn text(&self, name: &str) -> String {
         let found = self.entry.detail.get(name).and_then(|value| value.as_str());
         found.unwrap_or_default().to_owned()
-    }
-
-    fn value<T: serde::de::DeserializeOwned>(&self, name: &str) -> Option<T> {
-        serde_json::from_value(self.entry.detail.get(name)?.clone()).ok()
     }
 
     fn record(&self, promises: &Promises, now: OffsetDateTime) -> Option<Record> {
@@ -94,13 +100,13 @@ impl Remembered {
             mission: mission.parse().ok()?,
             target: self.target.parse().ok()?,
             detail_type: promises.detail_type.to_owned(),
-            authority: self.value("authority").unwrap_or(Authority(Vec::new())),
+            authority: value(&self.entry, "authority").unwrap_or(Authority(Vec::new())),
             audience: self.text("audience"),
             issuer_url,
             subject,
-            task: self.value("task"),
+            task: value(&self.entry, "task"),
             goal: self.text("goal"),
-            signer: self.value("signer").unwrap_or(SignerClass::Agent),
+            signer: value(&self.entry, "signer").unwrap_or(SignerClass::Agent),
             bound_key: None,
             chain: Vec::new(),
             parent: None,
@@ -120,7 +126,7 @@ impl Remembered {
             named_by_lease: promises.named_by_lease,
             expires_by_itself: promises.expires_by_itself,
             handle: None,
-            names: Vec::new(),
+            names: self.names.clone(),
             token_sha256: None,
             signing_key: None,
             closing: Some(Closing::new(
@@ -133,34 +139,46 @@ impl Remembered {
             claimed_until: None,
             uncollected: false,
             status: None,
+            asked_by: Facts::new(),
         })
     }
 }
 
+fn expiry(entry: &Entry) -> Option<OffsetDateTime> {
+    let text = entry.detail.get("expires_at")?.as_str()?;
+    OffsetDateTime::parse(text, &Rfc3339).ok()
+}
+
+fn value<T: serde::de::DeserializeOwned>(entry: &Entry, name: &str) -> Option<T> {
+    serde_json::from_value(entry.detail.get(name)?.clone()).ok()
+}
+
 impl Leases {
-    /// Writes the lease as one that must die. `false`: the store has it, or the audit says too little.
+    /// Writes the lease as one that must die, whether or not anybody can end it: until then it is on record. `false`: the store has it.
+    /// `None`: the audit says too little.
     pub async fn rebuild(
         &self,
         remembered: &Remembered,
         promises: &Promises,
         now: OffsetDateTime,
-    ) -> Result<bool, LeaseError> {
+    ) -> Result<Option<bool>, LeaseError> {
         let Some(record) = remembered.record(promises, now) else {
-            return Ok(false);
+            return Ok(None);
         };
         let shard = record.id.shard();
         let transaction = Transaction::new(shard, now + DEADLINE)
             .revoking()
             .guard(Guard::Absent(keys::lease(&record.id)));
         let (transaction, _) = self.put(transaction, (None, &record), now)?;
+        let transaction = put_names(transaction, &record);
         let entry = super::notes::step(State::Active, &record, now);
         let transaction = match entry {
             Some(entry) => transaction.write(entry.append(shard)),
             None => transaction,
         };
         match settle(self.store.as_ref(), transaction).await? {
-            Outcome::Applied { .. } | Outcome::Unreplicated { .. } => Ok(true),
-            Outcome::Conflict { .. } => Ok(false),
+            Outcome::Applied { .. } | Outcome::Unreplicated { .. } => Ok(Some(true)),
+            Outcome::Conflict { .. } => Ok(Some(false)),
             Outcome::TooLate => Err(LeaseError::TooLate),
         }
     }

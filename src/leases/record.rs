@@ -2,11 +2,12 @@
 
 use super::LeaseError;
 use super::alike::{self, Common, Half};
-use super::state::{STATES, State, Why};
+use super::close::Closing;
+use super::state::{STATES, State};
 use crate::authority::{Authority, Vocabulary};
 use crate::connectors::RevocationClass;
 use crate::fences::{Dimension, DimensionHash, DimensionKind, EndedBy, View};
-use crate::identity::Confirmation;
+use crate::identity::{Confirmation, Facts};
 use crate::ids::{AgentId, LeaseId, MissionId, TargetId};
 use crate::intent::{Principal, SignerClass};
 use crate::secret::Sealer;
@@ -85,19 +86,8 @@ pub struct Record {
     pub status: Option<u32>,
     /// It counts for its instance, too.
     pub(in crate::leases) of_instance: bool,
-}
-
-/// Why a lease ends or ended, and how far that is.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Closing {
-    pub why: Why,
-    /// Who said so: an operator, the holder, or `dayfly`.
-    pub by: String,
-    pub reason: String,
-    #[serde(with = "milliseconds")]
-    pub since: OffsetDateTime,
-    #[serde(with = "milliseconds::option")]
-    pub closed: Option<OffsetDateTime>,
+    /// The facts by which the platform is asked whether what it hangs on is over; of most leases none.
+    pub asked_by: Facts,
 }
 
 /// A lease as the store holds it: its MAC was right. Only this room makes one.
@@ -342,6 +332,9 @@ struct Rare {
     claimed_until: Option<OffsetDateTime>,
     uncollected: bool,
     status: Option<u32>,
+    // INVARIANT: the last one, and left out where there are none: so older versions read most records.
+    #[serde(default, skip_serializing_if = "Facts::is_empty")]
+    asked_by: Facts,
 }
 
 /// Both parts of a record without the MAC, for the fuzzers.
@@ -402,6 +395,7 @@ impl Own {
             claimed_until: record.claimed_until,
             uncollected: record.uncollected,
             status: record.status,
+            asked_by: record.asked_by.clone(),
         };
         let state = STATES.iter().position(|state| *state == record.state);
         let created = moment(record.created);
@@ -482,6 +476,7 @@ impl Own {
             uncollected: rare.uncollected,
             status: rare.status,
             of_instance: shared.of_instance,
+            asked_by: rare.asked_by,
         };
         record.arrange();
         Some(record)

@@ -48,7 +48,7 @@ pub use request::words;
 pub use requirement::{is_label, labels_meet};
 pub use schema::SCHEMA;
 pub use stated::StatedRequest;
-pub use tether::contexts;
+pub use tether::{contexts, tethers_by};
 pub use trace::Check;
 
 use crate::agents::AdmittedAgent;

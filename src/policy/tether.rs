@@ -5,6 +5,17 @@ use crate::fences::Dimension;
 use crate::identity::Facts;
 use crate::ids::IssuerId;
 
+/// What tells a context of a group from another one, the best first.
+const NAMES: [&str; 3] = ["run_id", "id", "uid"];
+
+/// The facts that [`contexts`] looks at.
+pub fn tethers_by(tether: &str) -> Vec<String> {
+    let group = tether.rsplit_once('.').map_or(tether, |(group, _)| group);
+    let names = NAMES.iter().chain(&["run_attempt", "repository_id"]);
+    let names = names.map(|name| format!("{group}.{name}"));
+    names.chain([tether.to_owned()]).collect()
+}
+
 /// The contexts that a tether means, as (kind, id), or the fact that is missing.
 ///
 /// - `pipeline` (no dot) is identified by the fact `pipeline.run_id`, else `pipeline.id`, else
@@ -43,8 +54,7 @@ pub fn contexts(tether: &str, facts: &Facts) -> Result<Vec<(String, String)>, St
         };
         return Ok(vec![(kind, id)]);
     }
-    let names = ["run_id", "id", "uid"];
-    let id = names
+    let id = NAMES
         .iter()
         .find_map(|name| proved(&format!("{tether}.{name}")))
         .filter(usable)

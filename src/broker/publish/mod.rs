@@ -409,7 +409,7 @@ impl Broker {
             let held = publishing.held();
             // Before the turn: secrets may be slow to read, and what is published meanwhile is taken over.
             let made = match &held {
-                Some(held) => Some(made_of(&*build, held).await?),
+                Some(held) => Some(made_of(&*build, held).await),
                 None => None,
             };
             let _turn = publishing.turn.lock().await;
@@ -423,6 +423,7 @@ impl Broker {
             }
             let hash = match (made, own.take()) {
                 (Some(bundle), _) => {
+                    let bundle = bundle?;
                     let leavers = self.hold_leavers(&bundle).await;
                     leavers.map_err(|refusal| refusal.detail)?;
                     let hash = bundle.hash.clone();

@@ -4,6 +4,7 @@ use super::work::count;
 use super::{Action, Answered, Counted, Message, Owners, Responses, Seen, milliseconds};
 use crate::audit::{AuditError, Cursor, Entry, READ_AGAIN};
 use crate::broker::Broker;
+use crate::fences::MOST_SKEW;
 use crate::ids::ShardId;
 use crate::store::{CommitId, Guard, Index, Key, Outcome, StoreError, Transaction, Write, settle};
 use ring::digest::{SHA256, digest};
@@ -29,6 +30,15 @@ struct State {
     /// Whoever was ever told something: each has a queue of its own.
     #[serde(default)]
     receivers: BTreeSet<String>,
+}
+
+impl State {
+    /// SECURITY: nobody claims it for longer than this: a holder whose clock was ahead would keep everybody else
+    /// from answering until that time has come.
+    fn is_held(&self, now: OffsetDateTime) -> bool {
+        let longest = now + CLAIM + MOST_SKEW;
+        (milliseconds(now) + 1..=milliseconds(longest)).contains(&self.until)
+    }
 }
 
 /// One thing to do, until it is done.
@@ -173,12 +183,13 @@ impl Broker {
         now: OffsetDateTime,
     ) -> Result<(), AuditError> {
         let bundle = self.bundle.load_full();
-        if bundle.responses.responses.is_empty() {
+        // What is queued is due by the clock of whoever queues it.
+        if bundle.responses.responses.is_empty() || self.fences.in_time().is_err() {
             return Ok(());
         }
         loop {
             let (state, version) = self.claimed().await?;
-            if state.holder != me && state.until > milliseconds(now) {
+            if state.holder != me && state.is_held(now) {
                 return Ok(());
             }
             let cursor = Cursor::load(self.store.as_ref()).await?;
@@ -231,7 +242,7 @@ impl Broker {
         now: OffsetDateTime,
     ) -> Result<BTreeSet<String>, StoreError> {
         let (state, _) = self.claimed().await?;
-        let ours = state.holder == me && state.until > milliseconds(now);
+        let ours = state.holder == me && state.is_held(now);
         Ok(if ours {
             state.receivers
         } else {
@@ -327,3 +338,6 @@ fn forget_answered(answered: &mut Answered, now: OffsetDateTime) {
     let surplus = answered.len().saturating_sub(MOST);
     answered.drain(..surplus);
 }
+
+#[cfg(test)]
+mod tests;

@@ -67,6 +67,7 @@ impl World {
     fn new() -> Self {
         let clock = Arc::new(Seconds::default());
         let watched = Watched::new(clock.clone());
+        watched.ours(Duration::MAX);
         let sources = vec![source(URL)];
         Self {
             clock,
@@ -86,7 +87,7 @@ impl World {
     fn issue(&self, run: u64, seconds: i64) {
         let until = self.clock.now() + time::Duration::seconds(seconds);
         self.watched
-            .issued(&self.sources, &facts(run), (&Self::hangs(run), until));
+            .found(&self.sources, &facts(run), (&Self::hangs(run), until, true));
     }
 
     fn due(&self) -> Vec<(Place, String)> {
@@ -147,7 +148,7 @@ fn only_what_a_lease_hangs_on_and_its_source_may_end_is_asked_about() {
     let issued = |world: &World, facts: &Facts, dimensions: &[Dimension]| {
         world
             .watched
-            .issued(&world.sources, facts, (dimensions, until));
+            .found(&world.sources, facts, (dimensions, until, true));
         world.known()
     };
     let of = |issuer: &str| [Dimension::context(issuer, "pipeline", "1234:7")];
@@ -221,6 +222,113 @@ fn what_is_asked_at_once_and_remembered_is_bounded() {
     world.clock.pass(13);
     assert_eq!(world.due().len(), MOST_ASKED);
     assert!(world.due().is_empty());
+}
+
+#[test]
+fn what_was_too_much_is_looked_for_again_once_there_is_room() {
+    let world = World::new();
+    for run in 0..MOST as u64 {
+        world.issue(run, 100_000);
+    }
+    assert!(!world.watched.has_room_again(), "it was never too much");
+    world.issue(MOST as u64, 100_000);
+    world.clock.pass(13);
+    while world.known() > MOST - MOST / 10 {
+        assert!(!world.watched.has_room_again());
+        for (place, _) in world.due() {
+            world.say(&place, Ok(Said::Over));
+        }
+    }
+    assert!(world.watched.has_room_again());
+    assert!(!world.watched.has_room_again(), "once");
+}
+
+#[test]
+fn whose_claim_has_lapsed_asks_nothing_and_who_gave_it_up_remembers_nothing() {
+    let world = World::new();
+    world.issue(7, 100_000);
+    let boot = world.clock.since_boot();
+    world.watched.ours(boot + Duration::from_secs(13));
+    world.clock.pass(13);
+    assert!(world.due().is_empty());
+    world.watched.ours(boot + Duration::from_secs(14));
+    let due = world.due();
+    assert_eq!(due.len(), 1);
+    world.watched.leave();
+    assert_eq!(world.known(), 0);
+    world.say(&due[0].0, Ok(Said::GoesOn));
+    world.watched.ours(Duration::MAX);
+    assert_eq!(world.known(), 0, "an answer brings nothing back");
+    world.issue(8, 100_000);
+    world.clock.pass(13);
+    assert_eq!(world.due().len(), 1);
+}
+
+#[test]
+fn what_was_issued_before_anybody_looked_is_asked_about_within_its_time() {
+    let world = World::new();
+    let until = world.clock.now() + time::Duration::HOUR;
+    for run in 0..10 {
+        let told = (&World::hangs(run)[..], until, false);
+        world.watched.found(&world.sources, &facts(run), told);
+    }
+    world.clock.pass(10);
+    assert_eq!(world.due().len(), 10, "as every one of ten seconds is");
+}
+
+#[test]
+fn what_is_kept_with_a_lease_is_all_that_it_is_asked_about_by() {
+    let mut world = World::new();
+    let until = world.clock.now() + time::Duration::HOUR;
+    let mut proved = facts(7);
+    for (name, value) in [
+        ("pipeline.run_attempt", json!(2)),
+        ("pipeline.job_id", json!("33")),
+        ("pipeline.repository", json!("acme/checkout")),
+        ("pipeline.actor", json!("octavia")),
+        ("workload.pod", json!("a-pod")),
+    ] {
+        proved.insert(name.to_owned(), value);
+    }
+    let job = |mut source: SourceSettings| {
+        let asking = source.asking.as_mut().unwrap();
+        asking.tether = "pipeline.job_id".to_owned();
+        source
+    };
+    for (source, kind, id) in [
+        (source(URL), "pipeline", "1234:7/2"),
+        (
+            source("https://api.example/{+pipeline.repository}/{pipeline.run_id}"),
+            "pipeline",
+            "1234:7/2",
+        ),
+        (
+            job(source("https://api.example/{pipeline.job_id}")),
+            "pipeline.job_id",
+            "1234:33",
+        ),
+    ] {
+        world.watched.leave();
+        world.sources = vec![source];
+        let hangs = [Dimension::context(ISSUER, kind, id)];
+        let kept = asked_by(&world.sources, &proved, &hangs);
+        for name in ["pipeline.actor", "workload.pod"] {
+            assert!(!kept.contains_key(name), "{name}: {kept:?}");
+        }
+        let url = |facts: &Facts| {
+            let asking = world.sources[0].asking.as_ref().unwrap();
+            asking.url.expand(facts)
+        };
+        assert_eq!(url(&kept), url(&proved));
+        world
+            .watched
+            .found(&world.sources, &kept, (&hangs, until, true));
+        let known = world.watched.state();
+        let known: Vec<_> = known.all.keys().cloned().collect();
+        assert_eq!(known, [("ci".to_owned(), kind.to_owned(), id.to_owned())]);
+        let other = [Dimension::context(ISSUER, kind, "1234:8")];
+        assert!(asked_by(&world.sources, &proved, &other).is_empty());
+    }
 }
 
 #[test]

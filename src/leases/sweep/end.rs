@@ -88,6 +88,11 @@ impl Sweeper {
         lease: &Lease,
         now: OffsetDateTime,
     ) -> Attempt {
+        // SECURITY: a target of this name that makes something else knows nothing of what was made before it.
+        if connector.promises().class != lease.class {
+            let what = "the target of this name is of another kind now: give that one another name";
+            return Attempt::Failed(what.to_owned());
+        }
         let handle = match self.leases.handle(lease) {
             Ok(handle) => handle,
             Err(error) => return Attempt::Failed(error.to_string()),

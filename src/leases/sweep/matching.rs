@@ -2,13 +2,13 @@
 //!
 //! Each shard keeps `swept`: no lease decided before that sequence can be added any more. It is
 //! moved first, then the open leases are matched, then the claim says that they were: so a lease
-//! is either in the shard when it is matched, or refused. A fence on one lease needs none of that:
-//! ids are drawn anew, so it can only hit a lease that is there. Unless the lease was handed on:
-//! then its fence covers others, which may lie anywhere, and is matched like every other.
+//! is either in the shard when it is matched, or refused. A fence on one lease needs none of that
+//! (`single.rs`): ids are drawn anew, so it can only hit a lease that is there. Unless the lease was
+//! handed on: then its fence covers others, which may lie anywhere, and is matched like every other.
 
 use super::Sweeper;
 use crate::fences::{DimensionKind, EndedBy, Fence, FenceKind, Place, View};
-use crate::ids::{LeaseId, ShardId};
+use crate::ids::{LeaseId, SHARDS, ShardId};
 use crate::leases::close::end_event;
 use crate::leases::look::PAGE;
 use crate::leases::record::Record;
@@ -16,12 +16,12 @@ use crate::leases::state::State;
 use crate::leases::{Closing, DEADLINE, Lease, LeaseError, MINT_WITHIN, TOLERANCE, keys};
 use crate::steps::{self, Step};
 use crate::store::{
-    CommitId, Guard, Index, Link, MAX_RANK, Outcome, Position, Transaction, Write, settle,
+    CommitId, Guard, Index, Link, MAX_RANK, Outcome, Position, StoreError, Transaction, Write,
+    settle,
 };
+use futures_util::StreamExt;
 use serde::{Deserialize, Serialize};
 use serde_bytes::ByteArray;
-use std::sync::atomic::Ordering;
-use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 use time::OffsetDateTime;
 
@@ -31,6 +31,8 @@ const CLAIM: Duration = Duration::from_secs(60);
 const MARKED: usize = 32;
 /// Fences on single leases move a shard's mark only this often.
 const NARROW: u64 = 1024;
+/// Attempts to mark a lease that somebody else is writing, too.
+const TRIES: usize = 8;
 
 /// How far the open leases of a shard were matched.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
@@ -48,7 +50,45 @@ struct Found {
     version: Option<CommitId>,
 }
 
+/// The claim of whoever matches a shard.
+struct Held {
+    shard: ShardId,
+    claim: Claim,
+    /// As it was written last.
+    version: CommitId,
+}
+
+impl Held {
+    /// INVARIANT: with each mark the claim is written anew. A failover that loses a mark then loses the claim that
+    /// says so, and the shard is not called matched.
+    fn along(&self) -> Result<(Guard, Write), LeaseError> {
+        let key = keys::claim(self.shard);
+        let guard = Guard::Unchanged(key.clone(), self.version);
+        let write = Write::Put {
+            key,
+            value: self.claim.bytes()?,
+            expires_at: None,
+        };
+        Ok((guard, write))
+    }
+}
+
+impl Found {
+    fn read(record: Option<crate::store::Record>) -> Self {
+        let version = record.as_ref().map(|record| record.version);
+        let claim = record
+            .and_then(|record| rmp_serde::from_slice(&record.value).ok())
+            .unwrap_or_default();
+        Self { claim, version }
+    }
+}
+
 impl Claim {
+    fn bytes(&self) -> Result<Vec<u8>, LeaseError> {
+        let bytes = rmp_serde::to_vec(self);
+        Ok(bytes.map_err(|error| StoreError::Corrupt(error.to_string()))?)
+    }
+
     fn at(&self) -> Position {
         Position {
             sequence: self.sequence,
@@ -65,17 +105,14 @@ impl Sweeper {
     ) -> Result<u64, LeaseError> {
         let began = self.leases.clock.since_boot();
         let view = self.fences.fresh()?;
-        let (mut matched, handed_on) = self.follow_single(&view, now).await?;
-        let shards: Vec<ShardId> = ShardId::all().collect();
-        let places: Vec<_> = shards.iter().map(|shard| keys::claim(*shard)).collect();
-        let records = self.leases.store.get(&places).await?;
-        let mut found = Vec::with_capacity(shards.len());
-        for (shard, record) in shards.into_iter().zip(records) {
-            let version = record.as_ref().map(|record| record.version);
-            let claim = record
-                .and_then(|record| rmp_serde::from_slice(&record.value).ok())
-                .unwrap_or_default();
-            found.push((shard, Found { claim, version }));
+        let single = self.follow_single(&view, now).await;
+        let (mut matched, mut failed) = (single.hits, single.failed);
+        let mut found = Vec::new();
+        for (shard, claim) in self.claims().await {
+            match claim {
+                Ok(claim) => found.push((shard, claim)),
+                Err(error) => failed = Some(error),
+            }
         }
         let furthest = found.iter().map(|(_, found)| found.claim.sequence).max();
         let view = match furthest {
@@ -88,12 +125,15 @@ impl Sweeper {
             }
             _ => view,
         };
-        let mut failed = None;
         for (shard, found) in found {
             let behind = is_behind(&view, &found.claim);
-            let children = found.claim.sequence < handed_on;
+            let children = found.claim.sequence < single.handed_on;
+            // INVARIANT: nothing is said of a shard whose leases are owed an end.
+            let owes = single.owing.contains(&shard);
             if !(behind || children) {
-                self.is_matched(shard, began);
+                if !owes {
+                    self.is_matched(shard, began);
+                }
                 continue;
             }
             if is_taken(&found.claim, self.me, now) {
@@ -108,7 +148,9 @@ impl Sweeper {
             match self.match_shard(shard, &index, &view, found, now).await {
                 Ok(Some(hits)) => {
                     matched += hits;
-                    self.is_matched(shard, began);
+                    if !owes {
+                        self.is_matched(shard, began);
+                    }
                 }
                 // Another replica is at it.
                 Ok(None) => {}
@@ -118,52 +160,23 @@ impl Sweeper {
         failed.map_or(Ok(matched), Err)
     }
 
-    /// Fences on single leases: straight to the record, whatever the number of open leases. Also the
-    /// last of those whose lease was handed on: up to there every shard has to be matched.
-    async fn follow_single(
-        &self,
-        view: &View,
-        now: OffsetDateTime,
-    ) -> Result<(u64, u64), LeaseError> {
-        let seen = *self.seen.lock().unwrap_or_else(PoisonError::into_inner);
-        // On another history than the one that was followed: all of it again.
-        let seen = if view.knows(seen) { seen.sequence } else { 0 };
-        let (mut hits, mut handed_on) = (0, self.handed_on.load(Ordering::Relaxed));
-        // What a snapshot swallowed is found by matching whole shards: `is_behind`.
-        let kept = view.kept_since(seen);
-        let before = view.position().sequence.saturating_sub(kept.len() as u64);
-        for (sequence, fence) in (before + 1..).zip(kept) {
-            if !is_single(&fence) || fence.kind == FenceKind::Lift {
-                continue;
-            }
-            let Ok(id) = fence.dimension.value.parse::<LeaseId>() else {
-                continue;
-            };
-            let lease = match self.leases.get(&id).await {
-                Err(error) if error.is_of_one_lease() => {
-                    tracing::error!(%error, "a fence on a lease cannot be followed");
-                    None
-                }
-                found => found?,
-            };
-            let Some(mut lease) = lease else { continue };
-            if matches!(lease.state, State::Reserved | State::Active) {
-                let ended = EndedBy::Fence(Arc::clone(&fence));
-                let closing = Closing::because(&ended, &id, now);
-                self.leases.mark(&id, closing, now).await?;
-                hits += 1;
-                // INVARIANT: read again once it can be handed on no more.
-                if let Some(closed) = self.leases.get(&id).await? {
-                    lease = closed;
-                }
-            }
-            if lease.handed_on {
-                handed_on = sequence;
-            }
+    /// How far each shard was matched. One that cannot be read does not keep the others waiting.
+    async fn claims(&self) -> Vec<(ShardId, Result<Found, LeaseError>)> {
+        let shards: Vec<ShardId> = ShardId::all().collect();
+        let places: Vec<_> = shards.iter().map(|shard| keys::claim(*shard)).collect();
+        if let Ok(records) = self.leases.store.get(&places).await {
+            let found = records.into_iter().map(|record| Ok(Found::read(record)));
+            return shards.into_iter().zip(found).collect();
         }
-        self.handed_on.store(handed_on, Ordering::Relaxed);
-        *self.seen.lock().unwrap_or_else(PoisonError::into_inner) = view.position();
-        Ok((hits, handed_on))
+        futures_util::stream::iter(shards)
+            .map(|shard| async move {
+                let read = self.leases.store.get(&[keys::claim(shard)]).await;
+                let found = read.map(|mut records| Found::read(records.pop().flatten()));
+                (shard, found.map_err(LeaseError::from))
+            })
+            .buffer_unordered(usize::from(SHARDS))
+            .collect()
+            .await
     }
 
     async fn match_shard(
@@ -175,7 +188,7 @@ impl Sweeper {
         now: OffsetDateTime,
     ) -> Result<Option<u64>, LeaseError> {
         let position = view.position();
-        let mut claim = Claim {
+        let claim = Claim {
             by: ByteArray::new(self.me),
             until: keys::rank(now + CLAIM),
             ..found.claim
@@ -190,22 +203,32 @@ impl Sweeper {
             return Ok(None);
         };
         steps::at(Step::ShardClaimed);
-        let mut hits = self.match_open((index, None, MAX_RANK), view, now).await?;
+        let mut held = Held {
+            shard,
+            claim,
+            version,
+        };
+        let whole = (index, None, MAX_RANK);
+        let mut hits = self.match_open(whole, view, now, &mut held).await?;
         // INVARIANT: a lease that was reserved when `swept` moved may have been activated behind the
         // reading, from its place by `mint_by` to one before it. It has moved only that once: either it
         // was seen where it was, or it is found here. What was marked just now is due now: behind that.
         let soon = keys::last_place(now + MINT_WITHIN + TOLERANCE + TOLERANCE);
         let marked = (keys::last_place(now), vec![u8::MAX; 17]);
-        hits += self
-            .match_open((index, Some(marked), soon), view, now)
-            .await?;
-        claim.sequence = position.sequence;
-        claim.link = ByteArray::new(position.link.0);
-        claim.until = 0;
+        let moved = (index, Some(marked), soon);
+        hits += self.match_open(moved, view, now, &mut held).await?;
+        let Held { claim, version, .. } = held;
+        let claim = Claim {
+            sequence: position.sequence,
+            link: ByteArray::new(position.link.0),
+            until: 0,
+            ..claim
+        };
         steps::at(Step::ShardMatched);
-        self.write_claim(shard, &claim, Some(version), None).await?;
+        let finished = self.write_claim(shard, &claim, Some(version), None).await?;
         steps::at(Step::ShardDone);
-        Ok(Some(hits))
+        // Not there any more: what was marked may be gone with it.
+        Ok(finished.map(|_| hits))
     }
 
     async fn write_claim(
@@ -216,8 +239,7 @@ impl Sweeper {
         swept: Option<u64>,
     ) -> Result<Option<CommitId>, LeaseError> {
         let key = keys::claim(shard);
-        let value = rmp_serde::to_vec(claim)
-            .map_err(|error| crate::store::StoreError::Corrupt(error.to_string()))?;
+        let value = claim.bytes()?;
         let deadline = self.leases.clock.now() + DEADLINE;
         let mut transaction = Transaction::new(shard, deadline)
             .local()
@@ -252,15 +274,16 @@ impl Sweeper {
         (index, mut after, up_to): (&Index, Option<(i64, Vec<u8>)>, i64),
         view: &View,
         now: OffsetDateTime,
+        held: &mut Held,
     ) -> Result<u64, LeaseError> {
-        let mut hits = 0;
+        let (mut hits, mut failed) = (0, None);
         loop {
             if after.as_ref().is_some_and(|(rank, _)| *rank > up_to) {
-                return Ok(hits);
+                return failed.map_or(Ok(hits), Err);
             }
             let members = self.leases.members(index, after.as_ref(), PAGE).await?;
             let Some(last) = members.last() else {
-                return Ok(hits);
+                return failed.map_or(Ok(hits), Err);
             };
             after = Some((last.rank, last.member.clone()));
             let mut changes: Vec<(Lease, Record)> = Vec::new();
@@ -270,18 +293,65 @@ impl Sweeper {
             hits += changes.len() as u64;
             for batch in changes.chunks(MARKED) {
                 steps::at(Step::BatchMarking);
-                let marked = self.leases.step_all(batch.to_vec(), now).await?;
+                let marked = self.mark_all(batch.to_vec(), now, held).await;
                 steps::at(Step::BatchMarked);
-                if marked.is_none() {
-                    // One of them was changed meanwhile: each on its own.
-                    for (lease, record) in batch {
-                        if let Some(closing) = &record.closing {
-                            self.leases.mark(&lease.id, closing.clone(), now).await?;
+                match marked {
+                    Ok(true) => continue,
+                    // One of them was changed meanwhile, or cannot be written: each on its own.
+                    Ok(false) => {}
+                    Err(error) if error.is_of_one_lease() => {}
+                    Err(error) => return Err(error),
+                }
+                for (lease, _) in batch {
+                    match self.mark_one(&lease.id, view, now, held).await {
+                        // INVARIANT: the others are marked all the same, and the shard is not called matched.
+                        Err(error) if error.is_of_one_lease() => {
+                            tracing::error!(lease = %lease.id, %error, "a lease that a fence ended cannot be written");
+                            failed = Some(error);
                         }
+                        marked => marked?,
                     }
                 }
             }
         }
+    }
+
+    /// `false`: one of them, or the claim, is not what it was.
+    async fn mark_all(
+        &self,
+        changes: Vec<(Lease, Record)>,
+        now: OffsetDateTime,
+        held: &mut Held,
+    ) -> Result<bool, LeaseError> {
+        let along = Some(held.along()?);
+        let marked = self.leases.step_all(changes, now, along).await?;
+        let Some(last) = marked.as_deref().and_then(<[Lease]>::last) else {
+            return Ok(false);
+        };
+        held.version = last.version();
+        Ok(true)
+    }
+
+    async fn mark_one(
+        &self,
+        id: &LeaseId,
+        view: &View,
+        now: OffsetDateTime,
+        held: &mut Held,
+    ) -> Result<(), LeaseError> {
+        for _ in 0..TRIES {
+            let lease = self.leases.get(id).await?;
+            let Some(change) = lease.and_then(|lease| doomed(view, lease, now)) else {
+                return Ok(());
+            };
+            steps::at(Step::Marking);
+            let marked = self.mark_all(vec![change], now, held).await?;
+            steps::at(Step::Marked);
+            if marked {
+                return Ok(());
+            }
+        }
+        Err(LeaseError::Contended(*id))
     }
 }
 
@@ -332,6 +402,6 @@ fn ends_many(fence: &Fence) -> bool {
     }
 }
 
-fn is_single(fence: &Fence) -> bool {
+pub(super) fn is_single(fence: &Fence) -> bool {
     fence.dimension.kind == DimensionKind::Lease
 }

@@ -7,6 +7,7 @@ mod astray;
 mod backlog;
 mod end;
 mod matching;
+mod single;
 
 pub use backlog::{Backlog, Waiting};
 
@@ -18,12 +19,13 @@ use crate::connectors::{Connector, RevocationClass};
 use crate::fences::Fences;
 use crate::ids::{self, LeaseId, SHARDS, ShardId, TargetId};
 use crate::steps::{self, Step};
-use crate::store::{Index, MAX_RANK, Position, Transaction, Write};
+use crate::store::{Index, MAX_RANK, Transaction, Write};
 use arc_swap::ArcSwapOption;
 use backlog::Unclaimed;
 use futures_util::StreamExt;
+use single::Followed;
 use std::collections::{HashMap, HashSet};
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use time::OffsetDateTime;
@@ -52,11 +54,9 @@ pub struct Sweeper {
     /// Tells this replica's claims from others'.
     me: [u8; 16],
     /// How far fences on single leases were followed here.
-    seen: Mutex<Position>,
+    followed: Mutex<Followed>,
     /// For each shard, when the view was taken that all its leases are matched against.
     pub(in crate::leases) matched: Vec<Mutex<Option<Duration>>>,
-    /// The last fence on a lease that was handed on, on the log.
-    handed_on: AtomicU64,
     /// How long a downstream may take to end a credential.
     pub(in crate::leases) patience: Duration,
     /// Something was marked that a downstream must end.
@@ -100,9 +100,8 @@ impl Sweeper {
             fences,
             connectors,
             me: ids::random(),
-            seen: Mutex::new(Position::ORIGIN),
+            followed: Mutex::default(),
             matched: ShardId::all().map(|_| Mutex::default()).collect(),
-            handed_on: AtomicU64::new(0),
             patience: PATIENCE,
             marked: Notify::new(),
             silent: Mutex::default(),

@@ -23,7 +23,8 @@ use time::OffsetDateTime;
 #[derive(Debug)]
 pub(super) struct Downstream {
     pub(super) promises: Promises,
-    live: Mutex<BTreeMap<Vec<u8>, LeaseId>>,
+    /// Whose, and until when.
+    live: Mutex<BTreeMap<Vec<u8>, (LeaseId, OffsetDateTime)>>,
     pub(super) out_of_order: AtomicBool,
     pub(super) loses_answers: AtomicBool,
     pub(super) leaves_rubbish: AtomicBool,
@@ -65,7 +66,15 @@ impl Downstream {
     }
 
     pub(super) fn live(&self) -> Vec<LeaseId> {
-        self.live.lock().unwrap().values().copied().collect()
+        let live = self.live.lock().unwrap();
+        live.values().map(|(of, _)| *of).collect()
+    }
+
+    /// Those whose time is not up, where time ends them.
+    pub(super) fn live_at(&self, now: OffsetDateTime) -> Vec<LeaseId> {
+        let live = self.live.lock().unwrap();
+        let living = live.values().filter(|(_, until)| now < *until);
+        living.map(|(of, _)| *of).collect()
     }
 }
 
@@ -83,10 +92,10 @@ impl Connector for Downstream {
         if self.out_of_order.load(Ordering::SeqCst) {
             return Err(ConnectorError::Unavailable("closed today".to_owned()));
         }
-        let handle: [u8; 16] = ids::random();
+        let (handle, expires_at): ([u8; 16], _) = (ids::random(), context.now + grant.ttl());
         if self.promises.class != RevocationClass::Broker {
             let mut live = self.live.lock().unwrap();
-            live.insert(handle.to_vec(), *context.lease);
+            live.insert(handle.to_vec(), (*context.lease, expires_at));
         }
         if self.loses_answers.load(Ordering::SeqCst) {
             return Err(ConnectorError::Unknown("the line went dead".to_owned()));
@@ -99,7 +108,7 @@ impl Connector for Downstream {
             issued_token_type: crate::connectors::ACCESS_TOKEN_TYPE,
             handle: Some(Secret::new(handle.to_vec())),
             names: vec![format!("AKIA{}", context.lease)],
-            expires_at: context.now + grant.ttl(),
+            expires_at,
             token_sha256: digest.as_ref().try_into().ok(),
             signing_key: Some("key-1".to_owned()),
         })
@@ -113,7 +122,8 @@ impl Connector for Downstream {
         if self.out_of_order.load(Ordering::SeqCst) {
             return Err(ConnectorError::Unavailable("closed today".to_owned()));
         }
-        if self.cannot_end.load(Ordering::SeqCst) {
+        let never = self.promises.class == RevocationClass::Expiry;
+        if never || self.cannot_end.load(Ordering::SeqCst) {
             return Ok(Ended::LivesUntilExpiry);
         }
         let mut live = self.live.lock().unwrap();
@@ -121,7 +131,7 @@ impl Connector for Downstream {
             live.remove(handle.expose());
         }
         if self.promises.named_by_lease {
-            live.retain(|_, of| of != lease);
+            live.retain(|_, (of, _)| of != lease);
         } else if handle.is_none() {
             return Err(ConnectorError::Refused("which one?".to_owned()));
         }

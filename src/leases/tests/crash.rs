@@ -5,7 +5,7 @@ use super::bench::{Bench, Downstream, store};
 use crate::connectors::RevocationClass;
 use crate::fences::DimensionKind;
 use crate::fences::tests::fixture::{Advanced, Death};
-use crate::leases::{Filter, LeaseError, State};
+use crate::leases::{Filter, LeaseError, Leases, Standing, State};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -65,7 +65,14 @@ async fn die_at(commit: i64, death: Death, named: bool, ending: bool) {
         everything_that_works_is_tracked(&second, &moment).await;
     }
     let open = second.leases.list(&Filter::default(), None, 100).await;
+    let (now, view) = (second.now(), second.fences.fresh().unwrap());
     for lease in open.unwrap().leases {
+        // Soon, not when it has run out.
+        let standing = Leases::standing(&lease, &view, now);
+        assert!(
+            lease.state != State::Active || standing == Standing::Live,
+            "{moment}: {standing:?} and not marked"
+        );
         lost |= lease.state == State::Unclaimed;
         assert!(
             named || lease.state == State::Unclaimed || lease.state == State::Active,

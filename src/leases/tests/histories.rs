@@ -2,12 +2,17 @@
 //!
 //! Minting, handing on, ending by every selector, holding, lifting, expiring; processes that die at
 //! a commit, answers that are lost; of the embedded store, its file as a crash leaves it; of Redis,
-//! replicas that are cut off and failovers that lose what nobody was told is safe. After every step
-//! every replica must say of every credential what the set says; in the end nothing works, each
-//! lease has one end in the audit, and the audit verifies. `PROPTEST_CASES` tries more of them.
+//! replicas that are cut off and failovers that lose what nobody was told is safe; a downstream that
+//! makes what nobody hears of, refuses, hangs, leaves rubbish or ends nothing, whose credentials can be
+//! named, or found by their handle alone, or ended by nobody. After every step every replica must say of
+//! every credential what the set says, and whatever works downstream is on an open record; in the end
+//! nothing works, each lease has one end in the audit, and the audit verifies. `PROPTEST_CASES` tries
+//! more of them.
 //!
 //! What was acknowledged holds, whatever happens. What was not is in force where it was raised, and
 //! is put back by whoever holds it; it is lost only with everybody who does.
+
+mod lost_marks;
 
 use super::bench::{Bench, Downstream, store};
 use crate::audit::{self, Sealing};
@@ -15,7 +20,7 @@ use crate::clock::Clock;
 use crate::connectors::RevocationClass;
 use crate::fences::tests::fixture::{Advanced, Death};
 use crate::fences::{Dimension, DimensionKind, FenceKind, NewFence, log};
-use crate::ids::{self, ShardId};
+use crate::ids::{self, LeaseId, ShardId};
 use crate::leases::{Filter, Lease, LeaseError, Leases, Standing, State};
 use crate::policy::Grant;
 use crate::secret::{Sealer, Secret};
@@ -29,6 +34,7 @@ use proptest::prelude::*;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 use uuid::Uuid;
 
@@ -97,7 +103,31 @@ enum Op {
     Crash {
         copied: bool,
     },
+    /// From now on, or no more.
+    Downstream(Trouble, bool),
 }
+
+/// What a downstream may be like.
+#[derive(Debug, Clone, Copy)]
+enum Trouble {
+    /// It makes nothing and ends nothing, and says so.
+    OutOfOrder,
+    /// It makes one and nobody hears of it.
+    LosesAnswers,
+    LeavesRubbish,
+    /// It says that what it made lives on until it expires.
+    CannotEnd,
+    /// Whoever wants something ended hears nothing.
+    Hangs,
+}
+
+const TROUBLES: [Trouble; 5] = [
+    Trouble::OutOfOrder,
+    Trouble::LosesAnswers,
+    Trouble::LeavesRubbish,
+    Trouble::CannotEnd,
+    Trouble::Hangs,
+];
 
 fn op() -> impl Strategy<Value = Op> {
     let at = 0..2_usize;
@@ -133,6 +163,8 @@ fn op() -> impl Strategy<Value = Op> {
         1 => Just(Op::Together),
         2 => meanwhile.prop_map(Op::Failover),
         1 => any::<bool>().prop_map(|copied| Op::Crash { copied }),
+        3 => (0..TROUBLES.len(), any::<bool>())
+            .prop_map(|(trouble, on)| Op::Downstream(TROUBLES[trouble], on)),
     ]
 }
 
@@ -184,6 +216,8 @@ struct World {
     held: Vec<(Uuid, Dimension)>,
     /// Forks that were mended.
     forks: u32,
+    /// Something that was made may live until it expires, and nobody can help it.
+    lives_on: bool,
 }
 
 fn follower_of(port: u16) -> RedisServer {
@@ -226,12 +260,12 @@ fn file(folder: &tempfile::TempDir, number: u32) -> PathBuf {
 }
 
 impl World {
-    async fn new(class: RevocationClass, place: Place) -> Self {
+    async fn new((class, named): (RevocationClass, bool), place: Place) -> Self {
         let store = match &place {
             Place::Redis(primary, _) => connect(primary).await,
             Place::File(folder, number) => open(folder, *number),
         };
-        let (downstream, clock) = (Downstream::new(class, true), Advanced::new());
+        let (downstream, clock) = (Downstream::new(class, named), Advanced::new());
         let mut world = Self {
             store,
             place,
@@ -244,6 +278,7 @@ impl World {
             known: Vec::new(),
             held: Vec::new(),
             forks: 0,
+            lives_on: class == RevocationClass::Expiry || !named,
         };
         for _ in 0..2 {
             let started = world.start().await;
@@ -262,7 +297,9 @@ impl World {
             }
         }
         let (store, downstream) = (Arc::clone(&self.store), Arc::clone(&self.downstream));
-        Bench::on(store, downstream, Arc::clone(&self.clock)).await
+        let mut bench = Bench::on(store, downstream, Arc::clone(&self.clock)).await;
+        bench.sweeper.patience = Duration::from_millis(20);
+        bench
     }
 
     /// A process that died is started anew on the same store, as soon as that says anything for
@@ -322,12 +359,44 @@ impl World {
             }
             Op::LosesAnAnswer { at } => {
                 let lost = &self.replicas[*at].line.lose_answers;
-                lost.store(1, std::sync::atomic::Ordering::SeqCst);
+                lost.store(1, Ordering::SeqCst);
             }
             Op::Apart => self.part(),
             Op::Together => self.reunite().await,
             Op::Failover(meanwhile) => self.fail_over(meanwhile.as_deref()).await,
             Op::Crash { copied } => self.crash(*copied).await,
+            Op::Downstream(trouble, on) => self.trouble(*trouble, *on),
+        }
+    }
+
+    fn trouble(&mut self, trouble: Trouble, on: bool) {
+        let downstream = &self.downstream;
+        let switch = match trouble {
+            // The broker itself has none of them.
+            _ if downstream.promises.local => return,
+            Trouble::OutOfOrder => &downstream.out_of_order,
+            Trouble::LosesAnswers => &downstream.loses_answers,
+            Trouble::LeavesRubbish => &downstream.leaves_rubbish,
+            Trouble::CannotEnd => &downstream.cannot_end,
+            Trouble::Hangs => &downstream.hangs,
+        };
+        switch.store(on, Ordering::SeqCst);
+        self.lives_on |= on && matches!(trouble, Trouble::CannotEnd);
+    }
+
+    /// It may have made something, or nothing, and says neither.
+    fn makes_nothing_sure(&self) -> bool {
+        let downstream = &self.downstream;
+        let troubles = [&downstream.out_of_order, &downstream.loses_answers];
+        troubles.iter().any(|on| on.load(Ordering::SeqCst))
+    }
+
+    /// What works downstream.
+    fn works(&self) -> Vec<LeaseId> {
+        match self.lives_on {
+            true => self.downstream.live_at(self.clock.now()),
+            // Not even what nobody could use any more is left.
+            false => self.downstream.live(),
         }
     }
 
@@ -384,6 +453,7 @@ impl World {
             }
             // Nobody was given it.
             Err(LeaseError::Unreplicated) => {}
+            Err(LeaseError::Closed(_)) if self.makes_nothing_sure() => {}
             Err(error) => assert!(self.buried(at).await || !self.is_settled(), "{error}"),
         }
     }
@@ -711,7 +781,7 @@ impl World {
         let bench = &self.replicas[0];
         let open = bench.leases.list(&Filter::default(), None, 1000).await;
         let open: Vec<_> = open.unwrap().leases.iter().map(|lease| lease.id).collect();
-        for made in self.downstream.live() {
+        for made in self.works() {
             assert!(
                 open.contains(&made),
                 "{made} works and is on no open record"
@@ -728,14 +798,19 @@ impl World {
         for at in 0..self.replicas.len() {
             self.replicas[at].line.mend();
         }
-        for seconds in [80, 1000, 400, 400] {
+        for trouble in TROUBLES {
+            self.trouble(trouble, false);
+        }
+        // The last but one: the longest that anything of this downstream lives.
+        let longest = self.downstream.promises.max_ttl.as_secs();
+        for seconds in [80, 1000, 400, 400, longest, 100] {
             self.clock.advance(Duration::from_secs(seconds));
             self.agrees().await;
             for at in 0..self.replicas.len() {
                 self.sweep(at).await;
             }
         }
-        assert!(self.downstream.live().is_empty(), "something still works");
+        assert!(self.works().is_empty(), "something still works");
         let bench = &self.replicas[0];
         let open = bench.leases.list(&Filter::default(), None, 10).await;
         assert!(open.unwrap().leases.is_empty());
@@ -811,13 +886,13 @@ fn of_somebody(agent: u8, work: u8) -> crate::policy::GrantBuilder {
 }
 
 /// How many forks were mended.
-fn live(class: RevocationClass, ops: &[Op], place: Place) -> u32 {
+fn live(what: (RevocationClass, bool), ops: &[Op], place: Place) -> u32 {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .unwrap();
     runtime.block_on(async {
-        let mut world = World::new(class, place).await;
+        let mut world = World::new(what, place).await;
         for op in ops {
             world.play(op).await;
             world.agrees().await;
@@ -847,30 +922,37 @@ fn cases(few: u32) -> ProptestConfig {
     config
 }
 
-fn class() -> impl Strategy<Value = RevocationClass> {
-    prop_oneof![Just(RevocationClass::Native), Just(RevocationClass::Broker)]
+/// How it can die, and whether it can be named by its lease.
+fn what() -> impl Strategy<Value = (RevocationClass, bool)> {
+    prop_oneof![
+        2 => Just((RevocationClass::Native, true)),
+        2 => Just((RevocationClass::Native, false)),
+        2 => Just((RevocationClass::Broker, true)),
+        1 => Just((RevocationClass::Expiry, true)),
+        1 => Just((RevocationClass::Expiry, false)),
+    ]
 }
 
 proptest! {
-    #![proptest_config(cases(24))]
+    #![proptest_config(cases(64))]
     #[test]
     fn whatever_happens_every_replica_says_what_is_alive(
-        class in class(),
+        what in what(),
         ops in prop::collection::vec(op(), 1..40),
     ) {
-        live(class, &ops, in_a_file());
+        live(what, &ops, in_a_file());
     }
 }
 
 proptest! {
-    #![proptest_config(cases(4))]
+    #![proptest_config(cases(12))]
     #[test]
     fn whatever_happens_on_redis_failovers_included_every_replica_says_what_is_alive(
-        class in class(),
+        what in what(),
         ops in prop::collection::vec(op(), 1..40),
     ) {
         if let Some(place) = on_redis() {
-            live(class, &ops, place);
+            live(what, &ops, place);
         }
     }
 }
@@ -909,7 +991,7 @@ fn what_a_failover_lost_is_put_back_behind_what_was_written_meanwhile() {
                 },
             ]);
             ops.extend([end_at(1, 3, false), Op::Failover(None), mint_at(1)]);
-            assert_eq!(live(class, &ops, place), 2);
+            assert_eq!(live((class, true), &ops, place), 2);
         }
     }
 }

@@ -3,6 +3,7 @@
 mod bench;
 mod closing;
 mod crash;
+mod faults;
 mod forms;
 mod front;
 mod handing_on;
@@ -11,6 +12,7 @@ mod histories;
 mod opening;
 mod status;
 mod sweeping;
+mod watched;
 
 use super::state::{Event, STATES, State, Why};
 

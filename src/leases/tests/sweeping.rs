@@ -176,6 +176,25 @@ async fn what_nobody_was_given_is_counted_until_it_cannot_live() {
 }
 
 #[tokio::test]
+async fn a_target_of_another_kind_ends_nothing_that_was_made_before_it() {
+    let (shared, clock) = (store(), Advanced::new());
+    let downstream = Downstream::new(RevocationClass::Native, true);
+    let first = Bench::on(shared.clone(), downstream.clone(), clock.clone()).await;
+    let lease = first.issued().await;
+    // The configuration gives its target's name to what the broker makes itself.
+    let local = Downstream::new(RevocationClass::Broker, true);
+    let second = Bench::on(shared, local, clock).await;
+    second.kill(DimensionKind::Agent, "deployer").await;
+    second.sweep().await;
+    assert_eq!(second.again(&lease).await.state, State::Revoking);
+    assert_eq!(downstream.live().len(), 1);
+    first.later(10);
+    first.sweep().await;
+    assert_eq!(first.again(&lease).await.state, State::Revoked);
+    assert!(downstream.live().is_empty());
+}
+
+#[tokio::test]
 async fn ending_is_tried_with_growing_pauses_and_never_given_up() {
     let bench = Bench::new(RevocationClass::Native, true).await;
     let lease = bench.issued().await;

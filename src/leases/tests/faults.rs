@@ -1,0 +1,201 @@
+//! One node, one shard or one lease that is out of order: the others are ended all the same.
+
+use super::bench::{Bench, Downstream};
+use crate::connectors::RevocationClass;
+use crate::fences::DimensionKind;
+use crate::fences::tests::fixture::Advanced;
+use crate::ids::ShardId;
+use crate::leases::{Lease, LeaseError, keys};
+use crate::policy::Grant;
+use crate::store::embedded::Embedded;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+/// Leases of agents that lie on as many shards.
+async fn scattered(bench: &Bench, number: usize) -> Vec<Lease> {
+    let mut leases: Vec<Lease> = Vec::new();
+    for agent in 0.. {
+        let grant = bench.granted(&format!("agent-{agent}"));
+        let lease = bench.issue(&grant).await.unwrap().lease;
+        if leases
+            .iter()
+            .all(|known| known.id.shard() != lease.id.shard())
+        {
+            leases.push(lease);
+        }
+        if leases.len() == number {
+            break;
+        }
+    }
+    leases
+}
+
+/// As many of one agent as no limit of its own would allow.
+async fn of_one_agent(bench: &Bench, number: usize) -> Vec<Lease> {
+    let mut leases = Vec::new();
+    for _ in 0..number {
+        let position = bench.fences.fresh().unwrap().position();
+        let grant = Grant::for_tests().agent("deployer").max_active(1000);
+        let grant = grant.position(position).now(bench.now()).build();
+        leases.push(bench.issue(&grant).await.unwrap().lease);
+    }
+    leases
+}
+
+fn lose(bench: &Bench, shard: ShardId) {
+    bench.line.lost.lock().unwrap().insert(shard);
+}
+
+fn is_back(bench: &Bench) {
+    bench.line.lost.lock().unwrap().clear();
+}
+
+async fn revoke(bench: &Bench, lease: &Lease) {
+    let id = lease.id.to_string();
+    bench.kill(DimensionKind::Lease, &id).await;
+}
+
+/// A round that says what is wrong.
+async fn fails(bench: &Bench) -> LeaseError {
+    bench.fences.follow(Duration::ZERO).await.unwrap();
+    bench.sweeper.run_once(bench.now()).await.unwrap_err()
+}
+
+/// Since when a shard's list is true, and what is in it.
+async fn list(bench: &Bench, shard: ShardId) -> (Vec<u32>, Duration) {
+    let told = bench.sweeper.status(shard, bench.now()).await;
+    let (bits, as_of) = told.unwrap().unwrap();
+    (bits.ended().to_vec(), as_of)
+}
+
+#[tokio::test]
+async fn a_shard_that_is_gone_keeps_no_other_from_being_matched() {
+    let bench = Bench::new(RevocationClass::Native, true).await;
+    let leases = scattered(&bench, 5).await;
+    lose(&bench, leases[2].id.shard());
+    bench.kill(DimensionKind::Mission, "deploy-checkout").await;
+    fails(&bench).await;
+    let left = bench.downstream.live();
+    assert!(left.contains(&leases[2].id));
+    assert!(left.iter().all(|id| id.shard() == leases[2].id.shard()));
+    is_back(&bench);
+    bench.later(301);
+    bench.sweep().await;
+    assert_eq!(bench.downstream.live(), []);
+}
+
+#[tokio::test]
+async fn a_lease_that_cannot_be_reached_holds_up_no_later_end() {
+    let bench = Bench::new(RevocationClass::Native, true).await;
+    let leases = scattered(&bench, 3).await;
+    lose(&bench, leases[0].id.shard());
+    for lease in &leases {
+        revoke(&bench, lease).await;
+    }
+    fails(&bench).await;
+    let works = |lease: &Lease| bench.downstream.live().contains(&lease.id);
+    assert!(works(&leases[0]) && !works(&leases[1]) && !works(&leases[2]));
+    // Nothing new on the log reminds of it.
+    is_back(&bench);
+    bench.sweep().await;
+    assert!(!works(&leases[0]));
+}
+
+#[tokio::test]
+async fn a_list_waits_for_its_own_shard_alone() {
+    let bench = Bench::new(RevocationClass::Broker, true).await;
+    let leases = scattered(&bench, 2).await;
+    let [gone, there] = [&leases[0], &leases[1]].map(|lease| lease.id.shard());
+    bench.sweep().await;
+    let before = list(&bench, gone).await.1;
+    bench.later(1);
+    lose(&bench, gone);
+    for lease in &leases {
+        revoke(&bench, lease).await;
+    }
+    fails(&bench).await;
+    let (ended, as_of) = list(&bench, there).await;
+    assert_eq!(ended, [leases[1].status.unwrap()]);
+    assert!(as_of > before);
+    is_back(&bench);
+    assert_eq!(list(&bench, gone).await, (Vec::new(), before));
+    bench.sweep().await;
+    let (ended, as_of) = list(&bench, gone).await;
+    assert_eq!(ended, [leases[0].status.unwrap()]);
+    assert!(as_of > before);
+}
+
+#[tokio::test]
+async fn what_was_handed_on_from_a_lease_that_cannot_be_read_is_ended() {
+    let bench = Bench::new(RevocationClass::Native, true).await;
+    let leases = scattered(&bench, 2).await;
+    let parent = &leases[0];
+    let view = bench.fences.fresh().unwrap();
+    let handed = parent.as_parent([1; 32], &view, bench.now());
+    assert!(bench.leases.hand_on(&parent.id, bench.now()).await.unwrap());
+    let grant = Grant::for_tests()
+        .agent(leases[1].agent.as_str())
+        .position(view.position())
+        .now(bench.now())
+        .child_of(&handed)
+        .build();
+    let child = bench.issue(&grant).await.unwrap().lease;
+    bench.sweep().await;
+    lose(&bench, parent.id.shard());
+    revoke(&bench, parent).await;
+    fails(&bench).await;
+    let live = bench.downstream.live();
+    assert!(live.contains(&parent.id) && !live.contains(&child.id));
+}
+
+#[tokio::test]
+async fn a_lease_that_cannot_be_written_keeps_none_beside_it_alive() {
+    for by_its_own in [false, true] {
+        let bench = Bench::new(RevocationClass::Native, true).await;
+        let leases = of_one_agent(&bench, 40).await;
+        let spoilt = keys::lease(&leases[7].id);
+        *bench.line.spoilt.lock().unwrap() = Some(spoilt);
+        if by_its_own {
+            for lease in &leases {
+                revoke(&bench, lease).await;
+            }
+        } else {
+            bench.kill(DimensionKind::Agent, "deployer").await;
+        }
+        fails(&bench).await;
+        assert_eq!(bench.downstream.live(), [leases[7].id]);
+        *bench.line.spoilt.lock().unwrap() = None;
+        bench.sweep().await;
+        assert_eq!(bench.downstream.live(), []);
+    }
+}
+
+#[tokio::test]
+async fn a_shard_is_not_called_matched_by_who_never_had_the_marks() {
+    for lost in 1..=4 {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("store");
+        let store = Arc::new(Embedded::open(&file).unwrap());
+        let downstream = Downstream::new(RevocationClass::Native, true);
+        let bench = Bench::on(store, downstream, Advanced::new()).await;
+        let leases = of_one_agent(&bench, 40).await;
+        bench.sweep().await;
+        bench.kill(DimensionKind::Agent, "deployer").await;
+        // All that is written of the other shards comes before or behind: only of this one are there marks.
+        let shard = leases[0].id.shard();
+        let before = ShardId::all().take_while(|other| *other != shard).count();
+        let lost = 2 * i64::try_from(before).unwrap() + lost;
+        *bench.line.loses.lock().unwrap() = Some((lost, file));
+        bench.downstream.out_of_order.store(true, Ordering::SeqCst);
+        bench.fences.follow(Duration::ZERO).await.unwrap();
+        drop(bench.sweeper.run_once(bench.now()).await);
+        assert!(bench.line.loses.lock().unwrap().is_none());
+        bench.downstream.out_of_order.store(false, Ordering::SeqCst);
+        for _ in 0..4 {
+            bench.later(20);
+            drop(bench.sweeper.run_once(bench.now()).await);
+        }
+        assert_eq!(bench.downstream.live(), [], "{lost}");
+    }
+}
