@@ -3,6 +3,7 @@
 //! and its own follower of the fence log, as it would on a machine of its own.
 
 mod decide;
+mod end;
 mod memory;
 
 use super::compose::Composed;
@@ -56,6 +57,9 @@ pub enum BenchCommand {
     /// Hold a million leases, kill the broker, end all of them: what it costs and how long it takes.
     #[command(after_help = "Example:\n  dayfly bench memory --leases 1000000 -o json")]
     Memory(memory::MemoryBench),
+    /// Mint at a real downstream, end all of it at once, and measure until every end is confirmed.
+    #[command(after_help = "Example:\n  dayfly bench end --target target.toml -o json")]
+    End(end::EndBench),
 }
 
 #[derive(Debug, Args)]
@@ -94,6 +98,7 @@ pub async fn bench(command: BenchCommand, output: &Output) -> Result<u8, Failure
         BenchCommand::Revoke(args) => args,
         BenchCommand::Decide(args) => return decide::run(&args, output),
         BenchCommand::Memory(args) => return memory::run(&args, output).await,
+        BenchCommand::End(args) => return end::run(&args, output).await,
     };
     let folder = Folder::make(&std::env::temp_dir())?;
     let (url, server) = match args.redis {
@@ -144,6 +149,8 @@ struct Stage {
     caller: Caller,
     operator: Operator,
     resource_server: ResourceServer,
+    /// What agents ask for.
+    target: String,
 }
 
 impl Stage {
@@ -196,6 +203,7 @@ impl Stage {
                 name: TARGET.to_owned(),
                 audiences: vec![TARGET.to_owned()],
             },
+            target: TARGET.to_owned(),
         })
     }
 
@@ -303,7 +311,7 @@ impl Stage {
     async fn exchange(&self, broker: &Broker, caller: &Caller) -> Result<TokenResponse, Refusal> {
         let wanted = Wanted {
             mission: "measure".to_owned(),
-            target: TARGET.to_owned(),
+            target: self.target.clone(),
             authorization_details: Vec::new(),
             goal: "Measure revocation".to_owned(),
             task: None,
@@ -329,7 +337,7 @@ impl Stage {
             },
             asked: Asked {
                 unverified_intent: field("intent"),
-                targets: vec![TARGET.to_owned()],
+                targets: vec![self.target.clone()],
                 ..Asked::default()
             },
             requested_token_type: None,

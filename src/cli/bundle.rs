@@ -9,7 +9,8 @@ use crate::broker::release::ResourceServers;
 use crate::broker::respond::{Notify, Responses, Way};
 use crate::broker::watched::Asking;
 use crate::broker::{
-    Bundle, OperatorSettings, ResourceServerSettings, Role, RoleRule, SourceKind, SourceSettings,
+    Bundle, OperatorSettings, ResourceServerSettings, Role, RoleRule, SigningSecret, SourceKind,
+    SourceSettings,
 };
 use crate::clock::Clock;
 use crate::config;
@@ -323,14 +324,20 @@ fn sources(settings: &Settings, http: &KeyClient) -> Result<Vec<SourceSettings>,
             "facts" => SourceKind::Facts,
             other => return Err(Failure::failed(format!("`{other}` is no kind of source"))),
         };
+        let secret = match &table.secret {
+            Some(reference) => secret_reference(reference).map_err(|error| failed(&error))?,
+            // SECURITY: nobody knows it, so nobody signs by it.
+            None => Secret::new(URL_SAFE_NO_PAD.encode(ids::random::<32>())),
+        };
+        if kind == SourceKind::Gitlab
+            && let Some(Err(why)) = SigningSecret::of(&secret)
+        {
+            return Err(failed(&format!("its secret begins with whsec_ and {why}")));
+        }
         sources.push(SourceSettings {
             name: table.name.clone(),
             kind,
-            secret: match &table.secret {
-                Some(reference) => secret_reference(reference).map_err(|error| failed(&error))?,
-                // SECURITY: nobody knows it, so nobody signs by it.
-                None => Secret::new(URL_SAFE_NO_PAD.encode(ids::random::<32>())),
-            },
+            secret,
             issuer_url: table.issuer_url.clone(),
             may_end: table.may_end.clone(),
             asking: match &table.poll {

@@ -49,6 +49,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// A credential broker: narrow, minutes-long, recorded, killable credentials for agents and pipelines.
 #[derive(Debug, Parser)]
@@ -297,7 +298,10 @@ pub fn main() -> ExitCode {
         Ok(runtime) => runtime,
         Err(error) => return output.fail(&Failure::failed(error.to_string())),
     };
-    match runtime.block_on(run(cli.command, &output)) {
+    let ended = runtime.block_on(run(cli.command, &output));
+    // What still reads a secret, or looks a name up, may never end.
+    runtime.shutdown_timeout(Duration::from_secs(2));
+    match ended {
         Ok(code) => ExitCode::from(code),
         Err(failure) => output.fail(&failure),
     }

@@ -379,25 +379,26 @@ async fn make_good(
     done.registered = made.registered(&lost.fences, clock.now()).await?;
     let leases = Leases::new(store.clone(), made.sealer.clone(), clock.clone());
     for remembered in Remembered::of(&lost.entries).into_values() {
-        let promises = promises(&settings, &remembered.target);
-        let by_hand = match promises {
-            // The broker's word is enough, and it has none for them any more.
-            Some(promises) if promises.class == RevocationClass::Broker => false,
-            Some(promises) if promises.class == RevocationClass::Expiry => {
-                done.leases_until_expiry += usize::from(remembered.expires_at > now);
-                false
-            }
-            Some(promises) if promises.expires_by_itself && remembered.expires_at < now => false,
-            Some(promises) if promises.named_by_lease => {
-                let rebuilt = leases.rebuild(&remembered, &promises, clock.now()).await;
-                let rebuilt = rebuilt.map_err(failed)?;
-                done.leases_to_end += usize::from(rebuilt);
-                false
-            }
-            _ => true,
-        };
-        if by_hand {
+        let Some(promises) = promises(&settings, &remembered.target) else {
             done.leases_by_hand.push(remembered.id.to_string());
+            continue;
+        };
+        let is_past = promises.expires_by_itself && remembered.expires_at < now;
+        // The broker's word is enough, and it has none for them any more.
+        if promises.class == RevocationClass::Broker || is_past {
+            continue;
+        }
+        let until_expiry = promises.class == RevocationClass::Expiry;
+        if !until_expiry && !promises.named_by_lease {
+            done.leases_by_hand.push(remembered.id.to_string());
+            continue;
+        }
+        // INVARIANT: also what nobody can end: whatever may be alive is on record.
+        let rebuilt = leases.rebuild(&remembered, &promises, clock.now()).await;
+        match rebuilt.map_err(failed)? {
+            None => done.leases_by_hand.push(remembered.id.to_string()),
+            Some(rebuilt) if until_expiry => done.leases_until_expiry += usize::from(rebuilt),
+            Some(rebuilt) => done.leases_to_end += usize::from(rebuilt),
         }
     }
     let missing = lost.missing.iter();

@@ -9,6 +9,7 @@ use crate::store::Store;
 use crate::telemetry::{LogFormat, Metrics, init_log};
 use clap::Args;
 use clap::builder::FalseyValueParser;
+use rustix::process::Signal;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use tokio::signal::unix::{SignalKind, signal};
@@ -63,6 +64,10 @@ pub(super) async fn serve_by(
     init_log(format, &args.log).map_err(|error| Failure::usage(error.to_string()))?;
     let metrics = Metrics::install().map_err(|error| Failure::failed(error.to_string()))?;
     tokio::spawn(metrics.clone().upkeep());
+    // Taken, and nothing more: a file that may not grow is an answer then, as a full disk is, and not
+    // the end of the process.
+    let _grown = signal(SignalKind::from_raw(Signal::XFSZ.as_raw()))
+        .map_err(|error| Failure::failed(error.to_string()))?;
     let (settings, tokens) = match &args.config {
         Some(dir) => (load(dir)?, Vec::new()),
         None => development(&args.state, output)?,
@@ -108,26 +113,18 @@ pub(super) async fn serve_by(
         wait(stopped),
     ));
 
-    let failed = |error: std::io::Error| Failure::failed(error.to_string());
-    let mut hangup = signal(SignalKind::hangup()).map_err(failed)?;
-    let mut terminate = signal(SignalKind::terminate()).map_err(failed)?;
-    let mut interrupt = signal(SignalKind::interrupt()).map_err(failed)?;
-    loop {
-        tokio::select! {
-            _ = hangup.recv() => {
-                if let Some(dir) = &args.config {
-                    reload(dir, &composed).await;
-                }
-                for tls in &certificates {
-                    if let Err(error) = tls.reload().await {
-                        tracing::error!(%error, "a certificate was not swapped");
-                    }
-                }
-            }
-            _ = terminate.recv() => break,
-            _ = interrupt.recv() => break,
+    until_told_to_stop(async || {
+        if let Some(dir) = &args.config {
+            reload(dir, &composed).await;
         }
-    }
+        for tls in &certificates {
+            if let Err(error) = tls.reload().await {
+                tracing::error!(%error, "a certificate was not swapped");
+            }
+        }
+    })
+    .await
+    .map_err(|error| Failure::failed(error.to_string()))?;
     tracing::info!("stopping: requests under way are finished, new ones are refused");
     let _ = stop.send(true);
     for serving in serving {
@@ -136,6 +133,25 @@ pub(super) async fn serve_by(
     drop(watching.await);
     composed.finish().await;
     Ok(0)
+}
+
+/// `reload` at each SIGHUP. One that hangs on a slow secret keeps nobody from stopping: what it does not end is as if it
+/// had not begun.
+async fn until_told_to_stop(reload: impl AsyncFn()) -> std::io::Result<()> {
+    let mut hangup = signal(SignalKind::hangup())?;
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let reloads = async {
+        while hangup.recv().await.is_some() {
+            reload().await;
+        }
+    };
+    tokio::select! {
+        () = reloads => {}
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    Ok(())
 }
 
 fn load(dir: &Path) -> Result<Settings, Failure> {

@@ -36,7 +36,7 @@ const AGENTS: u32 = 256;
 /// Longer than a start over a million leases may take.
 const START: Duration = Duration::from_secs(120);
 /// Longer than ending a million leases may take.
-const ENDING: Duration = Duration::from_secs(3600);
+pub(super) const ENDING: Duration = Duration::from_secs(3600);
 
 #[derive(Debug, Args)]
 pub struct MemoryBench {
@@ -165,7 +165,7 @@ fn table(report: &Report) -> String {
 }
 
 /// The same mission, for agents over all shards, with an hour to live.
-fn configuration() -> String {
+pub(super) fn configuration() -> String {
     let agents: Vec<_> = (0..AGENTS)
         .map(|number| format!("\"agent-{number}\""))
         .collect();
@@ -195,7 +195,7 @@ struct Killed {
 impl Stage {
     /// Says how many exchanges had to be asked again. Each of those may have made a lease before:
     /// where the store did not answer in time, nobody knows.
-    async fn seed(self: &Arc<Self>, leases: u32) -> Result<u32, Failure> {
+    pub(super) async fn seed(self: &Arc<Self>, leases: u32) -> Result<u32, Failure> {
         let callers: Result<Vec<_>, _> = (0..AGENTS)
             .map(|number| super::caller(&format!("agent-{number}"), &self.key))
             .collect();
@@ -305,7 +305,8 @@ async fn fences(store: &dyn Store) -> Result<u64, Failure> {
     }
 }
 
-fn open(found: &Usage) -> u64 {
+/// How many leases are not over yet.
+pub(super) fn open(found: &Usage) -> u64 {
     found.members.get("lease-due").copied().unwrap_or(0)
 }
 

@@ -34,7 +34,7 @@ pub(super) fn keep_going(broker: &Arc<Broker>, alone: bool, clock: &Arc<dyn Cloc
     keep_governed(broker, alone);
     respond::start(broker, clock.clone());
     facts::start(broker);
-    watched::start(broker);
+    watched::start(broker, alone);
     publish::start(broker);
     receipts::start(broker);
     overdue::start(broker);

@@ -236,7 +236,19 @@ pub const WEBHOOK: About = About {
             "GitHub's: `sha256=` and the HMAC in hexadecimal.",
         ),
         header("X-GitHub-Event", "GitHub's."),
-        header("X-Gitlab-Token", "GitLab's: the secret itself."),
+        header(
+            "Webhook-Signature",
+            "GitLab's, with a signing token: `v1,` and the HMAC of `ID.TIMESTAMP.BODY` in base64, one or more.",
+        ),
+        header("Webhook-Id", "GitLab's, with a signing token."),
+        header(
+            "Webhook-Timestamp",
+            "GitLab's, with a signing token: seconds since 1970.",
+        ),
+        header(
+            "X-Gitlab-Token",
+            "GitLab's, without a signing token: the secret itself.",
+        ),
         header(
             "X-Dayfly-Timestamp",
             "Of a generic source: seconds since 1970.",
