@@ -1,5 +1,7 @@
 //! What `dayfly bench` prints is what scripts read.
 
+use crate::support::postgres::{PASSWORD, Postgres};
+use crate::support::process::secret_file;
 use crate::support::redis::RedisServer;
 use serde_json::Value;
 use std::process::Command;
@@ -84,4 +86,39 @@ fn a_store_full_of_leases_is_weighed_killed_over_and_emptied() {
     assert!(figure("kill_all_dead_ms") <= 1000.0, "{report}");
     assert!(figure("kill_all_closed_seconds") > 0.0, "{report}");
     assert!(figure("native_ended_seconds") > 0.0, "{report}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_lives_at_a_real_downstream_is_measured_until_the_last_of_it_is_dead() {
+    if RedisServer::start(&[]).unwrap().is_none() {
+        return;
+    }
+    let Some(server) = Postgres::start().await else {
+        return;
+    };
+    let folder = tempfile::tempdir().unwrap();
+    let (password, target) = (folder.path().join("password"), folder.path().join("target"));
+    secret_file(&password, PASSWORD);
+    let text = format!(
+        "[target.orders-db]\nkind = \"postgres\"\nhost = \"127.0.0.1\"\nport = {}\ndatabase = \"orders\"\n\
+         username = \"dayfly\"\npassword = \"file:{}\"\nca = \"file:{}\"\n\
+         ceiling = {{ actions = [\"select\"], locations = [\"public.orders\"] }}\n",
+        server.port,
+        password.display(),
+        server.ca.display(),
+    );
+    std::fs::write(&target, text).unwrap();
+    let report = measured(&[
+        "end",
+        "--leases",
+        "12",
+        "--target",
+        target.to_str().unwrap(),
+    ]);
+    assert_eq!(report["target"], "orders-db");
+    assert_eq!(report["leases"], 12, "{report}");
+    let figure = |name: &str| report[name].as_f64().unwrap();
+    assert!(figure("half_ended_seconds") <= figure("ended_seconds"));
+    let left = "SELECT count(*) FROM pg_roles WHERE rolname LIKE 'dfl%'";
+    assert_eq!(server.ask(left).await, 0);
 }

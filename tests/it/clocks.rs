@@ -2,10 +2,12 @@
 //! what must end is ended all the same.
 
 use crate::support::broker::{Setup, TestBroker};
+use crate::support::gate::Gate;
 use crate::support::process::until;
 use crate::support::time::{InItsTime, Manual, Wrong};
 use dayfly::broker::Reason;
 use dayfly::clock::Clock;
+use dayfly::store::Store;
 use dayfly::store::embedded::Embedded;
 use serde_json::json;
 use std::sync::Arc;
@@ -115,4 +117,35 @@ async fn a_clock_that_is_years_ahead_ends_no_lease() {
     let token = issued["access_token"].as_str().unwrap();
     assert_eq!(broker.introspect(token).await.body["active"], true);
     assert!(clock.now().year() < 2100);
+}
+
+/// How old a view is, no wall clock says: neither set back nor set forward does it change.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_wall_clock_that_is_set_makes_no_view_older_or_younger() {
+    for seconds in [-25, 25] {
+        let clock = Arc::new(Wrong::default());
+        let store: Arc<dyn Store> = Arc::new(Embedded::in_memory().unwrap());
+        let gate = Gate::before(&store);
+        let broker = TestBroker::with(Setup {
+            clock: clock.clone(),
+            store: Some(gate.clone()),
+            own_time: true,
+            ..Setup::default()
+        })
+        .await;
+        let issued = broker.issue().await;
+        let token = issued["access_token"].as_str().unwrap();
+        // Nothing is read on from here; what was read is young enough for a moment.
+        gate.hold_tails();
+        clock.by(seconds);
+        assert_eq!(broker.introspect(token).await.status, 200, "{seconds}");
+        tokio::time::sleep(Duration::from_millis(1200)).await;
+        assert_eq!(broker.introspect(token).await.status, 503, "{seconds}");
+        assert_eq!(broker.exchange(&broker.good_form()).await.status, 503);
+        gate.let_tails();
+        until("it is read on", || async {
+            broker.introspect(token).await.status == 200
+        })
+        .await;
+    }
 }

@@ -2,7 +2,9 @@
 
 mod asked;
 mod jobs;
+mod outlives;
 mod replays;
+mod signed_by_gitlab;
 
 use crate::support::broker::{Answer, Setup, TestBroker, with};
 use serde_json::{Value, json};

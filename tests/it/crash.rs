@@ -1,8 +1,9 @@
 //! The broker is killed with SIGKILL at the worst moments. What was promised to somebody still
 //! holds afterwards, and no credential exists that is not on record.
 
+use crate::support::cloud;
 use crate::support::moto::{AwsKeys, Moto};
-use crate::support::process::{Installation, Process, Replica, secret_file, until};
+use crate::support::process::{Installation, Process, Replica, until};
 use crate::support::proxy::{Passed, Point, Proxy};
 use dayfly::clock::{Clock as _, SystemClock};
 use rustix::process::Signal;
@@ -24,28 +25,8 @@ impl Cloud {
         let moto = Moto::start(true).await?;
         let proxy = Proxy::before(&moto.url).await;
         let installation = Installation::start().await;
-        let replica = installation.embedded(&format!(
-            r#"
-[mission.look-around]
-agents = ["deployer"]
-owner = "sre@acme.example"
-purpose = "See which buckets there are"
-ttl = "15m"
-allow = [{{ target = "aws-prod", actions = ["s3:ListAllMyBuckets"], locations = ["*"] }}]
-
-[target.aws-prod]
-kind = "aws"
-role = "{}"
-method = "assume_role"
-endpoint = "{}"
-access_key_id = "file:aws.id"
-secret_access_key = "file:aws.secret"
-ceiling = {{ actions = ["s3:*"], locations = ["*"] }}
-"#,
-            moto.role_arn, proxy.url
-        ));
-        secret_file(&replica.folder.join("aws.id"), &moto.access_key_id);
-        secret_file(&replica.folder.join("aws.secret"), &moto.secret_access_key);
+        let replica = installation.embedded(&cloud::mission(&moto, &proxy.url));
+        cloud::secrets(&moto, &replica.folder);
         replica.edit("active = 5000", &format!("active = {active}"));
         Some(Self {
             installation,

@@ -72,7 +72,7 @@ fn shown(reason: Reason) -> Shown {
             Not("a mission wider than its target is no configuration: shown in src/policy/tests")
         }
         Reason::ForbiddenByPolicy => Not("needs a folder of policies: shown in src/policy/tests"),
-        Reason::RevokedMeanwhile => Not("a race: shown in src/leases/tests"),
+        Reason::RevokedMeanwhile => In("meanwhile.rs"),
         Reason::TargetRefused | Reason::TargetInexpressible | Reason::TargetUnavailable => {
             Not("needs a downstream: shown in src/connectors")
         }

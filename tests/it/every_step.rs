@@ -83,35 +83,42 @@ fn die_if_told(step: Step) {
     }
 }
 
-/// How each step is reached, and with which credentials.
+/// How each step is reached, and with which credentials: `docs/decisions/0026` says why not with each.
 fn cases(step: Step) -> Vec<(Kind, Scene)> {
-    use Kind::{ApiKey, Aws, Local, Postgres};
+    use Kind::{ApiKey, Aws, Federated, Local, Postgres};
     let each = |kinds: &[Kind], scene: Scene| kinds.iter().map(|kind| (*kind, scene)).collect();
-    // A step that is the same code for each kind is tried with the one that has most to lose there.
-    let downstream = [Aws, Postgres];
+    let all = [Local, ApiKey, Aws, Postgres];
+    let downstream = [Aws, Federated, Postgres];
     match step {
         Step::Decided => each(&[Local], Scene::Exchange),
-        Step::Reserving => each(&[Local], Scene::Exchange),
-        Step::Reserved => each(&[Local, ApiKey, Aws, Postgres], Scene::Exchange),
-        Step::Answering => each(&[Local, ApiKey, Aws], Scene::Exchange),
+        Step::Reserving => each(&all, Scene::Exchange),
+        Step::Reserved => each(&[Local, ApiKey, Aws, Federated, Postgres], Scene::Exchange),
+        Step::Answering => each(&all, Scene::Exchange),
         Step::ParentMarking | Step::ParentMarked => each(&[Local], Scene::HandOn),
         Step::Minting | Step::Minted | Step::Activating => each(&downstream, Scene::Exchange),
         Step::Activated => vec![
             (Aws, Scene::Exchange),
+            (Federated, Scene::Exchange),
             (Postgres, Scene::Exchange),
             (Aws, Scene::FencedMeanwhile),
+            (Postgres, Scene::FencedMeanwhile),
         ],
-        Step::MintFailed | Step::Abandoned => {
-            vec![(Aws, Scene::LostAnswer), (Postgres, Scene::RefusedMint)]
-        }
+        Step::MintFailed | Step::Abandoned => vec![
+            (Aws, Scene::LostAnswer),
+            (Aws, Scene::RefusedMint),
+            (Postgres, Scene::LostAnswer),
+            (Postgres, Scene::RefusedMint),
+        ],
         Step::RoleMaking | Step::RoleMade => each(&[Postgres], Scene::Exchange),
         Step::Raising => vec![
             (Local, Scene::Revoke),
+            (Postgres, Scene::Revoke),
             (Local, Scene::Release),
             (Local, Scene::Remove),
         ],
         Step::Raised => vec![
             (Postgres, Scene::Revoke),
+            (Aws, Scene::Revoke),
             (Local, Scene::Revoke),
             (ApiKey, Scene::Revoke),
             (Local, Scene::Release),
@@ -120,28 +127,30 @@ fn cases(step: Step) -> Vec<(Kind, Scene)> {
         ],
         Step::InForce => vec![
             (Aws, Scene::Revoke),
+            (Postgres, Scene::Revoke),
             (Postgres, Scene::Release),
             (Local, Scene::Remove),
         ],
-        Step::ReceiptWriting | Step::ReceiptWritten => each(&[Local], Scene::Revoke),
+        Step::ReceiptWriting | Step::ReceiptWritten => each(&[Local, Postgres], Scene::Revoke),
         Step::ShardClaiming | Step::ShardClaimed | Step::ShardMatched | Step::ShardDone => {
-            each(&[Postgres], Scene::Revoke)
+            each(&[Local, Aws, Postgres], Scene::Revoke)
         }
-        Step::BatchMarking | Step::BatchMarked => each(&[Local, Postgres], Scene::Revoke),
-        Step::Marking => each(&[Local, Postgres], Scene::Release),
-        Step::Marked => each(&[Local, ApiKey, Postgres], Scene::Release),
-        Step::EndClaiming | Step::EndClaimed | Step::EndRecorded => {
-            each(&[Postgres], Scene::Revoke)
-        }
-        Step::Ending | Step::Ended | Step::EndRecording => each(&downstream, Scene::Revoke),
+        Step::BatchMarking | Step::BatchMarked => each(&[Local, Aws, Postgres], Scene::Revoke),
+        Step::Marking | Step::Marked => each(&all, Scene::Release),
+        Step::EndClaiming
+        | Step::EndClaimed
+        | Step::EndRecorded
+        | Step::Ending
+        | Step::Ended
+        | Step::EndRecording => each(&[Aws, Postgres], Scene::Revoke),
         Step::LoginTaken | Step::PrivilegesTaken | Step::SessionsEnded | Step::RoleDropped => {
             each(&[Postgres], Scene::Revoke)
         }
-        Step::GivingUp | Step::GivenUp => each(&downstream, Scene::GiveUp),
-        Step::Expiring => each(&[Local, Postgres], Scene::Expire),
-        Step::Expired => each(&[Local, ApiKey, Postgres], Scene::Expire),
+        Step::GivingUp | Step::GivenUp => each(&[Aws, Postgres], Scene::GiveUp),
+        Step::Expiring | Step::Expired => each(&all, Scene::Expire),
         Step::Lapsing | Step::Lapsed => each(&[Aws], Scene::Lapse),
-        Step::Forgetting | Step::Forgotten => each(&[Local], Scene::Forget),
+        Step::Forgetting => each(&[Local, Aws, Postgres], Scene::Forget),
+        Step::Forgotten => each(&[Local], Scene::Forget),
         Step::SealClaiming | Step::SealClaimed => each(&[Local], Scene::Start),
         Step::Exporting | Step::Exported | Step::Sealed => each(&[Local], Scene::Seal),
         Step::Trimming | Step::Trimmed => each(&[Local], Scene::ManyEntries),
@@ -149,8 +158,8 @@ fn cases(step: Step) -> Vec<(Kind, Scene)> {
     }
 }
 
-/// Where what is written at a step, or just before, is looked for again by whoever comes after; what is
-/// done at PostgreSQL alone is the same over both.
+/// Where what is written at a step, or just before, is looked for again by whoever comes after, with the kind
+/// that has most to lose there; what is done at PostgreSQL alone is the same over both.
 fn is_on_redis_too(step: Step, kind: Kind) -> bool {
     match kind {
         Kind::Local => matches!(
@@ -164,7 +173,27 @@ fn is_on_redis_too(step: Step, kind: Kind) -> bool {
                 | Step::Exported
         ),
         Kind::ApiKey => matches!(step, Step::Answering | Step::Raised),
-        Kind::Aws | Kind::Postgres => !matches!(
+        Kind::Federated => false,
+        Kind::Aws => matches!(
+            step,
+            Step::Reserved
+                | Step::Answering
+                | Step::Minting
+                | Step::Minted
+                | Step::Activating
+                | Step::Activated
+                | Step::MintFailed
+                | Step::Abandoned
+                | Step::InForce
+                | Step::Ending
+                | Step::Ended
+                | Step::EndRecording
+                | Step::GivingUp
+                | Step::GivenUp
+                | Step::Lapsing
+                | Step::Lapsed
+        ),
+        Kind::Postgres => !matches!(
             step,
             Step::RoleMaking
                 | Step::RoleMade
@@ -172,6 +201,9 @@ fn is_on_redis_too(step: Step, kind: Kind) -> bool {
                 | Step::PrivilegesTaken
                 | Step::SessionsEnded
                 | Step::RoleDropped
+                | Step::Reserving
+                | Step::Raising
+                | Step::Forgetting
         ),
     }
 }

@@ -271,6 +271,22 @@ fn offset(redis: &RedisServer) -> u64 {
     line.unwrap().trim().parse().unwrap()
 }
 
+/// From here on none of them hears its primary.
+fn deafen(followers: &[RedisServer]) {
+    let nowhere = crate::support::process::free_port();
+    for follower in followers {
+        let told = follower.command(&format!("REPLICAOF 127.0.0.1 {nowhere}"));
+        assert!(told.unwrap().starts_with("+OK"));
+    }
+}
+
+/// What is answered to the revocation of what was issued.
+async fn revoked(installation: &Installation, process: &Process, issued: &Value) -> u16 {
+    let selector = json!({ "lease": issued["lease_id"] });
+    let answer = installation.revoke(process, selector).await;
+    answer.unwrap().status
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn after_a_failover_of_redis_nothing_that_was_acknowledged_is_forgotten() {
     let arguments = ["--appendonly", "yes", "--repl-diskless-sync-delay", "0"];
@@ -287,8 +303,6 @@ async fn after_a_failover_of_redis_nothing_that_was_acknowledged_is_forgotten() 
     secret_file(&installation.folder.path().join("redis.url"), &switch.url);
     let store = r#"{ redis = "file:../redis.url", min_replicas = 1 }"#;
     let process = installation.replica("one", store, "").serve().await;
-    // It is told of nothing: what it knows in the end it has from the store.
-    let other = installation.replica("other", store, "").serve().await;
     let (mut alive, mut dead) = (Vec::new(), Vec::new());
     let spent = installation.good_form();
     let answer = installation.exchange(&process, &spent).await.unwrap();
@@ -299,20 +313,31 @@ async fn after_a_failover_of_redis_nothing_that_was_acknowledged_is_forgotten() 
             alive.push(issued);
             continue;
         }
-        let selector = json!({ "lease": issued["lease_id"] });
-        let answer = installation.revoke(&process, selector).await.unwrap();
-        assert_eq!(answer.status, 200, "{}", answer.body);
+        assert_eq!(revoked(&installation, &process, &issued).await, 200);
         dead.push(issued);
     }
+    let unheard = [
+        installation.issue(&process).await,
+        installation.issue(&process).await,
+    ];
+    // Nobody follows any more: what is told from here on is lost with the primary.
+    deafen(&followers);
+    let mut later = Vec::new();
+    for issued in unheard {
+        let status = revoked(&installation, &process, &issued).await;
+        later.push(status);
+        if status == 200 {
+            dead.push(issued);
+        }
+    }
     primary.kill();
-    // Whoever acknowledged is gone as well, and puts nothing back.
-    process.kill();
-    let process = other;
     let answer = installation
         .exchange(&process, &installation.good_form())
         .await
         .unwrap();
     assert_eq!(answer.status, 503, "{}", answer.body);
+    // Whoever acknowledged is gone as well, and puts nothing back.
+    process.kill();
 
     // Whoever has more of the history takes over, as Sentinel would have it.
     let [one, other] = &followers;
@@ -323,21 +348,11 @@ async fn after_a_failover_of_redis_nothing_that_was_acknowledged_is_forgotten() 
     };
     assert!(heir.command("REPLICAOF NO ONE").unwrap().starts_with("+OK"));
     switch.port.store(heir.port(), Ordering::SeqCst);
-    // Alone it acknowledges nothing to anybody.
-    let answer = installation
-        .exchange(&process, &installation.good_form())
-        .await
-        .unwrap();
-    assert_eq!(answer.status, 503, "{}", answer.body);
     let follow = format!("REPLICAOF 127.0.0.1 {}", heir.port());
     assert!(left.command(&follow).unwrap().starts_with("+OK"));
     until_followed(heir, 1).await;
-    until("readiness", || async {
-        let url = format!("{}/readyz", process.health);
-        installation.http.get(url).send().await.unwrap().status() == 200
-    })
-    .await;
-
+    // It was told of nothing: what it knows it has from the store.
+    let process = installation.replica("other", store, "").serve().await;
     for issued in &alive {
         assert!(installation.is_active(&process, token(issued)).await);
     }
@@ -348,4 +363,13 @@ async fn after_a_failover_of_redis_nothing_that_was_acknowledged_is_forgotten() 
     assert_eq!(answer.reason(), "intent_spent", "{}", answer.body);
     let fresh = installation.issue(&process).await;
     assert!(installation.is_active(&process, token(&fresh)).await);
+    assert_eq!(later, [202, 202], "nobody had heard of it");
+
+    // Alone it acknowledges nothing to anybody.
+    left.freeze();
+    let answer = installation
+        .exchange(&process, &installation.good_form())
+        .await
+        .unwrap();
+    assert_eq!(answer.status, 503, "{}", answer.body);
 }

@@ -3,6 +3,7 @@
 
 use crate::cli::dayfly;
 use crate::support::broker::{Answer, OPERATOR_TOKEN, Setup, TestBroker, form};
+use crate::support::held_back::HeldBack;
 use crate::support::network::Network;
 use crate::support::postgres::{PASSWORD, Postgres};
 use crate::support::time::Manual;
@@ -44,25 +45,20 @@ ceiling = {{ actions = ["select"], locations = ["public.*"] }}
     )
 }
 
-struct World {
-    broker: TestBroker,
-    server: Postgres,
+pub struct World {
+    pub broker: TestBroker,
+    pub server: Postgres,
 }
 
 impl World {
     async fn start() -> Option<Self> {
+        Self::with(Setup::default()).await
+    }
+
+    pub async fn with(setup: Setup) -> Option<Self> {
         let server = Postgres::start().await?;
         let more = mission(&server, "orders-db.ca");
-        Some(
-            Self::over(
-                server,
-                Setup {
-                    more,
-                    ..Setup::default()
-                },
-            )
-            .await,
-        )
+        Some(Self::over(server, Setup { more, ..setup }).await)
     }
 
     /// With a network between the broker and the server, and a clock that is set forward by hand.
@@ -130,7 +126,7 @@ impl World {
         self.broker.admin("GET", &path, None).await.body
     }
 
-    async fn ask(&self, table: &str) -> Answer {
+    pub async fn ask(&self, table: &str) -> Answer {
         let token = self.broker.platform_token();
         let mut claims = self.broker.intent_claims(&token);
         claims["mission"]["id"] = json!("read-orders");
@@ -163,6 +159,12 @@ impl World {
         self.server
             .login(field("username"), field("password"))
             .await
+    }
+
+    /// Logins that were made here and are still there.
+    pub async fn made(&self) -> i64 {
+        let made = "SELECT count(*) FROM pg_roles WHERE rolname LIKE 'dfl%'";
+        self.server.ask(made).await
     }
 
     async fn state(&self, answer: &Value) -> String {
@@ -252,8 +254,7 @@ async fn a_table_beyond_the_mission_is_refused_before_the_server_is_asked() {
             answer.body
         );
     }
-    let made = "SELECT count(*) FROM pg_roles WHERE rolname LIKE 'dfl%'";
-    assert_eq!(world.server.ask(made).await, 0);
+    assert_eq!(world.made().await, 0);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -308,12 +309,7 @@ async fn what_the_server_cannot_be_told_is_an_alarm_stops_its_target_and_is_conf
         why.starts_with("a credential that must be dead is not"),
         "{why}"
     );
-    let made = "SELECT count(*) FROM pg_roles WHERE rolname LIKE 'dfl%'";
-    assert_eq!(
-        world.server.ask(made).await,
-        1,
-        "it was not asked for another"
-    );
+    assert_eq!(world.made().await, 1, "it was not asked for another");
 
     clock.advance(Duration::from_secs(60));
     for _ in 0..300 {
@@ -370,4 +366,53 @@ async fn whoever_waits_for_a_revocation_is_told_whether_it_is_confirmed() {
     done.is(0);
     assert!(done.out.contains("dead everywhere, confirmed"), "{done:?}");
     assert_eq!(world.state(&answer).await, "revoked");
+}
+
+/// The server makes it, and the link is cut before it says so. The broker lives, and nobody has heard the password.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_login_whose_answer_was_lost_is_on_record_and_ended_while_the_broker_lives() {
+    let Some((world, network, clock)) = World::far().await else {
+        return;
+    };
+    let held = HeldBack::on(&world.server, "read-orders").await;
+    let losing = async {
+        held.until_it_waits().await;
+        network.swallow_answers(true);
+        held.let_go().await;
+        // Nobody comes to end it until we say so.
+        network.lead_to(0);
+        network.hang_up();
+    };
+    let (answer, ()) = tokio::join!(world.ask("public.orders"), losing);
+    assert_eq!(answer.status, 503, "{}", answer.body);
+    assert_eq!(answer.error(), "temporarily_unavailable");
+    assert!(answer.body.get("credential").is_none());
+    assert_eq!(world.made().await, 1);
+    let open = world.broker.admin("GET", "/leases", None).await.body;
+    let lease = open["items"][0].clone();
+    assert_eq!(open["items"].as_array().unwrap().len(), 1, "{open}");
+    assert_eq!(
+        (&lease["state"], &lease["alive"]),
+        (&json!("revoking"), &json!(false)),
+        "{lease}"
+    );
+    let login = lease["id"].as_str().unwrap();
+    let named = format!("SELECT count(*) FROM pg_roles WHERE rolname = '{login}'");
+    assert_eq!(world.server.ask(&named).await, 1, "it has the lease's name");
+
+    network.swallow_answers(false);
+    network.lead_to(world.server.port);
+    clock.advance(Duration::from_secs(30));
+    for _ in 0..300 {
+        if world.made().await == 0 {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    assert_eq!(world.made().await, 0);
+    // A request may be on its way for as long as a mint is: "gone" is believed after that.
+    let lease = json!({ "lease_id": login });
+    assert_eq!(world.state(&lease).await, "revoking");
+    clock.advance(Duration::from_secs(60));
+    world.until(&lease, "revoked").await;
 }

@@ -1,7 +1,11 @@
 //! The store is lost, or put back to an older day. What the exported audit still has is made good:
 //! nothing that was ended comes back, and nothing that lives downstream is forgotten.
 
-use crate::cli::dayfly;
+mod expiry;
+mod exports;
+mod killed;
+
+use crate::cli::{Done, dayfly};
 use crate::postgres::mission;
 use crate::support::postgres::{PASSWORD, Postgres};
 use crate::support::process::{Installation, Process, Replica, secret_file, until};
@@ -85,16 +89,7 @@ impl World {
     }
 
     async fn recover(&self) -> Value {
-        let folder = self.replica.folder.to_str().unwrap();
-        let arguments = [
-            "recover",
-            "--config",
-            folder,
-            "--i-understand",
-            "-o",
-            "json",
-        ];
-        let done = dayfly(&arguments, &[], "").await;
+        let done = recover(&self.replica, &[]).await;
         serde_json::from_str(&done.is(0).out).unwrap()
     }
 
@@ -109,30 +104,39 @@ impl World {
     }
 }
 
+async fn recover(replica: &Replica, more: &[&str]) -> Done {
+    let folder = replica.folder.to_str().unwrap();
+    let arguments = ["recover", "--config", folder, "--i-understand"];
+    let arguments = [&arguments[..], &["-o", "json"], more].concat();
+    dayfly(&arguments, &[], "").await
+}
+
+/// On a Redis, with a PostgreSQL that makes logins. `None`: one of them is not here.
+async fn on_redis() -> Option<(RedisServer, World)> {
+    let redis = RedisServer::start(&["--appendonly", "yes"]).unwrap()?;
+    let server = Postgres::start().await?;
+    let installation = Installation::start().await;
+    let more = mission(&server, &server.ca.display().to_string());
+    let replica = installation.on_redis("one", &redis.url(), &more);
+    secret_file(&replica.folder.join("orders-db.password"), PASSWORD);
+    let world = World {
+        installation,
+        replica,
+        server,
+    };
+    Some((redis, world))
+}
+
 fn token(issued: &Value) -> &str {
     issued["access_token"].as_str().unwrap()
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn after_a_total_loss_what_stood_stands_and_what_lives_downstream_is_ended() {
-    let Some(redis) = RedisServer::start(&["--appendonly", "yes"]).unwrap() else {
+    let Some((redis, world)) = on_redis().await else {
         return;
     };
-    let Some(server) = Postgres::start().await else {
-        return;
-    };
-    let installation = Installation::start().await;
-    let replica = installation.on_redis(
-        "one",
-        &redis.url(),
-        &mission(&server, &server.ca.display().to_string()),
-    );
-    secret_file(&replica.folder.join("orders-db.password"), PASSWORD);
-    let world = World {
-        installation: installation.clone(),
-        replica,
-        server,
-    };
+    let installation = world.installation.clone();
     let process = world.replica.serve().await;
     let local = installation.issue(&process).await;
     let (living, ended) = (world.login(&process).await, world.login(&process).await);

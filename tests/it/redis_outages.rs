@@ -5,6 +5,9 @@ mod backups;
 mod links;
 mod load;
 mod replicas;
+mod thawed;
+mod unheard;
+mod valkey;
 mod versions;
 
 use crate::support::network::Network;
@@ -16,6 +19,16 @@ use serde_json::json;
 use std::time::Duration;
 use tokio::time::Instant;
 
+/// The primary is replaced, wakes up and takes itself for the primary; brokers mint before and after.
+async fn freeze_and_thaw(watched: &Watched, load: &Load) {
+    watched.servers[0].freeze();
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    load.until_minted(20).await;
+    watched.servers[0].thaw();
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    load.until_minted(20).await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_frozen_primary_is_replaced_by_sentinels_under_load() {
     let Some(watched) = Watched::start().unwrap() else {
@@ -25,14 +38,8 @@ async fn a_frozen_primary_is_replaced_by_sentinels_under_load() {
     let brokers = on(&installation, &watched.url(), 1).await;
     let load = Load::start(installation, brokers);
     load.until_minted(20).await;
-    watched.servers[0].freeze();
-    tokio::time::sleep(Duration::from_secs(2)).await;
-    load.until_minted(20).await;
-    // It wakes up and takes itself for the primary.
-    watched.servers[0].thaw();
-    tokio::time::sleep(Duration::from_secs(2)).await;
-    load.until_minted(20).await;
-    load.finish(Instant::now()).await;
+    freeze_and_thaw(&watched, &load).await;
+    load.finish().await;
 }
 
 /// A slot of this server that holds something.
@@ -65,7 +72,7 @@ async fn a_cluster_that_loses_each_node_once_and_moves_a_slot_loses_nothing() {
         cluster.servers[lost].run().unwrap();
         load.until_minted(20).await;
     }
-    load.finish(Instant::now()).await;
+    load.finish().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -84,7 +91,11 @@ async fn a_primary_that_is_killed_comes_back_with_all_it_acknowledged() {
         redis.run().unwrap();
     }
     load.until_minted(20).await;
-    load.finish(Instant::now()).await;
+    // Once more, and nobody is left who knew.
+    redis.kill();
+    let told = load.abandon().await;
+    redis.run().unwrap();
+    told.holds_at_a_stranger().await;
 }
 
 /// Snapshots only: what came after the last one is gone. The broker that was told of the revocations
@@ -104,7 +115,9 @@ async fn a_primary_that_comes_back_from_a_snapshot_is_told_what_it_forgot() {
     redis.kill();
     redis.run().unwrap();
     load.until_minted(20).await;
-    load.finish(saved).await;
+    // It is told while whoever knows it runs, and a third one learns it from the store.
+    let (_other, told) = load.stop(saved).await;
+    told.holds_at_a_stranger().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

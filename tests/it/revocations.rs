@@ -2,6 +2,7 @@
 
 mod operators;
 mod release;
+mod unreadable;
 
 use crate::support::broker::{Answer, Setup, with};
 use crate::support::issuer::Issuer;

@@ -1,6 +1,8 @@
 //! `dayfly serve` as a process: how it starts, changes and stops.
 
-use crate::support::process::{Installation, Process, Replica, free_port, spawn, until};
+use crate::support::process::{
+    Installation, Process, Replica, free_port, once_it_is_read, slow_file, spawn, until,
+};
 use crate::support::proxy::{Point, Proxy};
 use rustix::process::Signal;
 use serde_json::{Value, json};
@@ -64,6 +66,21 @@ async fn told_to_stop_it_finishes_what_is_under_way() {
     // What was answered last is on record like the rest.
     let again = replica.serve().await;
     assert!(installation.is_active(&again, token(&answer.body)).await);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reload_that_hangs_keeps_nobody_from_stopping() {
+    let installation = Installation::start().await;
+    let replica = installation.embedded("");
+    let mut process = replica.serve().await;
+    let secret = replica.folder.join("server.secret");
+    slow_file(&secret);
+    process.signal(Signal::HUP);
+    let pipe = once_it_is_read(&secret).await;
+    process.signal(Signal::TERM);
+    let status = process.ended_within(Duration::from_secs(15)).await;
+    assert_eq!(status.code(), Some(0), "{}", process.log());
+    drop(pipe);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -136,6 +136,68 @@ async fn a_store_that_hangs_keeps_nobody_waiting_for_long() {
     assert_eq!(answer.status, 200, "{}", answer.body);
 }
 
+/// It answers, is the primary, and does nothing that it is told: not even a revocation. A full one still says
+/// of itself that it is the one; one that lacks its replicas does not.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_primary_that_takes_no_writes_acknowledges_nothing_and_is_used_again_when_it_does() {
+    const BOUND: Duration = Duration::from_secs(4);
+    let Some(redis) = RedisServer::start(&DURABLE).unwrap() else {
+        return;
+    };
+    let installation = Installation::start().await;
+    let replica = installation.on_redis("one", &redis.url(), "");
+    // A busy machine is late by itself now and then.
+    let store = "redis = \"file:../redis.url\"";
+    let aged = format!("fence_view_max_age = \"{}s\"", BOUND.as_secs());
+    replica.edit(store, &format!("{store}, {aged}"));
+    let process = replica.serve().await;
+    let set = |words: &str| {
+        let told = redis.command(&format!("CONFIG SET {words}")).unwrap();
+        assert!(told.starts_with("+OK"), "{words}: {told}");
+    };
+    for (off, on, vouches) in [
+        ("maxmemory 1", "maxmemory 0", true),
+        ("min-replicas-to-write 1", "min-replicas-to-write 0", false),
+    ] {
+        let kept = installation.issue(&process).await;
+        let doomed = installation.issue(&process).await;
+        let selector = serde_json::json!({ "lease": doomed["lease_id"] });
+        set(off);
+        let form = installation.good_form();
+        assert_later(&installation.exchange(&process, &form).await.unwrap());
+        let refused = installation.revoke(&process, selector.clone()).await;
+        assert_later(&refused.unwrap());
+        if vouches {
+            tokio::time::sleep(BOUND + Duration::from_secs(1)).await;
+            assert!(installation.is_active(&process, token(&kept)).await);
+        } else {
+            until("it vouches for nothing", || async {
+                let told = installation.introspect(&process, token(&kept)).await;
+                told.status == 503
+            })
+            .await;
+            assert_eq!(health(&installation, &process, "/readyz").await, 503);
+        }
+
+        set(on);
+        until_ready(&installation, &process).await;
+        until("it is acknowledged", || async {
+            let ended = installation.revoke(&process, selector.clone()).await;
+            ended.unwrap().status == 200
+        })
+        .await;
+        assert!(!installation.is_active(&process, token(&doomed)).await);
+        assert!(installation.is_active(&process, token(&kept)).await);
+        // The very form: nothing was spent. How full it is, is looked at every now and then.
+        until("it mints", || async {
+            let again = installation.exchange(&process, &form).await.unwrap();
+            assert!([200, 503].contains(&again.status), "{off}: {}", again.body);
+            again.status == 200
+        })
+        .await;
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_store_that_was_emptied_vouches_for_nothing() {
     let Some(redis) = RedisServer::start(&DURABLE).unwrap() else {

@@ -79,6 +79,53 @@ async fn the_shipped_user_may_do_all_that_a_broker_does() {
     );
 }
 
+/// `+get`, `+set`, ... of the shipped line.
+fn rights() -> Vec<&'static str> {
+    let conf = include_str!("../../deploy/redis/dayfly.conf");
+    let line = conf.lines().find(|line| line.starts_with("user ")).unwrap();
+    line.split(' ')
+        .filter_map(|word| word.strip_prefix('+'))
+        .collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_user_that_lacks_one_right_is_named_with_it_by_check_live_as_by_serve() {
+    let Some((redis, _folder)) = shipped() else {
+        return;
+    };
+    let installation = Installation::start().await;
+    let replica = installation.on_redis("one", &redis.url_as("dayfly", PASSWORD), "");
+    let rights = rights();
+    assert!(rights.len() > 35, "{rights:?}");
+    for right in rights {
+        let without = format!("ACL SETUSER dayfly -{right}");
+        assert_eq!(redis.command(&without).unwrap(), "+OK\r\n");
+        let mut process = replica.spawn();
+        let report = live(&replica.folder, 1).await;
+        assert_eq!(codes(&report, "store"), ["store_user_refused"], "{report}");
+        assert!(!process.ended().await.success(), "{right}");
+        let words = right.replace('|', " ");
+        for told in [report["live"].to_string(), process.log()] {
+            let told = told.to_lowercase();
+            let told = told.split("store_user_refused").nth(1).expect(right);
+            // Of one alone: `may not run XADD;`, or in the server's own words.
+            let named = [
+                format!("may not run {words};"),
+                format!("'{right}' command"),
+            ];
+            assert!(
+                named.iter().any(|one| told.contains(one)),
+                "{right}: {told}"
+            );
+        }
+        redis
+            .command(&format!("ACL SETUSER dayfly +{right}"))
+            .unwrap();
+    }
+    assert_eq!(redis.command("DBSIZE").unwrap(), ":0\r\n");
+    live(&replica.folder, 0).await;
+}
+
 async fn live(folder: &std::path::Path, code: i32) -> Value {
     let folder = folder.to_str().unwrap();
     let done = dayfly(&["check", folder, "--live", "-o", "json"], &[], "").await;
@@ -174,12 +221,15 @@ async fn a_redis_that_is_not_fit_is_named_by_check_live_as_by_serve() {
     let evicting = with(&["--maxmemory-policy", "allkeys-lru"]);
     let following = with(&["--replicaof", "127.0.0.1", "1"]);
     let clustered = with(&["--cluster-enabled", "yes"]);
+    // A primary that takes no writes, of itself.
+    let lonely = with(&["--min-replicas-to-write", "1"]);
     for (arguments, min_replicas, code) in [
         (evicting, 0, "store_may_evict"),
         (Vec::new(), 0, "store_forgets"),
         (with(&[]), 1, "store_too_few_replicas"),
         (following, 0, "store_not_primary"),
         (clustered, 0, "store_other_kind"),
+        (lonely, 0, "store_too_few_replicas"),
     ] {
         let Some(redis) = RedisServer::start(&arguments).unwrap() else {
             return;
@@ -201,4 +251,33 @@ async fn a_redis_that_is_not_fit_is_named_by_check_live_as_by_serve() {
             process.log()
         );
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_redis_that_cannot_save_is_named_by_check_live_as_by_serve() {
+    let folder = tempfile::tempdir().unwrap();
+    // A file cannot take the place of a folder, whoever it is that writes.
+    std::fs::create_dir(folder.path().join("dump.rdb")).unwrap();
+    let at = folder.path().to_str().unwrap();
+    let arguments = ["--appendonly", "yes", "--save", "3600 1", "--dir", at];
+    let Some(redis) = RedisServer::start(&arguments).unwrap() else {
+        return;
+    };
+    let installation = Installation::start().await;
+    let replica = installation.on_redis("one", &redis.url(), "");
+    until("it has failed", || async {
+        redis.command("BGSAVE").unwrap();
+        let told = redis.command("INFO persistence").unwrap();
+        told.contains("rdb_last_bgsave_status:err")
+    })
+    .await;
+    let report = live(&replica.folder, 1).await;
+    assert_eq!(codes(&report, "store"), ["store_cannot_save"], "{report}");
+    let mut process = replica.spawn();
+    assert!(!process.ended().await.success());
+    assert!(
+        process.log().contains("store_cannot_save: "),
+        "{}",
+        process.log()
+    );
 }

@@ -18,7 +18,7 @@ const RUN: &str = "/repos/acme/checkout/actions/runs/9876543210/attempts/1";
 
 /// What it says of each path; how it was asked.
 #[derive(Debug, Default)]
-struct Said {
+pub(super) struct Said {
     statuses: BTreeMap<String, Value>,
     token: String,
     /// It refuses everything: status and headers.
@@ -28,10 +28,10 @@ struct Said {
 }
 
 #[derive(Clone)]
-struct GitHub(Arc<Mutex<Said>>);
+pub(super) struct GitHub(Arc<Mutex<Said>>);
 
 impl GitHub {
-    async fn start() -> (Self, String) {
+    pub(super) async fn start() -> (Self, String) {
         let github = Self(Arc::new(Mutex::new(Said {
             token: "ghs_one".to_owned(),
             ..Said::default()
@@ -45,7 +45,7 @@ impl GitHub {
         (github, url)
     }
 
-    fn says(&self, path: &str, status: &str) {
+    pub(super) fn says(&self, path: &str, status: &str) {
         let mut said = self.0.lock().unwrap();
         said.statuses.insert(path.to_owned(), json!(status));
     }
@@ -54,7 +54,7 @@ impl GitHub {
         change(&mut self.0.lock().unwrap());
     }
 
-    fn asked(&self) -> Vec<String> {
+    pub(super) fn asked(&self) -> Vec<String> {
         self.0.lock().unwrap().asked.clone()
     }
 
@@ -63,7 +63,7 @@ impl GitHub {
     }
 
     /// It was asked so much more often.
-    async fn until_asked(&self, more: usize) {
+    pub(super) async fn until_asked(&self, more: usize) {
         let before = self.asked().len();
         until("it is asked", || async {
             self.asked().len() >= before + more

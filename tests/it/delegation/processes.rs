@@ -3,8 +3,9 @@
 use crate::cli::dayfly;
 use crate::crash::Session;
 use crate::support::broker::Answer;
+use crate::support::cloud;
 use crate::support::moto::Moto;
-use crate::support::process::{Installation, Process, Replica, secret_file, until};
+use crate::support::process::{Installation, Process, Replica, until};
 use crate::support::proxy::{Point, Proxy};
 use crate::support::redis::RedisServer;
 use crate::support::world::{inline_keys, key};
@@ -223,25 +224,12 @@ async fn killed_at(point: Point, sessions: usize) {
         return;
     };
     let proxy = Proxy::before(&moto.url).await;
-    let target = format!(
-        r#"
-[target.aws-prod]
-kind = "aws"
-role = "{}"
-method = "assume_role"
-endpoint = "{}"
-access_key_id = "file:aws.id"
-secret_access_key = "file:aws.secret"
-ceiling = {{ actions = ["s3:*"], locations = ["*"] }}
-"#,
-        moto.role_arn, proxy.url
-    );
+    let target = cloud::target(&moto, &proxy.url);
     let Some(family) = Family::start((CLOUD, &target)).await else {
         return;
     };
     for replica in [&family.one, &family.other] {
-        secret_file(&replica.folder.join("aws.id"), &moto.access_key_id);
-        secret_file(&replica.folder.join("aws.secret"), &moto.secret_access_key);
+        cloud::secrets(&moto, &replica.folder);
     }
     let (one, other) = (family.one.serve().await, family.other.serve().await);
     let detail = json!({

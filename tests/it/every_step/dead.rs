@@ -2,7 +2,6 @@
 
 use super::hands;
 use super::run::{Kind, Promised, Run};
-use crate::crash::Session;
 use crate::exchange::claims_of;
 use crate::status_lists::is_over;
 use crate::support::process::{Process, now, until};
@@ -65,7 +64,7 @@ impl Run {
         for credential in told.chain(unheard.iter().map(String::as_str)) {
             self.is_refused(&process, credential).await;
         }
-        if self.kind == Kind::Aws {
+        if self.kind.is_of_aws() {
             return self.outlives_none(process).await;
         }
         until("everything of its mission is closed", || async {
@@ -122,8 +121,7 @@ impl Run {
 
     /// Nobody can end a session of AWS: it is on record as long as it can live, and closed after it.
     async fn outlives_none(&self, process: Process) -> Process {
-        let sessions: Vec<_> = self.proxy.as_ref().unwrap().passed();
-        let sessions: Vec<_> = sessions.iter().map(Session::of).collect();
+        let sessions = self.sessions();
         let open = self.open_of_its_mission(&process).await;
         let by_now = now() + process.ahead;
         for session in &sessions {

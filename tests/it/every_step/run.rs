@@ -4,6 +4,7 @@ use super::hands;
 use crate::crash::Session;
 use crate::support::broker::Answer;
 use crate::support::moto::Moto;
+use crate::support::network::Network;
 use crate::support::postgres::{PASSWORD, Postgres};
 use crate::support::process::{Installation, PATIENCE, Process, Replica, now, secret_file, until};
 use crate::support::proxy::Proxy;
@@ -23,6 +24,8 @@ const DURABLE: [&str; 4] = ["--appendonly", "yes", "--appendfsync", "always"];
 pub struct Site {
     pub installation: Arc<Installation>,
     moto: Moto,
+    /// Enforces nothing: the other one knows no web identity.
+    open_moto: Moto,
     pub postgres: Postgres,
 }
 
@@ -32,11 +35,18 @@ pub enum Kind {
     Local,
     /// Known here by its hash alone.
     ApiKey,
+    /// With an AWS key of the broker's.
     Aws,
+    /// With a token that the broker signs.
+    Federated,
     Postgres,
 }
 
 impl Kind {
+    pub fn is_of_aws(self) -> bool {
+        matches!(self, Self::Aws | Self::Federated)
+    }
+
     /// Nobody else makes it, and nobody else can refuse it.
     pub fn is_ours(self) -> bool {
         matches!(self, Self::Local | Self::ApiKey)
@@ -58,6 +68,8 @@ pub struct Run {
     pub replica: Replica,
     /// In front of STS.
     pub proxy: Option<Proxy>,
+    /// In front of PostgreSQL.
+    pub network: Option<Network>,
     /// Of this run alone: what it made in PostgreSQL is told by it.
     pub mission: String,
     more: String,
@@ -85,12 +97,14 @@ pub enum Again {
 
 impl Site {
     pub async fn start() -> Option<Arc<Self>> {
-        let (moto, postgres) = tokio::join!(Moto::start(true), Postgres::start());
+        let (moto, open_moto) = tokio::join!(Moto::start(true), Moto::start(false));
+        let postgres = Postgres::start().await;
         // Each run that is on one has its own.
         drop(RedisServer::start(&DURABLE).unwrap()?);
         Some(Arc::new(Self {
             installation: Installation::start().await,
             moto: moto?,
+            open_moto: open_moto?,
             postgres: postgres?,
         }))
     }
@@ -106,14 +120,19 @@ impl Run {
         let mission = format!("run-{number}");
         let proxy = match kind {
             Kind::Aws => Some(Proxy::before(&site.moto.url).await),
+            Kind::Federated => Some(Proxy::before(&site.open_moto.url).await),
+            _ => None,
+        };
+        let network = match kind {
+            Kind::Postgres => Some(Network::to(site.postgres.port).await),
             _ => None,
         };
         let redis = (over == Over::Redis).then(|| RedisServer::start(&DURABLE).unwrap().unwrap());
-        let (allow, target) = match (&proxy, kind) {
-            (Some(proxy), _) => aws(&site.moto, proxy),
-            (None, Kind::Postgres) => postgres(&site.postgres),
-            (None, Kind::ApiKey) => api_key(),
-            (None, _) => (
+        let (allow, target) = match (&proxy, &network, kind) {
+            (Some(proxy), ..) => aws(&site.moto, proxy, kind),
+            (None, Some(network), _) => postgres(&site.postgres, network),
+            (None, None, Kind::ApiKey) => api_key(),
+            (None, None, _) => (
                 r#"target = "deploy-api", actions = ["deploy:write"], locations = ["https://deploy.example/checkout"]"#.to_owned(),
                 String::new(),
             ),
@@ -156,6 +175,7 @@ impl Run {
             kind,
             replica,
             proxy,
+            network,
             mission,
             more,
             _redis: redis,
@@ -199,7 +219,7 @@ impl Run {
         match self.kind {
             Kind::Local => "deploy-api",
             Kind::ApiKey => "metrics-key",
-            Kind::Aws => "aws-prod",
+            Kind::Aws | Kind::Federated => "aws-prod",
             Kind::Postgres => "orders-db",
         }
     }
@@ -212,7 +232,7 @@ impl Run {
                 "https://deploy.example/checkout",
             ),
             Kind::ApiKey => ("api_key", "metrics:read", "https://metrics.example/"),
-            Kind::Aws => ("aws_session", "s3:ListAllMyBuckets", "*"),
+            Kind::Aws | Kind::Federated => ("aws_session", "s3:ListAllMyBuckets", "*"),
             Kind::Postgres => ("postgres_login", "select", "public.orders"),
         };
         json!({
@@ -273,15 +293,21 @@ impl Run {
         Ok(answer.status().as_u16())
     }
 
+    /// What STS has issued, and not what it refused.
+    pub fn sessions(&self) -> Vec<Session> {
+        let passed = self.proxy.as_ref().unwrap().passed();
+        let issued = passed
+            .iter()
+            .filter(|passed| passed.response.contains("<SessionToken>"));
+        issued.map(Session::of).collect()
+    }
+
     /// Leases whose credentials exist downstream, whoever has heard of them.
     pub async fn made(&self) -> BTreeSet<String> {
         match (&self.proxy, self.kind) {
-            (Some(proxy), _) => {
-                let passed = proxy.passed();
-                passed
-                    .iter()
-                    .map(|passed| Session::of(passed).name)
-                    .collect()
+            (Some(_), _) => {
+                let sessions = self.sessions();
+                sessions.into_iter().map(|session| session.name).collect()
             }
             (None, Kind::Postgres) => {
                 let postgres = &self.site.postgres;
@@ -377,7 +403,7 @@ impl Run {
     /// Those that are past the longest life that they could have had.
     async fn lapsed(&self, at: &Process, made: &BTreeSet<String>) -> BTreeSet<String> {
         let mut lapsed = BTreeSet::new();
-        for id in made.iter().filter(|_| self.kind == Kind::Aws) {
+        for id in made.iter().filter(|_| self.kind.is_of_aws()) {
             let lease = self.site.installation.lease(at, id).await;
             if matches!(lease["state"].as_str(), Some("lapsed" | "expired")) {
                 lapsed.insert(id.clone());
@@ -440,16 +466,21 @@ ceiling = { actions = ["metrics:*"], locations = ["https://metrics.example/*"] }
     (allow.to_owned(), target.to_owned())
 }
 
-fn aws(moto: &Moto, proxy: &Proxy) -> (String, String) {
+fn aws(moto: &Moto, proxy: &Proxy, kind: Kind) -> (String, String) {
+    let method = match kind {
+        Kind::Federated => "method = \"web_identity\"",
+        _ => {
+            "method = \"assume_role\"\naccess_key_id = \"file:aws.id\"\n\
+             secret_access_key = \"file:aws.secret\""
+        }
+    };
     let target = format!(
         r#"
 [target.aws-prod]
 kind = "aws"
 role = "{}"
-method = "assume_role"
+{method}
 endpoint = "{}"
-access_key_id = "file:aws.id"
-secret_access_key = "file:aws.secret"
 ceiling = {{ actions = ["s3:*"], locations = ["*"] }}
 "#,
         moto.role_arn, proxy.url
@@ -458,20 +489,20 @@ ceiling = {{ actions = ["s3:*"], locations = ["*"] }}
     (allow.to_owned(), target)
 }
 
-fn postgres(server: &Postgres) -> (String, String) {
+fn postgres(server: &Postgres, network: &Network) -> (String, String) {
+    let (_, port) = network.url.rsplit_once(':').unwrap();
     let target = format!(
         r#"
 [target.orders-db]
 kind = "postgres"
 host = "127.0.0.1"
-port = {}
+port = {port}
 database = "orders"
 username = "dayfly"
 password = "file:orders-db.password"
 ca = "file:{}"
 ceiling = {{ actions = ["select"], locations = ["public.*"] }}
 "#,
-        server.port,
         server.ca.display()
     );
     let allow = r#"target = "orders-db", actions = ["select"], locations = ["public.*"]"#;

@@ -1,7 +1,8 @@
 //! What leads to a step.
 
 use super::run::{Again, Kind, Promised, Run};
-use crate::support::process::until;
+use crate::support::held_back::HeldBack;
+use crate::support::process::{secret_file, until};
 use crate::support::proxy::Point;
 use crate::support::world::{inline_keys, key};
 use dayfly::audit::{Entry, Event};
@@ -12,6 +13,7 @@ use dayfly::steps::Step;
 use dayfly::store::embedded::Embedded;
 use dayfly::store::{Outcome, Store as _, Transaction};
 use serde_json::json;
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 /// Seconds after which no mint can be on its way any more.
@@ -118,37 +120,74 @@ async fn hand_on(run: Run) {
 
 async fn lost_answer(run: Run) {
     let mut process = run.serve(0).await;
-    run.proxy.as_ref().unwrap().stop_at(Point::Cut);
     run.arm(run.step);
-    let answer = run.ask(&process).await;
+    let answer = match &run.network {
+        Some(network) => {
+            let held = HeldBack::on(&run.site.postgres, &run.mission).await;
+            let losing = async {
+                held.until_it_waits().await;
+                network.swallow_answers(true);
+                held.let_go().await;
+                network.hang_up();
+            };
+            tokio::join!(run.ask(&process), losing).0
+        }
+        None => {
+            run.proxy.as_ref().unwrap().stop_at(Point::Cut);
+            run.ask(&process).await
+        }
+    };
     assert!(answer.is_err(), "nobody may be answered: {answer:?}");
     run.died(&mut process).await;
-    run.proxy.as_ref().unwrap().stop_at(Point::Nowhere);
+    assert_eq!(run.made().await.len(), 1, "it was made");
+    match &run.network {
+        Some(network) => network.swallow_answers(false),
+        None => run.proxy.as_ref().unwrap().stop_at(Point::Nowhere),
+    }
     run.holds(SETTLED, &Promised::default()).await;
 }
 
 async fn refused_mint(run: Run) {
+    let mut detail = run.detail();
+    if run.kind == Kind::Postgres {
+        detail["locations"] = json!(["public.nothing"]);
+    } else {
+        secret_file(
+            &run.replica.folder.join("aws.secret"),
+            "no key of this user",
+        );
+    }
     let mut process = run.serve(0).await;
     run.arm(run.step);
-    let mut detail = run.detail();
-    detail["locations"] = json!(["public.nothing"]);
     let form = run.form(&process, &detail);
     let answer = run.site.installation.exchange(&process, &form).await;
     assert!(answer.is_err(), "nobody may be answered: {answer:?}");
     run.died(&mut process).await;
+    assert_eq!(run.made().await, BTreeSet::new());
     run.holds(SETTLED, &Promised::default()).await;
 }
 
 async fn fenced_meanwhile(run: Run) {
     let mut process = run.serve(0).await;
-    let proxy = run.proxy.as_ref().unwrap();
-    proxy.stop_at(Point::AfterTheServer);
+    let held = match &run.proxy {
+        Some(proxy) => {
+            proxy.stop_at(Point::AfterTheServer);
+            None
+        }
+        None => Some(HeldBack::on(&run.site.postgres, &run.mission).await),
+    };
     let ending = async {
-        proxy.until_stopped(1).await;
+        match (&run.proxy, &held) {
+            (Some(proxy), _) => proxy.until_stopped(1).await,
+            (None, held) => held.as_ref().unwrap().until_it_waits().await,
+        }
         let receipt = run.revoke(&process).await.unwrap();
         assert_eq!(receipt.status, 200, "{}", receipt.body);
         run.arm(run.step);
-        proxy.stop_at(Point::Nowhere);
+        match (&run.proxy, &held) {
+            (Some(proxy), _) => proxy.stop_at(Point::Nowhere),
+            (None, held) => held.as_ref().unwrap().let_go().await,
+        }
     };
     let (answer, ()) = tokio::join!(run.ask(&process), ending);
     assert!(answer.is_err(), "nobody may be answered: {answer:?}");
@@ -264,9 +303,22 @@ async fn forget(run: Run) {
     let process = run.serve(0).await;
     let issued = run.issued(&process).await;
     assert_eq!(run.release(&process, &issued).await.unwrap(), 200);
+    let process = if run.kind.is_of_aws() {
+        process.kill();
+        run.serve(RUN_OUT + SETTLED).await
+    } else {
+        process
+    };
+    let id = issued["lease_id"].as_str().unwrap();
+    until("it is closed", || async {
+        let lease = run.site.installation.lease(&process, id).await;
+        matches!(lease["state"].as_str(), Some("released" | "lapsed"))
+    })
+    .await;
+    let ahead = process.ahead;
     process.kill();
     run.arm(run.step);
-    let late = i64::try_from(KEPT.as_secs()).unwrap() + 60;
+    let late = ahead + i64::try_from(KEPT.as_secs()).unwrap() + 60;
     let mut process = run.spawn(late);
     run.died(&mut process).await;
     run.holds(late + 15, &Promised::default()).await;
@@ -299,11 +351,13 @@ async fn seal(run: Run) {
 
 /// There are this many entries, of this size, before it starts.
 async fn entries(run: Run, count: usize, size: usize) {
-    let now = SystemClock::new().now();
+    let clock = SystemClock::new();
     let shard = ShardId::INSTALLATION;
     {
         let store = Embedded::open(&run.replica.folder.join("dayfly.redb")).unwrap();
         for _ in 0..10 {
+            // Of each: what is large takes its time on a busy machine.
+            let now = clock.now();
             let transaction = Transaction::new(shard, now + Duration::from_secs(60)).local();
             let transaction = (0..count / 10).fold(transaction, |transaction, _| {
                 let text = "x".repeat(size);

@@ -4,7 +4,7 @@ use super::{assert_gives_nothing, beside, config, decided, published, setup, sta
 use crate::configurations::{is_behind, own};
 use crate::support::broker::{Setup, TestBroker};
 use crate::support::gate::Gate;
-use crate::support::process::until;
+use crate::support::process::{once_it_is_read, slow_file, until};
 use crate::support::time::Manual;
 use dayfly::broker::Word;
 use dayfly::clock::{Clock as _, SystemClock};
@@ -184,25 +184,14 @@ async fn what_is_slow_to_prepare_keeps_nobody_else_from_publishing() {
 /// A secret that is read for as long as nobody writes it.
 fn slow_secret(broker: &TestBroker) -> std::path::PathBuf {
     let path = broker.folder.path().join("gateway.secret");
-    std::fs::remove_file(&path).unwrap();
-    let made = std::process::Command::new("mkfifo").arg(&path).status();
-    assert!(made.unwrap().success());
+    slow_file(&path);
     path
 }
 
-/// Opening a pipe that nobody reads would wait for ever.
 async fn write_once_it_is_read(path: &std::path::Path, text: &str) {
     use std::io::Write as _;
-    use std::os::unix::fs::OpenOptionsExt as _;
-    let mut options = std::fs::OpenOptions::new();
-    options
-        .write(true)
-        .custom_flags(rustix::fs::OFlags::NONBLOCK.bits().cast_signed());
-    until("somebody reads it", async || {
-        let opened = options.open(path);
-        opened.is_ok_and(|mut pipe| pipe.write_all(text.as_bytes()).is_ok())
-    })
-    .await;
+    let mut pipe = once_it_is_read(path).await;
+    pipe.write_all(text.as_bytes()).unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]

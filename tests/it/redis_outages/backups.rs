@@ -1,7 +1,7 @@
 //! An older copy of what Redis had on its disk is put back.
 
 use super::load::{Load, on, token};
-use crate::support::process::{Installation, PATIENCE, Process, Replica};
+use crate::support::process::{Installation, PATIENCE, Process};
 use crate::support::redis::RedisServer;
 use serde_json::Value;
 use std::time::Duration;
@@ -22,21 +22,6 @@ async fn issued(installation: &Installation, at: &Process) -> Value {
     }
 }
 
-/// It may be refused for as long as those that run have not sealed anew what is there.
-async fn served_at_last(replica: &Replica) -> Process {
-    let begun = Instant::now();
-    loop {
-        let process = replica.spawn();
-        while !process.log().contains("dayfly recover") {
-            if process.is_ready().await {
-                return process;
-            }
-            assert!(begun.elapsed() < PATIENCE, "{}", process.log());
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-    }
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn brokers_that_run_tell_a_redis_that_was_put_back_what_it_has_forgotten() {
     let Some(mut redis) = RedisServer::start(&["--appendonly", "yes"]).unwrap() else {
@@ -46,7 +31,8 @@ async fn brokers_that_run_tell_a_redis_that_was_put_back_what_it_has_forgotten()
     let brokers = on(&installation, &redis.url(), 0).await;
     // The copy has all of these, and not that half of them is ended.
     let mut older = Vec::new();
-    for at in [&brokers[0], &brokers[0], &brokers[1], &brokers[1]] {
+    let [one, other] = &brokers.processes;
+    for at in [one, one, other, other] {
         older.push(issued(&installation, at).await);
     }
     let load = Load::start(installation.clone(), brokers);
@@ -61,14 +47,10 @@ async fn brokers_that_run_tell_a_redis_that_was_put_back_what_it_has_forgotten()
     tokio::time::sleep(Duration::from_secs(3)).await;
     redis.put_back(backup.path()).unwrap();
     load.until_minted(20).await;
-    let (other, dead) = load.finish(copied).await;
+    let (other, told) = load.stop(copied).await;
 
     // One that knows nothing but the store: what was forgotten has been put back into it.
-    let fresh = installation.on_redis("fresh", &redis.url(), "");
-    let fresh = served_at_last(&fresh).await;
-    for token in &dead {
-        assert!(!installation.is_active(&fresh, token).await);
-    }
+    let fresh = told.holds_at_a_stranger().await;
     for (number, issued) in older.iter().enumerate() {
         for at in [&other, &fresh] {
             let alive = installation.is_active(at, &token(issued)).await;

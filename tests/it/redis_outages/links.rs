@@ -6,7 +6,6 @@ use crate::support::network::Network;
 use crate::support::process::Installation;
 use crate::support::redis::RedisServer;
 use std::time::Duration;
-use tokio::time::Instant;
 
 struct Linked {
     load: Load,
@@ -38,7 +37,7 @@ impl Linked {
 
     async fn finish(self) {
         self.load.until_minted(20).await;
-        self.load.finish(Instant::now()).await;
+        self.load.finish().await;
     }
 }
 

@@ -1,6 +1,6 @@
 //! Credentials are minted and revoked without a pause, at two brokers, and both are asked about what is dead.
 
-use crate::support::process::{Installation, Process, secret_file, until};
+use crate::support::process::{Installation, PATIENCE as START, Process, secret_file, until};
 use serde_json::{Value, json};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -18,6 +18,8 @@ const STOCK: usize = 30;
 /// Mints and revokes without a pause, and asks about what it revoked.
 pub struct Load {
     installation: Arc<Installation>,
+    /// What a third broker is started with.
+    store: String,
     process: Arc<Process>,
     /// Is told of few ends, and is asked about everything.
     other: Arc<Process>,
@@ -57,10 +59,79 @@ struct At {
     known: Arc<Known>,
 }
 
+/// Two brokers, and the store that they are on.
+pub struct Brokers {
+    pub processes: [Process; 2],
+    pub store: String,
+}
+
+/// What was told to somebody, who goes by it.
+pub struct Told {
+    installation: Arc<Installation>,
+    store: String,
+    pub dead: Vec<String>,
+    pub alive: Vec<String>,
+}
+
+impl Told {
+    pub async fn holds_at(&self, process: &Process) {
+        assert!(!self.dead.is_empty(), "nothing was ended");
+        assert!(!self.alive.is_empty(), "nothing has lived through it");
+        for token in &self.dead {
+            let active = self.is_active(process, token).await;
+            assert!(!active, "its end was acknowledged and is lost");
+        }
+        for token in &self.alive {
+            let active = self.is_active(process, token).await;
+            assert!(active, "it was issued and is lost");
+        }
+    }
+
+    /// On a busy machine a view may be too old for a moment: then it says "later".
+    async fn is_active(&self, process: &Process, token: &str) -> bool {
+        let begun = Instant::now();
+        loop {
+            let answer = self.installation.introspect(process, token).await;
+            if answer.status == 200 {
+                return answer.body["active"] == true;
+            }
+            assert_eq!(answer.status, 503, "{}", answer.body);
+            assert!(begun.elapsed() < START, "{}", process.log());
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+
+    /// One that knows nothing but the store: nobody who knew more runs any more.
+    pub async fn holds_at_a_stranger(&self) -> Process {
+        let stranger = stranger(&self.installation, &self.store).await;
+        self.holds_at(&stranger).await;
+        stranger
+    }
+}
+
+/// It may be refused for as long as replicas are missing, or those that run have not sealed anew what is there.
+pub async fn stranger(installation: &Installation, store: &str) -> Process {
+    let replica = installation.replica("stranger", store, "");
+    let begun = Instant::now();
+    loop {
+        let mut process = replica.spawn();
+        while !process.has_ended() {
+            if process.is_ready().await {
+                return process;
+            }
+            assert!(begun.elapsed() < START, "{}", process.log());
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        assert!(begun.elapsed() < START, "{}", process.log());
+    }
+}
+
 impl Load {
-    pub fn start(installation: Arc<Installation>, [process, other]: [Process; 2]) -> Self {
+    pub fn start(installation: Arc<Installation>, brokers: Brokers) -> Self {
+        let [process, other] = brokers.processes;
         let mut load = Self {
             installation,
+            store: brokers.store,
             process: Arc::new(process),
             other: Arc::new(other),
             stop: Arc::default(),
@@ -140,30 +211,66 @@ impl Load {
         }
     }
 
-    /// Ends it. Everything that was told is still so, with whoever told most of it dead and gone. What was
-    /// minted before that moment is alive.
-    pub async fn finish(self, alive_before: Instant) -> (Process, Vec<String>) {
+    /// Asks once for the end of what the load did not mint. Whether it was acknowledged.
+    pub async fn try_to_end(&self, issued: &Value) -> bool {
+        let selector = json!({ "lease": issued["lease_id"] });
+        let answer = self.installation.revoke(&self.process, selector).await;
+        let acknowledged = answer.unwrap().status == 200;
+        if acknowledged {
+            let dead = (token(issued), Instant::now());
+            self.known.dead.lock().unwrap().push(dead);
+        }
+        acknowledged
+    }
+
+    /// Minted before the load, and to be ended while it runs, or not.
+    pub async fn issue(&self) -> Value {
+        self.installation.issue(&self.process).await
+    }
+
+    /// Ends it, and whoever told most. Everything that was told is still so at the other one. What was minted
+    /// before that moment is alive.
+    pub async fn stop(mut self, alive_before: Instant) -> (Process, Told) {
         self.stop.store(true, Ordering::SeqCst);
-        for task in self.tasks {
+        for task in std::mem::take(&mut self.tasks) {
             task.await.unwrap();
         }
+        let told = self.told(alive_before);
         Arc::try_unwrap(self.process).unwrap().kill();
         let other = Arc::try_unwrap(self.other).unwrap();
         until("readiness", || other.is_ready()).await;
+        told.holds_at(&other).await;
+        (other, told)
+    }
+
+    /// The same, with the other one killed as well: a third one has nothing but the store.
+    pub async fn finish(self) {
+        let (other, told) = self.stop(Instant::now()).await;
+        other.kill();
+        told.holds_at_a_stranger().await;
+    }
+
+    /// Kills everybody who knows anything, in the middle of it.
+    pub async fn abandon(self) -> Told {
+        for task in &self.tasks {
+            task.abort();
+        }
+        for process in [&self.process, &self.other] {
+            process.signal(rustix::process::Signal::KILL);
+        }
+        self.told(Instant::now())
+    }
+
+    fn told(&self, alive_before: Instant) -> Told {
         let dead = self.known.dead.lock().unwrap().clone();
-        let dead: Vec<_> = dead.into_iter().map(|(token, _)| token).collect();
-        assert!(!dead.is_empty());
-        for token in &dead {
-            assert!(!self.installation.is_active(&other, token).await);
+        let alive = self.known.alive.lock().unwrap();
+        let alive = alive.iter().filter(|one| one.since < alive_before);
+        Told {
+            installation: self.installation.clone(),
+            store: self.store.clone(),
+            dead: dead.into_iter().map(|(token, _)| token).collect(),
+            alive: alive.map(|one| one.token.clone()).collect(),
         }
-        let alive = std::mem::take(&mut *self.known.alive.lock().unwrap());
-        let mut lived = 0;
-        for alive in alive.iter().filter(|one| one.since < alive_before) {
-            assert!(self.installation.is_active(&other, &alive.token).await);
-            lived += 1;
-        }
-        assert!(lived > 0, "nothing has lived through it");
-        (other, dead)
     }
 }
 
@@ -287,22 +394,23 @@ async fn ask(at: At) {
 }
 
 /// Two brokers: one is told of almost everything, and the other one is asked.
-pub async fn on(installation: &Installation, url: &str, min_replicas: u32) -> [Process; 2] {
+pub async fn on(installation: &Installation, url: &str, min_replicas: u32) -> Brokers {
     on_each(installation, [url, url], min_replicas).await
 }
 
 /// The same with a way to the store for each.
-pub async fn on_each(
-    installation: &Installation,
-    urls: [&str; 2],
-    min_replicas: u32,
-) -> [Process; 2] {
-    let [one, other] = [("one", urls[0]), ("other", urls[1])].map(|(name, url)| {
+pub async fn on_each(installation: &Installation, urls: [&str; 2], min_replicas: u32) -> Brokers {
+    let stores = [("one", urls[0]), ("other", urls[1])].map(|(name, url)| {
         let file = format!("{name}.url");
         secret_file(&installation.folder.path().join(&file), url);
-        let store = format!(r#"{{ redis = "file:../{file}", min_replicas = {min_replicas} }}"#);
-        installation.replica(name, &store, "")
+        format!(r#"{{ redis = "file:../{file}", min_replicas = {min_replicas} }}"#)
     });
+    let one = installation.replica("one", &stores[0], "");
+    let other = installation.replica("other", &stores[1], "");
     let (one, other) = tokio::join!(one.serve(), other.serve());
-    [one, other]
+    let [_, store] = stores;
+    Brokers {
+        processes: [one, other],
+        store,
+    }
 }

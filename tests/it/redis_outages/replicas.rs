@@ -8,21 +8,16 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 /// Of shard 255: without its node nothing is minted anywhere.
-async fn fences(cluster: &Cluster) -> usize {
+pub async fn fences(cluster: &Cluster) -> usize {
     let told = cluster.servers[0].command("CLUSTER KEYSLOT {d255}b");
     let told = told.unwrap();
     Cluster::owner(told.trim_start_matches(':').trim().parse().unwrap())
 }
 
-fn is_primary(server: &RedisServer) -> bool {
-    let told = server.command("ROLE").unwrap_or_default();
-    told.contains("master")
-}
-
 /// One of those that followed it has its place, and the other one follows it.
-async fn until_replaced(cluster: &Cluster, lost: usize) {
+pub async fn until_replaced(cluster: &Cluster, lost: usize) {
     until("a replica takes over", || async {
-        cluster.replicas_of(lost).any(is_primary)
+        cluster.replicas_of(lost).any(RedisServer::is_primary)
     })
     .await;
 }
@@ -43,12 +38,12 @@ async fn a_node_of_a_cluster_is_killed_and_its_replica_has_all_that_was_acknowle
         // It follows whoever has its place now.
         cluster.servers[lost].run().unwrap();
         until("it follows", || async {
-            !is_primary(&cluster.servers[lost])
+            !cluster.servers[lost].is_primary()
         })
         .await;
         load.until_minted(5).await;
     }
-    load.finish(Instant::now()).await;
+    load.finish().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -66,7 +61,7 @@ async fn a_node_of_a_cluster_that_was_only_paused_is_not_believed_when_it_wakes_
     load.until_minted(20).await;
     cluster.servers[lost].thaw();
     load.until_minted(40).await;
-    load.finish(Instant::now()).await;
+    load.finish().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -76,7 +71,7 @@ async fn what_no_replica_of_a_node_has_is_not_acknowledged_on_a_cluster_either()
     };
     let node = fences(&cluster).await;
     let installation = Installation::start().await;
-    let [one, other] = on(&installation, &cluster.url(), 1).await;
+    let [one, other] = on(&installation, &cluster.url(), 1).await.processes;
     let issued = installation.issue(&one).await;
     let held = token(&issued);
     assert!(installation.is_active(&other, &held).await);

@@ -2,8 +2,9 @@
 
 use async_trait::async_trait;
 use dayfly::store::{
-    Key, Log, Outcome, Position, Record, Store, StoreError, Tail, Transaction, Write,
+    Index, Key, Log, Outcome, Position, Ranked, Record, Store, StoreError, Tail, Transaction, Write,
 };
+use std::ops::RangeInclusive;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -16,6 +17,22 @@ struct Rules {
     tails: bool,
     /// Nothing is written to this log.
     refused: Option<&'static str>,
+    /// Readings of the index of this name wait.
+    ranges: Option<&'static str>,
+    /// The answer that is held, once it is asked for.
+    late: Option<Late>,
+    /// Whatever answer is held goes on only when this is over.
+    is_late: bool,
+}
+
+/// One answer, of all that there will be.
+#[derive(Debug, Clone, Copy)]
+struct Late {
+    /// It is about a key that begins so.
+    of: &'static str,
+    is_read: bool,
+    /// How many of the kind come before it.
+    before: usize,
 }
 
 #[derive(Debug)]
@@ -50,13 +67,79 @@ impl Gate {
         self.rules.lock().unwrap().refused = Some(log);
     }
 
+    pub fn hold_ranges(&self, of: &'static str) {
+        self.rules.lock().unwrap().ranges = Some(of);
+    }
+
+    /// The next record of this kind is read, and whoever asked hears of it late.
+    pub fn hold_next_reading(&self, of: &'static str) {
+        self.hold(Late {
+            of,
+            is_read: true,
+            before: 0,
+        });
+    }
+
+    /// A record of this kind is written, once as many others were, and whoever wrote it hears of it late.
+    pub fn hold_writing(&self, of: &'static str, before: usize) {
+        self.hold(Late {
+            of,
+            is_read: false,
+            before,
+        });
+    }
+
+    fn hold(&self, late: Late) {
+        let mut rules = self.rules.lock().unwrap();
+        rules.late = Some(late);
+        rules.is_late = true;
+    }
+
+    /// The answer that was held goes on; what else is held stays.
+    pub fn answer(&self) {
+        let mut rules = self.rules.lock().unwrap();
+        rules.late = None;
+        rules.is_late = false;
+    }
+
     pub fn open(&self) {
         *self.rules.lock().unwrap() = Rules::default();
     }
 
-    /// How many reads wait before it.
+    /// How many reads and answers wait before it.
     pub fn waiting(&self) -> usize {
         self.waiting.load(Ordering::SeqCst)
+    }
+
+    pub async fn until_waiting(&self, how_many: usize) {
+        super::process::until("something waits at the gate", || async {
+            self.waiting() >= how_many
+        })
+        .await;
+    }
+
+    /// Waits, if this is the answer that is to be late.
+    async fn late<'a>(&self, is_read: bool, mut keys: impl Iterator<Item = &'a Key>) {
+        let is_it = {
+            let mut rules = self.rules.lock().unwrap();
+            let mine = rules.late.filter(|late| {
+                late.is_read == is_read && keys.any(|key| key.name.starts_with(late.of.as_bytes()))
+            });
+            rules.late = match mine {
+                Some(Late { before: 0, .. }) => None,
+                Some(late) => Some(Late {
+                    before: late.before - 1,
+                    ..late
+                }),
+                None => rules.late,
+            };
+            mine.is_some_and(|late| late.before == 0)
+        };
+        if is_it {
+            self.waiting.fetch_add(1, Ordering::SeqCst);
+            self.pass(|rules| rules.is_late).await;
+            self.waiting.fetch_sub(1, Ordering::SeqCst);
+        }
     }
 
     async fn pass(&self, is_held: impl Fn(&Rules) -> bool) {
@@ -84,7 +167,9 @@ impl dayfly::store::Over for Gate {
             self.pass(is_held).await;
             self.waiting.fetch_sub(1, Ordering::SeqCst);
         }
-        self.store.get(keys).await
+        let read = self.store.get(keys).await;
+        self.late(true, keys.iter()).await;
+        read
     }
 
     async fn commit(&self, transaction: Transaction) -> Result<Outcome, StoreError> {
@@ -96,7 +181,30 @@ impl dayfly::store::Over for Gate {
         if transaction.writes.iter().any(is_refused) {
             return Err(StoreError::Unavailable("a test says so".to_owned()));
         }
-        self.store.commit(transaction).await
+        let put = |write: &Write| match write {
+            Write::Put { key, .. } => Some(key.clone()),
+            _ => None,
+        };
+        let written: Vec<_> = transaction.writes.iter().filter_map(put).collect();
+        let outcome = self.store.commit(transaction).await;
+        self.late(false, written.iter()).await;
+        outcome
+    }
+
+    async fn range(
+        &self,
+        index: &Index,
+        ranks: RangeInclusive<i64>,
+        limit: usize,
+    ) -> Result<Vec<Ranked>, StoreError> {
+        let is_held = |rules: &Rules| rules.ranges.is_some_and(|of| index.name == of);
+        let held = is_held(&self.rules.lock().unwrap());
+        if held {
+            self.waiting.fetch_add(1, Ordering::SeqCst);
+            self.pass(is_held).await;
+            self.waiting.fetch_sub(1, Ordering::SeqCst);
+        }
+        self.store.range(index, ranks, limit).await
     }
 
     async fn tail(

@@ -20,6 +20,7 @@ struct Shared {
     url: String,
     key: Mutex<Arc<SigningKey>>,
     down: AtomicBool,
+    slow: AtomicBool,
     asked: AtomicU64,
 }
 
@@ -42,6 +43,7 @@ impl Issuer {
             url: url.clone(),
             key: Mutex::new(Arc::new(key(algorithm))),
             down: AtomicBool::new(false),
+            slow: AtomicBool::new(false),
             asked: AtomicU64::new(0),
         });
         let router = Router::new()
@@ -67,6 +69,11 @@ impl Issuer {
 
     pub fn down(&self, down: bool) {
         self.shared.down.store(down, Ordering::SeqCst);
+    }
+
+    /// Whoever asks for its keys waits for as long as this is on.
+    pub fn slow(&self, slow: bool) {
+        self.shared.slow.store(slow, Ordering::SeqCst);
     }
 
     /// How often its keys were fetched.
@@ -108,6 +115,9 @@ async fn discovery(State(shared): State<Arc<Shared>>) -> Result<Json<Value>, Sta
 
 async fn jwks(State(shared): State<Arc<Shared>>) -> Result<Json<Value>, StatusCode> {
     shared.asked.fetch_add(1, Ordering::SeqCst);
+    while shared.slow.load(Ordering::SeqCst) {
+        tokio::time::sleep(std::time::Duration::from_millis(2)).await;
+    }
     up(&shared)?;
     let key = shared.key.lock().unwrap().clone();
     Ok(Json(json!({ "keys": [key.public_jwk()] })))

@@ -8,9 +8,11 @@
 
 pub mod broker;
 pub mod certificates;
+pub mod cloud;
 pub mod dpop;
 pub mod forge;
 pub mod gate;
+pub mod held_back;
 pub mod issuer;
 pub mod kube;
 pub mod moto;

@@ -14,6 +14,7 @@ use std::time::Duration;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
 
 /// A network between us and a server.
 #[derive(Debug)]
@@ -34,6 +35,8 @@ struct State {
     delay: AtomicU64,
     /// What is asked arrives, and no answer does.
     swallows: AtomicBool,
+    /// Connections with a lower number are closed.
+    gone_below: watch::Sender<usize>,
 }
 
 impl Network {
@@ -46,6 +49,7 @@ impl Network {
             accepted: AtomicUsize::new(0),
             delay: AtomicU64::new(0),
             swallows: AtomicBool::new(false),
+            gone_below: watch::Sender::new(0),
         });
         let shared = state.clone();
         let accepting = tokio::spawn(async move {
@@ -88,6 +92,11 @@ impl Network {
         self.cut();
     }
 
+    /// Every connection of now is closed, on both sides.
+    pub fn hang_up(&self) {
+        self.state.gone_below.send_replace(self.accepted());
+    }
+
     pub fn accepted(&self) -> usize {
         self.state.accepted.load(Ordering::SeqCst)
     }
@@ -119,7 +128,13 @@ async fn carry(
     let is_cut = || number < state.dead_below.load(Ordering::SeqCst);
     let is_swallowed = || answers && state.swallows.load(Ordering::SeqCst);
     let mut bytes = vec![0; 65536];
-    while let Ok(length @ 1..) = from.read(&mut bytes).await {
+    let mut gone_below = state.gone_below.subscribe();
+    loop {
+        let read = tokio::select! {
+            read = from.read(&mut bytes) => read,
+            _ = gone_below.wait_for(|below| number < *below) => return,
+        };
+        let Ok(length @ 1..) = read else { break };
         if answers {
             let delay = state.delay.load(Ordering::SeqCst);
             tokio::time::sleep(Duration::from_millis(delay)).await;

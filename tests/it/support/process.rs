@@ -6,7 +6,7 @@ use super::issuer::Issuer;
 use super::world::{ASSERTION, EXCHANGE, JWT};
 use dayfly::clock::{Clock as _, SystemClock};
 use dayfly::jose::{Algorithm, SigningKey};
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Pid, Resource, Rlimit, Signal, kill_process, prlimit};
 use serde_json::{Value, json};
 use std::fs::File;
 use std::net::TcpListener;
@@ -412,6 +412,10 @@ impl Process {
         answer.is_ok_and(|answer| answer.status().is_success())
     }
 
+    pub fn has_ended(&mut self) -> bool {
+        self.child.try_wait().unwrap().is_some()
+    }
+
     /// SIGKILL: no line of its code runs any more.
     pub fn kill(mut self) {
         self.child.kill().unwrap();
@@ -420,6 +424,15 @@ impl Process {
 
     pub fn signal(&self, signal: Signal) {
         kill_process(Pid::from_child(&self.child), signal).unwrap();
+    }
+
+    /// No file of its may grow beyond this any more: a disk that is full for it alone. `None`: no limit.
+    pub fn limit_files(&self, bytes: Option<u64>) {
+        let limit = Rlimit {
+            current: bytes,
+            maximum: None,
+        };
+        prlimit(Some(Pid::from_child(&self.child)), Resource::Fsize, limit).unwrap();
     }
 
     /// Waits until it has ended by itself.
@@ -479,12 +492,39 @@ pub fn secret_file(path: &Path, text: &str) {
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600)).unwrap();
 }
 
+/// A pipe in place of a file: whoever reads it waits for whoever writes.
+pub fn slow_file(path: &Path) {
+    let _ = std::fs::remove_file(path);
+    let made = Command::new("mkfifo").arg(path).status();
+    assert!(made.unwrap().success());
+}
+
+/// The end of such a pipe to write to. Opening one that nobody reads would wait for ever.
+pub async fn once_it_is_read(path: &Path) -> File {
+    use std::os::unix::fs::OpenOptionsExt as _;
+    let mut options = std::fs::OpenOptions::new();
+    options
+        .write(true)
+        .custom_flags(rustix::fs::OFlags::NONBLOCK.bits().cast_signed());
+    // The very end that was opened: one that is closed again says that all was written.
+    let pipe = std::cell::RefCell::new(None);
+    until("somebody reads it", async || {
+        let opened = options.open(path).ok();
+        let is_open = opened.is_some();
+        pipe.replace(opened);
+        is_open
+    })
+    .await;
+    pipe.take().unwrap()
+}
+
 /// A port that nobody listens on, below those that the kernel gives to connections: a replica that
 /// is started again finds it free.
 pub fn free_port() -> u16 {
     static NEXT: AtomicU16 = AtomicU16::new(0);
     for _ in 0..10_000 {
-        let own = u16::try_from(std::process::id() % 8_000).unwrap();
+        // Processes that run side by side have neighbouring ids, and begin far from each other.
+        let own = u16::try_from(std::process::id() % 160 * 100).unwrap();
         let port = 16_000 + (own + NEXT.fetch_add(1, Ordering::Relaxed)) % 16_000;
         if TcpListener::bind(("127.0.0.1", port)).is_ok() {
             return port;

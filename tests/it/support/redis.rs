@@ -14,6 +14,10 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
+#[path = "watched.rs"]
+mod watched;
+pub use watched::*;
+
 #[derive(Debug)]
 pub struct RedisServer {
     child: Option<Child>,
@@ -35,7 +39,7 @@ impl RedisServer {
         let mut server = Self::new(program, arguments)?;
         match server.run() {
             Ok(()) => Ok(Some(server)),
-            Err(error) if error.kind() == io::ErrorKind::NotFound && !required() => {
+            Err(error) if error.kind() == io::ErrorKind::NotFound && !is_required("redis") => {
                 writeln!(io::stderr(), "skipped: no redis-server")?;
                 Ok(None)
             }
@@ -60,7 +64,11 @@ impl RedisServer {
 
     /// With more lines in its file.
     pub fn sentinel_with(primary: u16, more: &str) -> io::Result<Self> {
-        let mut server = Self::new(Path::new("redis-server"), &[])?;
+        Self::sentinel_as(Path::new("redis-server"), primary, more)
+    }
+
+    fn sentinel_as(program: &Path, primary: u16, more: &str) -> io::Result<Self> {
+        let mut server = Self::new(program, &[])?;
         let conf = format!(
             "port {}\nbind 127.0.0.1\ndir {}\nsentinel monitor main 127.0.0.1 {primary} 2\n\
              sentinel down-after-milliseconds main 500\nsentinel failover-timeout main 2000\n{more}",
@@ -112,6 +120,11 @@ impl RedisServer {
             std::thread::park_timeout(Duration::from_millis(50));
         }
         Err(io::Error::other("redis-server does not answer"))
+    }
+
+    pub fn is_primary(&self) -> bool {
+        let told = self.command("ROLE").unwrap_or_default();
+        told.contains("master")
     }
 
     /// Ends it as a crash would.
@@ -213,95 +226,17 @@ fn copy_folder(from: &Path, to: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// The shipped `deploy/redis/dayfly.conf`, with its user switched on as the file says.
-pub fn shipped_conf(password: &str) -> String {
-    let conf = include_str!("../../../deploy/redis/dayfly.conf");
-    let hash = ring::digest::digest(&ring::digest::SHA256, password.as_bytes());
-    let hash: String = hash.as_ref().iter().map(|b| format!("{b:02x}")).collect();
-    conf.replace(
-        "user dayfly off resetpass",
-        &format!("user dayfly on #{hash}"),
-    )
-}
-
 impl Drop for RedisServer {
     fn drop(&mut self) {
         self.kill();
     }
 }
 
-/// A primary, two replicas and three sentinels.
-#[derive(Debug)]
-pub struct Watched {
-    pub servers: Vec<RedisServer>,
-    pub sentinels: Vec<RedisServer>,
-}
-
-impl Watched {
-    pub fn start() -> io::Result<Option<Self>> {
-        let quick = ["--appendonly", "yes", "--repl-diskless-sync-delay", "0"];
-        let Some(primary) = RedisServer::start(&quick)? else {
-            return Ok(None);
-        };
-        let port = primary.port().to_string();
-        let follow = [quick.as_slice(), &["--replicaof", "127.0.0.1", &port]].concat();
-        let mut servers = vec![primary];
-        for _ in 0..2 {
-            servers.extend(RedisServer::start(&follow)?);
-        }
-        let mut watched = Self {
-            servers,
-            sentinels: Vec::new(),
-        };
-        if let Some(primary) = watched.servers.first() {
-            primary.until_followed_by(2)?;
-            for _ in 0..3 {
-                watched
-                    .sentinels
-                    .push(RedisServer::sentinel(primary.port())?);
-            }
-        }
-        for sentinel in &watched.sentinels {
-            sentinel.until_it_knows_the_others("")?;
-        }
-        Ok(Some(watched))
-    }
-
-    pub fn url(&self) -> String {
-        let places: Vec<_> = self
-            .sentinels
-            .iter()
-            .map(|sentinel| format!("127.0.0.1:{}", sentinel.port()))
-            .collect();
-        format!("redis+sentinel://{}/main", places.join(","))
-    }
-}
-
-impl RedisServer {
-    /// Of a sentinel: both replicas and both other sentinels. `before`: a line that it is to be told first.
-    pub fn until_it_knows_the_others(&self, before: &str) -> io::Result<()> {
-        for _ in 0..400 {
-            let told = self.command(&format!("{before}SENTINEL MASTER main"))?;
-            let knows_two = |name: &str| {
-                let rest = told
-                    .split_once(&format!("{name}\r\n"))
-                    .map(|(_, rest)| rest);
-                rest.and_then(|rest| rest.lines().nth(1)) == Some("2")
-            };
-            if knows_two("num-slaves") && knows_two("num-other-sentinels") {
-                return Ok(());
-            }
-            std::thread::park_timeout(Duration::from_millis(25));
-        }
-        Err(io::Error::other("the sentinels do not find each other"))
-    }
-}
-
-fn required() -> bool {
+fn is_required(what: &str) -> bool {
     std::env::var_os("DAYFLY_TEST_REQUIRE")
         .as_deref()
         .and_then(OsStr::to_str)
-        .is_some_and(|list| list.split([',', ' ']).any(|word| word == "redis"))
+        .is_some_and(|list| list.split([',', ' ']).any(|word| word == what))
 }
 
 pub fn free_port() -> io::Result<u16> {
@@ -324,7 +259,13 @@ impl Cluster {
         Self::start_with(size, |_| Vec::new()).await
     }
 
-    /// With more arguments, made from the port that clients and nodes are to use in the place of the plain one.
+    /// Each node with this file.
+    pub async fn start_shipped(conf: &Path) -> Option<Self> {
+        let conf = conf.to_str().unwrap().to_owned();
+        Self::start_with(3, |_| vec!["--include".to_owned(), conf.clone()]).await
+    }
+
+    /// With more arguments, made from the port that clients and nodes use in the place of the plain one if there is TLS.
     pub async fn start_with(size: usize, more: impl Fn(u16) -> Vec<String>) -> Option<Self> {
         let mut servers = Vec::new();
         let mut ports = Vec::new();
@@ -344,6 +285,9 @@ impl Cluster {
                 &bus_port,
                 "--cluster-node-timeout",
                 "1000",
+                // Whoever was started anew may be promoted as well.
+                "--cluster-replica-validity-factor",
+                "0",
                 "--cluster-require-full-coverage",
                 "no",
                 "--repl-diskless-sync-delay",
@@ -354,11 +298,8 @@ impl Cluster {
                 .chain(more.iter().map(String::as_str))
                 .collect();
             let server = RedisServer::start(&arguments).unwrap()?;
-            let port = if more.is_empty() {
-                server.port()
-            } else {
-                other
-            };
+            let over_tls = more.iter().any(|word| word == "--tls-port");
+            let port = if over_tls { other } else { server.port() };
             servers.push(server);
             ports.push((port, bus));
         }
