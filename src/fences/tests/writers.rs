@@ -2,10 +2,10 @@
 
 use super::fixture::Line;
 use super::fold::{add, add_by};
-use super::{agent, fence, follow, new, replica, sealer, store};
+use super::{agent, follow, new, replica, sealer, store};
 use crate::clock::{Clock, SystemClock};
 use crate::fences::entry::{self, Author};
-use crate::fences::{Fence, FenceError, FenceKind, Fences, View, Weight, log};
+use crate::fences::{Dimension, Fence, FenceError, FenceKind, Fences, View, Weight, log};
 use crate::ids::ShardId;
 use crate::secret::{Sealer, Secret};
 use crate::store::{Key, Store, Transaction, Write};
@@ -15,6 +15,15 @@ use time::OffsetDateTime;
 
 fn now() -> OffsetDateTime {
     SystemClock::new().now()
+}
+
+/// Of today: replicas forget by their own clock what is over.
+fn fence(kind: FenceKind, dimension: Dimension) -> Fence {
+    let at = now();
+    Fence {
+        at,
+        ..super::fence(kind, dimension)
+    }
 }
 
 fn with(sealer: Sealer, line: &Arc<Line>) -> Fences {
