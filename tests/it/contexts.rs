@@ -1,6 +1,7 @@
 //! A lease dies with its pipeline: signed webhooks of each kind, and what they cannot do.
 
 mod asked;
+mod asked_gitlab;
 mod jobs;
 mod outlives;
 mod replays;

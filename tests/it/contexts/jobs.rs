@@ -78,7 +78,10 @@ ends   = ["20"]
             more + &agents("github", "repository_id = 1234") + &agents("gitlab", "project_id = 20");
         let broker = TestBroker::with(Setup {
             more,
-            files: vec![("github.token".to_owned(), "ghs_one\n".to_owned())],
+            files: vec![
+                ("github.token".to_owned(), "ghs_one\n".to_owned()),
+                ("gitlab.token".to_owned(), "glpat-one\n".to_owned()),
+            ],
             ..Setup::default()
         })
         .await;
