@@ -56,6 +56,8 @@ pub mod metric {
     pub const UNCLAIMED: &str = "dayfly_unclaimed";
     /// 1 while a target that did not answer is not asked for new ones, else 0; label `target`.
     pub const BREAKER_OPEN: &str = "dayfly_breaker_open";
+    /// Entries of the audit that wait in the store to be exported and sealed.
+    pub const AUDIT_BACKLOG: &str = "dayfly_audit_backlog";
     /// Revocations of which all was confirmed.
     pub const CONFIRMED: &str = "dayfly_revocations_confirmed_total";
     /// Streams of events open now.
@@ -177,6 +179,10 @@ fn describe() {
     );
     metrics::describe_gauge!(metric::HTTP_CONNECTIONS, "Connections open now");
     metrics::describe_gauge!(
+        metric::AUDIT_BACKLOG,
+        "Entries of the audit that wait to be exported and sealed"
+    );
+    metrics::describe_gauge!(
         metric::CLOCK_SKEW,
         metrics::Unit::Seconds,
         "The store's clock minus this replica's"
@@ -204,6 +210,12 @@ pub fn answered(method: &'static str, route: &str, status: u16, took: Duration) 
 pub fn view_age(age: Option<Duration>) {
     let seconds = age.map_or(f64::NAN, |age| age.as_secs_f64());
     metrics::gauge!(metric::VIEW_AGE).set(seconds);
+}
+
+/// Told where it is looked at, like the age of the view.
+pub fn audit_backlog(entries: u64) {
+    #[expect(clippy::cast_precision_loss, reason = "minting stops at 80,000")]
+    metrics::gauge!(metric::AUDIT_BACKLOG).set(entries as f64);
 }
 
 /// The token endpoint decided. `reason` is a reason code, `None` when it issued.

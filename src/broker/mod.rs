@@ -241,7 +241,6 @@ impl Broker {
         if !self.leavers_seen.load(Ordering::Acquire) {
             problems.push(NOT_LOOKED.to_owned());
         }
-        problems.extend(self.sealing.fault());
         problems.extend(
             self.publishing
                 .as_ref()
@@ -254,18 +253,33 @@ impl Broker {
         }
     }
 
+    /// What somebody must look at and what keeps this replica from nothing: an audit that cannot be exported waits
+    /// in the store, for all replicas alike, and revocation goes on behind whatever goes by `ready`.
+    pub fn warnings(&self) -> Vec<String> {
+        let full = self.room_in_the_audit().err().map(|full| full.detail);
+        self.sealing.fault().into_iter().chain(full).collect()
+    }
+
+    pub fn audit_backlog(&self) -> u64 {
+        self.sealing.backlog()
+    }
+
     /// How old what this replica knows of revocations is; `None`: it has not read them yet.
     pub fn view_age(&self) -> Option<std::time::Duration> {
         self.fences.age()
     }
 
-    /// The rest of the room for unsealed entries belongs to revocation and its audit.
     pub(in crate::broker) fn may_mint(&self) -> Result<(), Refusal> {
         self.fences.in_time()?;
         self.in_force()?;
         if !self.leavers_seen.load(Ordering::Acquire) {
             return Err(Refusal::new(Reason::StoreUnavailable, NOT_LOOKED).after(1));
         }
+        self.room_in_the_audit()
+    }
+
+    /// The rest of the room for unsealed entries belongs to revocation and its audit.
+    fn room_in_the_audit(&self) -> Result<(), Refusal> {
         if self.sealing.may_mint() {
             return Ok(());
         }

@@ -1,8 +1,16 @@
 //! `GET /admin/v1/audit`: what happened, without a single secret.
 
-use crate::support::broker::{OPERATOR_TOKEN, SERVER_SECRET, form, with};
-use crate::support::world::World;
+use crate::support::broker::{OPERATOR_TOKEN, SERVER_SECRET, Setup, TestBroker, form, with};
+use crate::support::process::until;
+use crate::support::world::{World, assert_refused};
+use dayfly::broker::Reason;
+use dayfly::ids::ShardId;
+use dayfly::store::embedded::Embedded;
+use dayfly::store::{Log, Outcome, Store, Transaction, Write};
 use serde_json::{Value, json};
+use std::sync::Arc;
+use std::time::Duration;
+use time::OffsetDateTime;
 
 fn of<'a>(entries: &'a [Value], event: &str) -> Vec<&'a Value> {
     entries
@@ -99,5 +107,56 @@ async fn a_page_goes_on_where_the_last_one_ended() {
     for query in ["?limit=0", "?limit=x", "?befor=1"] {
         let answer = broker.admin("GET", &format!("/audit{query}"), None).await;
         assert_eq!(answer.status, 400, "{query}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_audit_that_cannot_be_exported_stops_minting_in_the_end_and_no_revocation() {
+    let store: Arc<dyn Store> = Arc::new(Embedded::in_memory().unwrap());
+    let broker = TestBroker::with(Setup {
+        store: Some(Arc::clone(&store)),
+        // A folder is where the export should be.
+        files: vec![("audit/in-the-way".to_owned(), String::new())],
+        ..Setup::default()
+    })
+    .await;
+    let core = &broker.composed.broker;
+    until("it is told", || async { !core.warnings().is_empty() }).await;
+    assert_eq!(core.ready().await, Ok(()), "nobody is kept from it");
+    let issued = broker.issue().await;
+    let lives = issued["access_token"].as_str().unwrap();
+    wait_in(&store, 80_000).await;
+    until("minting stops", || async {
+        core.warnings()
+            .iter()
+            .any(|warning| warning.contains("nothing is minted"))
+    })
+    .await;
+    let refused = broker.exchange(&broker.good_form()).await;
+    assert_refused(&refused, Reason::StoreUnavailable, "no room");
+    assert_eq!(refused.headers["retry-after"], "5");
+    assert!(broker.is_active(lives).await);
+    assert_eq!(core.ready().await, Ok(()));
+    let done = broker.revoke(json!({ "agent": "deployer" })).await;
+    assert_eq!(done.status, 200, "{}", done.body);
+    assert!(!broker.is_active(lives).await);
+}
+
+/// So many entries more wait to be exported.
+async fn wait_in(store: &Arc<dyn Store>, entries: usize) {
+    let shard = ShardId::all().next().unwrap();
+    let log = Log {
+        shard,
+        name: "audit",
+    };
+    for _ in 0..entries / 1000 {
+        let deadline = OffsetDateTime::now_utc() + Duration::from_secs(9);
+        let mut transaction = Transaction::new(shard, deadline);
+        for _ in 0..1000 {
+            let (log, value) = (log.clone(), br#"{"event":"a test"}"#.to_vec());
+            transaction = transaction.write(Write::Append { log, value });
+        }
+        let outcome = store.commit(transaction).await.unwrap();
+        assert!(matches!(outcome, Outcome::Applied { .. }), "{outcome:?}");
     }
 }

@@ -477,6 +477,7 @@ fn write_files(folder: &std::path::Path, key: &SigningKey, sealing: &[u8; 32]) {
 
 fn write_secret(path: &std::path::Path, text: &str) {
     use std::os::unix::fs::PermissionsExt as _;
+    std::fs::create_dir_all(path.parent().unwrap()).unwrap();
     std::fs::write(path, text).unwrap();
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600)).unwrap();
 }

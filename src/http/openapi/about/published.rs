@@ -175,13 +175,13 @@ pub const LIVEZ: About = About {
 pub const READYZ: About = About {
     id: "readyz",
     summary: "This replica would answer a request now",
-    text: "If not, why. `view_age_ms`: how old what it knows of revocations is, `null` until it has read them once.",
+    text: "If not, why. `warnings`: what somebody must look at and what stops nothing here (the audit cannot be exported). `view_age_ms`: how old what it knows of revocations is, `null` until it has read them once.",
     gives: &[
         typed(
             "It would.",
             &[(
                 "application/json",
-                r#"{"type":"object","required":["ready"],"properties":{"ready":{"const":true},"view_age_ms":{"type":["integer","null"],"minimum":0}}}"#,
+                r#"{"type":"object","required":["ready","warnings"],"properties":{"ready":{"const":true},"warnings":{"type":"array","items":{"type":"string"}},"view_age_ms":{"type":["integer","null"],"minimum":0}}}"#,
             )],
         ),
         Gives {
@@ -189,7 +189,7 @@ pub const READYZ: About = About {
             text: "It would not; `why` says so.",
             content: Content::Typed(&[(
                 "application/json",
-                r##"{"anyOf":[{"type":"object","required":["ready","why"],"properties":{"ready":{"const":false},"why":{"type":"array","items":{"type":"string"}},"view_age_ms":{"type":["integer","null"],"minimum":0}}},{"$ref":"#/components/schemas/ErrorBody"}]}"##,
+                r##"{"anyOf":[{"type":"object","required":["ready","why","warnings"],"properties":{"ready":{"const":false},"why":{"type":"array","items":{"type":"string"}},"warnings":{"type":"array","items":{"type":"string"}},"view_age_ms":{"type":["integer","null"],"minimum":0}}},{"$ref":"#/components/schemas/ErrorBody"}]}"##,
             )]),
         },
     ],
