@@ -248,7 +248,9 @@ async fn what_was_retired_is_accepted_and_what_was_compromised_is_not_called_don
         .installation
         .admin(at, "POST", "/keys/rotate", Some(rotated))
         .await;
-    assert_ne!(answer.unwrap().status, 200);
+    let answer = answer.unwrap();
+    assert_eq!(answer.status, 202, "{}", answer.body);
+    assert_eq!(answer.body["replicated"], false, "{}", answer.body);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -227,6 +227,21 @@ async fn a_store_without_its_manifest_is_refused() {
 }
 
 #[tokio::test]
+async fn a_redis_of_another_layout_is_not_opened_and_not_recovered() {
+    let server = server!(&[]);
+    drop(open(&server).await);
+    // Another number of shards, say.
+    server.command("APPEND {d255}m x").unwrap();
+    for refused in [
+        Redis::connect(settings(&server)).await.unwrap_err(),
+        Redis::recover(&settings(&server)).await.unwrap_err(),
+    ] {
+        let said = refused.to_string();
+        assert!(said.contains("of another version"), "{said}");
+    }
+}
+
+#[tokio::test]
 async fn a_lost_answer_is_unknown_and_sending_again_applies_once() {
     let server = server!(&[]);
     let mut settings = settings(&server);
