@@ -278,7 +278,8 @@ pub struct FindRequest {
 /// Answer of `POST /admin/v1/revocations` and `GET /admin/v1/revocations/{id}`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct RevocationReceipt {
-    /// The fence's id. Absent in a dry run.
+    /// The fence's id. Absent in a dry run, and where no receipt could be written: it is in force, and nobody
+    /// can be asked later what became of it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub id: Option<uuid::Uuid>,
     pub selector: Selector,
@@ -286,14 +287,34 @@ pub struct RevocationReceipt {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub position: Option<u64>,
     pub state: RevocationState,
-    /// Live leases covered, by how they can die.
-    pub leases: BTreeMap<String, u64>,
     /// Whether new credentials for the selector are refused until lifted.
     pub holds: bool,
+    /// Absent: it could not be counted now.
+    #[serde(flatten)]
+    pub covered: Option<Covered>,
+}
+
+/// What a revocation covers, as counted now.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Covered {
+    /// Open leases covered, by how they can die.
+    pub leases: BTreeMap<String, u64>,
     /// Downstream credentials not yet confirmed dead.
     pub outstanding: u64,
+    /// Leases whose record cannot be read, where the selector may reach: as long as there are some, nothing is
+    /// confirmed.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub unreadable: u64,
     pub agents: Vec<AgentId>,
     pub targets: Vec<TargetId>,
+}
+
+#[allow(
+    clippy::trivially_copy_pass_by_ref,
+    reason = "serde passes a reference"
+)]
+fn is_zero(number: &u64) -> bool {
+    *number == 0
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -305,9 +326,10 @@ pub enum RevocationState {
     NotYetReplicated,
     /// The hold is over; what it killed stays dead.
     Lifted,
-    /// Dead at every broker; downstreams are being ended.
+    /// In force, and not everything is confirmed dead yet: a downstream is being ended, or what was decided just
+    /// before may still come, or it cannot be counted now.
     Revoking,
-    /// Every downstream confirmed.
+    /// Every downstream confirmed, and nothing that was decided before can come any more.
     Confirmed,
     /// Dead at every broker; some credentials cannot be ended downstream and live until they expire.
     ConfirmedExceptExpiry,

@@ -95,7 +95,7 @@ impl Broker {
         };
         let replicated = raised.replicated;
         self.record.fenced(&raised.fence);
-        self.receive(raised, selector, now).await?;
+        self.follow_up(&raised, selector).await;
         Ok(replicated)
     }
 

@@ -4,141 +4,26 @@
 //! A receipt is written with the fence, and looked at again by every replica until there is nothing more to
 //! wait for. Whoever's guarded commit is written says so.
 
-use super::revoke::Coverage;
+mod recorded;
+
+use super::revoke::{Coverage, ToCome};
 use super::{Broker, Reason, Refusal};
-use crate::audit::{Entry, Event};
-use crate::fences::{DimensionKind, Fence, FenceKind, Raised, Weight};
+use crate::fences::{FenceKind, Raised};
 use crate::ids::ShardId;
+use crate::leases::SweptTo;
 use crate::steps::{self, Step};
-use crate::store::{
-    CommitId, Guard, Index, Key, Link, MAX_RANK, Outcome, Position, Record, Transaction, Write,
-    settle,
-};
+use crate::store::{CommitId, Guard, MAX_RANK, Outcome, Record, Transaction, Write, settle};
 use crate::telemetry::metric;
-use crate::wire::{RevocationReceipt, RevocationState, Selector};
-use serde::{Deserialize, Serialize};
-use serde_bytes::ByteArray;
-use std::borrow::Cow;
-use std::collections::BTreeMap;
+use crate::wire::{Covered, RevocationReceipt, RevocationState, Selector};
+use recorded::{LONGEST, Recorded, key, milliseconds, read, waiting};
 use std::sync::Arc;
 use time::{Duration, OffsetDateTime};
 use uuid::Uuid;
 
 const DEADLINE: Duration = Duration::seconds(10);
-const KEPT: Duration = Duration::days(90);
 const EVERY: std::time::Duration = std::time::Duration::from_secs(1);
-/// Until a receipt is looked at for the first time, and at most between two looks.
-const FIRST: Duration = Duration::SECOND;
-const LONGEST: Duration = Duration::seconds(30);
 /// Receipts looked at in one round.
 const BATCH: usize = 64;
-
-/// What a receipt is rebuilt from.
-#[derive(Debug, Serialize, Deserialize)]
-struct Recorded {
-    fence: Fence,
-    position: u64,
-    /// With the number, its place on the log.
-    #[serde(default)]
-    link: Option<ByteArray<20>>,
-    replicated: bool,
-    selector: Selector,
-    /// What it covered when it was written, by how it can die.
-    #[serde(default)]
-    covered: BTreeMap<String, u64>,
-    /// How often it was looked at.
-    #[serde(default)]
-    looked: u32,
-}
-
-impl Recorded {
-    fn place(&self) -> Option<Position> {
-        Some(Position {
-            sequence: self.position,
-            link: Link(self.link?.into_array()),
-        })
-    }
-
-    fn moves_to(&mut self, place: Position) {
-        self.position = place.sequence;
-        self.link = Some(ByteArray::new(place.link.0));
-    }
-
-    /// Whether there is something to wait for, and to tell.
-    fn ends(&self) -> bool {
-        match self.fence.kind {
-            FenceKind::Kill => true,
-            FenceKind::Hold => self.fence.weight > Weight::Review,
-            FenceKind::Register => self.fence.dimension.kind == DimensionKind::Agent,
-            FenceKind::Lift | FenceKind::Restrict | FenceKind::Configure => false,
-        }
-    }
-
-    fn put(&self) -> Result<Write, Refusal> {
-        let value = serde_json::to_vec(self)
-            .map_err(|error| Refusal::new(Reason::Internal, error.to_string()))?;
-        Ok(Write::Put {
-            key: key(self.fence.id),
-            value,
-            expires_at: Some(self.fence.at + KEPT),
-        })
-    }
-
-    /// When it is looked at next.
-    fn next(&self, now: OffsetDateTime) -> Write {
-        let pause = FIRST * 2_i32.saturating_pow(self.looked.min(16));
-        Write::Rank {
-            index: waiting(),
-            member: self.fence.id.as_bytes().to_vec(),
-            rank: milliseconds(now + pause.min(LONGEST)),
-        }
-    }
-
-    fn confirmed(&self, state: RevocationState, left: &Coverage, now: OffsetDateTime) -> Entry {
-        let (fence, on) = (&self.fence, &self.fence.dimension);
-        let all: u64 = self.covered.values().sum();
-        let (code, why) = match state {
-            RevocationState::ConfirmedExceptExpiry => (
-                "confirmed_except_expiry",
-                format!(
-                    "{} of {all} credentials of {} {} cannot be ended and die of age; the others are dead",
-                    left.until_expiry,
-                    on.kind.as_str(),
-                    on.value
-                ),
-            ),
-            _ => (
-                "confirmed",
-                format!(
-                    "all credentials of {} {} are dead: {all} when it was revoked",
-                    on.kind.as_str(),
-                    on.value
-                ),
-            ),
-        };
-        let mut entry = Entry::new(Event::RevocationConfirmed, now)
-            .reason(code)
-            .with("fence", fence.id.to_string())
-            .with("dimension", on.kind.as_str())
-            .with("value", on.value.as_str())
-            .with("leases", serde_json::json!(self.covered))
-            .with("until_expiry", left.until_expiry)
-            .with("seconds", (now - fence.at).whole_seconds())
-            .with("why", why);
-        let value = on.value.as_str();
-        entry = match on.kind {
-            DimensionKind::Agent => entry.agent(value),
-            DimensionKind::Mission => entry.mission(value),
-            DimensionKind::Target => entry.target(value),
-            DimensionKind::Lease => entry.lease(value),
-            _ => entry,
-        };
-        match fence.rule {
-            Some(_) => entry.with("by", fence.author.as_str()),
-            None => entry.operator(fence.author.as_str()),
-        }
-    }
-}
 
 /// Looks after receipts in the background for as long as the broker is held.
 pub fn start(broker: &Arc<Broker>) {
@@ -161,56 +46,99 @@ pub fn start(broker: &Arc<Broker>) {
 }
 
 impl Broker {
-    /// What is told of a fence that stands, now and later.
+    /// What is told of a fence that stands, now and later. It is in force, whatever goes wrong here.
+    ///
+    /// INVARIANT: the receipt is written before anything is counted. Counting asks every shard, and may take long;
+    /// somebody is told of it in the end, wherever this stops.
     pub(in crate::broker) async fn receive(
         &self,
         raised: Raised,
         selector: Selector,
-        now: OffsetDateTime,
-    ) -> Result<RevocationReceipt, Refusal> {
-        let coverage = self.covered(&raised.fence.dimension, now).await?;
-        // Counting may have taken longer than a commit may.
-        let now = self.clock.now();
-        let mut recorded = Recorded {
-            fence: raised.fence,
-            position: 0,
-            link: None,
-            replicated: raised.replicated,
-            selector,
-            covered: coverage.by_class.clone(),
-            looked: 0,
+    ) -> RevocationReceipt {
+        let mut recorded = Recorded::of(raised, selector);
+        let version = match self.write_down(&recorded).await {
+            Ok(version) => Some(version),
+            Err(refusal) => {
+                let why = refusal.detail;
+                tracing::warn!(why, "nobody will be told when what was ended is dead");
+                None
+            }
         };
-        recorded.moves_to(raised.position);
+        // A marker that was not moved behind the fence says nothing yet, so none is read.
+        let counted = self.counted(&recorded, self.clock.now()).await.ok();
+        if let (Some(version), Some(coverage)) = (version, &counted)
+            && recorded.ends()
+        {
+            recorded.counts_first(coverage);
+            let done = is_done(self.state(&recorded, counted.as_ref(), None));
+            if let Err(refusal) = self.write_count(&recorded, version, done).await {
+                let why = refusal.detail;
+                tracing::warn!(why, "what a revocation covers is counted once more, later");
+            }
+        }
+        let id = version.map(|_| recorded.fence.id);
+        self.finished(id, recorded, counted, None)
+    }
+
+    async fn write_down(&self, recorded: &Recorded) -> Result<CommitId, Refusal> {
+        let now = self.clock.now();
         let mut transaction = Transaction::new(ShardId::INSTALLATION, now + DEADLINE)
             .revoking()
             .guard(Guard::Absent(key(recorded.fence.id)))
             .write(recorded.put()?);
-        let done = recorded.replicated && recorded.covered.is_empty();
-        if recorded.ends() && !done {
+        if recorded.ends() {
             transaction = transaction.write(recorded.next(now));
         }
+        let version = transaction.id;
         steps::at(Step::ReceiptWriting);
-        let outcome = self.store.commit(transaction).await?;
+        let outcome = settle(self.store.as_ref(), transaction).await?;
         steps::at(Step::ReceiptWritten);
         match outcome {
-            Outcome::Applied { .. } | Outcome::Unreplicated { .. } => {}
-            refused => {
-                return Err(
-                    Refusal::new(Reason::StoreUnavailable, format!("{refused:?}")).after(1),
-                );
-            }
+            Outcome::Applied { .. } | Outcome::Unreplicated { .. } => Ok(version),
+            refused => Err(Refusal::new(Reason::StoreUnavailable, format!("{refused:?}")).after(1)),
         }
-        Ok(self.finished(recorded, coverage))
     }
 
-    /// What ended by itself, or beside something else, is followed to its end as what somebody revoked. The fence
-    /// stands: where this cannot be written, only that it is done is not told.
-    pub(in crate::broker) async fn follow_up(&self, raised: &Raised, selector: Selector) {
-        let now = self.clock.now();
-        if let Err(refusal) = self.receive(raised.clone(), selector, now).await {
-            let why = refusal.detail;
-            tracing::warn!(why, "nobody will be told when what was ended is dead");
+    /// Not worth waiting for replicas: where it is lost it is counted later.
+    async fn write_count(
+        &self,
+        recorded: &Recorded,
+        version: CommitId,
+        done: bool,
+    ) -> Result<(), Refusal> {
+        // Counting may have taken longer than a commit may.
+        let mut transaction = self.again(recorded, version, self.clock.now())?.local();
+        if done && !recorded.tells() {
+            transaction = transaction.write(recorded.forget());
         }
+        steps::at(Step::ReceiptWriting);
+        settle(self.store.as_ref(), transaction).await?;
+        steps::at(Step::ReceiptWritten);
+        Ok(())
+    }
+
+    /// What ended by itself, or beside something else, is followed to its end as what somebody revoked.
+    pub(in crate::broker) async fn follow_up(&self, raised: &Raised, selector: Selector) {
+        drop(self.receive(raised.clone(), selector).await);
+    }
+
+    async fn counted(&self, recorded: &Recorded, now: OffsetDateTime) -> Result<Coverage, Refusal> {
+        let on = &recorded.fence.dimension;
+        let counted = self.covered(on, now).await;
+        counted.inspect_err(|refusal| {
+            let why = refusal.detail.as_str();
+            tracing::warn!(why, "what a revocation covers cannot be counted now");
+        })
+    }
+
+    /// How far the shards were swept. Read before anything is counted: see [`Self::state`].
+    async fn swept_to(&self) -> Option<SweptTo> {
+        let swept = self.leases.swept_to().await;
+        swept
+            .inspect_err(|error| {
+                tracing::warn!(%error, "whether revocations are done is not known now; tried again");
+            })
+            .ok()
     }
 
     /// `GET /admin/v1/revocations/{id}`: how far it is, downstream included.
@@ -224,10 +152,13 @@ impl Broker {
             let kept = self.keep(&recorded, version, (Vec::new(), now)).await;
             drop(kept);
         }
-        let coverage = self
-            .covered(&recorded.fence.dimension, self.clock.now())
-            .await?;
-        Ok(self.finished(recorded, coverage))
+        let swept = if recorded.ends() {
+            self.swept_to().await
+        } else {
+            None
+        };
+        let counted = self.counted(&recorded, self.clock.now()).await.ok();
+        Ok(self.finished(Some(id), recorded, counted, swept))
     }
 
     /// One round over the receipts that are due: how many revocations were found to be done.
@@ -237,9 +168,14 @@ impl Broker {
             .store
             .range(&waiting(), -MAX_RANK..=milliseconds(now), BATCH)
             .await?;
+        if due.is_empty() {
+            return Ok(0);
+        }
+        // Once for all of them: what it says is true of a later moment, too.
+        let swept = self.swept_to().await;
         let (mut confirmed, mut failed) = (0, None);
         for one in due {
-            match self.look_after_receipt(&one.member, now).await {
+            match self.look_after_receipt(&one.member, swept, now).await {
                 Ok(done) => confirmed += u64::from(done),
                 // INVARIANT: what lies behind one that cannot be looked at has its turn all the same.
                 Err((refusal, version)) => {
@@ -255,19 +191,20 @@ impl Broker {
     async fn look_after_receipt(
         &self,
         member: &[u8],
+        swept: Option<SweptTo>,
         now: OffsetDateTime,
     ) -> Result<bool, (Refusal, Option<CommitId>)> {
         let unread = |refusal: Refusal| (refusal, None);
-        let forget = Write::Unrank {
-            index: waiting(),
-            member: member.to_vec(),
-        };
         let record = match Uuid::from_slice(member) {
             Ok(id) => self.stored(id).await.map_err(unread)?,
             Err(_) => None,
         };
         let Some(record) = record else {
             // It is too old to be told of.
+            let forget = Write::Unrank {
+                index: waiting(),
+                member: member.to_vec(),
+            };
             let transaction = Transaction::new(ShardId::INSTALLATION, now + DEADLINE)
                 .local()
                 .revoking()
@@ -287,7 +224,7 @@ impl Broker {
             metrics::counter!(metric::ALARMS, "kind" => "record_unreadable").increment(1);
             of_this(refusal)
         })?;
-        self.look_at(recorded, version, (forget, now))
+        self.look_at(recorded, version, (swept, now))
             .await
             .map_err(of_this)
     }
@@ -321,24 +258,22 @@ impl Broker {
         &self,
         mut recorded: Recorded,
         version: CommitId,
-        (forget, now): (Write, OffsetDateTime),
+        (swept, now): (Option<SweptTo>, OffsetDateTime),
     ) -> Result<bool, Refusal> {
         if !recorded.replicated {
             recorded.replicated = self.outlives_a_failover(&mut recorded).await;
         }
         let coverage = self.covered(&recorded.fence.dimension, now).await?;
-        let state = self.state(&recorded, &coverage);
-        let done = matches!(
-            state,
-            RevocationState::Confirmed | RevocationState::ConfirmedExceptExpiry
-        );
+        recorded.counts(&coverage);
+        let state = self.state(&recorded, Some(&coverage), swept);
+        let done = is_done(state);
         recorded.looked = recorded.looked.saturating_add(1);
-        let tells = done && !recorded.covered.is_empty();
+        let tells = done && recorded.tells();
         let writes = if tells {
             let entry = recorded.confirmed(state, &coverage, now);
-            vec![forget, entry.append(ShardId::INSTALLATION)]
+            vec![recorded.forget(), entry.append(ShardId::INSTALLATION)]
         } else if done {
-            vec![forget]
+            vec![recorded.forget()]
         } else {
             vec![recorded.next(now)]
         };
@@ -365,10 +300,7 @@ impl Broker {
         version: CommitId,
         (writes, now): (Vec<Write>, OffsetDateTime),
     ) -> Result<bool, Refusal> {
-        let mut transaction = Transaction::new(ShardId::INSTALLATION, now + DEADLINE)
-            .revoking()
-            .guard(Guard::Unchanged(key(recorded.fence.id), version))
-            .write(recorded.put()?);
+        let mut transaction = self.again(recorded, version, now)?;
         transaction.writes.extend(writes);
         steps::at(Step::ReceiptWriting);
         let outcome = settle(self.store.as_ref(), transaction).await?;
@@ -377,6 +309,19 @@ impl Broker {
             outcome,
             Outcome::Applied { .. } | Outcome::Unreplicated { .. }
         ))
+    }
+
+    fn again(
+        &self,
+        recorded: &Recorded,
+        version: CommitId,
+        now: OffsetDateTime,
+    ) -> Result<Transaction, Refusal> {
+        let transaction = Transaction::new(ShardId::INSTALLATION, now + DEADLINE)
+            .revoking()
+            .guard(Guard::Unchanged(key(recorded.fence.id), version))
+            .write(recorded.put()?);
+        Ok(transaction)
     }
 
     /// A fence that was not on enough replicas when it was raised: whether it is by now.
@@ -412,24 +357,50 @@ impl Broker {
         Err(Refusal::new(Reason::StoreUnavailable, why).after(1))
     }
 
-    fn state(&self, recorded: &Recorded, coverage: &Coverage) -> RevocationState {
+    /// INVARIANT: `swept` was read before `counted`. A lease that was decided before the fence is there when it is
+    /// counted, or its shard was not swept yet.
+    fn state(
+        &self,
+        recorded: &Recorded,
+        counted: Option<&Coverage>,
+        swept: Option<SweptTo>,
+    ) -> RevocationState {
+        let log = self.fences.last().position().sequence;
         // What this replica has not read yet it cannot count for ended.
-        let is_read = self.fences.last().position().sequence >= recorded.position;
+        let is_read = log >= recorded.position;
+        let is_past = swept.is_some_and(|swept| swept.is_past(recorded.position, log));
+        let comes = |counted: &Coverage| match counted.to_come {
+            ToCome::Anything => !is_past,
+            ToCome::Handing => true,
+            ToCome::Nothing => false,
+        };
         if !recorded.replicated {
-            RevocationState::NotYetReplicated
-        } else if recorded.fence.kind == FenceKind::Lift {
-            RevocationState::Lifted
-        } else if coverage.outstanding > 0 || !is_read {
+            return RevocationState::NotYetReplicated;
+        }
+        if recorded.fence.kind == FenceKind::Lift {
+            return RevocationState::Lifted;
+        }
+        let Some(counted) = counted.filter(|_| is_read) else {
+            return RevocationState::Revoking;
+        };
+        let waits = recorded.ends() && (comes(counted) || !counted.unreadable.is_empty());
+        if counted.outstanding > 0 || waits {
             RevocationState::Revoking
-        } else if coverage.until_expiry > 0 {
+        } else if counted.until_expiry > 0 {
             RevocationState::ConfirmedExceptExpiry
         } else {
             RevocationState::Confirmed
         }
     }
 
-    fn finished(&self, recorded: Recorded, coverage: Coverage) -> RevocationReceipt {
-        let state = self.state(&recorded, &coverage);
+    fn finished(
+        &self,
+        id: Option<Uuid>,
+        recorded: Recorded,
+        counted: Option<Coverage>,
+        swept: Option<SweptTo>,
+    ) -> RevocationReceipt {
+        let state = self.state(&recorded, counted.as_ref(), swept);
         let holds = match recorded.fence.kind {
             FenceKind::Hold => true,
             // Somebody else's hold may stand on it still.
@@ -438,9 +409,8 @@ impl Broker {
             }),
             _ => false,
         };
-        let id = Some(recorded.fence.id);
         let position = Some(recorded.position);
-        receipt((id, position), recorded.selector, state, (holds, coverage))
+        receipt((id, position), recorded.selector, state, (holds, counted))
     }
 }
 
@@ -448,41 +418,25 @@ pub(in crate::broker) fn receipt(
     (id, position): (Option<Uuid>, Option<u64>),
     selector: Selector,
     state: RevocationState,
-    (holds, coverage): (bool, Coverage),
+    (holds, counted): (bool, Option<Coverage>),
 ) -> RevocationReceipt {
     RevocationReceipt {
         id,
         selector,
         position,
         state,
-        leases: coverage.by_class,
         holds,
-        outstanding: coverage.outstanding,
-        agents: coverage.agents.into_iter().collect(),
-        targets: coverage.targets.into_iter().collect(),
+        covered: counted.map(|coverage| Covered {
+            leases: coverage.by_class,
+            outstanding: coverage.outstanding,
+            unreadable: coverage.unreadable.len() as u64,
+            agents: coverage.agents.into_iter().collect(),
+            targets: coverage.targets.into_iter().collect(),
+        }),
     }
 }
 
-fn read(record: &Record) -> Result<Recorded, Refusal> {
-    serde_json::from_slice(&record.value)
-        .map_err(|error| Refusal::new(Reason::Internal, error.to_string()))
-}
-
-fn key(id: Uuid) -> Key {
-    Key {
-        shard: ShardId::INSTALLATION,
-        name: [b"revocation/".as_slice(), id.as_bytes().as_slice()].concat(),
-    }
-}
-
-/// Receipts by when they are looked at next.
-fn waiting() -> Index {
-    Index {
-        shard: ShardId::INSTALLATION,
-        name: Cow::Borrowed("revocations"),
-    }
-}
-
-fn milliseconds(at: OffsetDateTime) -> i64 {
-    i64::try_from(at.unix_timestamp_nanos().div_euclid(1_000_000)).unwrap_or(MAX_RANK)
+fn is_done(state: RevocationState) -> bool {
+    use RevocationState::{Confirmed, ConfirmedExceptExpiry};
+    matches!(state, Confirmed | ConfirmedExceptExpiry)
 }

@@ -27,6 +27,22 @@ pub(in crate::broker) struct Coverage {
     pub by_class: BTreeMap<String, u64>,
     pub agents: BTreeSet<AgentId>,
     pub targets: BTreeSet<TargetId>,
+    /// Nobody can say whether it covers these.
+    pub unreadable: BTreeSet<LeaseId>,
+    /// What else may come of what was decided before the fence.
+    pub to_come: ToCome,
+}
+
+/// What a request that has not read a fence may still write that the fence covers.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(in crate::broker) enum ToCome {
+    /// Leases on any shard, until the shard was swept.
+    #[default]
+    Anything,
+    /// The one lease that the fence is on may be handed on: its record does not say yet that it is over.
+    Handing,
+    /// It was handed on to nobody, and is over.
+    Nothing,
 }
 
 impl Coverage {
@@ -73,8 +89,12 @@ impl Broker {
         if dry_run {
             let coverage = self.covered(&dimension, now).await?;
             let state = RevocationState::DryRun;
-            let covered = (holds, coverage);
-            return Ok(receipt((None, None), request.selector, state, covered));
+            return Ok(receipt(
+                (None, None),
+                request.selector,
+                state,
+                (holds, Some(coverage)),
+            ));
         }
         let kind = if holds {
             FenceKind::Hold
@@ -124,7 +144,7 @@ impl Broker {
         let Some(subject) = subject(&selector) else {
             if let Selector::Owner(owner) = &selector {
                 let raised = self.lift_owner(by, owner, &reason).await?;
-                return self.receive(raised, selector, now).await;
+                return Ok(self.receive(raised, selector).await);
             }
             let fence = NewFence::new(FenceKind::Lift, dimension, &by.name, &reason);
             return self.fence(fence, selector, now).await;
@@ -136,7 +156,7 @@ impl Broker {
             let said = Said::By(by.name.clone());
             let said = (&said, reason.as_str());
             if let Some(raised) = self.turn((&subject, turn), said, &found, now).await? {
-                return self.receive(raised, selector, now).await;
+                return Ok(self.receive(raised, selector).await);
             }
         }
         Err(Refusal::new(Reason::StoreUnavailable, "too many change it at once").after(1))
@@ -152,7 +172,7 @@ impl Broker {
         // INVARIANT: first the fence, which is one append; only then is anything counted.
         let raised = self.fences.raise(fence, now).await?;
         self.record.fenced(&raised.fence);
-        self.receive(raised, selector, now).await
+        Ok(self.receive(raised, selector).await)
     }
 
     /// What a fence on this dimension covers: what is alive, what is being ended, what cannot be.
@@ -170,12 +190,15 @@ impl Broker {
         };
         match dimension.kind {
             DimensionKind::Lease => {
-                let lease = match dimension.value.parse::<LeaseId>() {
-                    Ok(id) => self.leases.get(&id).await?,
-                    Err(_) => None,
-                };
-                let Some(lease) = lease else {
+                let Some(lease) = self.only_lease(dimension, &mut coverage).await? else {
                     return Ok(coverage);
+                };
+                // INVARIANT: ids are drawn anew, so a fence on a lease can only hit one that is there, and what it
+                // was handed on to. Of that nothing can come any more once the record says that it is over.
+                coverage.to_come = match lease.state {
+                    State::Reserved | State::Active => ToCome::Handing,
+                    _ if lease.handed_on => ToCome::Anything,
+                    _ => ToCome::Nothing,
                 };
                 // One that was handed on itself is found among those.
                 let found = lease.handed_on && lease.parent.is_some();
@@ -198,6 +221,26 @@ impl Broker {
             _ => self.cover(&filter, &mut coverage, &view, now).await?,
         }
         Ok(coverage)
+    }
+
+    async fn only_lease(
+        &self,
+        dimension: &Dimension,
+        coverage: &mut Coverage,
+    ) -> Result<Option<Lease>, Refusal> {
+        coverage.to_come = ToCome::Nothing;
+        let Ok(id) = dimension.value.parse::<LeaseId>() else {
+            return Ok(None);
+        };
+        match self.leases.get(&id).await {
+            Ok(lease) => Ok(lease),
+            Err(error) if error.is_of_one_lease() => {
+                tracing::error!(lease = %id, %error, "left out");
+                coverage.unreadable.insert(id);
+                Ok(None)
+            }
+            Err(error) => Err(error.into()),
+        }
     }
 
     /// A delegation goes by any of its leases, and is ended from its root on.
@@ -228,6 +271,7 @@ impl Broker {
                 for lease in page.leases.iter().filter(|lease| told.insert(lease.id)) {
                     coverage.add(lease, view, now);
                 }
+                coverage.unreadable.extend(page.unreadable);
                 next = page.next;
                 if next.is_none() {
                     break;

@@ -11,7 +11,8 @@ use crate::ids::{AgentId, LeaseId, MissionId, TargetId};
 use crate::intent::Principal;
 use crate::secret::Secret;
 use crate::wire::{
-    LeaseView, LiftRequest, Page, RevocationReceipt, RevocationState, RotateAnswer, RotateRequest,
+    Covered, LeaseView, LiftRequest, Page, RevocationReceipt, RevocationState, RotateAnswer,
+    RotateRequest,
 };
 use clap::{Args, Subcommand};
 use reqwest::Method;
@@ -301,48 +302,57 @@ pub fn told(receipt: &RevocationReceipt) -> String {
         RevocationState::DryRun => "nothing was done; this is what would die",
         RevocationState::NotYetReplicated => "in force here, not yet replicated",
         RevocationState::Lifted => "lifted; what it killed stays dead",
-        RevocationState::Revoking => "dead at every broker; downstreams are being ended",
+        RevocationState::Revoking => "in force; not everything is confirmed dead yet",
         RevocationState::Confirmed => "dead everywhere, confirmed",
         RevocationState::ConfirmedExceptExpiry => {
             "dead at every broker; some credentials live downstream until they expire"
         }
     };
-    let leases: Vec<_> = receipt
-        .leases
-        .iter()
-        .map(|(class, count)| format!("{count} {class}"))
-        .collect();
-    let agents: Vec<_> = receipt.agents.iter().map(AgentId::as_str).collect();
-    let targets: Vec<_> = receipt.targets.iter().map(TargetId::as_str).collect();
-    let mut lines = vec![
-        ("state", state.to_owned()),
-        (
-            "leases",
-            if leases.is_empty() {
-                "none".to_owned()
-            } else {
-                leases.join(", ")
-            },
-        ),
-        ("agents", agents.join(", ")),
-        ("targets", targets.join(", ")),
-        (
-            "new requests",
-            if receipt.holds {
-                "refused until lifted"
-            } else {
-                "allowed"
-            }
-            .to_owned(),
-        ),
-    ];
-    if receipt.outstanding > 0 {
-        lines.push(("outstanding", receipt.outstanding.to_string()));
+    let mut lines = vec![("state", state.to_owned())];
+    lines.extend(counted(receipt.covered.as_ref()));
+    let asked = if receipt.holds {
+        "refused until lifted"
+    } else {
+        "allowed"
+    };
+    lines.push(("new requests", asked.to_owned()));
+    let covered = receipt.covered.as_ref();
+    let number = |of: fn(&Covered) -> u64| covered.map_or(0, of);
+    for (name, number) in [
+        ("outstanding", number(|covered| covered.outstanding)),
+        ("unreadable", number(|covered| covered.unreadable)),
+    ] {
+        if number > 0 {
+            lines.push((name, number.to_string()));
+        }
     }
     if let Some(id) = receipt.id {
         lines.push(("revocation", id.to_string()));
     }
     pairs(&lines)
+}
+
+fn counted(covered: Option<&Covered>) -> Vec<(&'static str, String)> {
+    let Some(covered) = covered else {
+        let why = "not counted: a part of the store does not answer";
+        return vec![("leases", why.to_owned())];
+    };
+    let leases = covered.leases.iter();
+    let leases: Vec<_> = leases
+        .map(|(class, count)| format!("{count} {class}"))
+        .collect();
+    let leases = if leases.is_empty() {
+        "none".to_owned()
+    } else {
+        leases.join(", ")
+    };
+    let agents: Vec<_> = covered.agents.iter().map(AgentId::as_str).collect();
+    let targets: Vec<_> = covered.targets.iter().map(TargetId::as_str).collect();
+    vec![
+        ("leases", leases),
+        ("agents", agents.join(", ")),
+        ("targets", targets.join(", ")),
+    ]
 }
 
 fn describe(lease: &LeaseView) -> String {

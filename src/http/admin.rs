@@ -201,7 +201,9 @@ pub(super) fn shown(value: &impl Serialize) -> Response {
 
 fn received(receipt: &wire::RevocationReceipt) -> Response {
     let replicated = receipt.state != wire::RevocationState::NotYetReplicated;
-    accepted_unless(replicated, shown(receipt))
+    // It stands, and there is nothing to ask about later.
+    let unwritten = receipt.id.is_none() && receipt.position.is_some();
+    accepted_unless(replicated && !unwritten, shown(receipt))
 }
 
 /// A name that cannot exist does not.

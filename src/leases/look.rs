@@ -44,6 +44,9 @@ pub struct Cursor {
 #[derive(Debug, Clone, Default)]
 pub struct Page {
     pub leases: Vec<Lease>,
+    /// Records that were to be looked at and could not be read: whether they fit the filter, nobody knows. The next
+    /// page may name them again.
+    pub unreadable: Vec<LeaseId>,
     /// `None`: that was all. A page may be empty and have a next one.
     pub next: Option<Cursor>,
 }
@@ -144,7 +147,9 @@ impl Leases {
                 let is_last = members.len() < PAGE;
                 after = Some((last.rank, last.member.clone()));
                 looked_at += members.len();
-                for (rank, lease) in self.leases_of(&members).await? {
+                let (leases, unreadable) = self.readable(&members).await?;
+                page.unreadable.extend(unreadable);
+                for (rank, lease) in leases {
                     if !filter.fits(&lease) || !told.insert(lease.id) {
                         continue;
                     }
@@ -255,18 +260,30 @@ impl Leases {
         &self,
         members: &[Ranked],
     ) -> Result<Vec<(i64, Lease)>, LeaseError> {
+        let (leases, _) = self.readable(members).await?;
+        Ok(leases)
+    }
+
+    /// The same, and which were left out.
+    async fn readable(
+        &self,
+        members: &[Ranked],
+    ) -> Result<(Vec<(i64, Lease)>, Vec<LeaseId>), LeaseError> {
         let mut leases = Vec::with_capacity(members.len());
+        let mut left_out = Vec::new();
         for (ranked, found) in members.iter().zip(self.behind(members).await?) {
             match found {
                 Found::Lease(lease) => leases.push((ranked.rank, *lease)),
                 Found::Unreadable(error, _) => {
-                    let lease = keys::split_member(&ranked.member).map(|(id, _)| id.to_string());
-                    tracing::error!(lease, %error, "left out");
+                    let lease = keys::split_member(&ranked.member).map(|(id, _)| id);
+                    let name = lease.map(|id| id.to_string());
+                    tracing::error!(lease = name, %error, "left out");
+                    left_out.extend(lease);
                 }
                 Found::Nothing => {}
             }
         }
-        Ok(leases)
+        Ok((leases, left_out))
     }
 
     /// What each of these members leads to, in order.

@@ -17,6 +17,7 @@ mod replicated;
 mod state;
 mod status;
 mod sweep;
+mod swept;
 mod watched;
 
 #[cfg(test)]
@@ -30,6 +31,7 @@ pub use record::{AtRest, Lease, Record};
 pub use state::{Event, State, Why};
 pub use status::{Bits, SIZE as STATUS_LIST_SIZE};
 pub use sweep::{Backlog, Connectors, Sweeper, Swept, Waiting};
+pub use swept::SweptTo;
 pub use watched::ReadTo;
 
 use alike::Commons;
