@@ -303,18 +303,10 @@ pub struct Covered {
     pub outstanding: u64,
     /// Leases whose record cannot be read, where the selector may reach: as long as there are some, nothing is
     /// confirmed.
-    #[serde(default, skip_serializing_if = "is_zero")]
+    #[serde(default)]
     pub unreadable: u64,
     pub agents: Vec<AgentId>,
     pub targets: Vec<TargetId>,
-}
-
-#[allow(
-    clippy::trivially_copy_pass_by_ref,
-    reason = "serde passes a reference"
-)]
-fn is_zero(number: &u64) -> bool {
-    *number == 0
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
