@@ -2,6 +2,7 @@
 //! the worst moment, answers that could tell who exists, proofs brought to the wrong door.
 
 use crate::support::broker::{Answer, SERVER_SECRET, Setup, TestBroker, form, with, without};
+use crate::support::process::until;
 use async_trait::async_trait;
 use dayfly::store::embedded::Embedded;
 use dayfly::store::{Log, Outcome, Position, Store, StoreError, Tail, Transaction};
@@ -132,7 +133,10 @@ async fn a_replica_that_has_not_read_a_revocation_does_not_call_it_confirmed() {
     let receipt = ahead.revoke(json!({ "agent": "deployer" })).await.body;
     let path = format!("/revocations/{}", receipt["id"].as_str().unwrap());
     let state = async |at: &TestBroker| at.admin("GET", &path, None).await.body["state"].clone();
-    assert_eq!(state(&ahead).await, "confirmed");
+    until("it is confirmed", || async {
+        state(&ahead).await == "confirmed"
+    })
+    .await;
     assert_eq!(state(&lagging).await, "revoking");
     network.tail_cut.store(false, Ordering::SeqCst);
     until_fresh(&lagging).await;

@@ -350,13 +350,19 @@ async fn a_revoked_session_is_not_called_dead_everywhere_while_it_works_in_the_c
     let selector = json!({ "lease": issued.body["lease_id"] });
     let receipt = cloud.installation.revoke(&process, selector).await.unwrap();
     assert!(cloud.works(&session).await);
-    assert_eq!(receipt.body["state"], "confirmed_except_expiry");
+    assert_eq!(receipt.body["state"], "revoking");
     assert_eq!(receipt.body["leases"], json!({ "expiry": 1 }));
+    let path = format!("/revocations/{}", receipt.body["id"].as_str().unwrap());
+    until("nothing more comes of it", || async {
+        let asked = cloud.installation.admin(&process, "GET", &path, None);
+        asked.await.unwrap().body["state"] == "confirmed_except_expiry"
+    })
+    .await;
+    assert!(cloud.works(&session).await);
 
     // And so it stays: in every later receipt, and across a crash.
     process.kill();
     let again = cloud.replica.serve().await;
-    let path = format!("/revocations/{}", receipt.body["id"].as_str().unwrap());
     let later = cloud
         .installation
         .admin(&again, "GET", &path, None)

@@ -353,7 +353,10 @@ async fn whoever_waits_for_a_revocation_is_told_whether_it_is_confirmed() {
     network.lead_to(0);
     let late = revoke(&answer, "2").await;
     late.is(6);
-    assert!(late.out.contains("downstreams are being ended"), "{late:?}");
+    assert!(
+        late.out.contains("not everything is confirmed dead yet"),
+        "{late:?}"
+    );
     assert!(
         late.err.contains("not everything is confirmed dead yet"),
         "{late:?}"

@@ -76,6 +76,33 @@ async fn a_cluster_that_loses_each_node_once_and_moves_a_slot_loses_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_is_ended_while_a_node_of_a_cluster_is_away_is_confirmed_once_it_is_back() {
+    let Some(mut cluster) = Cluster::start(3).await else {
+        return;
+    };
+    let installation = Installation::start().await;
+    let [one, other] = on(&installation, &cluster.url(), 0).await.processes;
+    installation.issue(&one).await;
+    let lost = (replicas::fences(&cluster).await + 1) % 3;
+    cluster.servers[lost].kill();
+    tokio::time::sleep(Duration::from_millis(1500)).await;
+    let mission = json!({ "mission": "deploy-checkout" });
+    let answer = installation.revoke(&one, mission).await.unwrap();
+    assert_eq!(answer.status, 200, "{}", answer.body);
+    assert_eq!(answer.body["state"], "revoking");
+    assert!(answer.body.get("leases").is_none(), "{}", answer.body);
+    let path = format!("/revocations/{}", answer.body["id"].as_str().unwrap());
+    cluster.servers[lost].run().unwrap();
+    // Another one knows no more than what was written down.
+    one.kill();
+    until("confirmed", || async {
+        let asked = installation.admin(&other, "GET", &path, None).await;
+        asked.is_ok_and(|told| told.body["state"] == "confirmed")
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_primary_that_is_killed_comes_back_with_all_it_acknowledged() {
     let durable = ["--appendonly", "yes", "--appendfsync", "always"];
     let Some(mut redis) = RedisServer::start(&durable).unwrap() else {

@@ -1,6 +1,7 @@
 //! One write ends whatever it covers, and nothing else; who may make it; what the holder may do.
 
 mod operators;
+mod receipts;
 mod release;
 mod unreadable;
 
@@ -68,13 +69,11 @@ async fn check(issuer: &Arc<Issuer>, case: Case) {
     assert_eq!(done.body["holds"], case.holds, "{what}");
     assert!(!broker.is_active(&victim).await, "{what}");
     assert_eq!(broker.is_active(&bystander).await, case.spares, "{what}");
-    let id = done.body["id"].as_str().unwrap();
-    let receipt = broker
-        .admin("GET", &format!("/revocations/{id}"), None)
-        .await;
-    assert_eq!(receipt.body["state"], "confirmed", "{what}");
-    assert_eq!(receipt.body["position"], done.body["position"], "{what}");
-    assert_eq!(receipt.body["outstanding"], 0, "{what}");
+    assert_eq!(done.body["state"], "revoking", "{what}");
+    receipts::until_confirmed(broker, &done.body).await;
+    let receipt = receipts::asked(broker, &done.body).await;
+    assert_eq!(receipt["position"], done.body["position"], "{what}");
+    assert_eq!(receipt["outstanding"], 0, "{what}");
 
     let again = broker.exchange(&task_form(&world)).await;
     let lift = json!({ "selector": selector, "reason": "it is over" });
@@ -199,7 +198,7 @@ async fn a_selector_that_covers_nothing_ends_nothing() {
         let done = broker.revoke(selector.clone()).await;
         assert_eq!(done.status, 200, "{selector}: {}", done.body);
         assert_eq!(done.body["leases"], json!({}), "{selector}");
-        assert_eq!(done.body["state"], "confirmed", "{selector}");
+        receipts::until_confirmed(broker, &done.body).await;
         assert!(broker.is_active(&token).await, "{selector}");
     }
 }

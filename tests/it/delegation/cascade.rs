@@ -2,6 +2,8 @@
 
 use super::{Cast, a_key, claims, token};
 use crate::support::broker::{Setup, form, with};
+use crate::support::gate::Gate;
+use crate::support::process::until;
 use dayfly::store::Store;
 use dayfly::store::embedded::Embedded;
 use serde_json::{Value, json};
@@ -98,6 +100,33 @@ async fn when_the_holder_is_done_so_is_whoever_it_handed_on_to() {
         tokio::time::sleep(std::time::Duration::from_millis(50)).await;
     }
     panic!("{}", cast.lease(&id).await);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_end_of_a_lease_that_was_handed_on_is_confirmed_once_no_child_can_come_any_more() {
+    let store: Arc<dyn Store> = Arc::new(Embedded::in_memory().unwrap());
+    let gate = Gate::before(&store);
+    let cast = Cast::with(Setup {
+        store: Some(gate.clone()),
+        ..Setup::default()
+    })
+    .await;
+    let root = cast.root("fixer", "relay").await;
+    cast.child(&root, "helper", "relay").await;
+    // Each shard would still take what was decided before.
+    gate.hold_writes("lease-swept");
+    let id = claims(&root)["jti"].as_str().unwrap().to_owned();
+    let receipt = cast.broker.revoke(json!({ "lease": id })).await.body;
+    until("its own record says so", || async {
+        cast.lease(&id).await["state"] == "revoked"
+    })
+    .await;
+    let path = format!("/revocations/{}", receipt["id"].as_str().unwrap());
+    let state = async || cast.broker.admin("GET", &path, None).await.body["state"].clone();
+    tokio::time::sleep(std::time::Duration::from_millis(1500)).await;
+    assert_eq!(state().await, "revoking");
+    gate.open();
+    until("it is confirmed", || async { state().await == "confirmed" }).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

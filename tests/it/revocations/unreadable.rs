@@ -1,5 +1,6 @@
 //! What is remembered of one revocation is damaged: the others are told of all the same.
 
+use super::receipts::{asked, until_confirmed};
 use crate::support::broker::{Setup, TestBroker};
 use crate::support::process::until;
 use dayfly::clock::{Clock, SystemClock};
@@ -105,4 +106,56 @@ async fn a_lease_that_cannot_be_read_keeps_nobody_from_hearing_that_targets_are_
     // Once for as long as it lasts.
     tokio::time::sleep(Duration::from_secs(6)).await;
     assert_eq!(told().await, targets);
+}
+
+/// It may be what was ended, and its credential may work.
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_is_confirmed_while_a_lease_cannot_be_read_that_may_be_one_of_those() {
+    let store = store();
+    let broker = over(store.clone()).await;
+    let lease = LeaseId::draw(ShardId::all().next().unwrap());
+    let due = Index {
+        shard: lease.shard(),
+        name: Cow::Borrowed("lease-due"),
+    };
+    let name = [b"lease/".as_slice(), lease.as_bytes()].concat();
+    // Due only in an hour: by the millisecond, and eleven bits more.
+    let at = SystemClock::new().now() + Duration::from_secs(3600);
+    let rank = (at.unix_timestamp() * 1000) << 11;
+    let place = (due.clone(), lease.as_bytes().to_vec());
+    write(store.as_ref(), name.clone(), place, rank).await;
+
+    broker.issue().await;
+    let of_all = broker.revoke(json!({ "mission": "deploy-checkout" })).await;
+    let of_it = broker.revoke(json!({ "lease": lease })).await;
+    for answer in [&of_all, &of_it] {
+        assert_eq!(answer.status, 200, "{}", answer.body);
+    }
+    tokio::time::sleep(Duration::from_millis(4500)).await;
+    for answer in [&of_all, &of_it] {
+        let now = asked(&broker, &answer.body).await;
+        assert_eq!(now["state"], "revoking", "{now}");
+        assert_eq!(
+            (&now["unreadable"], &now["outstanding"]),
+            (&json!(1), &json!(0))
+        );
+    }
+    let told = broker.audited("revocation_confirmed").await;
+    assert!(told.is_empty(), "{told:?}");
+
+    let key = Key {
+        shard: lease.shard(),
+        name,
+    };
+    let deadline = SystemClock::new().now() + Duration::from_secs(10);
+    let gone = Transaction::new(lease.shard(), deadline)
+        .write(Write::Delete(key))
+        .write(Write::Unrank {
+            index: due,
+            member: lease.as_bytes().to_vec(),
+        });
+    store.commit(gone).await.unwrap();
+    until_confirmed(&broker, &of_all.body).await;
+    until_confirmed(&broker, &of_it.body).await;
+    broker.is_confirmed("mission", "deploy-checkout", 1).await;
 }

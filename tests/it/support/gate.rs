@@ -1,6 +1,7 @@
 //! A store with a gate before it: what a test wants late comes late, and what it wants lost is lost.
 
 use async_trait::async_trait;
+use dayfly::ids::ShardId;
 use dayfly::store::{
     Index, Key, Log, Outcome, Position, Ranked, Record, Store, StoreError, Tail, Transaction, Write,
 };
@@ -17,6 +18,12 @@ struct Rules {
     tails: bool,
     /// Nothing is written to this log.
     refused: Option<&'static str>,
+    /// No record is written whose key begins so.
+    unwritten: Option<&'static str>,
+    /// Nothing on this shard can be read or written.
+    lost: Option<ShardId>,
+    /// Records whose key begins so are not written yet.
+    writes: Vec<&'static str>,
     /// Readings of the index of this name wait.
     ranges: Option<&'static str>,
     /// The answer that is held, once it is asked for.
@@ -65,6 +72,24 @@ impl Gate {
 
     pub fn refuse(&self, log: &'static str) {
         self.rules.lock().unwrap().refused = Some(log);
+    }
+
+    pub fn refuse_records(&self, of: &'static str) {
+        self.rules.lock().unwrap().unwritten = Some(of);
+    }
+
+    /// A part of the store does not answer.
+    pub fn lose(&self, shard: ShardId) {
+        self.rules.lock().unwrap().lost = Some(shard);
+    }
+
+    pub fn hold_writes(&self, of: &'static str) {
+        self.rules.lock().unwrap().writes.push(of);
+    }
+
+    pub fn let_writes(&self, of: &'static str) {
+        let mut rules = self.rules.lock().unwrap();
+        rules.writes.retain(|held| *held != of);
     }
 
     pub fn hold_ranges(&self, of: &'static str) {
@@ -142,6 +167,14 @@ impl Gate {
         }
     }
 
+    fn is_there(&self, mut shards: impl Iterator<Item = ShardId>) -> Result<(), StoreError> {
+        let lost = self.rules.lock().unwrap().lost;
+        if shards.any(|shard| Some(shard) == lost) {
+            return Err(StoreError::Unavailable("a test says so".to_owned()));
+        }
+        Ok(())
+    }
+
     async fn pass(&self, is_held: impl Fn(&Rules) -> bool) {
         let rules = || self.rules.lock().unwrap().clone();
         while is_held(&rules()) {
@@ -157,6 +190,7 @@ impl dayfly::store::Over for Gate {
     }
 
     async fn get(&self, keys: &[Key]) -> Result<Vec<Option<Record>>, StoreError> {
+        self.is_there(keys.iter().map(|key| key.shard))?;
         let is_held = |rules: &Rules| {
             let begins = |of: &str| keys.iter().any(|key| key.name.starts_with(of.as_bytes()));
             rules.reads.is_some_and(begins)
@@ -173,7 +207,10 @@ impl dayfly::store::Over for Gate {
     }
 
     async fn commit(&self, transaction: Transaction) -> Result<Outcome, StoreError> {
-        let refused = self.rules.lock().unwrap().refused;
+        self.is_there(std::iter::once(transaction.shard))?;
+        let Rules {
+            refused, unwritten, ..
+        } = self.rules.lock().unwrap().clone();
         let is_refused = |write: &Write| match write {
             Write::Append { log, .. } => Some(log.name) == refused,
             _ => false,
@@ -186,6 +223,21 @@ impl dayfly::store::Over for Gate {
             _ => None,
         };
         let written: Vec<_> = transaction.writes.iter().filter_map(put).collect();
+        let begins = |of: &&str| {
+            written
+                .iter()
+                .any(|key| key.name.starts_with(of.as_bytes()))
+        };
+        if unwritten.as_ref().is_some_and(begins) {
+            return Err(StoreError::Unavailable("a test says so".to_owned()));
+        }
+        let is_held = |rules: &Rules| rules.writes.iter().any(begins);
+        let held = is_held(&self.rules.lock().unwrap());
+        if held {
+            self.waiting.fetch_add(1, Ordering::SeqCst);
+            self.pass(is_held).await;
+            self.waiting.fetch_sub(1, Ordering::SeqCst);
+        }
         let outcome = self.store.commit(transaction).await;
         self.late(false, written.iter()).await;
         outcome
@@ -197,6 +249,7 @@ impl dayfly::store::Over for Gate {
         ranks: RangeInclusive<i64>,
         limit: usize,
     ) -> Result<Vec<Ranked>, StoreError> {
+        self.is_there(std::iter::once(index.shard))?;
         let is_held = |rules: &Rules| rules.ranges.is_some_and(|of| index.name == of);
         let held = is_held(&self.rules.lock().unwrap());
         if held {

@@ -20,11 +20,11 @@ const READ: About = About {
     refuses: NO_MORE,
 };
 
-const RECEIPT: &str = r#"{"id":"01a1fdb2-4457-751c-9e33-b36b87ea0c65","selector":{"agent":"checkout-deployer"},"position":41,"state":"revoking","leases":{"broker":2,"expiry":1},"holds":true,"outstanding":1,"agents":["checkout-deployer"],"targets":["aws-prod","deploy-api"]}"#;
+const RECEIPT: &str = r#"{"id":"01a1fdb2-4457-751c-9e33-b36b87ea0c65","selector":{"agent":"checkout-deployer"},"position":41,"state":"revoking","leases":{"broker":2,"expiry":1},"holds":true,"outstanding":1,"unreadable":0,"agents":["checkout-deployer"],"targets":["aws-prod","deploy-api"]}"#;
 const RECEIVED: Body = body::<wire::RevocationReceipt>(RECEIPT);
 const NOT_YET: Gives = Gives {
     status: 202,
-    text: "In force here, not yet acknowledged by enough replicas of the store.",
+    text: "In force here, and not yet acknowledged by enough replicas of the store; or its receipt could not be written, and there is no `id`.",
     content: Content::Json(RECEIVED),
 };
 
@@ -48,7 +48,7 @@ pub const REVOKE: About = About {
 pub const REVOCATION: About = About {
     id: "revocation",
     summary: "How far a revocation has come",
-    text: "Until every downstream confirmed.",
+    text: "Until every downstream confirmed, and nothing that was decided before can come any more.",
     params: &[path(
         "id",
         r#"{"type":"string","format":"uuid"}"#,

@@ -1,0 +1,243 @@
+//! What a receipt may say: nothing is called dead while something that it covers may still come, or while nobody
+//! could count it.
+
+use crate::cli::dayfly;
+use crate::postgres::World;
+use crate::support::broker::{OPERATOR_TOKEN, Setup, TestBroker};
+use crate::support::gate::Gate;
+use crate::support::process::until;
+use crate::support::time::Manual;
+use dayfly::broker::Reason;
+use dayfly::ids::{LeaseId, ShardId};
+use dayfly::store::Store;
+use dayfly::store::embedded::Embedded;
+use serde_json::{Value, json};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// A receipt is looked at after one second, then after two.
+const TWO_LOOKS: Duration = Duration::from_millis(4500);
+
+fn gated(store: &Arc<dyn Store>) -> (Arc<Gate>, Setup) {
+    let gate = Gate::before(store);
+    let setup = Setup {
+        store: Some(gate.clone()),
+        ..Setup::default()
+    };
+    (gate, setup)
+}
+
+fn gate() -> (Arc<Gate>, Setup) {
+    let store: Arc<dyn Store> = Arc::new(Embedded::in_memory().unwrap());
+    gated(&store)
+}
+
+/// Its receipt.
+async fn revoked(broker: &TestBroker, selector: Value) -> Value {
+    let answer = broker.revoke(selector).await;
+    assert_eq!(answer.status, 200, "{}", answer.body);
+    answer.body
+}
+
+pub async fn asked(broker: &TestBroker, receipt: &Value) -> Value {
+    let path = format!("/revocations/{}", receipt["id"].as_str().unwrap());
+    let answer = broker.admin("GET", &path, None).await;
+    assert_eq!(answer.status, 200, "{}", answer.body);
+    answer.body
+}
+
+pub async fn until_confirmed(broker: &TestBroker, receipt: &Value) {
+    until("it is confirmed", || async {
+        asked(broker, receipt).await["state"] == "confirmed"
+    })
+    .await;
+}
+
+async fn is_only_revoking(broker: &TestBroker, receipt: &Value) {
+    tokio::time::sleep(TWO_LOOKS).await;
+    assert_eq!(asked(broker, receipt).await["state"], "revoking");
+    let told = broker.audited("revocation_confirmed").await;
+    assert!(told.is_empty(), "{told:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_is_confirmed_while_a_login_that_was_decided_before_may_still_be_made() {
+    let (gate, setup) = gate();
+    let Some(world) = World::with(setup).await else {
+        return;
+    };
+    let broker = &world.broker;
+    // It is decided, and its reservation is not written yet.
+    gate.hold_writes("lease/");
+    let ending = async {
+        gate.until_waiting(1).await;
+        // Nor does a sweeper see to it that it never is.
+        gate.hold_writes("lease-swept");
+        let receipt = revoked(broker, json!({ "mission": "read-orders" })).await;
+        assert_eq!(receipt["state"], "revoking", "{receipt}");
+        assert_eq!(receipt["leases"], json!({}));
+        is_only_revoking(broker, &receipt).await;
+        gate.let_writes("lease/");
+        receipt
+    };
+    let (answer, receipt) = tokio::join!(world.ask("public.orders"), ending);
+    let reason = Reason::RevokedMeanwhile.code();
+    assert_eq!((answer.status, answer.reason()), (400, reason));
+    // Another one might be on its way all the same.
+    assert_eq!(asked(broker, &receipt).await["state"], "revoking");
+    gate.open();
+    until_confirmed(broker, &receipt).await;
+    assert_eq!(world.made().await, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_decided_before_is_refused_once_a_revocation_is_confirmed() {
+    let (gate, setup) = gate();
+    let broker = TestBroker::with(setup).await;
+    gate.hold_writes("lease/");
+    let ending = async {
+        gate.until_waiting(1).await;
+        let receipt = revoked(&broker, json!({ "agent": "deployer" })).await;
+        until_confirmed(&broker, &receipt).await;
+        gate.let_writes("lease/");
+    };
+    let form = broker.good_form();
+    let (answer, ()) = tokio::join!(broker.exchange(&form), ending);
+    assert_eq!(answer.status, 400, "{}", answer.body);
+    let leases = broker.admin("GET", "/leases", None).await;
+    assert_eq!(leases.body["items"], json!([]));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_handed_out_where_a_revocation_is_not_read_yet_is_not_called_dead_before() {
+    let store: Arc<dyn Store> = Arc::new(Embedded::in_memory().unwrap());
+    let ((gate, setup), (network, behind)) = (gated(&store), gated(&store));
+    let view_age = "20s";
+    let ahead = TestBroker::with(Setup { view_age, ..setup }).await;
+    let behind = TestBroker::with(Setup {
+        view_age,
+        issuer: Some(ahead.issuer.clone()),
+        ..behind
+    })
+    .await;
+    network.hold_tails();
+    for gate in [&gate, &network] {
+        gate.hold_writes("lease-swept");
+    }
+    let receipt = revoked(&ahead, json!({ "agent": "deployer" })).await;
+    assert_eq!(receipt["state"], "revoking", "{receipt}");
+    let issued = behind.issue().await;
+    let token = issued["access_token"].as_str().unwrap();
+    let now = asked(&ahead, &receipt).await;
+    assert_eq!(now["state"], "revoking", "{now}");
+    assert_eq!(now["leases"], json!({ "broker": 1 }));
+    gate.open();
+    network.open();
+    until_confirmed(&ahead, &receipt).await;
+    assert!(!ahead.is_active(token).await);
+    until("it is read there, too", || async {
+        !behind.is_active(token).await
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_end_of_one_lease_waits_for_its_own_record_alone() {
+    let (gate, setup) = gate();
+    let broker = TestBroker::with(setup).await;
+    let issued = broker.issue().await;
+    gate.hold_writes("lease-swept");
+    // Until the record says so it could still be handed on.
+    gate.hold_writes("lease/");
+    let receipt = revoked(&broker, json!({ "lease": issued["lease_id"] })).await;
+    is_only_revoking(&broker, &receipt).await;
+    gate.let_writes("lease/");
+    until_confirmed(&broker, &receipt).await;
+    gate.open();
+}
+
+/// One shard of leases, and not the one of this lease.
+fn another_shard(issued: &Value) -> ShardId {
+    let lease: LeaseId = issued["lease_id"].as_str().unwrap().parse().unwrap();
+    ShardId::all()
+        .find(|shard| *shard != lease.shard())
+        .unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_ended_while_a_part_of_the_store_is_away_has_a_receipt() {
+    let (gate, setup) = gate();
+    let clock = Manual::start();
+    let broker = TestBroker::with(Setup {
+        clock: clock.clone(),
+        ..setup
+    })
+    .await;
+    let issued = broker.issue().await;
+    gate.lose(another_shard(&issued));
+    let receipt = revoked(&broker, json!({ "mission": "deploy-checkout" })).await;
+    assert!(
+        !broker
+            .is_active(issued["access_token"].as_str().unwrap())
+            .await
+    );
+    // What follows from something else is told of, too.
+    let end = json!({ "issuer": "ci", "kind": "pipeline", "id": "1234:77" });
+    let ended = broker.admin("POST", "/contexts/end", Some(end)).await;
+    assert_eq!(ended.status, 200, "{}", ended.body);
+    for receipt in [&receipt, &ended.body, &asked(&broker, &receipt).await] {
+        assert_eq!(receipt["state"], "revoking", "{receipt}");
+        assert_eq!(receipt["holds"], true);
+        let counted = ["leases", "outstanding", "unreadable", "agents", "targets"];
+        let members = receipt.as_object().unwrap();
+        assert!(counted.iter().all(|name| !members.contains_key(*name)));
+    }
+    clock.advance(Duration::from_secs(2));
+    is_only_revoking(&broker, &receipt).await;
+
+    gate.open();
+    until_confirmed(&broker, &receipt).await;
+    let now = asked(&broker, &receipt).await;
+    assert_eq!(
+        (&now["outstanding"], &now["agents"]),
+        (&json!(0), &json!([]))
+    );
+    clock.advance(Duration::from_secs(40));
+    broker.is_confirmed("mission", "deploy-checkout", 1).await;
+    let told = broker.audited("revocation_confirmed").await;
+    let why = told[0]["detail"]["why"].as_str().unwrap();
+    assert!(
+        why.ends_with("were left when they could be counted"),
+        "{why}"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_in_force_and_has_no_receipt_is_not_called_undone() {
+    let (gate, setup) = gate();
+    let broker = TestBroker::with(setup).await;
+    let issued = broker.issue().await;
+    gate.refuse_records("revocation/");
+    let answer = broker.revoke(json!({ "mission": "deploy-checkout" })).await;
+    assert_eq!(answer.status, 202, "{}", answer.body);
+    assert_eq!(answer.body["state"], "revoking");
+    assert!(answer.body.get("id").is_none(), "{}", answer.body);
+    assert!(answer.body["position"].is_u64(), "{}", answer.body);
+    assert_eq!(answer.body["leases"], json!({ "broker": 1 }));
+    assert!(
+        !broker
+            .is_active(issued["access_token"].as_str().unwrap())
+            .await
+    );
+    // Whoever waits is told that it stands, and not that it is done.
+    let token = broker.folder.path().join("operator.token");
+    std::fs::write(&token, format!("{OPERATOR_TOKEN}\n")).unwrap();
+    let environment = [
+        ("DAYFLY_URL", broker.url.as_str()),
+        ("DAYFLY_OPERATOR_TOKEN_FILE", token.to_str().unwrap()),
+    ];
+    let arguments = ["revoke", "--agent", "deployer", "--wait", "5"];
+    let waited = dayfly(&arguments, &environment, "").await;
+    waited.is(6);
+    assert!(waited.err.contains("it is in force"), "{waited:?}");
+}
