@@ -49,40 +49,39 @@ impl Broker {
     /// What is told of a fence that stands, now and later. It is in force, whatever goes wrong here.
     ///
     /// INVARIANT: the receipt is written before anything is counted. Counting asks every shard, and may take long;
-    /// somebody is told of it in the end, wherever this stops.
+    /// somebody is told of it in the end, wherever this stops. Behind it, it is written once more: only then is it
+    /// worth waiting for replicas, during which what is to be counted would be swept away.
     pub(in crate::broker) async fn receive(
         &self,
         raised: Raised,
         selector: Selector,
     ) -> RevocationReceipt {
         let mut recorded = Recorded::of(raised, selector);
-        let version = match self.write_down(&recorded).await {
-            Ok(version) => Some(version),
-            Err(refusal) => {
-                let why = refusal.detail;
-                tracing::warn!(why, "nobody will be told when what was ended is dead");
-                None
-            }
-        };
+        let mut written = self.write_down(&recorded).await;
         // A marker that was not moved behind the fence says nothing yet, so none is read.
         let counted = self.counted(&recorded, self.clock.now()).await.ok();
-        if let (Some(version), Some(coverage)) = (version, &counted)
-            && recorded.ends()
-        {
+        if let Some(coverage) = &counted {
             recorded.counts_first(coverage);
-            let done = is_done(self.state(&recorded, counted.as_ref(), None));
-            if let Err(refusal) = self.write_count(&recorded, version, done).await {
-                let why = refusal.detail;
-                tracing::warn!(why, "what a revocation covers is counted once more, later");
-            }
         }
-        let id = version.map(|_| recorded.fence.id);
+        if let Ok(version) = written {
+            let done = is_done(self.state(&recorded, counted.as_ref(), None));
+            let again = self.write_again(&recorded, version, done).await;
+            written = again.map(|()| version);
+        }
+        let id = written
+            .inspect_err(|refusal| {
+                let why = refusal.detail.as_str();
+                tracing::warn!(why, "nobody may be told when what was ended is dead");
+            })
+            .is_ok()
+            .then_some(recorded.fence.id);
         self.finished(id, recorded, counted, None)
     }
 
     async fn write_down(&self, recorded: &Recorded) -> Result<CommitId, Refusal> {
         let now = self.clock.now();
         let mut transaction = Transaction::new(ShardId::INSTALLATION, now + DEADLINE)
+            .local()
             .revoking()
             .guard(Guard::Absent(key(recorded.fence.id)))
             .write(recorded.put()?);
@@ -99,15 +98,15 @@ impl Broker {
         }
     }
 
-    /// Not worth waiting for replicas: where it is lost it is counted later.
-    async fn write_count(
+    /// Somebody may have looked at it meanwhile: what they wrote stands.
+    async fn write_again(
         &self,
         recorded: &Recorded,
         version: CommitId,
         done: bool,
     ) -> Result<(), Refusal> {
         // Counting may have taken longer than a commit may.
-        let mut transaction = self.again(recorded, version, self.clock.now())?.local();
+        let mut transaction = self.again(recorded, version, self.clock.now())?;
         if done && !recorded.tells() {
             transaction = transaction.write(recorded.forget());
         }

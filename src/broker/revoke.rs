@@ -25,6 +25,8 @@ pub(in crate::broker) struct Coverage {
     /// Cannot be ended downstream: they die of age.
     pub until_expiry: u64,
     pub by_class: BTreeMap<String, u64>,
+    /// Those of them that something has ended, and not what was made since.
+    pub owed: BTreeMap<String, u64>,
     pub agents: BTreeSet<AgentId>,
     pub targets: BTreeSet<TargetId>,
     /// Nobody can say whether it covers these.
@@ -60,10 +62,11 @@ impl Coverage {
             // The broker's own word ended it.
             RevocationClass::Broker => {}
         }
-        *self
-            .by_class
-            .entry(lease.class.as_str().to_owned())
-            .or_default() += 1;
+        let class = lease.class.as_str();
+        *self.by_class.entry(class.to_owned()).or_default() += 1;
+        if owed {
+            *self.owed.entry(class.to_owned()).or_default() += 1;
+        }
         self.agents.insert(lease.agent.clone());
         self.targets.insert(lease.target.clone());
     }

@@ -69,7 +69,10 @@ async fn check(issuer: &Arc<Issuer>, case: Case) {
     assert_eq!(done.body["holds"], case.holds, "{what}");
     assert!(!broker.is_active(&victim).await, "{what}");
     assert_eq!(broker.is_active(&bystander).await, case.spares, "{what}");
-    assert_eq!(done.body["state"], "revoking", "{what}");
+    // Of one lease it may be known at once.
+    if case.holds {
+        assert_eq!(done.body["state"], "revoking", "{what}");
+    }
     receipts::until_confirmed(broker, &done.body).await;
     let receipt = receipts::asked(broker, &done.body).await;
     assert_eq!(receipt["position"], done.body["position"], "{what}");

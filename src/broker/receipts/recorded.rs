@@ -87,7 +87,7 @@ impl Recorded {
     pub(super) fn counts(&mut self, found: &Coverage) {
         self.late |= self.covered.is_none();
         let covered = self.covered.get_or_insert_default();
-        for (class, number) in &found.by_class {
+        for (class, number) in &found.owed {
             let most = covered.entry(class.clone()).or_default();
             *most = (*most).max(*number);
         }

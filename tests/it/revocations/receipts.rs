@@ -103,7 +103,10 @@ async fn what_was_decided_before_is_refused_once_a_revocation_is_confirmed() {
     };
     let form = broker.good_form();
     let (answer, ()) = tokio::join!(broker.exchange(&form), ending);
-    assert_eq!(answer.status, 400, "{}", answer.body);
+    // "Decide again", and then it is refused for good.
+    assert_eq!(answer.status, 503, "{}", answer.body);
+    let again = broker.exchange(&broker.good_form()).await;
+    assert_eq!(again.status, 400, "{}", again.body);
     let leases = broker.admin("GET", "/leases", None).await;
     assert_eq!(leases.body["items"], json!([]));
 }
