@@ -57,7 +57,11 @@ impl Broker {
         selector: Selector,
     ) -> RevocationReceipt {
         let mut recorded = Recorded::of(raised, selector);
-        let mut written = self.write_down(&recorded).await;
+        let written = self.write_down(&recorded).await;
+        let written = written.inspect_err(|refusal| {
+            let why = refusal.detail.as_str();
+            tracing::warn!(why, "nobody will be told when what was ended is dead");
+        });
         // A marker that was not moved behind the fence says nothing yet, so none is read.
         let counted = self.counted(&recorded, self.clock.now()).await.ok();
         if let Some(coverage) = &counted {
@@ -65,16 +69,12 @@ impl Broker {
         }
         if let Ok(version) = written {
             let done = is_done(self.state(&recorded, counted.as_ref(), None));
-            let again = self.write_again(&recorded, version, done).await;
-            written = again.map(|()| version);
+            if let Err(refusal) = self.write_again(&recorded, version, done).await {
+                let why = refusal.detail;
+                tracing::warn!(why, "what a revocation covers is counted once more, later");
+            }
         }
-        let id = written
-            .inspect_err(|refusal| {
-                let why = refusal.detail.as_str();
-                tracing::warn!(why, "nobody may be told when what was ended is dead");
-            })
-            .is_ok()
-            .then_some(recorded.fence.id);
+        let id = written.is_ok().then_some(recorded.fence.id);
         self.finished(id, recorded, counted, None)
     }
 
