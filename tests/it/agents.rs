@@ -3,6 +3,7 @@
 
 use crate::cli::{Done, dayfly};
 use crate::support::broker::{Answer, OPERATOR_TOKEN, Setup, TestBroker, with};
+use crate::support::process::until;
 use crate::support::time::Manual;
 use dayfly::broker::{Operator, Reason, Refusal, Role};
 use dayfly::ids::ShardId;
@@ -104,6 +105,12 @@ async fn who_asks_too_often_beyond_its_mission_is_suspended_where_the_mission_sa
         beyond(&broker).await;
     }
     assert_eq!(state(&broker, "deployer").await, "active");
+    // It is looked at in growing pauses until it has been swept.
+    until("somebody is told", || async {
+        clock.advance(Duration::from_secs(1));
+        !seen(&broker, "revocation_confirmed").await.is_empty()
+    })
+    .await;
     broker.is_confirmed("agent", "deployer", 1).await;
 }
 
