@@ -3,7 +3,7 @@
 use super::address::Place;
 use crate::ids::ShardId;
 use ::redis::{RedisError, Value};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// CRC16 of the hash tag (XMODEM: polynomial 0x1021, from zero), as Redis Cluster has it.
 pub(super) fn slot(shard: ShardId) -> u16 {
@@ -20,11 +20,19 @@ pub(super) fn slot(shard: ShardId) -> u16 {
     crc % 16384
 }
 
-/// The answer of `CLUSTER SLOTS`, by shard. `asked` stands where a node does not know its own name.
-pub(super) fn read_slots(answer: &Value, asked: &Place) -> Option<BTreeMap<ShardId, Place>> {
+/// What a node says.
+pub(super) struct Slots {
+    pub routes: BTreeMap<ShardId, Place>,
+    /// Of each node that has slots: the ids of its replicas. Failing ones are left out.
+    pub replicas: BTreeMap<Place, BTreeSet<String>>,
+}
+
+/// The answer of `CLUSTER SLOTS`. `asked` stands where a node does not know its own name.
+pub(super) fn read_slots(answer: &Value, asked: &Place) -> Option<Slots> {
     let mut ranges = Vec::new();
+    let mut replicas: BTreeMap<Place, BTreeSet<String>> = BTreeMap::new();
     for range in array(answer)? {
-        let [from, to, primary, ..] = array(range)? else {
+        let [from, to, primary, followers @ ..] = array(range)? else {
             return None;
         };
         let [host, port, ..] = array(primary)? else {
@@ -36,14 +44,25 @@ pub(super) fn read_slots(answer: &Value, asked: &Place) -> Option<BTreeMap<Shard
             _ => asked.host.clone(),
         };
         let port = u16::try_from(number(port)?).ok()?;
-        ranges.push((number(from)?..=number(to)?, Place { host, port }));
+        let place = Place { host, port };
+        let own = replicas.entry(place.clone()).or_default();
+        for follower in followers {
+            let [_, _, Value::BulkString(id), ..] = array(follower)? else {
+                return None;
+            };
+            own.insert(String::from_utf8(id.clone()).ok()?);
+        }
+        ranges.push((number(from)?..=number(to)?, place));
     }
     let shards = super::shards().filter_map(|shard| {
         let slot = i64::from(slot(shard));
         let found = ranges.iter().find(|(range, _)| range.contains(&slot));
         found.map(|(_, place)| (shard, place.clone()))
     });
-    Some(shards.collect())
+    Some(Slots {
+        routes: shards.collect(),
+        replicas,
+    })
 }
 
 fn array(value: &Value) -> Option<&[Value]> {

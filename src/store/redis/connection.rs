@@ -3,6 +3,7 @@
 
 use super::RedisSettings;
 use super::address::Place;
+use super::needed::{Needed, Replicas};
 use super::sentinel::Sentinels;
 use crate::clock::{Clock, SystemClock};
 use crate::ids;
@@ -119,6 +120,8 @@ pub(super) enum Way {
 pub(super) struct Connector {
     door: std::sync::Arc<Door>,
     way: Way,
+    /// Of whoever is the primary.
+    pub(super) replicas: Replicas,
     at: Mutex<At>,
     trouble: Mutex<Trouble>,
 }
@@ -139,17 +142,18 @@ struct Trouble {
 }
 
 impl Connector {
-    pub(super) fn new(door: std::sync::Arc<Door>, way: Way) -> Self {
+    pub(super) fn new(door: std::sync::Arc<Door>, way: Way, replicas: Replicas) -> Self {
         Self {
             door,
             way,
+            replicas,
             at: Mutex::default(),
             trouble: Mutex::default(),
         }
     }
 
-    /// A new connection, or at once why there is none while the last failure is recent.
-    pub(super) async fn connect(&self) -> Result<MultiplexedConnection, StoreError> {
+    /// A new connection and where it leads to, or at once why there is none while the last failure is recent.
+    pub(super) async fn connect(&self) -> Result<(MultiplexedConnection, Place), StoreError> {
         let now = SystemClock::new().since_boot();
         {
             let trouble = self.trouble.lock().unwrap_or_else(PoisonError::into_inner);
@@ -176,10 +180,10 @@ impl Connector {
         connected
     }
 
-    async fn try_connect(&self) -> Result<MultiplexedConnection, StoreError> {
+    async fn try_connect(&self) -> Result<(MultiplexedConnection, Place), StoreError> {
         let place = match &self.way {
             Way::Fixed(place) => place.clone(),
-            Way::Sentinels(sentinels) => sentinels.primary().await?,
+            Way::Sentinels(sentinels) => self.primary(sentinels).await?,
         };
         let mut connection = self.door.open(&place).await?;
         // SECURITY: a server that is not the primary answers with what was true once.
@@ -191,8 +195,8 @@ impl Connector {
             Some(Value::BulkString(name)) if name == b"master" => {
                 let mut at = self.at.lock().unwrap_or_else(PoisonError::into_inner);
                 at.moved |= at.last.as_ref().is_some_and(|last| *last != place);
-                at.last = Some(place);
-                Ok(connection)
+                at.last = Some(place.clone());
+                Ok((connection, place))
             }
             Some(Value::BulkString(name)) if name == b"sentinel" => Err(Fault::OtherKind
                 .found("the Redis address leads to a sentinel; write redis+sentinel://")
@@ -205,6 +209,14 @@ impl Connector {
         }
     }
 
+    /// Whom the sentinels name. What they say about its replicas is known from then on.
+    async fn primary(&self, sentinels: &Sentinels) -> Result<Place, StoreError> {
+        let named = sentinels.primary().await?;
+        self.replicas
+            .watched(&named.primary, &named.words, named.voices);
+        Ok(named.primary)
+    }
+
     /// Whether there may be connections to another primary than the one that the sentinels name.
     ///
     /// SECURITY: not only by where the last connection led to: after a failover that is soon the new
@@ -213,7 +225,7 @@ impl Connector {
         let Way::Sentinels(sentinels) = &self.way else {
             return false;
         };
-        let primary = sentinels.primary().await.ok();
+        let primary = self.primary(sentinels).await.ok();
         let mut at = self.at.lock().unwrap_or_else(PoisonError::into_inner);
         if at
             .last
@@ -289,7 +301,7 @@ impl Shared {
         if let Some((number, connection)) = current.as_ref() {
             return Ok((*number, connection.clone()));
         }
-        let connection = connector.connect().await?;
+        let (connection, _) = connector.connect().await?;
         let number = self.counter.fetch_add(1, Ordering::Relaxed);
         *current = Some((number, connection.clone()));
         Ok((number, connection))
@@ -311,7 +323,8 @@ impl Shared {
 
 /// Connections lent to one call at a time: a `WAIT` on any other kind waits for nothing.
 pub(super) struct Pool {
-    idle: Mutex<Vec<MultiplexedConnection>>,
+    /// With where each leads to.
+    idle: Mutex<Vec<(MultiplexedConnection, Place)>>,
     permits: Semaphore,
     /// How often everything was forgotten: what is older is not taken back.
     era: AtomicU64,
@@ -328,23 +341,25 @@ impl Pool {
 
     /// Waits at most `patience` for its turn: a store that is slower than what is asked of it would
     /// otherwise be asked by ever more callers who have given up already.
-    pub(super) async fn lend(
-        &self,
-        connector: &Connector,
+    pub(super) async fn lend<'a>(
+        &'a self,
+        connector: &'a Connector,
         patience: Duration,
-    ) -> Result<Lent<'_>, StoreError> {
+    ) -> Result<Lent<'a>, StoreError> {
         let permit = tokio::time::timeout(patience, self.permits.acquire())
             .await
             .map_err(|_| StoreError::Unavailable("too many calls wait for it already".to_owned()))?
             .map_err(|_| StoreError::Unavailable("it has been closed".to_owned()))?;
         let era = self.era.load(Ordering::SeqCst);
         let idle = self.idle().pop();
-        let connection = match idle {
-            Some(connection) => connection,
+        let (connection, primary) = match idle {
+            Some(idle) => idle,
             None => connector.connect().await?,
         };
         Ok(Lent {
             connection,
+            primary,
+            replicas: &connector.replicas,
             pool: self,
             era,
             _permit: permit,
@@ -357,7 +372,7 @@ impl Pool {
         self.idle().clear();
     }
 
-    fn idle(&self) -> std::sync::MutexGuard<'_, Vec<MultiplexedConnection>> {
+    fn idle(&self) -> std::sync::MutexGuard<'_, Vec<(MultiplexedConnection, Place)>> {
         self.idle.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -365,22 +380,31 @@ impl Pool {
 /// A connection of one's own. Dropped, it is closed; only a call that went well gives it back.
 pub(super) struct Lent<'a> {
     pub(super) connection: MultiplexedConnection,
+    primary: Place,
+    replicas: &'a Replicas,
     pool: &'a Pool,
     era: u64,
     _permit: SemaphorePermit<'a>,
 }
 
 impl Lent<'_> {
+    /// What must acknowledge whatever is written on it now. Whoever is refused does not give it back: it leads to a primary
+    /// that was replaced.
+    pub(super) fn needed(&self) -> Result<Needed, StoreError> {
+        self.replicas.needed(&self.primary)
+    }
+
     pub(super) fn give_back(self) {
         let Self {
             connection,
+            primary,
             pool,
             era,
             ..
         } = self;
         let mut idle = pool.idle();
         if pool.era.load(Ordering::SeqCst) == era {
-            idle.push(connection);
+            idle.push((connection, primary));
         }
     }
 }

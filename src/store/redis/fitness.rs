@@ -1,12 +1,14 @@
 //! Is this Redis fit to hold leases? Each answer says what to change.
 
+use super::address::Place;
 use super::failure::ReadFailure;
+use super::needed::Needed;
 use super::nodes::{Node, Nodes};
 use super::rights;
 use crate::ids::ShardId;
 use crate::store::{Fault, Finding, StoreError};
 use ::redis::aio::MultiplexedConnection;
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
 /// The oldest version with every command that the scripts use.
@@ -55,6 +57,45 @@ impl Info {
         self.number("connected_slaves")
     }
 
+    /// By where they are, as it says itself.
+    fn followers(&self) -> BTreeSet<Place> {
+        let lines = self.0.iter().filter(|(name, said)| {
+            let number = name.strip_prefix("slave");
+            number.is_some_and(|rest| rest.parse::<u32>().is_ok()) && said.contains("state=online")
+        });
+        let places = lines.filter_map(|(_, said)| {
+            let part = |name| said.split(',').find_map(|part| part.strip_prefix(name));
+            Some(Place {
+                host: part("ip=")?.to_owned(),
+                port: part("port=")?.parse().ok()?,
+            })
+        });
+        places.collect()
+    }
+
+    /// Fewer than must acknowledge, or others.
+    fn too_few(&self, needed: &Needed) -> Option<Finding> {
+        let count = needed.count();
+        let message = if self.replicas() < count {
+            format!(
+                "Redis has {} replicas connected, and {count} must acknowledge: `min_replicas` at least, and each that \
+                 may be promoted; connect more, or lower `min_replicas`",
+                self.replicas()
+            )
+        } else {
+            let missing = needed.missing(&self.followers());
+            if missing.is_empty() {
+                return None;
+            }
+            format!(
+                "{count} replicas must acknowledge, and Redis has none at {}, which the sentinels may promote; see why it \
+                 does not follow, or is known by another address (`replica-announce-ip`)",
+                missing.join(", ")
+            )
+        };
+        Some(Fault::TooFewReplicas.found(message))
+    }
+
     /// `None`: the version is new enough.
     fn too_old(&self) -> Option<Finding> {
         let text = self.text("redis_version");
@@ -79,7 +120,7 @@ impl Info {
         Some(Fault::OtherKind.found(message))
     }
 
-    fn problems(&self, min_replicas: u32, in_cluster: bool) -> Vec<Finding> {
+    fn problems(&self, needed: &Needed, in_cluster: bool) -> Vec<Finding> {
         let mut problems: Vec<_> = self.too_old().into_iter().collect();
         problems.extend(self.other_kind(in_cluster));
         if self.text("role") != "master" {
@@ -92,16 +133,10 @@ impl Info {
                 "Redis may evict leases (`maxmemory-policy {policy}`); set `maxmemory-policy noeviction`"
             )));
         }
-        if self.replicas() < u64::from(min_replicas) {
-            problems.push(Fault::TooFewReplicas.found(format!(
-                "Redis has {} replicas connected, `min_replicas` is {min_replicas}; connect more \
-                 or lower `min_replicas`",
-                self.replicas()
-            )));
-        }
-        if in_cluster && min_replicas == 0 && self.replicas() > 0 {
+        problems.extend(self.too_few(needed));
+        if in_cluster && needed.floor == 0 && self.replicas() > 0 {
             let message = "a cluster promotes replicas, which lose what they do not have yet: set \
-                           `min_replicas` to the number of replicas that may be promoted";
+                           `min_replicas` to at least 1";
             problems.push(Fault::NeedsMinReplicas.found(message));
         }
         for (name, what) in [
@@ -114,21 +149,22 @@ impl Info {
                 )));
             }
         }
-        problems.extend(self.advice(min_replicas));
+        problems.extend(self.advice(needed));
         problems
     }
 
-    fn advice(&self, min_replicas: u32) -> Vec<Finding> {
+    fn advice(&self, needed: &Needed) -> Vec<Finding> {
         let mut advice = Vec::new();
-        if self.replicas() > u64::from(min_replicas) {
+        if needed.promotable.is_none() && self.replicas() > needed.count() {
             advice.push(Fault::MinReplicasLow.found(format!(
-                "a failover may lose acknowledged commits: `min_replicas` is {min_replicas}, and \
-                 {} replicas are connected; set it to the number that may be promoted",
+                "a failover may lose acknowledged commits: `min_replicas` is {}, and {} replicas are connected; set it \
+                 to the number that may be promoted, or name the sentinels in the address",
+                needed.floor,
                 self.replicas()
             )));
         }
         // Only told where `min-replicas-to-write` is set: no right to CONFIG is needed to see it.
-        if min_replicas > 0 && !self.0.contains_key("min_slaves_good_slaves") {
+        if needed.count() > 0 && !self.0.contains_key("min_slaves_good_slaves") {
             advice.push(Fault::MayRunAlone.found(
                 "a primary that lost its replicas goes on writing what a failover throws away; \
                  `min-replicas-to-write 1` in Redis stops it, and revocation with it",
@@ -148,7 +184,7 @@ impl Info {
 /// a right, a server that takes no writes.
 pub(super) async fn before_use(nodes: &Nodes) -> Result<(), StoreError> {
     for node in nodes.all() {
-        let mut connection = node.connector.connect().await?;
+        let (mut connection, _) = node.connector.connect().await?;
         let info = Info::read(&mut connection).await?;
         let mut problem = info.too_old().or(info.other_kind(nodes.is_cluster()));
         if problem.is_none() {
@@ -176,7 +212,7 @@ fn of_node(mut finding: Finding, nodes: &Nodes, node: &Node) -> Finding {
 }
 
 /// Everything that makes these servers unfit, and advice, in words that say what to change.
-pub(super) async fn problems(nodes: &Nodes, min_replicas: u32) -> Result<Vec<Finding>, StoreError> {
+pub(super) async fn problems(nodes: &Nodes) -> Result<Vec<Finding>, StoreError> {
     let mut found = Vec::new();
     if nodes.uncovered() > 0 {
         found.push(Fault::SlotsUncovered.found(format!(
@@ -185,8 +221,9 @@ pub(super) async fn problems(nodes: &Nodes, min_replicas: u32) -> Result<Vec<Fin
         )));
     }
     for node in nodes.all() {
-        let mut connection = node.connector.connect().await?;
-        let mut own = of_one(&mut connection, min_replicas, nodes.is_cluster()).await?;
+        let (mut connection, primary) = node.connector.connect().await?;
+        let needed = node.connector.replicas.needed(&primary)?;
+        let mut own = of_one(&mut connection, &needed, nodes.is_cluster()).await?;
         for refused in rights::refused(&mut connection, &shards_of(nodes, &node)).await? {
             // `INFO` may have told of the disk already.
             let known = own.iter().any(|finding| finding.fault == refused.fault);
@@ -204,11 +241,11 @@ pub(super) async fn problems(nodes: &Nodes, min_replicas: u32) -> Result<Vec<Fin
 
 async fn of_one(
     connection: &mut MultiplexedConnection,
-    min_replicas: u32,
+    needed: &Needed,
     in_cluster: bool,
 ) -> Result<Vec<Finding>, StoreError> {
     let info = Info::read(connection).await?;
-    let mut problems = info.problems(min_replicas, in_cluster);
+    let mut problems = info.problems(needed, in_cluster);
     if info.text("aof_enabled") != "1" {
         // A user may be kept from CONFIG; then nobody has said that snapshots are taken.
         let save: Result<HashMap<String, String>, _> = ::redis::cmd("CONFIG")
@@ -237,18 +274,31 @@ mod tests {
 
     fn spoilt(from: &str, to: &str) -> Vec<Finding> {
         assert!(FIT.contains(from));
-        Info::parse(&FIT.replace(from, to)).problems(2, false)
+        Info::parse(&FIT.replace(from, to)).problems(&at_least(2), false)
+    }
+
+    fn at_least(floor: u32) -> Needed {
+        Needed {
+            floor,
+            ..Needed::default()
+        }
     }
 
     #[test]
     fn a_fit_server_has_no_problem() {
-        assert_eq!(Info::parse(FIT).problems(2, false), Vec::<Finding>::new());
+        assert_eq!(
+            Info::parse(FIT).problems(&at_least(2), false),
+            Vec::<Finding>::new()
+        );
     }
 
     #[test]
     fn a_cluster_that_promotes_replicas_needs_min_replicas() {
         let info = Info::parse(&FIT.replace("standalone", "cluster"));
-        let faults = |min| info.problems(min, true).into_iter().map(|one| one.fault);
+        let faults = |min| {
+            let found = info.problems(&at_least(min), true);
+            found.into_iter().map(|one| one.fault)
+        };
         assert!(faults(0).any(|fault| fault == Fault::NeedsMinReplicas));
         assert!(!faults(2).any(|fault| fault == Fault::NeedsMinReplicas));
     }

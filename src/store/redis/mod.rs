@@ -10,6 +10,7 @@ mod cluster;
 mod connection;
 mod failure;
 mod fitness;
+mod needed;
 mod nodes;
 mod notes;
 mod rights;
@@ -17,6 +18,7 @@ mod script;
 mod sentinel;
 mod session;
 mod usage;
+mod waiting;
 
 use crate::clock::{Clock, SystemClock};
 use crate::ids::ShardId;
@@ -40,7 +42,8 @@ pub struct RedisSettings {
     /// `redis://`, `redis+sentinel://` or `redis+cluster://`, `rediss` for TLS, with the user and
     /// password in it.
     pub url: Secret<String>,
-    /// How many replicas must acknowledge whatever lets a credential leave, and every fence.
+    /// How many replicas must acknowledge whatever lets a credential leave, and every fence: so many at least, and each
+    /// that sentinels or a cluster may promote.
     pub min_replicas: u32,
     /// PEM of the authorities to trust instead of the system's own.
     pub ca: Option<Vec<u8>>,
@@ -118,7 +121,7 @@ impl Redis {
     /// What a start would find, without starting and without a trace.
     pub async fn inspect(settings: &RedisSettings) -> Result<Vec<Finding>, StoreError> {
         let nodes = Nodes::open(settings).await?;
-        let found = fitness::problems(&nodes, settings.min_replicas).await?;
+        let found = fitness::problems(&nodes).await?;
         // What is not fit need not hold anything that can be read.
         if found.iter().all(|finding| finding.fault.is_advice()) {
             birth::look(&nodes).await?;
@@ -194,7 +197,7 @@ impl Store for Redis {
     }
 
     async fn check(&self) -> Result<Vec<Finding>, StoreError> {
-        fitness::problems(&self.inner.nodes, self.inner.settings.min_replicas).await
+        fitness::problems(&self.inner.nodes).await
     }
 }
 

@@ -3,15 +3,17 @@
 
 use super::RedisSettings;
 use super::address::{Address, Kind, Place};
-use super::cluster;
+use super::cluster::{self, Slots};
 use super::connection::{Connector, Door, Pool, Shared, Way};
 use super::failure::{Queried, is_suspect};
+use super::needed::{Replicas, Word};
 use super::sentinel::Sentinels;
 use crate::ids::ShardId;
 use crate::secret::Secret;
 use crate::store::{Fault, StoreError};
 use ::redis::{Pipeline, RedisError, Value};
 use arc_swap::ArcSwap;
+use futures_util::future::join_all;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -56,9 +58,9 @@ impl Lane {
 }
 
 impl Node {
-    fn new(door: &Arc<Door>, way: Way) -> Arc<Self> {
+    fn new(door: &Arc<Door>, way: Way, replicas: Replicas) -> Arc<Self> {
         Arc::new(Self {
-            connector: Connector::new(door.clone(), way),
+            connector: Connector::new(door.clone(), way, replicas),
             mint: Lane::of(64),
             revoke: Lane::of(16),
             readers: Shared::default(),
@@ -109,6 +111,7 @@ impl Node {
 pub(super) struct Nodes {
     door: Arc<Door>,
     seeds: Option<Vec<Place>>,
+    min_replicas: u32,
     map: ArcSwap<Map>,
     asked: Mutex<Asked>,
 }
@@ -133,7 +136,7 @@ impl Nodes {
     /// Connects to nothing yet, but to a cluster: its nodes have to be known.
     pub(super) async fn open(settings: &RedisSettings) -> Result<Self, StoreError> {
         let address = Address::parse(settings.url.expose())?;
-        let tls = address.tls;
+        let (tls, min_replicas) = (address.tls, settings.min_replicas);
         let door = |user: Secret<String>, database: &str| Door::new(settings, tls, user, database);
         let (door, seeds, way) = match address.kind {
             Kind::One { place, database } => (
@@ -146,9 +149,9 @@ impl Nodes {
                 primary,
                 user,
             } => {
-                if settings.min_replicas == 0 {
+                if min_replicas == 0 {
                     let message = "sentinels make failovers, which lose what no replica has: set \
-                                   `min_replicas` to the number of replicas that may be promoted";
+                                   `min_replicas` to at least 1";
                     return Err(Fault::NeedsMinReplicas.found(message).into());
                 }
                 let sentinels = Sentinels {
@@ -167,11 +170,13 @@ impl Nodes {
         let door = Arc::new(door);
         let mut map = Map::default();
         if let Some(way) = way {
-            map.nodes.insert(None, Node::new(&door, way));
+            let replicas = Replicas::of(min_replicas, matches!(way, Way::Sentinels(_)));
+            map.nodes.insert(None, Node::new(&door, way, replicas));
         }
         let nodes = Self {
             door,
             seeds,
+            min_replicas,
             map: ArcSwap::from_pointee(map),
             asked: Mutex::default(),
         };
@@ -231,7 +236,8 @@ impl Nodes {
     }
 
     fn know(&self, map: &mut Map, place: &Place) {
-        let node = || Node::new(&self.door, Way::Fixed(place.clone()));
+        let replicas = || Replicas::of(self.min_replicas, true);
+        let node = || Node::new(&self.door, Way::Fixed(place.clone()), replicas());
         map.nodes.entry(Some(place.clone())).or_insert_with(node);
     }
 
@@ -251,6 +257,9 @@ impl Nodes {
     /// Each second: whoever is no primary any more is left.
     pub(super) async fn look_after(&self) {
         self.look_around(LOOK).await;
+        if self.is_cluster() {
+            self.count_replicas().await;
+        }
         for node in self.all() {
             let from = node.name();
             if node.connector.has_moved().await {
@@ -275,9 +284,16 @@ impl Nodes {
             asked.silent.insert(place.clone());
             told = self.slots_told_by(place).await;
             match &told {
-                Ok(routes) => {
+                Ok(slots) => {
                     asked.silent.remove(place);
-                    self.map.rcu(|map| self.map_of(map, routes));
+                    self.map.rcu(|map| self.map_of(map, &slots.routes));
+                    if self
+                        .all()
+                        .iter()
+                        .any(|node| node.connector.replicas.are_unknown())
+                    {
+                        self.count_replicas().await;
+                    }
                     break;
                 }
                 // Whoever is asked is wrong in the same way as everybody else.
@@ -288,6 +304,22 @@ impl Nodes {
         // When it is done, not when it began: whoever waited for it need not ask once more.
         asked.last = Some(Instant::now());
         told.map(drop)
+    }
+
+    /// Asks all of them, each second: one that was paused alone does not know who replaced it.
+    async fn count_replicas(&self) {
+        let map = self.map.load_full();
+        let places = map.nodes.keys().flatten();
+        let told = join_all(places.map(|place| self.slots_told_by(place))).await;
+        for (place, node) in &map.nodes {
+            let words = told.iter().flatten().filter_map(|slots| {
+                let up = slots.replicas.get(place.as_ref()?)?.clone();
+                let (sound, down) = (true, BTreeSet::new());
+                Some(Word { sound, up, down })
+            });
+            let words: Vec<_> = words.collect();
+            node.connector.replicas.listed(&words, map.nodes.len());
+        }
     }
 
     fn map_of(&self, before: &Map, routes: &BTreeMap<ShardId, Place>) -> Map {
@@ -306,7 +338,7 @@ impl Nodes {
         map
     }
 
-    async fn slots_told_by(&self, place: &Place) -> Result<BTreeMap<ShardId, Place>, StoreError> {
+    async fn slots_told_by(&self, place: &Place) -> Result<Slots, StoreError> {
         let known = self.map.load().nodes.get(&Some(place.clone())).cloned();
         let mut call = Pipeline::with_capacity(1);
         call.cmd("CLUSTER").arg("SLOTS");

@@ -305,6 +305,14 @@ pub(super) fn read_commit(answer: Value, shard: ShardId) -> Result<Outcome, Stor
     }
 }
 
+/// Whether either script has written something, as it does wherever replicas are asked.
+pub(super) fn has_written(answer: &Value) -> bool {
+    let Value::Array(parts) = answer else {
+        return false;
+    };
+    matches!(parts.first(), Some(Value::BulkString(kind)) if matches!(kind.as_slice(), b"A" | b"log"))
+}
+
 fn number<T: std::str::FromStr>(bytes: &[u8]) -> Option<T> {
     std::str::from_utf8(bytes).ok()?.parse().ok()
 }

@@ -1,11 +1,14 @@
-//! Who is the primary, as the sentinels say. In: the sentinels' addresses. Out: one place, or why
-//! nobody may be believed.
+//! Who is the primary, as the sentinels say, and which of its replicas they would promote. In: the sentinels'
+//! addresses. Out: one place, and what each of them says of its replicas; or why nobody may be believed.
 
 use super::address::Place;
 use super::connection::Door;
+use super::needed::Word;
 use crate::store::{Fault, StoreError};
+use ::redis::aio::MultiplexedConnection;
+use ::redis::{FromRedisValue, RedisError};
 use futures_util::future::join_all;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 pub(super) struct Sentinels {
     pub door: Door,
@@ -13,25 +16,38 @@ pub(super) struct Sentinels {
     pub primary: String,
 }
 
+/// What an instance is like, in the words of a sentinel.
+type Said = HashMap<String, String>;
+
 enum Told {
-    Primary(Place),
+    /// And what it says of the replicas, where that is about this one for certain.
+    Primary(Place, Option<Word<Place>>),
     Nobody,
+}
+
+/// Whom more than half of the sentinels name.
+pub(super) struct Named {
+    pub primary: Place,
+    /// Of those that name it, about its replicas.
+    pub words: Vec<Word<Place>>,
+    /// How many sentinels there are.
+    pub voices: usize,
 }
 
 impl Sentinels {
     /// Asks all of them.
-    pub(super) async fn primary(&self) -> Result<Place, StoreError> {
+    pub(super) async fn primary(&self) -> Result<Named, StoreError> {
         let answers = join_all(self.places.iter().map(|place| self.ask(place))).await;
         let mut heard = 0;
-        let mut named: BTreeMap<Place, usize> = BTreeMap::new();
+        let mut named: BTreeMap<Place, Vec<Option<Word<Place>>>> = BTreeMap::new();
         let mut silent = String::from("none was asked");
         let mut refused = Vec::new();
         for answer in answers {
             match answer {
                 Ok(Told::Nobody) => heard += 1,
-                Ok(Told::Primary(place)) => {
+                Ok(Told::Primary(place, word)) => {
                     heard += 1;
-                    *named.entry(place).or_default() += 1;
+                    named.entry(place).or_default().push(word);
                 }
                 Err(StoreError::Unfit(finding)) if finding.fault == Fault::UserRefused => {
                     silent.clone_from(&finding.message);
@@ -62,39 +78,99 @@ impl Sentinels {
         }
         // SECURITY: cut off together with an old primary, the fewer sentinels still call it the primary; and one
         // that lies says any epoch. So more than half of those that are configured name one place.
-        let most = named.into_iter().find(|(_, voices)| voices * 2 > all);
-        most.map(|(place, _)| place).ok_or_else(|| {
+        let mut named = named.into_iter();
+        let most = named.find(|(_, words)| words.len() * 2 > all);
+        let (primary, words) = most.ok_or_else(|| {
             let message = format!("fewer than half of {all} sentinels name the same primary");
             StoreError::Unavailable(message)
+        })?;
+        Ok(Named {
+            primary,
+            words: words.into_iter().flatten().collect(),
+            voices: all,
         })
     }
 
     async fn ask(&self, place: &Place) -> Result<Told, StoreError> {
         let opened = self.door.open(place).await;
         let mut connection = opened.map_err(|error| of_a_sentinel(error, place))?;
-        let answer: Result<HashMap<String, String>, _> = ::redis::cmd("SENTINEL")
-            .arg("MASTER")
-            .arg(&self.primary)
-            .query_async(&mut connection)
-            .await;
-        let said = match answer {
-            Ok(said) => said,
+        let told = self.told_by(&mut connection).await;
+        let (before, replicas, after) = match told {
+            Ok(told) => told,
             Err(error) if error.to_string().contains("No such master") => return Ok(Told::Nobody),
             Err(error) => {
                 let error = super::connection::connecting(&error, place);
                 return Err(of_a_sentinel(error, place));
             }
         };
-        let part = |name| said.get(name).map(String::as_str);
-        let place = part("ip").zip(part("port").and_then(|port| port.parse().ok()));
-        let (host, port) = place
-            .filter(|(host, _)| !host.is_empty())
-            .ok_or_else(|| StoreError::Unavailable("a sentinel names no address".to_owned()))?;
-        Ok(Told::Primary(Place {
-            host: host.to_owned(),
-            port,
-        }))
+        judge(&before, &replicas, &after)
+            .ok_or_else(|| StoreError::Unavailable("a sentinel names no address".to_owned()))
     }
+
+    /// One after the other: the list of replicas is of the primary that is named before it and behind it.
+    async fn told_by(
+        &self,
+        connection: &mut MultiplexedConnection,
+    ) -> Result<(Said, Vec<Said>, Said), RedisError> {
+        Ok((
+            self.say("MASTER", connection).await?,
+            self.say("REPLICAS", connection).await?,
+            self.say("MASTER", connection).await?,
+        ))
+    }
+
+    async fn say<T: FromRedisValue>(
+        &self,
+        what: &str,
+        connection: &mut MultiplexedConnection,
+    ) -> Result<T, RedisError> {
+        let mut call = ::redis::cmd("SENTINEL");
+        call.arg(what).arg(&self.primary);
+        call.query_async(connection).await
+    }
+}
+
+/// What a sentinel said before, between and behind.
+///
+/// SECURITY: as soon as a failover is finished the list is that of the new primary. And until it is, a sentinel names the
+/// old one and calls nobody down for good: its word is sound only where it hears the primary, and replaces it by nobody.
+fn judge(before: &Said, replicas: &[Said], after: &Said) -> Option<Told> {
+    let primary = place(after)?;
+    if place(before).as_ref() != Some(&primary) {
+        return Some(Told::Primary(primary, None));
+    }
+    let is_sound = |said: &Said| {
+        // It knows no run of one that it has heard nothing from since it began anew, and then no replicas either.
+        said.get("flags").is_some_and(|flags| flags == "master")
+            && said.get("runid").is_some_and(|run| !run.is_empty())
+    };
+    let mut word = Word {
+        sound: is_sound(before) && is_sound(after),
+        up: BTreeSet::new(),
+        down: BTreeSet::new(),
+    };
+    for said in replicas {
+        let replica = place(said)?;
+        if said.get("slave-priority").is_some_and(|own| own == "0") {
+            continue;
+        }
+        let mut flags = said.get("flags")?.split(',');
+        // Not where it is only `disconnected`: whoever is promoted cuts off all sentinels for a moment.
+        if flags.any(|flag| matches!(flag, "s_down" | "o_down")) {
+            word.down.insert(replica);
+        } else {
+            word.up.insert(replica);
+        }
+    }
+    Some(Told::Primary(primary, Some(word)))
+}
+
+fn place(said: &Said) -> Option<Place> {
+    let host = said.get("ip").filter(|host| !host.is_empty())?;
+    Some(Place {
+        host: host.clone(),
+        port: said.get("port")?.parse().ok()?,
+    })
 }
 
 /// Sentinels have users of their own: whoever reads this must not look at the primary's.
@@ -102,8 +178,8 @@ fn of_a_sentinel(error: StoreError, place: &Place) -> StoreError {
     match error {
         StoreError::Unfit(finding) if finding.fault == Fault::UserRefused => {
             let message = format!(
-                "the sentinel at {place} refuses its user or password, or lets the user run no SENTINEL MASTER; \
-                 they are `sentinel_user` and `sentinel_password` behind the `?` of the address, and \
+                "the sentinel at {place} refuses its user or password, or lets the user not run SENTINEL MASTER and \
+                 SENTINEL REPLICAS (deploy/redis/sentinel.conf has these rights); they are `sentinel_user` and `sentinel_password` behind the `?` of the address, and \
                  not those of the primary"
             );
             Fault::UserRefused.found(message).into()

@@ -2,11 +2,12 @@
 
 use super::RedisSettings;
 use super::birth::Births;
-use super::connection::jitter;
+use super::connection::{Lent, jitter};
 use super::failure::{Failure, Queried, ReadFailure, failed, is_suspect, not_connected};
 use super::fitness::Info;
 use super::nodes::{Node, Nodes};
 use super::script;
+use super::waiting::{Patience, run_and_wait};
 use crate::clock::{Clock, SystemClock};
 use crate::ids::ShardId;
 use crate::store::{
@@ -120,11 +121,11 @@ impl Inner {
             Priority::Mint => &node.mint,
             Priority::Revoke => &node.revoke,
         };
-        let wanted = match transaction.durability {
-            Durability::Replicated => self.settings.min_replicas,
-            Durability::Local => 0,
+        let alone = match transaction.durability {
+            Durability::Replicated => node.connector.replicas.are_none(),
+            Durability::Local => true,
         };
-        if wanted == 0 {
+        if alone {
             let (number, mut connection) = lane
                 .shared
                 .get(&node.connector)
@@ -145,9 +146,9 @@ impl Inner {
             .lend(&node.connector, self.settings.response_timeout)
             .await
             .map_err(not_connected)?;
-        let answer = self
-            .run_and_wait(&mut lent.connection, &script::COMMIT, call)
-            .await;
+        let needed = lent.needed().map_err(not_connected)?;
+        let script = (&*script::COMMIT, call);
+        let answer = run_and_wait(&mut lent.connection, &needed, script, self.patience()).await;
         if let Err(error) = &answer
             && is_suspect(error)
         {
@@ -157,8 +158,10 @@ impl Inner {
         let (answer, acknowledged) = answer.map_err(|error| self.failed(shard, &node, &error))?;
         lent.give_back();
         let outcome = script::read_commit(answer, shard).map_err(Failure::Final)?;
+        let needed = needed.count();
         Ok(match outcome {
-            Outcome::Applied { appended } if acknowledged < u64::from(wanted) => {
+            Outcome::Applied { appended } if acknowledged < needed => {
+                tracing::debug!(acknowledged, needed, "a commit is not replicated in time");
                 Outcome::Unreplicated { appended }
             }
             other => other,
@@ -175,53 +178,34 @@ impl Inner {
         error.into()
     }
 
-    /// A script and a `WAIT` behind it, in one write to a connection that nobody else uses.
-    async fn run_and_wait(
-        &self,
-        connection: &mut MultiplexedConnection,
-        script: &Script,
-        call: &Cmd,
-    ) -> Result<(Value, u64), RedisError> {
-        let patience = self.settings.replica_timeout;
-        connection.set_response_timeout(self.settings.response_timeout + patience);
-        let mut wait = ::redis::cmd("WAIT");
-        wait.arg(self.settings.min_replicas)
-            .arg(u64::try_from(patience.as_millis()).unwrap_or(1).max(1));
-        let mut pipeline = Pipeline::with_capacity(2);
-        pipeline.add_command(call.clone()).add_command(wait);
-        let mut answers = connection.send_packed_commands(&pipeline, 0, 2).await?;
-        if answers.first().is_some_and(is_no_script) {
-            script.load_async(connection).await?;
-            answers = connection.send_packed_commands(&pipeline, 0, 2).await?;
+    fn patience(&self) -> Patience {
+        Patience {
+            response: self.settings.response_timeout,
+            replicas: self.settings.replica_timeout,
         }
-        let mut answers = answers.into_iter();
-        let answer = answers.next().unwrap_or(Value::Nil).extract_error()?;
-        let acknowledged = match answers.next() {
-            Some(Value::Int(count)) => u64::try_from(count).unwrap_or(0),
-            _ => 0,
-        };
-        Ok((answer, acknowledged))
     }
 
     /// One look at a log, proven fresh by the replicas where there must be some.
     async fn look(
         &self,
-        connection: &mut MultiplexedConnection,
+        lent: &mut Lent<'_>,
         log: &Log,
         after: Position,
         limit: usize,
     ) -> Result<Tail, Queried> {
         let call = script::tail(log, self.births.of(log.shard)?, after, limit);
-        let answer = if self.settings.min_replicas == 0 {
+        let (needed, connection) = (lent.needed()?, &mut lent.connection);
+        let answer = if needed.count() == 0 {
             connection.set_response_timeout(self.settings.response_timeout);
             run(connection, &script::TAIL, &call).await?
         } else {
+            let script = (&*script::TAIL, &call);
             let (answer, acknowledged) =
-                self.run_and_wait(connection, &script::TAIL, &call).await?;
-            if acknowledged < u64::from(self.settings.min_replicas) {
+                run_and_wait(connection, &needed, script, self.patience()).await?;
+            if acknowledged < needed.count() {
                 return Err(Queried::Store(StoreError::Unavailable(format!(
                     "{acknowledged} of {} replicas acknowledged in time",
-                    self.settings.min_replicas
+                    needed.count()
                 ))));
             }
             answer
@@ -239,8 +223,7 @@ impl Inner {
         let node = self.nodes.of(log.shard)?;
         let patience = self.settings.response_timeout;
         let mut lent = node.tails.lend(&node.connector, patience).await?;
-        let connection = &mut lent.connection;
-        match self.follow(connection, log, after, (limit, wait)).await {
+        match self.follow(&mut lent, log, after, (limit, wait)).await {
             Ok(tail) => {
                 lent.give_back();
                 Ok(tail)
@@ -258,14 +241,15 @@ impl Inner {
 
     async fn follow(
         &self,
-        connection: &mut MultiplexedConnection,
+        lent: &mut Lent<'_>,
         log: &Log,
         after: Position,
         (limit, wait): (usize, Duration),
     ) -> Result<Tail, Queried> {
-        let mut tail = self.look(connection, log, after, limit).await?;
+        let mut tail = self.look(lent, log, after, limit).await?;
         let empty = matches!(&tail, Tail::Entries { entries, .. } if entries.is_empty());
         if empty && limit > 0 && !wait.is_zero() {
+            let connection = &mut lent.connection;
             connection.set_response_timeout(wait + self.settings.response_timeout);
             let woken: Value = ::redis::cmd("XREAD")
                 .arg("COUNT")
@@ -278,7 +262,7 @@ impl Inner {
                 .query_async(connection)
                 .await?;
             if woken != Value::Nil {
-                tail = self.look(connection, log, after, limit).await?;
+                tail = self.look(lent, log, after, limit).await?;
             }
         }
         if limit == 0
@@ -433,7 +417,7 @@ pub(super) async fn run(
     }
 }
 
-fn is_no_script(answer: &Value) -> bool {
+pub(super) fn is_no_script(answer: &Value) -> bool {
     matches!(answer, Value::ServerError(error) if error.code() == "NOSCRIPT")
 }
 
