@@ -115,5 +115,31 @@ mod tests {
         }
     }
 
+    #[test]
+    fn the_replicas_of_a_node_are_those_of_all_its_ranges() {
+        let text = |text: &str| Value::BulkString(text.into());
+        let node = |port, id| Value::Array(vec![text("127.0.0.1"), Value::Int(port), text(id)]);
+        let range = |from, to, nodes: &[Value]| {
+            let ends = [Value::Int(from), Value::Int(to)];
+            Value::Array([ends.as_slice(), nodes].concat())
+        };
+        let answer = Value::Array(vec![
+            range(0, 99, &[node(1, "p"), node(3, "a")]),
+            range(100, 199, &[node(2, "q")]),
+            range(200, 16383, &[node(1, "p"), node(3, "a"), node(4, "b")]),
+        ]);
+        let at = |port| Place {
+            host: "127.0.0.1".to_owned(),
+            port,
+        };
+        let slots = read_slots(&answer, &at(9)).unwrap();
+        let ids = |ids: &[&str]| ids.iter().map(|&id| id.to_owned()).collect();
+        assert_eq!(
+            slots.replicas,
+            [(at(1), ids(&["a", "b"])), (at(2), ids(&[]))].into()
+        );
+        assert_eq!(slots.routes.len(), super::super::shards().count());
+    }
+
     const SLOTS: [(u8, u16); 4] = [(0, 12733), (17, 14267), (63, 11944), (255, 9328)];
 }

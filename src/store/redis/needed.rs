@@ -9,38 +9,60 @@ use ::redis::Value;
 use std::collections::BTreeSet;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-/// What one of those who promote says about the replicas of a primary.
+/// What one of those who promote says about the replicas of a primary: each of them is in one of the sets.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Word<T> {
-    /// It hears the primary, and replaces it by nobody: otherwise it says nothing about who is down.
+    /// It hears the primary, and is not about to replace it. Otherwise it says nothing about who may be left out.
     pub sound: bool,
     /// Those that it would promote.
     pub up: BTreeSet<T>,
-    /// Those that it calls down, and would promote otherwise.
+    /// Those that take themselves for the primary: one that was replaced, or the one that replaces.
+    pub apart: BTreeSet<T>,
+    /// Those that it calls down.
     pub down: BTreeSet<T>,
+}
+
+impl<T> Word<T> {
+    pub(super) fn new(sound: bool) -> Self {
+        Self {
+            sound,
+            up: BTreeSet::new(),
+            apart: BTreeSet::new(),
+            down: BTreeSet::new(),
+        }
+    }
 }
 
 /// Of so many `voices`, who may be promoted. `None`: too few have spoken to know anything.
 ///
 /// SECURITY: a primary that waits for too few acknowledges what a failover throws away. So one that is down is left
-/// out only by the word of more than half, as failovers are made, and while the primary is well by their word; on
-/// anything less whoever was counted stays, and whoever is named is counted.
+/// out only by the word of more than half, as failovers are made, and while the primary is well by their word. One that
+/// takes itself for the primary may have been promoted just now, by a single one of them, before the others heard of it:
+/// it is left out only by the word of all. On anything less whoever was counted stays, and whoever is named is counted.
 fn promotable<T: Ord + Clone>(
     before: Option<&BTreeSet<T>>,
     words: &[Word<T>],
     voices: usize,
 ) -> Option<BTreeSet<T>> {
     let are_most = |count: usize| count * 2 > voices;
-    let up = words.iter().flat_map(|word| &word.up);
-    if are_most(words.iter().filter(|word| word.sound).count()) {
-        return Some(up.cloned().collect());
-    }
-    if before.is_none() && !are_most(words.len()) {
+    let sound = words.iter().filter(|word| word.sound).count();
+    if !are_most(sound) && before.is_none() && !are_most(words.len()) {
         return None;
     }
-    let down = words.iter().flat_map(|word| &word.down);
-    let all = before.into_iter().flatten().chain(up).chain(down);
-    Some(all.cloned().collect())
+    let mut these = BTreeSet::new();
+    for word in words {
+        these.extend(word.up.iter().cloned());
+        if sound < voices {
+            these.extend(word.apart.iter().cloned());
+        }
+        if !are_most(sound) {
+            these.extend(word.down.iter().cloned());
+        }
+    }
+    if !are_most(sound) {
+        these.extend(before.into_iter().flatten().cloned());
+    }
+    Some(these)
 }
 
 /// What has to acknowledge.
@@ -223,5 +245,148 @@ fn text(value: &Value) -> Option<&str> {
         Value::BulkString(bytes) => std::str::from_utf8(bytes).ok(),
         Value::SimpleString(text) => Some(text),
         _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn set(names: &str) -> BTreeSet<String> {
+        names.split_whitespace().map(str::to_owned).collect()
+    }
+
+    fn word(sound: bool, up: &str, apart: &str, down: &str) -> Word<String> {
+        let (up, apart, down) = (set(up), set(apart), set(down));
+        Word {
+            sound,
+            up,
+            apart,
+            down,
+        }
+    }
+
+    fn of_three(before: &str, words: &[Word<String>]) -> String {
+        let these = promotable(Some(&set(before)), words, 3).unwrap();
+        these.into_iter().collect::<Vec<_>>().join(" ")
+    }
+
+    #[test]
+    fn a_replica_is_left_out_by_the_word_of_more_than_half_and_counted_by_the_word_of_one() {
+        let down = word(true, "a", "", "b");
+        assert_eq!(of_three("a b", &[down.clone(), down.clone()]), "a");
+        assert_eq!(of_three("a b", std::slice::from_ref(&down)), "a b");
+        assert_eq!(of_three("a b", &[]), "a b");
+        let up = word(true, "a b", "", "");
+        assert_eq!(
+            of_three("a", &[down.clone(), down.clone(), up.clone()]),
+            "a b"
+        );
+        assert_eq!(of_three("a", &[up]), "a b");
+        // It forgot whom nobody names any more, and learns who is new.
+        let other = word(true, "a c", "", "");
+        assert_eq!(of_three("a b", &[other.clone(), other]), "a c");
+    }
+
+    #[test]
+    fn whoever_does_not_hear_the_primary_or_replaces_it_leaves_nobody_out() {
+        let (sound, not) = (word(true, "a", "", "b"), word(false, "a", "", "b"));
+        assert_eq!(
+            of_three("a b", &[sound.clone(), not.clone(), not.clone()]),
+            "a b"
+        );
+        assert_eq!(
+            of_three("", &[sound.clone(), not.clone(), not.clone()]),
+            "a b"
+        );
+        assert_eq!(of_three("a b", &[sound.clone(), sound, not]), "a");
+    }
+
+    /// To two of three sentinels the third one's failover is a replica that takes itself for the primary.
+    #[test]
+    fn one_that_takes_itself_for_the_primary_is_left_out_by_the_word_of_all() {
+        let (sound, not) = (word(true, "a", "b", ""), word(false, "a b", "", ""));
+        assert_eq!(of_three("a b", &[sound.clone(), sound.clone(), not]), "a b");
+        assert_eq!(of_three("a", &[sound.clone(), sound.clone()]), "a b");
+        assert_eq!(of_three("a b", &[sound.clone(), sound.clone(), sound]), "a");
+    }
+
+    #[test]
+    fn before_more_than_half_have_spoken_nothing_is_known() {
+        let up = word(true, "a", "", "");
+        assert_eq!(promotable(None, std::slice::from_ref(&up), 3), None);
+        assert_eq!(promotable::<String>(None, &[], 1), None);
+        let not = word(false, "", "", "b");
+        assert_eq!(promotable(None, &[up, not], 3), Some(set("a b")));
+    }
+
+    fn at(port: u16) -> Place {
+        let host = "127.0.0.1".to_owned();
+        Place { host, port }
+    }
+
+    /// What is known about the one is not taken for the other, whichever was asked about last.
+    #[test]
+    fn a_list_that_belongs_to_another_primary_is_not_believed() {
+        let replicas = Replicas::of(1, true);
+        assert!(replicas.needed(&at(1)).is_err());
+        let two = Word {
+            up: [at(2), at(3)].into(),
+            ..Word::new(true)
+        };
+        replicas.watched(&at(1), &[two], 1);
+        assert_eq!(replicas.needed(&at(1)).unwrap().count(), 2);
+        // The failover is over: 1 is a replica of 2, and down; 3 will follow.
+        replicas.watched(&at(2), &[Word::new(true)], 1);
+        assert!(replicas.needed(&at(1)).is_err());
+        assert_eq!(replicas.needed(&at(2)).unwrap().count(), 1);
+        assert!(!replicas.are_none());
+    }
+
+    #[test]
+    fn min_replicas_is_a_floor() {
+        for (floor, promotable, count) in
+            [(0, None, 0), (2, None, 2), (1, Some(2), 2), (3, Some(2), 3)]
+        {
+            let each = BTreeSet::new();
+            let needed = Needed {
+                floor,
+                promotable,
+                each,
+            };
+            assert_eq!(needed.count(), count);
+        }
+    }
+
+    #[test]
+    fn whoever_is_not_needed_does_not_stand_in_for_one_that_is() {
+        let needed = |floor, each: &[u16]| Needed {
+            floor,
+            promotable: Some(each.len()),
+            each: each.iter().copied().map(at).collect(),
+        };
+        let acknowledged = |ports: &[u16]| ports.iter().copied().map(at).collect();
+        for (floor, each, by, count) in [
+            (1, [2, 3].as_slice(), [3, 4].as_slice(), 1),
+            (1, &[2, 3], &[2, 3], 2),
+            (3, &[2, 3], &[2, 3, 4], 3),
+            (3, &[2, 3], &[2, 3], 2),
+            (3, &[2, 3], &[3, 4, 5, 6], 1),
+        ] {
+            let needed = needed(floor, each);
+            assert_eq!(needed.of(&acknowledged(by)), count, "{needed:?} {by:?}");
+        }
+    }
+
+    #[test]
+    fn followers_are_read_with_how_far_they_are() {
+        let text = |text: &str| Value::BulkString(text.into());
+        let of = |port, offset| Value::Array(vec![text("127.0.0.1"), text(port), text(offset)]);
+        let replicas = Value::Array(vec![of("2", "90"), of("3", "100"), of("4", "101")]);
+        let role = |kind| Value::Array(vec![text(kind), Value::Int(100), replicas.clone()]);
+        let followers = Followers::read(&role("master")).unwrap();
+        assert_eq!(followers.offset, 100);
+        assert_eq!(followers.at(100), [at(3), at(4)].into());
+        assert!(Followers::read(&role("slave")).is_none());
     }
 }

@@ -314,8 +314,10 @@ impl Nodes {
         for (place, node) in &map.nodes {
             let words = told.iter().flatten().filter_map(|slots| {
                 let up = slots.replicas.get(place.as_ref()?)?.clone();
-                let (sound, down) = (true, BTreeSet::new());
-                Some(Word { sound, up, down })
+                Some(Word {
+                    up,
+                    ..Word::new(true)
+                })
             });
             let words: Vec<_> = words.collect();
             node.connector.replicas.listed(&words, map.nodes.len());

@@ -8,7 +8,7 @@ use crate::store::{Fault, StoreError};
 use ::redis::aio::MultiplexedConnection;
 use ::redis::{FromRedisValue, RedisError};
 use futures_util::future::join_all;
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, HashMap};
 
 pub(super) struct Sentinels {
     pub door: Door,
@@ -19,6 +19,7 @@ pub(super) struct Sentinels {
 /// What an instance is like, in the words of a sentinel.
 type Said = HashMap<String, String>;
 
+#[derive(Debug, PartialEq, Eq)]
 enum Told {
     /// And what it says of the replicas, where that is about this one for certain.
     Primary(Place, Option<Word<Place>>),
@@ -144,23 +145,25 @@ fn judge(before: &Said, replicas: &[Said], after: &Said) -> Option<Told> {
         said.get("flags").is_some_and(|flags| flags == "master")
             && said.get("runid").is_some_and(|run| !run.is_empty())
     };
-    let mut word = Word {
-        sound: is_sound(before) && is_sound(after),
-        up: BTreeSet::new(),
-        down: BTreeSet::new(),
-    };
+    let mut word = Word::new(is_sound(before) && is_sound(after));
     for said in replicas {
         let replica = place(said)?;
         if said.get("slave-priority").is_some_and(|own| own == "0") {
             continue;
         }
-        let mut flags = said.get("flags")?.split(',');
         // Not where it is only `disconnected`: whoever is promoted cuts off all sentinels for a moment.
-        if flags.any(|flag| matches!(flag, "s_down" | "o_down")) {
-            word.down.insert(replica);
+        let mut flags = said.get("flags")?.split(',');
+        let among = if flags.any(|flag| matches!(flag, "s_down" | "o_down")) {
+            &mut word.down
+        } else if said
+            .get("role-reported")
+            .is_some_and(|role| role == "master")
+        {
+            &mut word.apart
         } else {
-            word.up.insert(replica);
-        }
+            &mut word.up
+        };
+        among.insert(replica);
     }
     Some(Told::Primary(primary, Some(word)))
 }
@@ -185,5 +188,85 @@ fn of_a_sentinel(error: StoreError, place: &Place) -> StoreError {
             Fault::UserRefused.found(message).into()
         }
         other => other,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// `name=value` each.
+    fn said(text: &str) -> Said {
+        let pairs = text
+            .split_whitespace()
+            .filter_map(|pair| pair.split_once('='));
+        pairs
+            .map(|(name, value)| (name.to_owned(), value.to_owned()))
+            .collect()
+    }
+
+    fn at(port: u16) -> Place {
+        let host = "127.0.0.1".to_owned();
+        Place { host, port }
+    }
+
+    const PRIMARY: &str = "ip=127.0.0.1 port=1 runid=abc flags=master";
+
+    /// What a sentinel says of a list: `Err` with whom it names where nothing is believed.
+    fn word(before: &str, list: &[&str], after: &str) -> Result<Word<Place>, Place> {
+        let list: Vec<_> = list
+            .iter()
+            .map(|more| said(&format!("ip=127.0.0.1 slave-priority=100 {more}")))
+            .collect();
+        match judge(&said(before), &list, &said(after)) {
+            Some(Told::Primary(place, word)) => word.ok_or(place),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn each_replica_is_what_the_sentinel_calls_it() {
+        let list = [
+            "port=2 flags=slave role-reported=slave",
+            // Whoever is promoted has all its connections closed, and is called so for a moment.
+            "port=3 flags=slave,disconnected role-reported=slave",
+            "port=4 flags=slave,promoted role-reported=slave",
+            "port=5 flags=slave role-reported=master",
+            "port=6 flags=s_down,slave,disconnected role-reported=master",
+            "port=7 flags=slave role-reported=slave slave-priority=0",
+        ];
+        let expected = Word {
+            sound: true,
+            up: [at(2), at(3), at(4)].into(),
+            apart: [at(5)].into(),
+            down: [at(6)].into(),
+        };
+        assert_eq!(word(PRIMARY, &list, PRIMARY), Ok(expected));
+    }
+
+    #[test]
+    fn a_list_between_two_primaries_is_nobodys() {
+        let list = ["port=2 flags=slave"];
+        let other = PRIMARY.replace("port=1", "port=2");
+        assert_eq!(word(PRIMARY, &list, &other), Err(at(2)));
+        assert_eq!(word(&other, &list, PRIMARY), Err(at(1)));
+    }
+
+    #[test]
+    fn a_sentinel_is_sound_that_hears_the_primary_and_replaces_it_by_nobody() {
+        for spoilt in [
+            "flags=master,s_down",
+            "flags=s_down,o_down,master",
+            "flags=master,failover_in_progress",
+            "flags=master,disconnected",
+            "runid=",
+        ] {
+            let spoilt = format!("{PRIMARY} {spoilt}");
+            for (before, after) in [(PRIMARY, spoilt.as_str()), (&spoilt, PRIMARY)] {
+                let word = word(before, &["port=2 flags=s_down,slave"], after).unwrap();
+                assert!(!word.sound, "{before} {after}");
+                assert_eq!(word.down, [at(2)].into());
+            }
+        }
     }
 }

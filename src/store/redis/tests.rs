@@ -30,6 +30,7 @@ mod faults;
 mod kinds;
 mod clearing;
 mod lagging;
+mod needed;
 mod refusing;
 mod sentinel;
 mod thawed;

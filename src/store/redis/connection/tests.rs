@@ -9,7 +9,7 @@ fn nobody_there() -> Connector {
         host: "127.0.0.1".to_owned(),
         port: 1,
     };
-    Connector::new(Arc::new(door), Way::Fixed(place))
+    Connector::new(Arc::new(door), Way::Fixed(place), Replicas::of(0, false))
 }
 
 /// How long it lets nobody through after this many failures.

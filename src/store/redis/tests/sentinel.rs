@@ -65,6 +65,12 @@ async fn a_new_connection_to_a_new_primary_does_not_hide_the_old_ones() {
     let nodes = Nodes::open(&settings).await.unwrap();
     let node = nodes.of(shard(3)).unwrap();
     let before = node.mint.shared.get(&node.connector).await.unwrap();
+    let lent = node
+        .mint
+        .replicated
+        .lend(&node.connector, settings.connect_timeout);
+    let lent = lent.await.unwrap();
+    assert_eq!(lent.needed().unwrap().count(), 1);
     nodes.look_after().await;
     let still = node.mint.shared.get(&node.connector).await.unwrap();
     assert_eq!(still.0, before.0, "nothing has moved");
@@ -74,6 +80,13 @@ async fn a_new_connection_to_a_new_primary_does_not_hide_the_old_ones() {
     assert_eq!(sentinel.command(&other).unwrap(), "+OK\r\n");
     node.readers.get(&node.connector).await.unwrap();
     assert!(node.name().ends_with(&two.port().to_string()));
+    // What the sentinels say from here on is about another primary than the one that this leads to.
+    let error = lent.needed().unwrap_err();
+    assert!(
+        error.to_string().contains(&one.port().to_string()),
+        "{error}"
+    );
+    drop(lent);
     nodes.look_after().await;
     let after = node.mint.shared.get(&node.connector).await.unwrap();
     assert_ne!(after.0, before.0, "it leads to the old primary still");
@@ -202,4 +215,35 @@ async fn one_sentinel_that_refuses_us_is_outvoted_and_two_that_are_down_are_the_
     sentinels[1].kill();
     let error = Redis::connect(settings).await.unwrap_err();
     assert_eq!(error.as_finding().fault, Fault::Unreachable, "{error}");
+}
+
+/// As who is asked they may be told of the primary, and not of its replicas.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn sentinels_that_keep_their_replicas_from_us_are_named() {
+    let Some(primary) = RedisServer::start(AOF).unwrap() else {
+        return;
+    };
+    let rights = "user watcher on >another -@all +sentinel|master";
+    for (more, refused) in [("", true), (" +sentinel|replicas", false)] {
+        let lock = format!("{rights}{more}\nuser default reset on nopass +ping\n");
+        let sentinel = RedisServer::sentinel_with(primary.port(), &lock).unwrap();
+        let url = format!(
+            "redis+sentinel://127.0.0.1:{}/main?sentinel_user=watcher&sentinel_password=another",
+            sentinel.port()
+        );
+        let settings = RedisSettings {
+            min_replicas: 1,
+            ..RedisSettings::new(Secret::new(url))
+        };
+        let connected = Redis::connect(settings).await;
+        if !refused {
+            drop(connected.unwrap());
+            continue;
+        }
+        let finding = connected.unwrap_err().as_finding();
+        assert_eq!(finding.fault, Fault::UserRefused, "{finding}");
+        for words in ["the sentinel at", "SENTINEL REPLICAS"] {
+            assert!(finding.message.contains(words), "{finding}");
+        }
+    }
 }
