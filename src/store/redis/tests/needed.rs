@@ -15,6 +15,16 @@ async fn connect(url: String) -> Redis {
     Redis::connect(settings).await.unwrap()
 }
 
+/// Called down so late that there is time to look.
+fn watched() -> Option<Watched> {
+    let watched = Watched::start().unwrap()?;
+    for sentinel in &watched.sentinels {
+        let late = sentinel.command("SENTINEL SET main down-after-milliseconds 5000");
+        assert_eq!(late.unwrap(), "+OK\r\n");
+    }
+    Some(watched)
+}
+
 /// Of shard 3, which all is written to.
 fn needed(store: &Redis) -> u64 {
     let node = store.inner.nodes.of(shard(3)).unwrap();
@@ -71,7 +81,7 @@ async fn faults(store: &Redis) -> Vec<Fault> {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_replica_that_dies_is_waited_for_until_it_is_called_down_and_again_when_it_is_back() {
-    let Some(mut watched) = Watched::start().unwrap() else {
+    let Some(mut watched) = watched() else {
         return;
     };
     let store = connect(watched.url()).await;
@@ -98,7 +108,7 @@ async fn a_replica_that_dies_is_waited_for_until_it_is_called_down_and_again_whe
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_replica_of_priority_0_is_not_waited_for_and_stands_in_for_nobody() {
-    let Some(watched) = Watched::start().unwrap() else {
+    let Some(watched) = watched() else {
         return;
     };
     let store = connect(watched.url()).await;
