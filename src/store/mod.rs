@@ -349,7 +349,7 @@ pub enum Outcome {
     Conflict { guard: usize },
     /// The deadline had passed in store time; nothing was written.
     TooLate,
-    /// In force on the primary, not acknowledged by `min_replicas` in time.
+    /// In force on the primary, not acknowledged in time by all who must.
     Unreplicated { appended: Vec<Position> },
 }
 
