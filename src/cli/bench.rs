@@ -21,10 +21,12 @@ use crate::ids;
 use crate::intent::Asked;
 use crate::jose::{Algorithm, SigningKey};
 use crate::secret::Secret;
+use crate::store::Store;
 use crate::wire::{RevocationRequest, Selector, TokenResponse};
 use clap::{Args, Subcommand};
 use serde::Serialize;
 use serde_json::json;
+use std::path::PathBuf;
 use std::process::Stdio;
 use std::sync::Arc;
 use std::time::Duration;
@@ -153,12 +155,16 @@ struct Stage {
     target: String,
 }
 
-impl Stage {
-    async fn of(
-        folder: &Folder,
-        (url, configuration): (String, &str),
-        replicas: u16,
-    ) -> Result<Self, Failure> {
+/// A folder with a configuration, what it names, and the key of its agents. Brokers may be started on it again.
+struct Ground {
+    settings: Settings,
+    folder: PathBuf,
+    key: SigningKey,
+    clock: Arc<dyn Clock>,
+}
+
+impl Ground {
+    fn of(folder: &Folder, url: String, configuration: &str) -> Result<Self, Failure> {
         let key = SigningKey::generate(Algorithm::Es256)
             .map_err(failed)?
             .named_by_thumbprint();
@@ -178,21 +184,53 @@ impl Stage {
         let settings = config::load_with(files, folder.path().to_owned())
             .and_then(|document| document.resolve())
             .map_err(failed)?;
-        let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
+        Ok(Self {
+            settings,
+            folder: folder.path().to_owned(),
+            key,
+            clock: Arc::new(SystemClock::new()),
+        })
+    }
+
+    /// Of the replica of this number.
+    fn own(&self, number: u16) -> Settings {
+        let mut own = self.settings.clone();
+        own.broker.audit_path = self.folder.join(format!("audit-{number}.jsonl"));
+        own
+    }
+}
+
+impl Stage {
+    async fn of(
+        folder: &Folder,
+        (url, configuration): (String, &str),
+        replicas: u16,
+    ) -> Result<Self, Failure> {
+        let ground = Ground::of(folder, url, configuration)?;
         let mut composed = Vec::new();
         for number in 0..replicas {
-            let mut own: Settings = settings.clone();
-            own.broker.audit_path = folder.path().join(format!("audit-{number}.jsonl"));
-            composed.push(Composed::open(&own, clock.clone(), Vec::new()).await?);
+            let (own, clock) = (ground.own(number), ground.clock.clone());
+            composed.push(Composed::open(&own, clock, Vec::new()).await?);
         }
+        Self::on(&ground, composed).await
+    }
+
+    /// One broker on a store that is open already.
+    async fn over(ground: &Ground, store: Arc<dyn Store>) -> Result<Self, Failure> {
+        let clock = ground.clock.clone();
+        let composed = Composed::over(store, &ground.own(0), clock, Vec::new()).await?;
+        Self::on(ground, vec![composed]).await
+    }
+
+    async fn on(ground: &Ground, composed: Vec<Composed>) -> Result<Self, Failure> {
         for replica in &composed {
             until_ready(&replica.broker).await?;
         }
         Ok(Self {
-            clock,
+            clock: ground.clock.clone(),
             replicas: composed,
-            caller: caller(AGENT, &key)?,
-            key,
+            caller: caller(AGENT, &ground.key)?,
+            key: ground.key.clone(),
             operator: Operator {
                 subject: None,
                 name: "bench".to_owned(),

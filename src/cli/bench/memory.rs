@@ -1,45 +1,57 @@
 //! `bench memory`: what a store full of live leases costs, and what ends them. Leases come by whole
 //! exchanges of brokers in this process; what starts, is killed and starts again is a real one.
 
-use super::{CONFIGURATION, Caller, PATIENCE, Stage, decide, failed, redis, refused};
+mod native;
+mod process;
+
+use super::{CONFIGURATION, Caller, Ground, Stage, failed, redis, refused};
 use crate::cli::output::{Failure, Output, columns};
-use crate::client::deliver::{Folder, write_atomically};
-use crate::client::http_client;
+use crate::client::deliver::Folder;
 use crate::clock::{Clock, SystemClock};
-use crate::connectors::{
-    ACCESS_TOKEN_TYPE, Connector, ConnectorError, Ended, Handle, MintContext, Minted, Promises,
-    RevocationClass,
-};
-use crate::fences::{Dimension, FenceKind, Fences, NewFence};
-use crate::ids::{self, LeaseId};
-use crate::leases::{Connectors, Leases, Sweeper};
-use crate::policy::Grant;
-use crate::secret::{Sealer, Secret};
+use crate::ids::ShardId;
+use crate::secret::Secret;
+use crate::store::embedded::Embedded;
 use crate::store::redis::{Redis, RedisSettings, Usage, usage, used_memory};
-use crate::store::{Position, Store, Tail};
+use crate::store::{Index, MAX_RANK, Position, Store, StoreError, Tail};
 use crate::wire::{RevocationRequest, Selector};
-use async_trait::async_trait;
-use clap::Args;
+use clap::{Args, ValueEnum};
 use serde::Serialize;
+use std::borrow::Cow;
 use std::collections::BTreeMap;
-use std::process::Stdio;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
-use tokio::process::{Child, Command};
 use tokio::task::JoinSet;
 
 /// Exchanges under way at once.
 const ABREAST: u32 = 32;
 /// Agents, over all shards.
 const AGENTS: u32 = 256;
-/// Longer than a start over a million leases may take.
-const START: Duration = Duration::from_secs(120);
+/// The index that open leases are in.
+const DUE: &str = "lease-due";
+/// The file of an embedded store.
+const FILE: &str = "store.redb";
+/// Longer than a file takes to be closed.
+const CLOSING: Duration = Duration::from_secs(60);
 /// Longer than ending a million leases may take.
 pub(super) const ENDING: Duration = Duration::from_secs(3600);
 
+/// Where the leases lie.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Serialize)]
+#[serde(rename_all = "lowercase")]
+enum Kind {
+    /// A `redis-server` of its own.
+    Redis,
+    /// One file, and one broker.
+    Embedded,
+}
+
 #[derive(Debug, Args)]
 pub struct MemoryBench {
+    /// Where the leases lie: on a `redis-server` of its own, or in the file of an embedded store.
+    #[arg(long, value_enum, default_value_t = Kind::Redis)]
+    store: Kind,
     /// How many live leases.
     #[arg(long, default_value_t = 1_000_000, value_parser = clap::value_parser!(u32).range(100..=5_000_000))]
     leases: u32,
@@ -50,6 +62,7 @@ pub struct MemoryBench {
 
 #[derive(Debug, Serialize)]
 struct Report {
+    store: Kind,
     /// How many the store holds: those that were asked for, and those whose answer was lost and
     /// that were asked for again.
     leases: u64,
@@ -57,7 +70,11 @@ struct Report {
     asked_again: u32,
     seed_seconds: f64,
     /// What the server's memory grew by, over the leases: every key counts, proofs that were spent among them.
-    redis_bytes_per_lease: f64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    redis_bytes_per_lease: Option<f64>,
+    /// What the file grew by, over the leases: with what is kept free in it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    embedded_bytes_per_lease: Option<f64>,
     /// Where it goes, in bytes per lease, by what keys are for.
     bytes_per_lease: BTreeMap<String, f64>,
     keys: BTreeMap<String, u64>,
@@ -67,7 +84,8 @@ struct Report {
     ready_after_sigkill_ms: f64,
     /// Entries of the fence log that end all of them.
     kill_all_entries: u64,
-    /// Until another replica says of the last one issued that it is dead.
+    /// Until another replica says of the last one issued that it is dead; on an embedded store, which has none,
+    /// until the same one does.
     kill_all_dead_ms: f64,
     /// Until no lease is open any more.
     kill_all_closed_seconds: f64,
@@ -78,41 +96,57 @@ struct Report {
     build: &'static str,
 }
 
+/// What was found of a store that is full.
+struct Found {
+    asked_again: u32,
+    seeding: Duration,
+    /// What it grew by, in bytes.
+    grown: u64,
+    bytes: BTreeMap<String, u64>,
+    keys: BTreeMap<String, u64>,
+    rss: f64,
+    ready: Duration,
+    killed: Killed,
+}
+
 pub async fn run(args: &MemoryBench, output: &Output) -> Result<u8, Failure> {
-    let folder = Folder::make(&std::env::temp_dir())?;
-    let (url, server) = redis(&folder).await?;
-    let settings = RedisSettings::new(Secret::new(url.clone()));
-    let clock = SystemClock::new();
-    let stage = Arc::new(Stage::of(&folder, (url, &configuration()), 2).await?);
-    let empty = used_memory(&settings).await.map_err(failed)?;
-    let began = clock.since_boot();
-    let asked_again = stage.seed(args.leases).await?;
-    let seed_seconds = (clock.since_boot() - began).as_secs_f64();
-    stage.until_sealed().await?;
-    let full = usage(&settings).await.map_err(failed)?;
-    let (rss, ready) = killed(&folder).await?;
-    let killed = stage.kill_all(&settings).await?;
-    stage.clear().await;
-    drop(server);
-    let ended = native(args.native).await?;
-    let leases = full.keys.get("lease").copied().unwrap_or_default().max(1);
+    let (found, ended) = match args.store {
+        Kind::Redis => {
+            let found = on_redis(args).await?;
+            let folder = Folder::make(&std::env::temp_dir())?;
+            let (url, _server) = redis(&folder).await?;
+            let settings = RedisSettings::new(Secret::new(url));
+            let store = Redis::connect(settings).await.map_err(failed)?;
+            (found, native::ended(args.native, Arc::new(store)).await?)
+        }
+        Kind::Embedded => {
+            let found = on_file(args).await?;
+            let folder = Folder::make(&std::env::temp_dir())?;
+            let store = Embedded::open(&folder.path().join(FILE)).map_err(failed)?;
+            (found, native::ended(args.native, Arc::new(store)).await?)
+        }
+    };
+    let leases = found.keys.get("lease").copied().unwrap_or_default().max(1);
     let per = |bytes: u64| bytes as f64 / leases as f64;
+    let of = |kind| (args.store == kind).then(|| per(found.grown));
     let report = Report {
+        store: args.store,
         leases,
-        asked_again,
-        seed_seconds,
-        redis_bytes_per_lease: per(full.used_memory.saturating_sub(empty)),
-        bytes_per_lease: full
+        asked_again: found.asked_again,
+        seed_seconds: found.seeding.as_secs_f64(),
+        redis_bytes_per_lease: of(Kind::Redis),
+        embedded_bytes_per_lease: of(Kind::Embedded),
+        bytes_per_lease: found
             .bytes
             .iter()
             .map(|(what, bytes)| (what.clone(), per(*bytes)))
             .collect(),
-        keys: full.keys,
-        broker_rss_mib: rss,
-        ready_after_sigkill_ms: ready.as_secs_f64() * 1000.0,
-        kill_all_entries: killed.entries,
-        kill_all_dead_ms: killed.dead.as_secs_f64() * 1000.0,
-        kill_all_closed_seconds: killed.closed.as_secs_f64(),
+        keys: found.keys,
+        broker_rss_mib: found.rss,
+        ready_after_sigkill_ms: found.ready.as_secs_f64() * 1000.0,
+        kill_all_entries: found.killed.entries,
+        kill_all_dead_ms: found.killed.dead.as_secs_f64() * 1000.0,
+        kill_all_closed_seconds: found.killed.closed.as_secs_f64(),
         native: args.native,
         native_ended_seconds: ended.as_secs_f64(),
         build: super::BUILD,
@@ -121,12 +155,94 @@ pub async fn run(args: &MemoryBench, output: &Output) -> Result<u8, Failure> {
     Ok(0)
 }
 
+/// Two brokers in this process, on a server that a third one is started on.
+async fn on_redis(args: &MemoryBench) -> Result<Found, Failure> {
+    let folder = Folder::make(&std::env::temp_dir())?;
+    let (url, _server) = redis(&folder).await?;
+    let settings = RedisSettings::new(Secret::new(url.clone()));
+    let stage = Arc::new(Stage::of(&folder, (url, &configuration()), 2).await?);
+    let empty = used_memory(&settings).await.map_err(failed)?;
+    let (asked_again, seeding) = stage.fill(args.leases).await?;
+    let full = usage(&settings).await.map_err(failed)?;
+    let (rss, ready) = process::killed(&folder, &configuration()).await?;
+    let killed = stage.kill_all().await?;
+    stage.clear().await;
+    Ok(Found {
+        asked_again,
+        seeding,
+        grown: full.used_memory.saturating_sub(empty),
+        bytes: full.bytes,
+        keys: full.keys,
+        rss,
+        ready,
+        killed,
+    })
+}
+
+/// One broker in this process, and while that is away one of its own: the file is open in one alone.
+async fn on_file(args: &MemoryBench) -> Result<Found, Failure> {
+    let folder = Folder::make(&std::env::temp_dir())?;
+    let path = folder.path().join(FILE);
+    let text = configuration().replace(
+        "{ redis = \"file:redis.url\" }",
+        &format!("{{ embedded = \"{}\" }}", path.display()),
+    );
+    let ground = Ground::of(&folder, String::new(), &text)?;
+    let store = opened(&path).await?;
+    let stage = Arc::new(Stage::over(&ground, store.clone()).await?);
+    let empty = size(&path)?;
+    let (asked_again, seeding) = stage.fill(args.leases).await?;
+    let full = store.usage().await.map_err(failed)?;
+    let grown = size(&path)?.saturating_sub(empty);
+    stage.clear().await;
+    drop((stage, store));
+    drop(opened(&path).await?);
+    let (rss, ready) = process::killed(&folder, &text).await?;
+    let stage = Stage::over(&ground, opened(&path).await?).await?;
+    let killed = stage.kill_all().await?;
+    stage.clear().await;
+    Ok(Found {
+        asked_again,
+        seeding,
+        grown,
+        bytes: full.bytes,
+        keys: full.rows,
+        rss,
+        ready,
+        killed,
+    })
+}
+
+fn size(path: &Path) -> Result<u64, Failure> {
+    let found = std::fs::metadata(path).map_err(failed)?;
+    Ok(found.len())
+}
+
+/// As soon as whoever had it open has closed it.
+async fn opened(path: &Path) -> Result<Arc<Embedded>, Failure> {
+    let clock = SystemClock::new();
+    let until = clock.since_boot() + CLOSING;
+    loop {
+        match Embedded::open(path) {
+            Ok(store) => return Ok(Arc::new(store)),
+            Err(error) if clock.since_boot() > until => return Err(failed(error)),
+            Err(_) => tokio::time::sleep(Duration::from_millis(20)).await,
+        }
+    }
+}
+
 fn table(report: &Report) -> String {
     let row = |name: &str, value: String| vec![name.to_owned(), value];
+    let per_lease = report
+        .redis_bytes_per_lease
+        .or(report.embedded_bytes_per_lease);
     let mut rows = vec![
         row(
-            "Redis, bytes per lease",
-            format!("{:.0}", report.redis_bytes_per_lease),
+            match report.store {
+                Kind::Redis => "Redis, bytes per lease",
+                Kind::Embedded => "the file, bytes per lease",
+            },
+            format!("{:.0}", per_lease.unwrap_or_default()),
         ),
         row(
             "a broker's memory",
@@ -193,6 +309,16 @@ struct Killed {
 }
 
 impl Stage {
+    /// That many leases, and nothing that waits to be sealed. How many had to be asked for again, and how long it
+    /// took.
+    async fn fill(self: &Arc<Self>, leases: u32) -> Result<(u32, Duration), Failure> {
+        let began = self.clock.since_boot();
+        let asked_again = self.seed(leases).await?;
+        let seeding = self.clock.since_boot() - began;
+        self.until_sealed().await?;
+        Ok((asked_again, seeding))
+    }
+
     /// Says how many exchanges had to be asked again. Each of those may have made a lease before:
     /// where the store did not answer in time, nobody knows.
     pub(super) async fn seed(self: &Arc<Self>, leases: u32) -> Result<u32, Failure> {
@@ -252,9 +378,9 @@ impl Stage {
         Err(Failure::failed("the audit is not sealed"))
     }
 
-    async fn kill_all(&self, settings: &RedisSettings) -> Result<Killed, Failure> {
-        let [first, other] = self.replicas.as_slice() else {
-            return Err(Failure::failed("there must be two replicas"));
+    async fn kill_all(&self) -> Result<Killed, Failure> {
+        let (Some(first), Some(other)) = (self.replicas.first(), self.replicas.last()) else {
+            return Err(Failure::failed("there must be a replica"));
         };
         let caller = super::caller("agent-0", &self.key)?;
         let issued = self.exchange(&first.broker, &caller).await;
@@ -275,9 +401,9 @@ impl Stage {
         let receipt = receipt.map_err(refused)?;
         let dead = dead?.saturating_sub(begun);
         loop {
-            let found = usage(settings).await.map_err(failed)?;
+            let open = any_open(first.store.as_ref()).await.map_err(failed)?;
             let closed = self.clock.since_boot().saturating_sub(begun);
-            if open(&found) == 0 {
+            if !open {
                 return Ok(Killed {
                     entries: receipt.position.unwrap_or_default().saturating_sub(before),
                     dead,
@@ -305,187 +431,25 @@ async fn fences(store: &dyn Store) -> Result<u64, Failure> {
     }
 }
 
+/// Whether a lease is not over yet. Looked at where they lie by when something has to be done about them.
+async fn any_open(store: &dyn Store) -> Result<bool, StoreError> {
+    for shard in ShardId::all() {
+        let index = Index {
+            shard,
+            name: Cow::Borrowed(DUE),
+        };
+        if !store
+            .range(&index, -MAX_RANK..=MAX_RANK, 1)
+            .await?
+            .is_empty()
+        {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
 /// How many leases are not over yet.
 pub(super) fn open(found: &Usage) -> u64 {
-    found.members.get("lease-due").copied().unwrap_or(0)
-}
-
-/// Resident memory of a broker of its own process, and how soon the next one is ready.
-async fn killed(folder: &Folder) -> Result<(f64, Duration), Failure> {
-    let port = || {
-        std::net::TcpListener::bind(("127.0.0.1", 0))
-            .and_then(|listener| listener.local_addr())
-            .map(|address| address.port())
-            .map_err(failed)
-    };
-    let (listen, health) = (port()?, port()?);
-    let own = folder.path().join("process");
-    std::fs::create_dir(&own).map_err(failed)?;
-    let text = configuration()
-        .replace(
-            "listen        = \"127.0.0.1:0\"\nhealth",
-            &format!("listen        = \"127.0.0.1:{listen}\"\nhealth"),
-        )
-        .replace(
-            "health_listen = \"127.0.0.1:0\"",
-            &format!("health_listen = \"127.0.0.1:{health}\""),
-        )
-        .replace("file:", "file:../")
-        .replace(
-            "keys          =",
-            "audit         = { path = \"audit.jsonl\" }\nkeys          =",
-        );
-    write_atomically(&own.join("dayfly.toml"), &Secret::new(text))?;
-    let clock = SystemClock::new();
-    let url = format!("http://127.0.0.1:{health}/readyz");
-    let mut first = serve(&own)?;
-    until_it_is_ready(&url, &mut first).await?;
-    let rss = first.id().and_then(resident).unwrap_or_default();
-    first.kill().await.map_err(failed)?;
-    let began = clock.since_boot();
-    let mut again = serve(&own)?;
-    until_it_is_ready(&url, &mut again).await?;
-    let ready = clock.since_boot() - began;
-    again.kill().await.map_err(failed)?;
-    Ok((rss, ready))
-}
-
-fn serve(folder: &std::path::Path) -> Result<Child, Failure> {
-    Command::new(std::env::current_exe().map_err(failed)?)
-        .args(["serve", "--log", "error", "--config"])
-        .arg(folder)
-        .current_dir(folder)
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .kill_on_drop(true)
-        .spawn()
-        .map_err(failed)
-}
-
-async fn until_it_is_ready(url: &str, process: &mut Child) -> Result<(), Failure> {
-    let http = http_client().map_err(failed)?;
-    let clock = SystemClock::new();
-    let until = clock.since_boot() + START;
-    while clock.since_boot() < until {
-        if let Ok(answer) = http.get(url).send().await
-            && answer.status().is_success()
-        {
-            return Ok(());
-        }
-        if let Some(status) = process.try_wait().map_err(failed)? {
-            return Err(Failure::failed(format!("the broker ended with {status}")));
-        }
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
-    Err(Failure::failed("the broker does not get ready"))
-}
-
-/// In MiB; of Linux alone.
-fn resident(pid: u32) -> Option<f64> {
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
-    let line = status
-        .lines()
-        .find_map(|line| line.strip_prefix("VmRSS:"))?;
-    let kib: f64 = line.trim().strip_suffix(" kB")?.trim().parse().ok()?;
-    Some(kib / 1024.0)
-}
-
-/// A downstream that confirms at once: what is measured is the broker's own part.
-#[derive(Debug, Default)]
-struct Downstream {
-    ended: AtomicU32,
-}
-
-#[async_trait]
-impl Connector for Downstream {
-    fn promises(&self) -> Promises {
-        Promises {
-            min_ttl: Duration::from_secs(1),
-            max_ttl: Duration::from_secs(3600),
-            class: RevocationClass::Native,
-            dead_within: Some(Duration::from_secs(5)),
-            local: false,
-            named_by_lease: true,
-            expires_by_itself: true,
-            status_list: false,
-            detail_type: "access_token",
-        }
-    }
-
-    async fn mint(
-        &self,
-        grant: &Grant,
-        context: MintContext<'_>,
-    ) -> Result<Minted, ConnectorError> {
-        Ok(Minted {
-            token: Some(Secret::new(context.lease.to_string())),
-            credential: None,
-            issued_token_type: ACCESS_TOKEN_TYPE,
-            handle: Some(Secret::new(ids::random::<16>().to_vec())),
-            names: Vec::new(),
-            expires_at: context.now + grant.ttl(),
-            token_sha256: None,
-            signing_key: None,
-        })
-    }
-
-    async fn end(&self, _: &LeaseId, _: Option<&Handle>) -> Result<Ended, ConnectorError> {
-        self.ended.fetch_add(1, Ordering::Relaxed);
-        Ok(Ended::Dead)
-    }
-
-    async fn check(&self) -> Result<(), ConnectorError> {
-        Ok(())
-    }
-}
-
-/// On a Redis of their own: one fence, and every end told to a downstream and confirmed.
-async fn native(count: u32) -> Result<Duration, Failure> {
-    let folder = Folder::make(&std::env::temp_dir())?;
-    let (url, _server) = redis(&folder).await?;
-    let settings = RedisSettings::new(Secret::new(url));
-    let store: Arc<dyn Store> = Arc::new(Redis::connect(settings.clone()).await.map_err(failed)?);
-    let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
-    let sealer = Sealer::new(&[Secret::new(ids::random::<32>().to_vec())]).map_err(failed)?;
-    let fences = Fences::start(store.clone(), sealer.clone(), clock.clone(), PATIENCE);
-    let leases = Arc::new(Leases::new(store, sealer, clock.clone()));
-    let downstream = Arc::new(Downstream::default());
-    let until = clock.since_boot() + PATIENCE;
-    let view = loop {
-        match fences.fresh() {
-            Ok(view) => break view,
-            Err(stale) if clock.since_boot() > until => return Err(failed(stale)),
-            Err(_) => tokio::time::sleep(Duration::from_millis(10)).await,
-        }
-    };
-    let grants = decide::Stage::set(AGENTS, clock.now())?.grants(&view, clock.now())?;
-    for (_, grant) in (0..count).zip(grants.iter().cycle()) {
-        let now = clock.now();
-        let draft = leases.draft(grant, &downstream.promises(), now);
-        let reserved = leases.reserve(draft, grant, now).await.map_err(failed)?;
-        let minted = downstream.mint(grant, reserved.context(now)).await;
-        let minted = minted.map_err(failed)?;
-        leases
-            .activate(reserved, minted, &view, now)
-            .await
-            .map_err(failed)?;
-    }
-    let connector = downstream.clone();
-    let connectors: Connectors = Arc::new(move |_| Some(connector.clone() as Arc<dyn Connector>));
-    let _sweeper = Sweeper::new(leases, fences.clone(), connectors).start(clock.clone());
-    let fence = NewFence::new(FenceKind::Kill, Dimension::all(), "bench", "measured");
-    let begun = clock.since_boot();
-    fences.raise(fence, clock.now()).await.map_err(failed)?;
-    loop {
-        let took = clock.since_boot() - begun;
-        if downstream.ended.load(Ordering::Relaxed) >= count
-            && open(&usage(&settings).await.map_err(failed)?) == 0
-        {
-            return Ok(took);
-        }
-        if took > ENDING {
-            return Err(Failure::failed("leases that were ended stay open"));
-        }
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
+    found.members.get(DUE).copied().unwrap_or(0)
 }

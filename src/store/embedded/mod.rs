@@ -9,7 +9,10 @@ mod layout;
 mod queue;
 mod small;
 mod space;
+mod usage;
 mod writer;
+
+pub use usage::Usage;
 
 use crate::clock::{Clock, SystemClock};
 use crate::ids::ShardId;
