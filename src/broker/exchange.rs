@@ -175,8 +175,10 @@ impl Broker {
         if promises.local {
             return self.mint_here(grant, connector, (asked_by, now)).await;
         }
+        // INVARIANT: before the lease is written, so that it says where to look if no answer comes.
+        let beforehand = connector.beforehand().await?;
         let draft = self.leases.draft(grant, &promises, now);
-        let draft = draft.asked_by(asked_by);
+        let draft = draft.asked_by(asked_by).knowing(beforehand);
         let reserved = self.leases.reserve(draft, grant, now).await?;
         steps::at(Step::Minting);
         let mut minted = match connector

@@ -8,6 +8,7 @@ mod memory;
 
 use super::compose::Composed;
 use super::output::{Failure, Output, columns};
+use crate::authority::AuthorizationDetail;
 use crate::broker::{
     Broker, ExchangeRequest, GrantType, Operator, Reason, Refusal, ResourceServer, Role,
 };
@@ -29,6 +30,7 @@ use serde_json::json;
 use std::path::PathBuf;
 use std::process::Stdio;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 use tokio::process::{Child, Command};
 
@@ -153,6 +155,9 @@ struct Stage {
     resource_server: ResourceServer,
     /// What agents ask for.
     target: String,
+    /// Which parts of it, one after the other; none: all that they may have there.
+    parts: Vec<AuthorizationDetail>,
+    asked: AtomicUsize,
 }
 
 /// A folder with a configuration, what it names, and the key of its agents. Brokers may be started on it again.
@@ -206,13 +211,16 @@ impl Stage {
         (url, configuration): (String, &str),
         replicas: u16,
     ) -> Result<Self, Failure> {
-        let ground = Ground::of(folder, url, configuration)?;
+        Self::start(&Ground::of(folder, url, configuration)?, replicas).await
+    }
+
+    async fn start(ground: &Ground, replicas: u16) -> Result<Self, Failure> {
         let mut composed = Vec::new();
         for number in 0..replicas {
             let (own, clock) = (ground.own(number), ground.clock.clone());
             composed.push(Composed::open(&own, clock, Vec::new()).await?);
         }
-        Self::on(&ground, composed).await
+        Self::on(ground, composed).await
     }
 
     /// One broker on a store that is open already.
@@ -242,6 +250,8 @@ impl Stage {
                 audiences: vec![TARGET.to_owned()],
             },
             target: TARGET.to_owned(),
+            parts: Vec::new(),
+            asked: AtomicUsize::new(0),
         })
     }
 
@@ -347,10 +357,12 @@ impl Stage {
 
     /// A proof and an intent of this agent, and what the broker gives for them.
     async fn exchange(&self, broker: &Broker, caller: &Caller) -> Result<TokenResponse, Refusal> {
+        let asked = self.asked.fetch_add(1, Ordering::Relaxed);
+        let part = self.parts.get(asked % self.parts.len().max(1));
         let wanted = Wanted {
             mission: "measure".to_owned(),
             target: self.target.clone(),
-            authorization_details: Vec::new(),
+            authorization_details: part.into_iter().cloned().collect(),
             goal: "Measure revocation".to_owned(),
             task: None,
             instance: None,

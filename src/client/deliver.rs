@@ -254,7 +254,16 @@ fn service_text(service: &str, response: &TokenResponse) -> Result<Secret<String
         }
         text.push_str(&format!("{key}={}\n", value.expose()));
     }
+    if is_one_of_several(response) {
+        text.push_str("target_session_attrs=read-write\n");
+    }
     Ok(Secret::new(text))
+}
+
+/// Of several servers libpq takes the first one that answers, be it a standby, unless it is told which.
+fn is_one_of_several(response: &TokenResponse) -> bool {
+    credential_type(response) == Some("postgres_login")
+        && field(response, "host").is_some_and(|host| host.expose().contains(','))
 }
 
 /// A text or a number of the structured credential.
@@ -280,9 +289,14 @@ fn environment_of(target: &str, response: &TokenResponse) -> Vec<(String, Secret
             return vec![(variable, file_text(response))];
         }
     };
+    let which = is_one_of_several(response).then(|| {
+        let primary = Secret::new("read-write".to_owned());
+        ("PGTARGETSESSIONATTRS".to_owned(), primary)
+    });
     known
         .into_iter()
         .filter_map(|(variable, name)| Some((variable.to_owned(), field(response, name)?)))
+        .chain(which)
         .collect()
 }
 
@@ -390,6 +404,19 @@ mod tests {
         let variables = environment_of("orders-db", &answer(login.clone()));
         assert_eq!(variables.len(), 5);
         assert_eq!(variables[4].0, "PGPASSWORD");
+        let mut several = login.clone();
+        several["host"] = json!("one,other");
+        assert_eq!(
+            service_text("orders-db", &answer(several.clone()))
+                .unwrap()
+                .expose(),
+            "[orders-db]\nhost=one,other\nport=5433\ndbname=orders\nuser=dfla\npassword=secret\n\
+             target_session_attrs=read-write\n"
+        );
+        let environment = environment_of("orders-db", &answer(several));
+        assert!(environment.iter().any(|(name, value)| {
+            name == "PGTARGETSESSIONATTRS" && value.expose() == "read-write"
+        }));
         let mut torn = login.clone();
         torn["password"] = json!("a\nhost=elsewhere");
         assert!(service_text("orders-db", &answer(torn)).is_err());

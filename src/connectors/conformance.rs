@@ -37,6 +37,7 @@ pub(super) fn context(lease: &LeaseId, life: Duration) -> MintContext<'_> {
         mint_by: now + Duration::from_secs(30),
         now,
         status: None,
+        beforehand: None,
     }
 }
 

@@ -147,6 +147,8 @@ pub struct MintContext<'a> {
     pub now: OffsetDateTime,
     /// Its index in the status list of the lease's shard, where the connector promises one.
     pub status: Option<u32>,
+    /// What the lease was reserved with: the connector's own [`Connector::beforehand`].
+    pub beforehand: Option<&'a Handle>,
 }
 
 /// The connection part of `[target.NAME]`, by `kind`.
@@ -295,7 +297,7 @@ pub enum AwsMethod {
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct PostgresSettings {
-    /// As the broker and the holder of a login reach it.
+    /// As the broker and the holder of a login reach it: one, or all that may be the primary, with commas between.
     pub host: String,
     #[serde(default = "default_port")]
     pub port: u16,
@@ -343,11 +345,17 @@ fn default_region() -> String {
 pub trait Connector: fmt::Debug + Send + Sync {
     fn promises(&self) -> Promises;
 
+    /// What `end` will need and is known before anything is made: which server it will be made on. Kept with the
+    /// reservation, so that it is there where the mint's answer is lost. Nothing is made by asking.
+    async fn beforehand(&self) -> Result<Option<Handle>, ConnectorError> {
+        Ok(None)
+    }
+
     async fn mint(&self, grant: &Grant, context: MintContext<'_>)
     -> Result<Minted, ConnectorError>;
 
     /// Idempotent; ending what is gone succeeds. Works from the lease id alone wherever the
-    /// downstream can be named by it.
+    /// downstream can be named by it. Where no mint was answered, the handle is that of `beforehand`.
     async fn end(&self, lease: &LeaseId, handle: Option<&Handle>) -> Result<Ended, ConnectorError>;
 
     /// Is the downstream there, and are we allowed what we need? Names what to change.

@@ -4,7 +4,7 @@ use super::Promises;
 use super::access_token::AccessToken;
 use super::api_key::ApiKey;
 use super::aws::Aws;
-use super::breaker::Breaker;
+use super::breaker::{Breaker, Pass};
 use super::postgres::Postgres;
 use super::{Connector, ConnectorError, ConnectorSettings, Ended, Handle, MintContext, Minted};
 use crate::clock::Clock;
@@ -218,12 +218,7 @@ impl Guarded {
                 "it is too late to ask for this lease: ask again".to_owned(),
             ));
         }
-        let pass = self.breaker.pass(self.clock.since_boot()).map_err(|left| {
-            let seconds = left.as_secs().max(1);
-            ConnectorError::Unavailable(format!(
-                "it did not answer lately and is not asked for {seconds} s"
-            ))
-        })?;
+        let pass = self.pass()?;
         let left = (context.mint_by - context.now).unsigned_abs();
         // SECURITY: a request given up may still be answered, so its outcome is unknown.
         let answer =
@@ -238,9 +233,22 @@ impl Guarded {
                 pass.answered();
             }
         }
+        self.show_breaker();
+        answer
+    }
+
+    fn pass(&self) -> Result<Pass<'_>, ConnectorError> {
+        self.breaker.pass(self.clock.since_boot()).map_err(|left| {
+            let seconds = left.as_secs().max(1);
+            ConnectorError::Unavailable(format!(
+                "it did not answer lately and is not asked for {seconds} s"
+            ))
+        })
+    }
+
+    fn show_breaker(&self) {
         let open = if self.breaker.is_open() { 1.0 } else { 0.0 };
         metrics::gauge!(metric::BREAKER_OPEN, "target" => self.target.to_string()).set(open);
-        answer
     }
 }
 
@@ -248,6 +256,22 @@ impl Guarded {
 impl Connector for Guarded {
     fn promises(&self) -> Promises {
         self.inner.promises()
+    }
+
+    async fn beforehand(&self) -> Result<Option<Handle>, ConnectorError> {
+        if self.inner.promises().local {
+            return self.inner.beforehand().await;
+        }
+        let pass = self.pass()?;
+        let answer = tokio::time::timeout(self.call_timeout, self.inner.beforehand())
+            .await
+            .unwrap_or_else(|_| Err(ConnectorError::Unavailable("no answer in time".to_owned())));
+        // It may have been answered from memory: that says nothing about the target.
+        if let Err(ConnectorError::Unavailable(_) | ConnectorError::Unknown(_)) = &answer {
+            pass.failed(self.clock.since_boot());
+            self.show_breaker();
+        }
+        answer
     }
 
     async fn mint(

@@ -1,6 +1,7 @@
 //! Ending: what is written when a lease must die, is dead, or cannot live any more.
 
 use super::alike::{Half, Written};
+use super::open::before;
 use super::record::{Lease, Record};
 use super::state::{Event, State, Why};
 use super::{DEADLINE, KEPT, LeaseError, Leases, TOLERANCE, keys, notes, status};
@@ -116,7 +117,12 @@ impl Record {
 
     /// Whether there is anything that a downstream could be told to end.
     pub(super) fn can_be_named(&self) -> bool {
-        self.handle.is_some() || self.named_by_lease
+        self.handle.is_some() && self.was_answered() || self.named_by_lease
+    }
+
+    /// The mint's answer came, and what it said is in the handle.
+    pub(super) fn was_answered(&self) -> bool {
+        self.activated_at.is_some()
     }
 
     /// Open, or there is something left to clear away: it is not reclaimed.
@@ -474,10 +480,15 @@ impl Leases {
     }
 
     pub(super) fn handle(&self, lease: &Lease) -> Result<Option<Handle>, LeaseError> {
+        let name = if lease.was_answered() {
+            lease.id.as_bytes().to_vec()
+        } else {
+            before(&lease.id)
+        };
         lease
             .handle
             .as_ref()
-            .map(|sealed| Ok(self.sealer.open(lease.id.as_bytes(), sealed)?))
+            .map(|sealed| Ok(self.sealer.open(&name, sealed)?))
             .transpose()
     }
 }

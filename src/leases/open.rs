@@ -5,7 +5,7 @@ use super::close::Closing;
 use super::record::{Lease, Record};
 use super::state::{Event, State, Why};
 use super::{DEADLINE, KEPT, LeaseError, Leases, MINT_WITHIN, keys, notes, status};
-use crate::connectors::{ConnectorError, MintContext, Minted, Promises};
+use crate::connectors::{ConnectorError, Handle, MintContext, Minted, Promises};
 use crate::fences::{Dimension, DimensionKind, LONGEST_LIFETIME, View};
 use crate::identity::Facts;
 use crate::ids::{AgentId, LeaseId, ShardId};
@@ -30,12 +30,14 @@ pub struct Draft {
     promises: Promises,
     pub(in crate::leases) status: Option<u32>,
     asked_by: Facts,
+    beforehand: Option<Handle>,
 }
 
 /// A lease that is written and has no credential yet. Minting downstream takes one.
 #[derive(Debug)]
 pub struct Reserved {
     lease: Lease,
+    beforehand: Option<Handle>,
 }
 
 /// A live lease and its credential, on their way to the one who asked.
@@ -61,6 +63,13 @@ impl Draft {
         self
     }
 
+    /// What ending will need and is known already: [`Connector::beforehand`](crate::connectors::Connector::beforehand).
+    #[must_use]
+    pub fn knowing(mut self, beforehand: Option<Handle>) -> Self {
+        self.beforehand = beforehand;
+        self
+    }
+
     /// For connectors that mint without a downstream call.
     pub fn context(&self, now: OffsetDateTime) -> MintContext<'_> {
         MintContext {
@@ -69,6 +78,7 @@ impl Draft {
             mint_by: self.mint_by,
             now,
             status: self.status,
+            beforehand: self.beforehand.as_ref(),
         }
     }
 }
@@ -85,6 +95,7 @@ impl Reserved {
             mint_by: self.lease.mint_by,
             now,
             status: self.lease.status,
+            beforehand: self.beforehand.as_ref(),
         }
     }
 }
@@ -102,6 +113,7 @@ impl Leases {
             promises: *promises,
             status: promises.status_list.then(status::draw),
             asked_by: Facts::new(),
+            beforehand: None,
         }
     }
 
@@ -113,9 +125,14 @@ impl Leases {
         grant: &Grant,
         now: OffsetDateTime,
     ) -> Result<Reserved, LeaseError> {
-        let record = new_record(&draft, grant);
+        let mut record = new_record(&draft, grant);
+        let beforehand = draft.beforehand;
+        record.handle = beforehand
+            .as_ref()
+            .map(|known| self.sealer.seal(&before(&record.id), known.expose()))
+            .transpose()?;
         let lease = self.open_lease(record, grant, now).await?;
-        Ok(Reserved { lease })
+        Ok(Reserved { lease, beforehand })
     }
 
     /// Spends proofs of an agent that came for something else than a lease. The marks are those of
@@ -428,6 +445,14 @@ fn new_record(draft: &Draft, grant: &Grant) -> Record {
         status: draft.status,
         asked_by: draft.asked_by.clone(),
     }
+}
+
+/// What is known before a mint is sealed under another name than what it answers.
+///
+/// SECURITY: a version that does not tell the two apart cannot read it. It would take "there is nothing of that
+/// name" for an answer while the mint is on its way.
+pub(super) fn before(id: &LeaseId) -> Vec<u8> {
+    [id.as_bytes().as_slice(), b"beforehand"].concat()
 }
 
 /// Each mark must be absent, and is there afterwards.

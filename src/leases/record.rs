@@ -69,7 +69,7 @@ pub struct Record {
     pub named_by_lease: bool,
     /// `false`: it is tried until it is confirmed dead, however old it is.
     pub expires_by_itself: bool,
-    /// What `end` needs, sealed for this lease alone.
+    /// What `end` needs, sealed for this lease alone; until there is a credential, what was known before it.
     pub(in crate::leases) handle: Option<Vec<u8>>,
     pub names: Vec<String>,
     pub token_sha256: Option<[u8; 32]>,

@@ -1,6 +1,8 @@
 //! A login of a real PostgreSQL, from the exchange to its end: what a revocation means where a
 //! session is open.
 
+mod standbys;
+
 use crate::cli::dayfly;
 use crate::support::broker::{Answer, OPERATOR_TOKEN, Setup, TestBroker, form};
 use crate::support::held_back::HeldBack;

@@ -5,6 +5,7 @@ mod backups;
 mod links;
 mod load;
 mod replicas;
+mod sentinels;
 mod thawed;
 mod unheard;
 mod valkey;

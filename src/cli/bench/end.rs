@@ -2,7 +2,8 @@
 //! end of each credential. Whole exchanges, the sweeper of a broker and the target's own connector.
 
 use super::memory::{ENDING, configuration, open};
-use super::{Stage, failed, redis, refused};
+use super::{Ground, Stage, failed, redis, refused};
+use crate::authority::AuthorizationDetail;
 use crate::cli::output::{Failure, Output, columns};
 use crate::client::deliver::Folder;
 use crate::secret::Secret;
@@ -27,12 +28,19 @@ pub struct EndBench {
     /// How many credentials.
     #[arg(long, default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     leases: u32,
+    /// Each credential for one of the ceiling's locations, one after the other, and not for all of them.
+    #[arg(long)]
+    spread: bool,
 }
 
 #[derive(Debug, Serialize)]
 struct Report {
     target: String,
+    /// How many locations they were spread over; 1: each is for all of the ceiling.
+    spread_over: usize,
     leases: u64,
+    /// Exchanges that were asked again, because the answer was to come back later: what was made for them is a credential, too.
+    asked_again: u32,
     mint_seconds: f64,
     /// From the operator's request until half of them were confirmed and recorded.
     half_ended_seconds: f64,
@@ -51,18 +59,25 @@ pub async fn run(args: &EndBench, output: &Output) -> Result<u8, Failure> {
     let (url, server) = redis(&folder).await?;
     let settings = RedisSettings::new(Secret::new(url.clone()));
     let text = format!("{}\n{text}", configuration().replace(ALLOWED, &allowed));
-    let mut stage = Stage::of(&folder, (url, &text), 1).await?;
+    let ground = Ground::of(&folder, url, &text)?;
+    let mut stage = Stage::start(&ground, 1).await?;
     stage.target.clone_from(&target);
+    if args.spread {
+        stage.parts = parts(&ground, &target);
+    }
+    let spread_over = stage.parts.len().max(1);
     let stage = Arc::new(stage);
     let begun = stage.clock.since_boot();
-    stage.seed(args.leases).await?;
+    let asked_again = stage.seed(args.leases).await?;
     let minted = stage.clock.since_boot() - begun;
     let (leases, half, ended) = stage.end_all(&settings).await?;
     stage.clear().await;
     drop(server);
     let report = Report {
         target,
+        spread_over,
         leases,
+        asked_again,
         mint_seconds: minted.as_secs_f64(),
         half_ended_seconds: half.as_secs_f64(),
         ended_seconds: ended.as_secs_f64(),
@@ -100,6 +115,26 @@ fn mission(text: &str) -> Result<(String, String), String> {
     let mut allowed = ceiling.ok_or("its target has no `ceiling`")?.clone();
     allowed.insert("target".to_owned(), toml::Value::String(name.clone()));
     Ok((name.clone(), toml::Value::Table(allowed).to_string()))
+}
+
+/// The target's ceiling in parts of one location.
+fn parts(ground: &Ground, name: &str) -> Vec<AuthorizationDetail> {
+    let targets = ground.settings.targets.iter().map(|(target, _)| target);
+    let permissions = targets
+        .filter(|target| target.id.as_str() == name)
+        .flat_map(|target| target.ceiling.0.iter().map(move |part| (target, part)));
+    permissions
+        .flat_map(|(target, permission)| {
+            let part = move |location: &String| AuthorizationDetail {
+                kind: target.detail_type.to_owned(),
+                identifier: name.to_owned(),
+                actions: permission.actions.clone(),
+                locations: vec![location.clone()],
+                max_ttl: None,
+            };
+            permission.locations.iter().map(part)
+        })
+        .collect()
 }
 
 impl Stage {

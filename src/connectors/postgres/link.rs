@@ -7,7 +7,9 @@ use crate::secret::Secret;
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
 use std::fmt;
+use std::io::ErrorKind;
 use std::ops::Deref;
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 use tokio_postgres::config::{SslMode, TargetSessionAttrs};
 use tokio_postgres::error::SqlState;
@@ -32,6 +34,8 @@ pub(super) struct Link {
     database: String,
     /// System identifiers of servers that are no more.
     gone: Vec<String>,
+    /// Which server was reached last.
+    known: Mutex<Option<String>>,
 }
 
 impl fmt::Debug for Link {
@@ -103,13 +107,16 @@ impl Link {
                 let pem = (setup.resolve)(reference).map_err(|why| format!("`ca`: {why}"))?;
                 Some(MakeRustlsConnect::new(client_config(&pem)?))
             }
-            None if is_loopback(&settings.host) => None,
+            None if settings.hosts().all(is_loopback) => None,
             None => return Err("`ca` is missing".to_owned()),
         };
         let patience = setup.call_timeout.max(Duration::from_secs(1));
+        let hosts = settings.hosts().count();
         let mut config = Config::new();
+        for host in settings.hosts() {
+            config.host(host);
+        }
         config
-            .host(&settings.host)
             .port(settings.port)
             .dbname(&settings.database)
             .user(&settings.username)
@@ -117,7 +124,8 @@ impl Link {
             .application_name("dayfly")
             // SECURITY: a standby may not have heard yet of a login that lives on its primary.
             .target_session_attrs(TargetSessionAttrs::ReadWrite)
-            .connect_timeout(patience / 2)
+            // Each of them may take it all, and time must be left for what was to be done.
+            .connect_timeout(patience / u32::try_from(hosts.saturating_add(1)).unwrap_or(u32::MAX))
             // Names in statements mean the catalog's own functions, whatever a database defines.
             .options(format!(
                 "-c search_path=pg_catalog -c statement_timeout={0} -c lock_timeout={0} -c idle_in_transaction_session_timeout={0}",
@@ -131,6 +139,7 @@ impl Link {
             port: settings.port,
             database: settings.database.clone(),
             gone: settings.gone.clone(),
+            known: Mutex::default(),
         })
     }
 
@@ -171,8 +180,28 @@ impl Link {
                 Some(code) if is_refusal(code) => {
                     ConnectorError::Refused(format!("the broker's own login: {}", said(&error)))
                 }
+                _ if takes_no_writes(&error) => ConnectorError::Unavailable(format!(
+                    "{}:{} takes no writes: it is a standby, or set to read only; name the primary, or in `host` \
+                     every server that may be it",
+                    self.host, self.port
+                )),
                 _ => ConnectorError::Unavailable(said(&error)),
             })
+    }
+
+    /// Which server was reached last, if any was.
+    pub fn known(&self) -> Option<String> {
+        let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        known.clone()
+    }
+
+    /// Which server this session is with. Nothing is changed by asking.
+    pub async fn server_of(&self, session: &Session) -> Result<String, ConnectorError> {
+        let server = session.server().await;
+        let server = server.map_err(|error| ConnectorError::Unavailable(said(&error)))?;
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        *known = Some(server.clone());
+        Ok(server)
     }
 
     /// Whether our own role may do what minting and ending need.
@@ -241,6 +270,12 @@ fn client_config(pem: &Secret<String>) -> Result<rustls::ClientConfig, String> {
         .with_root_certificates(roots)
         .with_no_client_auth();
     Ok(config)
+}
+
+/// What the driver finds where it looks for a primary.
+fn takes_no_writes(error: &tokio_postgres::Error) -> bool {
+    let cause = std::error::Error::source(error).and_then(|cause| cause.downcast_ref());
+    cause.is_some_and(|cause: &std::io::Error| cause.kind() == ErrorKind::PermissionDenied)
 }
 
 fn is_refusal(code: &SqlState) -> bool {

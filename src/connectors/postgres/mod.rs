@@ -58,11 +58,22 @@ impl Postgres {
 /// What ending needs beyond the lease id.
 #[derive(Debug, Serialize, Deserialize)]
 struct Made {
-    /// Sessions are known by the role's number, also once the role is gone.
-    oid: u32,
+    /// Sessions are known by the role's number, also once the role is gone. Nothing before it is made.
+    oid: Option<u32>,
     /// SECURITY: another server knows nothing of it, and would be believed. Nothing where an earlier version made it.
     #[serde(default)]
     server: Option<String>,
+}
+
+impl Made {
+    fn of(handle: Option<&Handle>) -> Option<Self> {
+        handle.and_then(|handle| serde_json::from_slice(handle.expose()).ok())
+    }
+
+    fn handle(&self) -> Result<Handle, ConnectorError> {
+        let unknown = |_| ConnectorError::Unknown("the login cannot be written down".to_owned());
+        serde_json::to_vec(self).map(Secret::new).map_err(unknown)
+    }
 }
 
 #[async_trait]
@@ -71,12 +82,33 @@ impl Connector for Postgres {
         self.promises
     }
 
+    async fn beforehand(&self) -> Result<Option<Handle>, ConnectorError> {
+        let server = match self.link.known() {
+            Some(server) => server,
+            None => self.link.server_of(&self.link.open().await?).await?,
+        };
+        let made = Made {
+            oid: None,
+            server: Some(server),
+        };
+        made.handle().map(Some)
+    }
+
     async fn mint(
         &self,
         grant: &Grant,
         context: MintContext<'_>,
     ) -> Result<Minted, ConnectorError> {
         let session = self.link.open().await?;
+        let server = self.link.server_of(&session).await?;
+        // SECURITY: the lease says on which server to look for it, whatever becomes of our answer.
+        if let Some(reserved) = Made::of(context.beforehand).and_then(|made| made.server)
+            && reserved != server
+        {
+            return Err(ConnectorError::Unavailable(format!(
+                "it is server {server} now, and the lease was reserved for {reserved}: ask again"
+            )));
+        }
         let tables = mint::tables(&session, grant.authority()).await?;
         let password = mint::password();
         let ends = whole_seconds(context.expires_at);
@@ -93,15 +125,12 @@ impl Connector for Postgres {
             ),
             tables,
         };
-        let server = session.server().await;
-        let server = server.map_err(|error| ConnectorError::Unavailable(link::said(&error)))?;
         let oid = mint::make(&session, &making).await?;
         let unknown = |_| ConnectorError::Unknown("the login cannot be written down".to_owned());
-        let handle = serde_json::to_vec(&Made {
-            oid,
+        let made = Made {
+            oid: Some(oid),
             server: Some(server),
-        })
-        .map_err(unknown)?;
+        };
         let credential = serde_json::to_string(&Credential {
             r#type: "postgres_login",
             host: self.link.host(),
@@ -115,7 +144,7 @@ impl Connector for Postgres {
             token: None,
             credential: Some(Secret::new(credential.map_err(unknown)?)),
             issued_token_type: POSTGRES_LOGIN_TYPE,
-            handle: Some(Secret::new(handle)),
+            handle: Some(made.handle()?),
             names: vec![making.role],
             expires_at: ends,
             token_sha256: None,
@@ -124,8 +153,7 @@ impl Connector for Postgres {
     }
 
     async fn end(&self, lease: &LeaseId, handle: Option<&Handle>) -> Result<Ended, ConnectorError> {
-        let made = handle.and_then(|handle| serde_json::from_slice::<Made>(handle.expose()).ok());
-        end::end(&self.link, &lease.to_string(), made.as_ref()).await
+        end::end(&self.link, &lease.to_string(), Made::of(handle).as_ref()).await
     }
 
     async fn check(&self) -> Result<(), ConnectorError> {

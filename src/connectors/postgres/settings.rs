@@ -6,6 +6,13 @@ use std::net::IpAddr;
 /// PostgreSQL's names are at most 63 bytes long.
 const MAX_NAME: usize = 63;
 
+impl PostgresSettings {
+    /// Each server that may be the primary.
+    pub(super) fn hosts(&self) -> impl Iterator<Item = &str> {
+        self.host.split(',')
+    }
+}
+
 pub(super) fn problems(settings: &PostgresSettings) -> Vec<SettingProblem> {
     let mut problems = Vec::new();
     let mut wrong = |key, why| problems.push(SettingProblem { key, why });
@@ -13,8 +20,11 @@ pub(super) fn problems(settings: &PostgresSettings) -> Vec<SettingProblem> {
         let fits = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'.' | b':' | b'_');
         !text.is_empty() && text.bytes().all(fits)
     };
-    if !is_host(&settings.host) {
-        wrong("host", "is not one host name or address");
+    if !settings.hosts().all(is_host) {
+        wrong(
+            "host",
+            "is not a host name or address, or several with commas between",
+        );
     }
     if settings.port == 0 {
         wrong("port", "is not a port");
@@ -39,7 +49,7 @@ pub(super) fn problems(settings: &PostgresSettings) -> Vec<SettingProblem> {
         );
     }
     // SECURITY: without TLS the login's password verifier, and the broker's own, cross the network.
-    if settings.ca.is_none() && !is_loopback(&settings.host) {
+    if settings.ca.is_none() && !settings.hosts().all(is_loopback) {
         wrong(
             "ca",
             "is missing: name the certificates that the server's is checked against, `file:/path`; only a server on loopback goes without TLS",

@@ -291,6 +291,43 @@ async fn only_the_server_on_which_a_login_was_made_says_that_it_is_dead() {
 }
 
 #[tokio::test]
+async fn what_is_known_beforehand_names_the_server_and_only_it_is_believed() {
+    let (Some(server), Some(other)) = (Server::start().await, Server::start().await) else {
+        return;
+    };
+    let moved = connector(settings(&other)).await;
+    let connector = connector(settings(&server)).await;
+    let known = connector.beforehand().await.unwrap();
+    let identifier = "SELECT system_identifier FROM pg_control_system()";
+    let identifier = server.ask(identifier).await.to_string();
+    let text = String::from_utf8(known.as_ref().unwrap().expose().clone()).unwrap();
+    assert!(text.contains(&identifier), "{text}");
+
+    let lease = draw();
+    let asked = MintContext {
+        beforehand: known.as_ref(),
+        ..context(&lease, MINUTE)
+    };
+    let grant = on(&["select"], &["public.orders"]).build();
+    let error = moved.mint(&grant, asked).await.unwrap_err();
+    assert!(matches!(error, ConnectorError::Unavailable(_)), "{error}");
+    let made = "SELECT count(*) FROM pg_roles WHERE rolname LIKE 'dfl%'";
+    assert_eq!(other.ask(made).await, 0);
+
+    // Nobody heard of the login that was made.
+    let minted = connector.mint(&grant, asked).await.unwrap();
+    let error = moved.end(&lease, known.as_ref()).await.unwrap_err();
+    assert!(error.to_string().contains(&identifier), "{error}");
+    login(&server, &minted).await.unwrap();
+    let ended = connector.end(&lease, known.as_ref()).await;
+    assert_eq!(ended.unwrap(), Ended::Dead);
+    assert!(login(&server, &minted).await.is_err());
+    // And where none was made there is none.
+    let ended = connector.end(&draw(), known.as_ref()).await;
+    assert_eq!(ended.unwrap(), Ended::Dead);
+}
+
+#[tokio::test]
 async fn what_cannot_be_granted_whole_is_not_made_at_all() {
     let Some(server) = Server::start().await else {
         return;
@@ -446,6 +483,12 @@ fn only_a_server_on_loopback_goes_without_tls() {
             .collect()
     };
     assert!(keys(&settings).is_empty());
+    settings.host = "127.0.0.1,127.0.0.2".to_owned();
+    assert!(keys(&settings).is_empty());
+    settings.host = "127.0.0.1,db.internal".to_owned();
+    assert_eq!(keys(&settings), ["ca"]);
+    settings.host = "127.0.0.1,".to_owned();
+    assert_eq!(keys(&settings), ["host", "ca"]);
     settings.host = "db.internal".to_owned();
     assert_eq!(keys(&settings), ["ca"]);
     settings.ca = Some("file:ca.pem".to_owned());

@@ -40,6 +40,17 @@ impl Connector for Arc<Scripted> {
         }
     }
 
+    /// `Good`: from memory.
+    async fn beforehand(&self) -> Result<Option<Handle>, ConnectorError> {
+        *self.asked.lock().unwrap() += 1;
+        let answer = self.answers.lock().unwrap().pop_front().unwrap();
+        match answer {
+            Answer::Good => Ok(Some(Secret::new(vec![7]))),
+            Answer::Late => std::future::pending().await,
+            _ => Err(ConnectorError::Unavailable("as told".to_owned())),
+        }
+    }
+
     async fn mint(&self, _: &Grant, context: MintContext<'_>) -> Result<Minted, ConnectorError> {
         *self.asked.lock().unwrap() += 1;
         let answer = self.answers.lock().unwrap().pop_front().unwrap();
@@ -189,6 +200,32 @@ async fn a_target_that_is_not_asked_shows_in_the_metrics_until_it_answers() {
     *world.clock.0.lock().unwrap() += Duration::from_secs(10);
     assert!(world.mint().await.is_ok());
     assert!(shows(0), "{}", handle.render());
+}
+
+#[tokio::test]
+async fn what_is_known_beforehand_is_not_asked_of_a_target_that_does_not_answer() {
+    use Answer::{Good, Late, Unavailable};
+    let world = world(&[
+        Late,
+        Unavailable,
+        Unavailable,
+        Unavailable,
+        Unavailable,
+        Good,
+        Unavailable,
+    ]);
+    for _ in 0..5 {
+        let error = world.guarded.beforehand().await.unwrap_err();
+        assert!(matches!(error, ConnectorError::Unavailable(_)), "{error}");
+    }
+    assert!(world.guarded.beforehand().await.is_err());
+    assert_eq!(world.asked(), 5, "asked although the breaker is open");
+    *world.clock.0.lock().unwrap() += Duration::from_secs(10);
+    assert!(world.guarded.beforehand().await.unwrap().is_some());
+    // What it remembers does not say that the target is back: the first one to ask it finds that out.
+    assert!(world.mint().await.is_err());
+    assert!(world.mint().await.is_err());
+    assert_eq!(world.asked(), 7, "asked although the breaker is open");
 }
 
 #[tokio::test]

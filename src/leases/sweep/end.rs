@@ -106,10 +106,11 @@ impl Sweeper {
                 Err(ConnectorError::Unknown("no answer in time".to_owned()))
             });
         steps::at(Step::Ended);
-        // INVARIANT: without a handle, "there is nothing of that name" says something only once no
+        // INVARIANT: without the mint's answer, "there is nothing of that name" says something only once no
         // mint can still be on its way.
         let settled = lease.mint_by + TOLERANCE;
-        let too_early = handle.is_none() && now < settled;
+        let unanswered = handle.is_none() || !lease.was_answered();
+        let too_early = unanswered && now < settled;
         match ended {
             Ok(Ended::Dead | Ended::DeadUncollected) if too_early => Attempt::Wait(settled),
             Ok(Ended::Dead) => Attempt::Dead,

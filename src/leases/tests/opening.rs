@@ -6,6 +6,7 @@ use crate::fences::{DimensionKind, EndedBy};
 use crate::leases::{AtRest, Lease, LeaseError, Leases, Standing, State, TOLERANCE, keys};
 use crate::policy::Grant;
 use crate::replay::ReplayMark;
+use crate::secret::Secret;
 use crate::store::{Key, Store, Transaction, Write};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -507,6 +508,39 @@ async fn no_lease_outlives_its_grant_its_target_or_the_day() {
     promises.max_ttl = Duration::from_secs(30 * 86400);
     let day = bench.leases.draft(&week, &promises, now).expires_at();
     assert!(day <= now + Duration::from_secs(86400));
+}
+
+#[tokio::test]
+async fn what_was_known_beforehand_is_kept_and_is_no_answer() {
+    let bench = Bench::new(RevocationClass::Native, true).await;
+    let (grant, now) = (bench.grant(), bench.now());
+    let draft = bench.leases.draft(&grant, &bench.downstream.promises, now);
+    let known = Secret::new(b"on this server".to_vec());
+    let draft = draft.knowing(Some(known.clone()));
+    let reserved = bench.leases.reserve(draft, &grant, now).await.unwrap();
+    let told = reserved.context(now).beforehand.unwrap();
+    assert_eq!(told.expose(), known.expose());
+    let lease = bench.again(reserved.lease()).await;
+    let kept = bench.leases.handle(&lease).unwrap().unwrap();
+    assert_eq!(kept.expose(), known.expose());
+    // Whoever takes it for the handle of what was made cannot read it.
+    let sealed = lease.handle.as_ref().unwrap();
+    let as_handle = bench.leases.sealer().open(lease.id.as_bytes(), sealed);
+    assert!(as_handle.is_err());
+
+    let lost = ConnectorError::Unknown(String::new());
+    let state = bench.leases.fail(reserved, &lost, now).await.unwrap();
+    assert_eq!(state, State::Revoking);
+    // "There is nothing" is said and not believed while the mint may be on its way.
+    for _ in 0..6 {
+        bench.sweep().await;
+        bench.later(10);
+    }
+    assert!(bench.downstream.ends.load(Ordering::SeqCst) > 0);
+    assert_eq!(bench.again(&lease).await.state, State::Revoking);
+    bench.later(TOLERANCE.as_secs());
+    bench.sweep().await;
+    assert_eq!(bench.again(&lease).await.state, State::Revoked);
 }
 
 #[tokio::test]

@@ -22,6 +22,7 @@ pub mod postgres;
 pub mod process;
 pub mod proxy;
 pub mod redis;
+mod standby;
 pub mod time;
 pub mod tokens;
 pub mod tools;

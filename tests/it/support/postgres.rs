@@ -12,7 +12,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 use tokio_postgres::{Client, NoTls};
 
-type Failure = Box<dyn Error + Send + Sync>;
+pub(super) type Failure = Box<dyn Error + Send + Sync>;
 
 pub const PASSWORD: &str = "a password of the tests";
 
@@ -39,7 +39,9 @@ pub struct Postgres {
     pub port: u16,
     /// What its certificate is checked against.
     pub ca: PathBuf,
-    child: Child,
+    /// An address on loopback.
+    host: String,
+    pub(super) child: Child,
     /// Removed after the server has ended.
     _folder: tempfile::TempDir,
 }
@@ -87,28 +89,7 @@ impl Postgres {
         let ca = certify(&data)?;
         own(folder.path())?;
         let port = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
-        let child = as_nobody(&programs.join("postgres"))
-            .arg("-D")
-            .arg(&data)
-            .args(["-p", &port.to_string(), "-c", "listen_addresses=127.0.0.1"])
-            .args([
-                "-c",
-                "unix_socket_directories=",
-                "-c",
-                "fsync=off",
-                "-c",
-                "ssl=on",
-            ])
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()?;
-        let server = Self {
-            port,
-            ca,
-            child,
-            _folder: folder,
-        };
+        let server = Self::over(programs, folder, ("127.0.0.1", port), ca)?;
         let postgres = server.ready().await?;
         for statement in SET_UP {
             postgres.batch_execute(statement).await?;
@@ -121,7 +102,40 @@ impl Postgres {
         Ok(server)
     }
 
-    async fn ready(&self) -> Result<Client, Failure> {
+    /// On the data that lies in the folder.
+    pub(super) fn over(
+        programs: &Path,
+        folder: tempfile::TempDir,
+        (host, port): (&str, u16),
+        ca: PathBuf,
+    ) -> Result<Self, Failure> {
+        let child = as_nobody(&programs.join("postgres"))
+            .arg("-D")
+            .arg(folder.path().join("data"))
+            .args(["-p", &port.to_string(), "-c"])
+            .arg(format!("listen_addresses={host}"))
+            .args([
+                "-c",
+                "unix_socket_directories=",
+                "-c",
+                "fsync=off",
+                "-c",
+                "ssl=on",
+            ])
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()?;
+        Ok(Self {
+            port,
+            ca,
+            host: host.to_owned(),
+            child,
+            _folder: folder,
+        })
+    }
+
+    pub(super) async fn ready(&self) -> Result<Client, Failure> {
         let mut failure: Failure = "it was not asked".into();
         for _ in 0..200 {
             match self.connect("postgres", PASSWORD, "postgres").await {
@@ -145,7 +159,7 @@ impl Postgres {
         database: &str,
     ) -> Result<Client, tokio_postgres::Error> {
         let (client, connection) = tokio_postgres::Config::new()
-            .host("127.0.0.1")
+            .host(&self.host)
             .port(self.port)
             .user(user)
             .password(password)
@@ -166,6 +180,9 @@ impl Postgres {
 
 impl Drop for Postgres {
     fn drop(&mut self) {
+        if !matches!(self.child.try_wait(), Ok(None)) {
+            return;
+        }
         // At once, without waiting for sessions: it ends its own processes.
         let _ = kill_process(Pid::from_child(&self.child), Signal::INT);
         let _ = self.child.wait();
@@ -173,7 +190,7 @@ impl Drop for Postgres {
 }
 
 /// Where `initdb` and `postgres` lie: Debian keeps them off the path.
-fn programs() -> Option<PathBuf> {
+pub(super) fn programs() -> Option<PathBuf> {
     let mut folders: Vec<PathBuf> = std::fs::read_dir("/usr/lib/postgresql")
         .into_iter()
         .flatten()
@@ -191,7 +208,7 @@ fn is_root() -> bool {
 }
 
 /// PostgreSQL refuses to run as root.
-fn as_nobody(program: &Path) -> Command {
+pub(super) fn as_nobody(program: &Path) -> Command {
     if !is_root() {
         return Command::new(program);
     }
@@ -203,7 +220,7 @@ fn as_nobody(program: &Path) -> Command {
     command
 }
 
-fn own(folder: &Path) -> Result<(), Failure> {
+pub(super) fn own(folder: &Path) -> Result<(), Failure> {
     if is_root() {
         run(Command::new("chown")
             .args(["-R", "nobody:nogroup"])
@@ -212,7 +229,7 @@ fn own(folder: &Path) -> Result<(), Failure> {
     Ok(())
 }
 
-fn run(command: &mut Command) -> Result<(), Failure> {
+pub(super) fn run(command: &mut Command) -> Result<(), Failure> {
     let output = command.stdin(Stdio::null()).output()?;
     if output.status.success() {
         return Ok(());
@@ -229,8 +246,8 @@ fn certify(data: &Path) -> Result<PathBuf, Failure> {
     let signed = authority.self_signed(&authority_key)?;
     let issuer = rcgen::Issuer::new(authority, authority_key);
     let key = rcgen::KeyPair::generate()?;
-    let certificate =
-        rcgen::CertificateParams::new(vec!["127.0.0.1".to_owned()])?.signed_by(&key, &issuer)?;
+    let hosts = ["127.0.0.1", "127.0.0.2"].map(str::to_owned);
+    let certificate = rcgen::CertificateParams::new(hosts.to_vec())?.signed_by(&key, &issuer)?;
     std::fs::write(data.join("server.crt"), certificate.pem())?;
     std::fs::write(data.join("server.key"), key.serialize_pem())?;
     std::fs::set_permissions(
