@@ -132,23 +132,56 @@ async fn what_lives_at_a_real_downstream_is_measured_until_the_last_of_it_is_dea
     let text = format!(
         "[target.orders-db]\nkind = \"postgres\"\nhost = \"127.0.0.1\"\nport = {}\ndatabase = \"orders\"\n\
          username = \"dayfly\"\npassword = \"file:{}\"\nca = \"file:{}\"\n\
-         ceiling = {{ actions = [\"select\"], locations = [\"public.orders\"] }}\n",
+         ceiling = {{ actions = [\"select\"], locations = [\"public.orders\", \"public.order_lines\"] }}\n",
         server.port,
         password.display(),
         server.ca.display(),
     );
     std::fs::write(&target, text).unwrap();
-    let report = measured(&[
+    // What each login was made with is told by the server.
+    let told = "CREATE TABLE public.told (text text); \
+         CREATE FUNCTION public.tell() RETURNS event_trigger LANGUAGE plpgsql SECURITY DEFINER AS $$BEGIN \
+         INSERT INTO public.told VALUES (pg_catalog.current_query()); END$$; \
+         CREATE EVENT TRIGGER tell ON ddl_command_end WHEN TAG IN ('GRANT') EXECUTE FUNCTION public.tell()";
+    let postgres = server.login("postgres", PASSWORD).await.unwrap();
+    postgres.batch_execute(told).await.unwrap();
+    let arguments = [
         "end",
         "--leases",
         "12",
         "--target",
         target.to_str().unwrap(),
-    ]);
-    assert_eq!(report["target"], "orders-db");
-    assert_eq!(report["leases"], 12, "{report}");
-    let figure = |name: &str| report[name].as_f64().unwrap();
-    assert!(figure("half_ended_seconds") <= figure("ended_seconds"));
-    let left = "SELECT count(*) FROM pg_roles WHERE rolname LIKE 'dfl%'";
-    assert_eq!(server.ask(left).await, 0);
+    ];
+    for (more, over, logins_for_both) in [(&["--spread"][..], 2, false), (&[], 1, true)] {
+        let report = measured(&[&arguments, more].concat());
+        assert_eq!(report["target"], "orders-db");
+        assert_eq!(report["spread_over"], over, "{report}");
+        let figure = |name: &str| report[name].as_f64().unwrap();
+        let (leases, again) = (figure("leases"), figure("asked_again"));
+        assert!((12.0..=12.0 + again).contains(&leases), "{report}");
+        assert!(figure("half_ended_seconds") <= figure("ended_seconds"));
+        let left = "SELECT count(*) FROM pg_roles WHERE rolname LIKE 'dfl%'";
+        assert_eq!(server.ask(left).await, 0);
+        for (tables, expected) in [
+            (
+                "text LIKE '%\"orders\"%' AND text LIKE '%\"order_lines\"%'",
+                logins_for_both,
+            ),
+            (
+                "text LIKE '%\"orders\"%' AND text NOT LIKE '%\"order_lines\"%'",
+                !logins_for_both,
+            ),
+            (
+                "text NOT LIKE '%\"orders\"%' AND text LIKE '%\"order_lines\"%'",
+                !logins_for_both,
+            ),
+        ] {
+            let made = format!("SELECT count(*) FROM public.told WHERE {tables}");
+            assert_eq!(server.ask(&made).await > 0, expected, "{tables}: {report}");
+        }
+        postgres
+            .batch_execute("TRUNCATE public.told")
+            .await
+            .unwrap();
+    }
 }

@@ -1,18 +1,47 @@
 //! Servers that follow another one and take its place, and other servers that get its name.
 
 use super::{World, mission};
-use crate::support::broker::Setup;
+use crate::support::broker::{Setup, TestBroker};
 use crate::support::held_back::HeldBack;
 use crate::support::network::Network;
 use crate::support::postgres::{PASSWORD, Postgres};
 use crate::support::redis::free_port;
+use crate::support::time::Manual;
 use serde_json::{Value, json};
+use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 use tokio_postgres::Client;
 
 const MADE: &str = "SELECT count(*) FROM pg_roles WHERE rolname LIKE 'dfl%'";
 
 impl World {
+    /// With a network that leads to the one and can lead to the other, whose certificate is as good.
+    async fn before(other: &Postgres) -> Option<(Self, Network, Arc<Manual>)> {
+        let server = Postgres::start().await?;
+        let network = Network::to(server.port).await;
+        let near = network.url.rsplit(':').next().unwrap();
+        let there = format!("port = {}", server.port);
+        let more = mission(&server, "orders-db.ca").replace(&there, &format!("port = {near}"));
+        let read = |path: &Path| std::fs::read_to_string(path).unwrap();
+        let files = vec![
+            ("orders-db.password".to_owned(), PASSWORD.to_owned()),
+            (
+                "orders-db.ca".to_owned(),
+                read(&server.ca) + &read(&other.ca),
+            ),
+        ];
+        let clock = Manual::start();
+        let setup = Setup {
+            more,
+            files,
+            clock: clock.clone(),
+            ..Setup::default()
+        };
+        let broker = TestBroker::with(setup).await;
+        Some((Self { broker, server }, network, clock))
+    }
+
     /// A server that follows this one, on a port of its own.
     async fn standby(&self) -> Postgres {
         let port = free_port().unwrap();
@@ -184,10 +213,10 @@ async fn a_login_that_a_failover_brings_back_lets_nobody_in_after_its_time() {
 /// The server makes it, the link is cut before it says so, and another server gets the name.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_login_whose_answer_was_lost_is_not_called_dead_by_another_server() {
-    let Some((world, network, clock)) = World::far().await else {
+    let Some(other) = Postgres::start().await else {
         return;
     };
-    let other = Postgres::start().await.unwrap();
+    let (world, network, clock) = World::before(&other).await.unwrap();
     let held = HeldBack::on(&world.server, "read-orders").await;
     let losing = async {
         held.until_it_waits().await;
@@ -219,10 +248,10 @@ async fn a_login_whose_answer_was_lost_is_not_called_dead_by_another_server() {
 /// Which server it is was asked long ago, and meanwhile it is another one.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_lease_that_was_reserved_for_one_server_gets_its_login_on_no_other() {
-    let Some((world, network, _clock)) = World::far().await else {
+    let Some(other) = Postgres::start().await else {
         return;
     };
-    let other = Postgres::start().await.unwrap();
+    let (world, network, _clock) = World::before(&other).await.unwrap();
     world.granted().await;
     lead(&network, &other);
     let refused = world.ask("public.orders").await;
