@@ -144,3 +144,6 @@ impl Work {
         Ok(Some(chain))
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -212,24 +212,36 @@ async fn sealed_behind(store: &dyn Store, checkpoint: u64) -> State {
 /// A replica that runs, with what the store said after each of three runs.
 async fn three_runs(place: &Place, path: &Path) -> (Arc<Sealing>, Vec<State>) {
     let sealing = start(&place.store, path);
-    let (mut states, mut last) = (Vec::new(), 1);
-    for agent in ["one", "two", "three"] {
+    let states = runs(place, &["one", "two", "three"]).await;
+    (sealing, states)
+}
+
+/// What the store said after each run of whoever seals.
+async fn runs(place: &Place, agents: &[&str]) -> Vec<State> {
+    let found = State::read(place.store.as_ref(), &sealer()).await.unwrap();
+    let mut last = found.map_or(1, |(state, _)| state.chain.checkpoint.max(1));
+    let mut states = Vec::new();
+    for agent in agents {
         stage(place.store.as_ref(), 1, agent).await;
         let state = sealed_behind(place.store.as_ref(), last).await;
         last = state.chain.checkpoint;
         states.push(state);
     }
-    (sealing, states)
+    states
 }
 
 async fn loses_two(store: &dyn Store, states: &[State], age: Duration) {
-    let mut older = states[0].clone();
+    loses_all_behind(store, &states[0], age).await;
+    assert_eq!(states[2].chain.checkpoint, states[0].chain.checkpoint + 2);
+}
+
+async fn loses_all_behind(store: &dyn Store, state: &State, age: Duration) {
+    let mut older = state.clone();
     older.until -= age;
     let (_, version) = State::read(store, &sealer()).await.unwrap().unwrap();
     let lost = older.write(&sealer(), Some(version), now()).unwrap();
     let outcome = store.commit(lost).await.unwrap();
     assert!(matches!(outcome, Outcome::Applied { .. }), "{outcome:?}");
-    assert_eq!(states[2].chain.checkpoint, states[0].chain.checkpoint + 2);
 }
 
 #[tokio::test]
@@ -279,7 +291,7 @@ async fn a_store_that_is_put_back_to_an_older_day_stops_who_seals_and_who_starts
 async fn beside(place: &Place, states: &[State]) -> Arc<Sealing> {
     let other = place.path("other.jsonl");
     let sealing = start(&place.store, &other);
-    let last = states[2].chain.checkpoint;
+    let last = states.last().unwrap().chain.checkpoint;
     for _ in 0..100 {
         if newest(&other).unwrap() == Some(last) {
             return sealing;
@@ -324,13 +336,18 @@ async fn what_a_failover_lost_is_left_to_the_replica_that_sealed_it() {
 async fn what_a_failover_lost_of_a_replica_that_died_is_not_waited_for_for_ever() {
     let place = Place::new();
     let path = place.path("audit.jsonl");
-    let (sealing, states) = three_runs(&place, &path).await;
+    let (sealing, mut states) = three_runs(&place, &path).await;
+    // So many that whoever goes on is behind what was seen for a while.
+    states.extend(runs(&place, &["lost", "lost, too", "and this"]).await);
     let other = beside(&place, &states).await;
     drop(sealing);
-    loses_two(place.store.as_ref(), &states, UNCLAIMED).await;
+    // It says that somebody seals: who sees that knows later all the same.
+    let mut claimed = states[0].clone();
+    claimed.until = now() + State::LEASE / 2;
+    loses_all_behind(place.store.as_ref(), &claimed, Duration::ZERO).await;
     let begun = tokio::time::Instant::now();
     stage(place.store.as_ref(), 1, "four").await;
-    let is_sealed = |state: &State| state.chain.head(shard(1).number()).position.sequence == 4;
+    let is_sealed = |state: &State| state.chain.head(shard(1).number()).position.sequence == 7;
     while !is_sealed(&state_of(place.store.as_ref()).await) {
         assert!(begun.elapsed() < 6 * State::LEASE);
         tokio::time::sleep(Duration::from_millis(100)).await;
@@ -338,6 +355,8 @@ async fn what_a_failover_lost_of_a_replica_that_died_is_not_waited_for_for_ever(
     assert!(begun.elapsed() > 2 * State::LEASE);
     other.finish().await;
     assert_eq!(other.fault(), None);
+    let now = state_of(place.store.as_ref()).await.chain.checkpoint;
+    assert!(now < states[5].chain.checkpoint, "{now}");
     // And it may start again.
     let other = place.path("other.jsonl");
     check(place.store.as_ref(), &sealer(), &other)
