@@ -3,10 +3,10 @@
 use super::loss::state_of;
 use super::{Place, now, read, seal, sealer, shard, sign, stage, start};
 use crate::audit::state::State;
-use crate::audit::{Cursor, Sealing};
+use crate::audit::{Cursor, Entry, Event, Sealing, log};
 use crate::clock::SystemClock;
 use crate::ids::ShardId;
-use crate::store::{Log, Over, Position, Store, StoreError, Tail};
+use crate::store::{Log, Outcome, Over, Position, Store, StoreError, Tail, Transaction};
 use async_trait::async_trait;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -37,6 +37,28 @@ impl Over for Away {
             return Err(StoreError::Unavailable("its node is away".to_owned()));
         }
         self.below.tail(log, after, limit, wait).await
+    }
+}
+
+/// It takes nothing that is written to one shard.
+#[derive(Debug)]
+struct Unwritten {
+    below: Arc<dyn Store>,
+    shard: ShardId,
+    is_unwritten: AtomicBool,
+}
+
+#[async_trait]
+impl Over for Unwritten {
+    fn below(&self) -> &dyn Store {
+        self.below.as_ref()
+    }
+
+    async fn commit(&self, transaction: Transaction) -> Result<Outcome, StoreError> {
+        if transaction.shard == self.shard && self.is_unwritten.load(Ordering::Relaxed) {
+            return Err(StoreError::Unavailable("its node is full".to_owned()));
+        }
+        self.below.commit(transaction).await
     }
 }
 
@@ -78,6 +100,7 @@ async fn a_shard_that_cannot_be_read_keeps_no_other_one_from_being_sealed() {
         })
     };
     until("the other is sealed", async || sealed(2).await).await;
+    until("it is said", async || sealing.fault().is_some()).await;
     let number = shard(1).number();
     let fault = sealing.fault().unwrap();
     assert!(
@@ -94,6 +117,60 @@ async fn a_shard_that_cannot_be_read_keeps_no_other_one_from_being_sealed() {
     assert!(report.is_sound() && report.entries == 2, "{report:?}");
 }
 
+/// So many that most of them are let go of once they are sealed.
+async fn stage_many(place: &Place, number: usize) {
+    let mut transaction = Transaction::new(shard(number), now() + Duration::from_secs(10));
+    for one in 0..600 {
+        let entry = Entry::new(Event::Issued, now()).with("number", one);
+        transaction = transaction.write(entry.append(shard(number)));
+    }
+    place.store.commit(transaction).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_shard_that_cannot_be_trimmed_keeps_no_other_one_from_being_trimmed() {
+    let place = Place::new();
+    for number in [1, 2] {
+        stage_many(&place, number).await;
+    }
+    let store = Arc::new(Unwritten {
+        below: place.store.clone(),
+        shard: shard(1),
+        is_unwritten: AtomicBool::new(true),
+    });
+    let sealing = Sealing::start(
+        store.clone(),
+        sealer(),
+        Arc::new(SystemClock::new()),
+        place.path("audit.jsonl"),
+        Box::new(sign),
+    );
+    let is_trimmed = async |number: usize| {
+        let log = log(shard(number));
+        let tail = place
+            .store
+            .tail(&log, Position::ORIGIN, 1, Duration::ZERO)
+            .await;
+        matches!(tail.unwrap(), Tail::Trimmed { .. })
+    };
+    until("the other is trimmed", async || is_trimmed(2).await).await;
+    stage(place.store.as_ref(), 3, "later").await;
+    until("sealing goes on", async || {
+        let state = state_of(place.store.as_ref()).await;
+        state.chain.head(shard(3).number()).position.sequence == 1
+    })
+    .await;
+    assert_eq!(sealing.fault(), None);
+    assert!(!is_trimmed(1).await);
+
+    store.is_unwritten.store(false, Ordering::Relaxed);
+    stage(place.store.as_ref(), 3, "again").await;
+    until("it is trimmed, too", async || is_trimmed(1).await).await;
+    sealing.finish().await;
+    let report = read(&place.path("audit.jsonl"));
+    assert!(report.is_sound() && report.entries == 1202, "{report:?}");
+}
+
 #[tokio::test]
 async fn responses_to_one_shard_wait_for_no_other_one() {
     let place = Place::new();
@@ -101,7 +178,7 @@ async fn responses_to_one_shard_wait_for_no_other_one() {
     stage(place.store.as_ref(), 1, "away").await;
     stage(place.store.as_ref(), 2, "here").await;
     let store = away(&place);
-    let agents = |entries: Vec<crate::audit::Entry>| -> Vec<String> {
+    let agents = |entries: Vec<Entry>| -> Vec<String> {
         let agents = entries.into_iter().filter_map(|entry| entry.agent);
         agents.collect()
     };
