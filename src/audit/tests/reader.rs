@@ -1,10 +1,11 @@
 //! A reader over a failover that lost what it had read: other entries have those numbers then.
 
 use super::loss::append;
-use super::{now, shard};
-use crate::audit::{Cursor, Entry, Event};
+use super::{Place, now, seal, shard};
+use crate::audit::{Cursor, Entry, Event, log};
+use crate::ids::ShardId;
 use crate::store::embedded::Embedded;
-use crate::store::{Store, Transaction, Write};
+use crate::store::{Position, Store, Tail, Transaction, Write};
 use std::time::Duration;
 use time::OffsetDateTime;
 
@@ -40,6 +41,48 @@ async fn agents(store: &dyn Store, cursor: &mut Cursor) -> Vec<String> {
     }
 }
 
+async fn keep(store: &dyn Store, cursor: &Cursor, at: OffsetDateTime) {
+    let deadline = now() + Duration::from_secs(10);
+    let write = cursor.clone().write(at).unwrap();
+    let stored = Transaction::new(ShardId::INSTALLATION, deadline).write(write);
+    store.commit(stored).await.unwrap();
+}
+
+async fn is_trimmed_once_it_is_sealed(place: &Place) -> bool {
+    assert_eq!(seal(&place.store, &place.path("audit.jsonl")).await, None);
+    let log = log(shard(NUMBER));
+    let tail = place.store.tail(&log, Position::ORIGIN, 1, Duration::ZERO);
+    matches!(tail.await.unwrap(), Tail::Trimmed { .. })
+}
+
+#[tokio::test]
+async fn what_was_not_read_is_not_trimmed_unless_its_reader_was_silent_for_an_hour() {
+    let hour = Duration::from_secs(3600);
+    for (silent, is_waited_for) in [
+        (Duration::ZERO, true),
+        (hour - Duration::from_secs(60), true),
+        (hour + Duration::from_secs(1), false),
+    ] {
+        let place = Place::new();
+        let store = place.store.as_ref();
+        let mut cursor = Cursor::load(store).await.unwrap();
+        keep(store, &cursor, now() - silent).await;
+        let mut transaction = Transaction::new(shard(NUMBER), now() + Duration::from_secs(10));
+        for number in 0..600 {
+            let entry = Entry::new(Event::Issued, now()).agent(format!("agent-{number}"));
+            transaction = transaction.write(entry.append(shard(NUMBER)));
+        }
+        store.commit(transaction).await.unwrap();
+        let is_trimmed = is_trimmed_once_it_is_sealed(&place).await;
+        assert_eq!(is_trimmed, !is_waited_for, "{silent:?}");
+        if is_waited_for {
+            assert_eq!(agents(store, &mut cursor).await.len(), 600);
+            keep(store, &cursor, now()).await;
+            assert!(is_trimmed_once_it_is_sealed(&place).await, "it was read");
+        }
+    }
+}
+
 #[tokio::test]
 async fn what_comes_in_place_of_what_a_failover_lost_is_read_all_the_same() {
     let old: Vec<_> = (0..450)
@@ -51,10 +94,7 @@ async fn what_comes_in_place_of_what_a_failover_lost_is_read_all_the_same() {
     let before = store_of(&old, &[&kept, &lost, &also_lost]).await;
     let mut cursor = Cursor::load(&before).await.unwrap();
     assert!(agents(&before, &mut cursor).await.is_empty(), "at the end");
-    let write = cursor.clone().write(now()).unwrap();
-    let deadline = now() + Duration::from_secs(10);
-    let stored = Transaction::new(crate::ids::ShardId::INSTALLATION, deadline).write(write);
-    before.commit(stored).await.unwrap();
+    keep(&before, &cursor, now()).await;
     let cursor = Cursor::load(&before).await.unwrap();
     for (in_place, told) in [
         // As many, more, and fewer than were lost. What may have been read is read once more.
