@@ -1,6 +1,7 @@
 use super::fixture::{Advanced, Line};
 use super::{agent, follow, new, replica, sealer, store};
 use crate::clock::Clock;
+use crate::fences::follow::PAGE;
 use crate::fences::{FenceKind, Fences, Stale, log, snapshot};
 use crate::store::{Position, Store, Tail};
 use std::sync::Arc;
@@ -80,6 +81,62 @@ async fn past_the_bound_there_is_no_view_until_the_store_answers_again() {
     line.mend();
     follow(&fences).await;
     assert!(fences.fresh().is_ok());
+}
+
+#[tokio::test]
+async fn who_has_not_read_to_the_head_proves_nothing() {
+    let line = Line::to(store());
+    let clock = Advanced::new();
+    let replica = || {
+        let store = Arc::clone(&line) as Arc<dyn Store>;
+        let clock = Arc::clone(&clock) as Arc<dyn Clock>;
+        Fences::idle(store, sealer(), clock, Duration::from_secs(60))
+    };
+    let (ahead, behind) = (replica(), replica());
+    follow(&ahead).await;
+    follow(&behind).await;
+    let page = u64::try_from(PAGE).unwrap();
+    for number in 0..=page {
+        let kill = new(FenceKind::Kill, agent(&number.to_string()));
+        ahead.raise(kill, now()).await.unwrap();
+    }
+    clock.advance(Duration::from_secs(61));
+    follow(&behind).await;
+    assert_eq!(behind.last().position().sequence, page);
+    assert_eq!(behind.fresh().unwrap_err(), Stale);
+    follow(&behind).await;
+    assert_eq!(behind.fresh().unwrap().position().sequence, page + 1);
+}
+
+/// A hold ends, and a kill is forgotten, when its time has come by both clocks.
+#[tokio::test]
+async fn what_has_an_end_ends_by_the_slower_of_two_clocks() {
+    let hour = Duration::from_secs(3600);
+    for (ours_ahead, store_ahead, is_over) in [
+        (false, false, false),
+        (true, false, false),
+        (false, true, false),
+        (true, true, true),
+    ] {
+        let line = Line::to(store());
+        let clock = Advanced::new();
+        let store = Arc::clone(&line) as Arc<dyn Store>;
+        let own = Arc::clone(&clock) as Arc<dyn Clock>;
+        let fences = Fences::idle(store, sealer(), own, Duration::from_secs(60));
+        follow(&fences).await;
+        let hold = new(FenceKind::Hold, agent("a")).until(now() + hour / 2);
+        fences.raise(hold, now()).await.unwrap();
+        if ours_ahead {
+            clock.advance(hour);
+        }
+        if store_ahead {
+            let ahead = hour.as_millis().try_into().unwrap();
+            line.ahead_ms.store(ahead, Ordering::SeqCst);
+        }
+        follow(&fences).await;
+        let held = fences.fresh().unwrap().held(&[agent("a").hash()]);
+        assert_eq!(held.is_none(), is_over, "{ours_ahead} {store_ahead}");
+    }
 }
 
 #[tokio::test]

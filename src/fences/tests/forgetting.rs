@@ -1,14 +1,17 @@
 //! What of the log a replica keeps, and what never goes back.
 
 use super::fixture::Line;
-use super::{NOW, agent, fence, follow, new, replica, store};
+use super::{NOW, agent, fence, follow, new, replica, sealer, store};
 use crate::clock::{Clock, SystemClock};
 use crate::fences::view::{WHOLE, WHOLE_FOR};
 use crate::fences::{Dimension, DimensionKind, FenceKind, Fences, View, snapshot};
 use crate::secret::{Sealer, Secret};
-use crate::store::{Position, Store};
+use crate::store::{Log, Over, Position, Store, StoreError, Tail};
+use async_trait::async_trait;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
+use time::OffsetDateTime;
 
 /// More ends of single leases than are kept whole, and by more than a block.
 fn many() -> View {
@@ -46,6 +49,82 @@ fn what_is_young_or_what_a_failover_can_lose_is_kept_whole() {
     let mut kept = view;
     kept.forget_entries(old, 1024);
     assert!(kept.entry_at(1024).is_none() && kept.entry_at(1025).is_some());
+}
+
+/// So many seconds after the fences were raised.
+#[derive(Debug, Default)]
+struct Later(AtomicU64);
+
+impl Later {
+    fn pass(&self, seconds: u64) {
+        self.0.fetch_add(seconds, Ordering::SeqCst);
+    }
+}
+
+impl Clock for Later {
+    fn now(&self) -> OffsetDateTime {
+        NOW + self.since_boot()
+    }
+
+    fn since_boot(&self) -> Duration {
+        Duration::from_secs(self.0.load(Ordering::SeqCst))
+    }
+}
+
+/// A store whose log is as long as a test says, and is on enough replicas or is not the same any more.
+#[derive(Debug)]
+struct Told {
+    below: Arc<dyn Store>,
+    head: Position,
+    is_there: AtomicBool,
+    clock: Arc<Later>,
+}
+
+#[async_trait]
+impl Over for Told {
+    fn below(&self) -> &dyn Store {
+        self.below.as_ref()
+    }
+
+    async fn tail(&self, _: &Log, _: Position, _: usize, _: Duration) -> Result<Tail, StoreError> {
+        if !self.is_there.load(Ordering::SeqCst) {
+            return Ok(Tail::Forked { head: self.head });
+        }
+        Ok(Tail::Entries {
+            entries: Vec::new(),
+            head: self.head,
+            store_now: self.clock.now(),
+        })
+    }
+}
+
+#[tokio::test]
+async fn what_the_log_was_not_found_with_on_enough_replicas_is_kept_whole() {
+    let (view, clock) = (many(), Arc::new(Later::default()));
+    let store = Arc::new(Told {
+        below: store(),
+        head: view.position(),
+        is_there: AtomicBool::new(true),
+        clock: clock.clone(),
+    });
+    let (told, own) = (store.clone() as Arc<dyn Store>, clock.clone());
+    let fences = Fences::idle(told, sealer(), own, Duration::from_secs(60));
+    fences.take_loaded(view).unwrap();
+    let is_whole = || fences.last().since(0).is_some();
+    // All of it is old enough, and each minute it is looked for what nobody needs.
+    clock.pass(WHOLE_FOR.as_secs() + 1);
+    follow(&fences).await;
+    assert!(is_whole(), "nothing was known to be replicated before");
+    // It is not any more, says whoever has taken over.
+    store.is_there.store(false, Ordering::SeqCst);
+    drop(fences.follow(Duration::ZERO).await);
+    store.is_there.store(true, Ordering::SeqCst);
+    clock.pass(61);
+    follow(&fences).await;
+    assert!(is_whole(), "what a failover lost is put back from it");
+    clock.pass(61);
+    follow(&fences).await;
+    assert!(!is_whole());
 }
 
 #[tokio::test]

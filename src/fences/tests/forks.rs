@@ -1,8 +1,9 @@
 use super::fixture::Line;
-use super::{agent, follow, new, replica, store};
+use super::{agent, fence, follow, new, replica, store};
 use crate::clock::{Clock, SystemClock};
-use crate::fences::{EndedBy, FenceError, FenceKind, Fences, log};
+use crate::fences::{EndedBy, Fence, FenceError, FenceKind, Fences, entry, log};
 use crate::ids::ShardId;
+use crate::secret::{Sealer, Secret};
 use crate::store::{Position, Store, Tail, Transaction, Write};
 use std::sync::Arc;
 use std::time::Duration;
@@ -139,6 +140,36 @@ async fn two_replicas_that_mend_the_same_loss_put_it_back_once() {
         first.fresh().unwrap().position(),
         second.fresh().unwrap().position()
     );
+}
+
+#[tokio::test]
+async fn what_was_lost_is_put_back_though_somebody_elses_entry_has_its_id() {
+    let old = store();
+    let line = Line::to(Arc::clone(&old));
+    let fences = replica(&line);
+    follow(&fences).await;
+    let hold = new(FenceKind::Hold, agent("a"));
+    let hold = fences.raise(hold, now()).await.unwrap().fence;
+    let rest = survivor(old.as_ref(), 0).await;
+    let stranger = Sealer::new(&[Secret::new(vec![66; 32])]).unwrap();
+    let forged = Fence {
+        id: hold.id,
+        ..fence(FenceKind::Kill, agent("nobody"))
+    };
+    let value = entry::wrap(&stranger, &forged).unwrap();
+    let transaction = Transaction::new(ShardId::INSTALLATION, now() + Duration::from_secs(10))
+        .write(Write::Append { log: log(), value });
+    rest.commit(transaction).await.unwrap();
+    line.point_to(Arc::clone(&rest));
+    follow(&fences).await;
+    follow(&fences).await;
+    assert_eq!(entries(rest.as_ref()).await.len(), 2);
+    let another = replica(&line);
+    follow(&another).await;
+    for fences in [&fences, &another] {
+        let held = fences.last().held(&[agent("a").hash()]);
+        assert_eq!(held.unwrap().fence_id, hold.id);
+    }
 }
 
 #[tokio::test]

@@ -58,11 +58,11 @@ pub(crate) fn new(kind: FenceKind, dimension: Dimension) -> NewFence {
     NewFence::new(kind, dimension, "ops@acme.example", "a test")
 }
 
-/// A replica that is driven by hand.
+/// A replica that is driven by hand, however slow the machine is.
 fn replica(line: &Arc<Line>) -> Fences {
     let store: Arc<dyn Store> = Arc::clone(line) as Arc<dyn Store>;
     let clock = Arc::new(SystemClock::new());
-    Fences::idle(store, sealer(), clock, Duration::from_secs(1))
+    Fences::idle(store, sealer(), clock, Duration::from_secs(60))
 }
 
 async fn follow(fences: &Fences) {
