@@ -90,11 +90,13 @@ async fn each_node_of_a_cluster_has_a_clock_of_its_own() {
         // Not by being generous: there is a deadline still.
         let mut late = soon(at);
         late.deadline -= Duration::from_secs(60);
+        store.sent.lock().unwrap().clear();
         assert_eq!(
             timed.commit(late).await.unwrap(),
             Outcome::TooLate,
             "{at:?}"
         );
+        assert_eq!(store.sent.lock().unwrap().len(), 1, "the clock is known");
     }
     // Nor does a look at one of them say anything about the others.
     timed.look(shard(2)).await.unwrap();
@@ -131,6 +133,15 @@ async fn nothing_is_over_by_a_clock_that_is_ahead_nor_kept_by_one_node_that_is_b
     let timed = store.timed().await;
     let no_later = timed.no_later().now() - now;
     assert!((no_later.whole_seconds() + 3600).abs() < 5, "{no_later}");
+
+    // The one that the fences are read from is behind, and alone with that; then this replica is.
+    for (others, installation) in [(0, -3600), (3600, 3600)] {
+        ShardId::all().for_each(|shard| store.set(shard, others));
+        store.set(ShardId::INSTALLATION, installation);
+        let timed = store.timed().await;
+        let no_later = timed.no_later().now() - now;
+        assert!(no_later.whole_seconds().abs() < 5, "{others}: {no_later}");
+    }
 }
 
 #[tokio::test]
