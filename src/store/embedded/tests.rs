@@ -140,3 +140,23 @@ fn an_earlier_version_does_not_start_on_a_file_of_this_one() {
     let again = disk.store();
     assert!(again.is_ok(), "{:?}", again.err());
 }
+
+#[test]
+fn a_file_of_an_earlier_version_is_refused_and_left_as_it_is() {
+    for old in layout::OLD_BIRTHS {
+        let disk = disk::Disk::default();
+        let database = disk.opener()().unwrap();
+        let transaction = database.begin_write().unwrap();
+        drop(transaction.open_table(old).unwrap());
+        transaction.commit().unwrap();
+        drop(database);
+        for _ in 0..2 {
+            let refused = disk.store().err().map(|error| error.to_string());
+            let says = "end its leases with that version";
+            assert!(
+                refused.as_ref().is_some_and(|why| why.contains(says)),
+                "{old}: {refused:?}"
+            );
+        }
+    }
+}

@@ -167,17 +167,23 @@ async fn while_nothing_can_be_written_it_says_so_and_then_it_goes_on_by_itself()
     }
 }
 
-/// Whichever sync fails, and all after it: it is never called refused when it is there, and sending it
-/// again settles it.
+/// Whichever sync fails, and all after it, and however: it is never called refused when it is there, and
+/// sending it again settles it.
 #[tokio::test]
 async fn a_commit_whose_sync_failed_is_unknown_until_it_is_settled_by_its_id() {
-    for after in 0..2 {
+    for (after, how) in [(0, BROKEN), (1, BROKEN), (0, How::Panic), (1, How::Panic)] {
         let disk = Disk::default();
         let store = disk.store().unwrap();
-        disk.trouble(always(What::Sync, after));
+        disk.trouble(Trouble {
+            how,
+            ..always(What::Sync, after)
+        });
         let commit = write(b"a", b"1");
         let outcome = store.commit(commit.clone()).await;
-        assert!(matches!(outcome, Err(StoreError::Unknown)), "{outcome:?}");
+        assert!(
+            matches!(outcome, Err(StoreError::Unknown)),
+            "{how:?}: {outcome:?}"
+        );
         disk.mend();
         until(|| store.get(&[])).await;
         // The second of them is what makes it count: it may be there, or not.
@@ -186,6 +192,40 @@ async fn a_commit_whose_sync_failed_is_unknown_until_it_is_settled_by_its_id() {
         until(|| store.commit(commit.clone())).await;
         assert_eq!(said(&store).await.unwrap(), [b"1"]);
     }
+}
+
+/// The sync that makes it count fails, and when it is sent once more the disk does not even read.
+#[tokio::test]
+async fn what_could_not_be_tried_again_is_not_called_refused_for_that() {
+    let (mut unknown, mut refused) = (0, 0);
+    for after in (0..).step_by(5) {
+        let disk = Disk::default();
+        let store = disk.forgetful_store().unwrap();
+        store.commit(write(b"a", b"1")).await.unwrap();
+        let before = disk.troubled();
+        disk.trouble(once(What::Sync, 1, BROKEN));
+        disk.trouble(Trouble {
+            times: 2,
+            ..once(What::Read, after, BROKEN)
+        });
+        let outcome = store.commit(write(b"b", b"2")).await;
+        let came = disk.troubled() > before + 1;
+        disk.mend();
+        until(|| store.get(&[])).await;
+        let is_there = until(|| said(&store)).await.len() == 2;
+        match outcome {
+            Err(StoreError::Unknown) => unknown += 1,
+            Err(StoreError::Unavailable(_)) => {
+                refused += 1;
+                assert!(!is_there, "it was called refused: {after}");
+            }
+            outcome => assert!(is_applied(&outcome) && is_there, "{after}: {outcome:?}"),
+        }
+        if !came && after > 0 {
+            break;
+        }
+    }
+    assert!(unknown > 0 && refused > 0, "{unknown} {refused}");
 }
 
 #[tokio::test]
