@@ -5,7 +5,9 @@ use crate::connectors::{Connector as _, RevocationClass};
 use crate::fences::DimensionKind;
 use crate::identity::Facts;
 use crate::ids::LeaseId;
+use crate::leases::look::PAGE;
 use crate::leases::{Issued, ReadTo};
+use crate::policy::Grant;
 use serde_json::json;
 use std::time::Duration;
 
@@ -68,4 +70,33 @@ async fn a_lease_is_watched_for_as_long_as_it_lives_and_keeps_what_it_is_asked_a
     bench.later(100_000);
     bench.sweep().await;
     assert!(watched(&bench, &first, all()).await.is_empty(), "expired");
+}
+
+#[tokio::test]
+async fn what_is_watched_is_read_on_page_by_page_to_its_end() {
+    let bench = Bench::new(RevocationClass::Native, true).await;
+    let mut made = Vec::new();
+    for _ in 0..2 * PAGE + 3 {
+        let now = bench.now();
+        let grant = Grant::for_tests().agent("deployer").max_active(1000);
+        let grant = grant.now(now).build();
+        let draft = bench.leases.draft(&grant, &bench.downstream.promises, now);
+        let draft = draft.asked_by(facts());
+        let reserved = bench.leases.reserve(draft, &grant, now).await.unwrap();
+        made.push(reserved.lease().id);
+    }
+    let (mut after, mut pages, mut read) = (ReadTo::default(), 0, Vec::new());
+    loop {
+        let page = bench.leases.watched(made[0].shard(), &after, |_| false);
+        let page = page.await.unwrap();
+        pages += 1;
+        read.extend(page.leases.iter().map(|lease| lease.id));
+        let Some(next) = page.next else { break };
+        after = next;
+    }
+    assert_eq!(pages, 3);
+    // Of one millisecond in no order of their own.
+    read.sort();
+    made.sort();
+    assert_eq!(read, made);
 }
