@@ -9,9 +9,9 @@ use crate::store::{
 };
 use arc_swap::ArcSwap;
 use async_trait::async_trait;
-use std::collections::HashSet;
+use std::collections::{HashSet, VecDeque};
 use std::ops::RangeInclusive;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -81,8 +81,8 @@ pub(crate) struct Line {
     pub(crate) lost: Mutex<HashSet<ShardId>>,
     /// No commit that writes this is ever taken.
     pub(crate) spoilt: Mutex<Option<Key>>,
-    /// A store of this file loses this one of the commits that come, and another one has its place.
-    pub(crate) loses: Mutex<Option<(i64, PathBuf)>>,
+    /// A store of this file loses this one of the commits that come, and another one has its place; then the next.
+    pub(crate) loses: Mutex<VecDeque<(i64, PathBuf)>>,
 }
 
 impl Line {
@@ -158,14 +158,14 @@ impl Line {
     /// Whoever has its place has all but the commit that comes now.
     fn heir(&self) -> Option<Arc<dyn Store>> {
         let mut loses = self.loses.lock().unwrap();
-        let (left, file) = loses.as_mut()?;
+        let (left, file) = loses.front_mut()?;
         *left -= 1;
         if *left > 0 {
             return None;
         }
-        let copy = file.with_extension("heir");
+        let copy = heir_of(file);
         std::fs::copy(&*file, &copy).unwrap();
-        *loses = None;
+        loses.pop_front();
         Some(Arc::new(Embedded::open(&copy).unwrap()))
     }
 
@@ -178,6 +178,13 @@ impl Line {
         }
         Ok(())
     }
+}
+
+/// The file of whoever has the place of this one.
+pub(crate) fn heir_of(file: &Path) -> PathBuf {
+    let mut name = file.as_os_str().to_owned();
+    name.push(".heir");
+    name.into()
 }
 
 fn take(counter: &AtomicI64) -> bool {

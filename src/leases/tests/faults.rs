@@ -3,7 +3,7 @@
 use super::bench::{Bench, Downstream};
 use crate::connectors::RevocationClass;
 use crate::fences::DimensionKind;
-use crate::fences::tests::fixture::Advanced;
+use crate::fences::tests::fixture::{Advanced, heir_of};
 use crate::ids::ShardId;
 use crate::leases::{Lease, LeaseError, keys};
 use crate::policy::Grant;
@@ -173,7 +173,8 @@ async fn a_lease_that_cannot_be_written_keeps_none_beside_it_alive() {
 
 #[tokio::test]
 async fn a_shard_is_not_called_matched_by_who_never_had_the_marks() {
-    for lost in 1..=4 {
+    // What was lost of the first reading the second one may find; what was lost of that nobody would.
+    for (lost, then) in [(1, None), (2, None), (3, None), (4, None), (2, Some(2))] {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("store");
         let store = Arc::new(Embedded::open(&file).unwrap());
@@ -186,11 +187,14 @@ async fn a_shard_is_not_called_matched_by_who_never_had_the_marks() {
         let shard = leases[0].id.shard();
         let before = ShardId::all().take_while(|other| *other != shard).count();
         let lost = 2 * i64::try_from(before).unwrap() + lost;
-        *bench.line.loses.lock().unwrap() = Some((lost, file));
+        let heir = heir_of(&file);
+        let losses = [(lost, file)].into_iter();
+        let losses = losses.chain(then.map(|then| (then, heir)));
+        bench.line.loses.lock().unwrap().extend(losses);
         bench.downstream.out_of_order.store(true, Ordering::SeqCst);
         bench.fences.follow(Duration::ZERO).await.unwrap();
         drop(bench.sweeper.run_once(bench.now()).await);
-        assert!(bench.line.loses.lock().unwrap().is_none());
+        assert!(bench.line.loses.lock().unwrap().is_empty());
         bench.downstream.out_of_order.store(false, Ordering::SeqCst);
         for _ in 0..4 {
             bench.later(20);
@@ -198,4 +202,28 @@ async fn a_shard_is_not_called_matched_by_who_never_had_the_marks() {
         }
         assert_eq!(bench.downstream.live(), [], "{lost}");
     }
+}
+
+#[tokio::test]
+async fn an_end_is_not_called_followed_by_who_never_had_its_mark() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("store");
+    let store = Arc::new(Embedded::open(&file).unwrap());
+    let downstream = Downstream::new(RevocationClass::Native, true);
+    let bench = Bench::on(store, downstream, Advanced::new()).await;
+    let lease = bench.issued().await;
+    bench.sweep().await;
+    revoke(&bench, &lease).await;
+    // The mark is written, and whoever answers from then on has never heard of it.
+    bench.line.loses.lock().unwrap().push_back((1, file));
+    bench.fences.follow(Duration::ZERO).await.unwrap();
+    drop(bench.sweeper.run_once(bench.now()).await);
+    assert!(bench.line.loses.lock().unwrap().is_empty());
+    assert_eq!(bench.downstream.live(), [lease.id]);
+    for _ in 0..3 {
+        bench.later(20);
+        bench.sweep().await;
+    }
+    assert_eq!(bench.downstream.live(), []);
+    assert!(!bench.again(&lease).await.state.is_open());
 }
