@@ -50,6 +50,22 @@ async fn patient(settings: PostgresSettings, patience: Duration) -> Arc<dyn Conn
     built(&keyring, "orders-db", settings, patience).await
 }
 
+/// As it is itself: nobody stops asking it because of what it said before.
+async fn bare(server: &Server) -> Postgres {
+    let link = settings(server);
+    let keyring = keyring().await;
+    let setup = Setup {
+        keyring,
+        clock: Arc::new(crate::clock::SystemClock::new()),
+        broker_url: "https://broker.example",
+        fence_view_max_age: Duration::from_secs(1),
+        call_timeout: PATIENCE,
+        resolve: &|reference| Ok(Secret::new(reference.replacen("test:", "", 1))),
+    };
+    let promises = ConnectorSettings::Postgres(link.clone()).promises(Duration::from_secs(1));
+    Postgres::new(&link, promises, &setup).unwrap()
+}
+
 async fn login(server: &Server, minted: &Minted) -> Result<Client, tokio_postgres::Error> {
     let fields: serde_json::Value =
         serde_json::from_str(minted.credential.as_ref().unwrap().expose()).unwrap();
@@ -143,7 +159,8 @@ async fn an_open_session_dies_with_its_lease_whatever_it_is_doing() {
         .await
         .unwrap();
     let idle = login(&server, &minted).await.unwrap();
-    idle.batch_execute("BEGIN; UPDATE orders SET item = 'held'")
+    // Whoever would drop what it made waits for it.
+    idle.batch_execute("BEGIN; CREATE TEMP TABLE mine (id int); UPDATE orders SET item = 'held'")
         .await
         .unwrap();
     let busy = login(&server, &minted).await.unwrap();
@@ -156,7 +173,7 @@ async fn an_open_session_dies_with_its_lease_whatever_it_is_doing() {
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
     let ended = connector.end(&lease, minted.handle.as_ref()).await.unwrap();
-    assert_eq!(ended, Ended::Dead);
+    assert_eq!(ended, Ended::Dead, "sessions end before the role does");
     assert!(
         running.await.unwrap().is_err(),
         "the statement ran to its end"
@@ -213,6 +230,79 @@ async fn a_login_that_cannot_be_dropped_is_dead_all_the_same() {
         .await
         .unwrap();
     assert_eq!(connector.end(&lease, None).await.unwrap(), Ended::Dead);
+}
+
+#[tokio::test]
+async fn a_session_of_a_login_that_somebody_dropped_by_hand_dies_with_its_lease() {
+    let Some(server) = Server::start().await else {
+        return;
+    };
+    let connector = connector(settings(&server)).await;
+    let lease = draw();
+    let grant = on(&["select"], &["public.orders"]).build();
+    let minted = connector
+        .mint(&grant, context(&lease, MINUTE))
+        .await
+        .unwrap();
+    let session = login(&server, &minted).await.unwrap();
+    let name = &minted.names[0];
+    let dayfly = server.login("dayfly", PASSWORD).await.unwrap();
+    let dropped = format!(
+        "REVOKE ALL ON ALL TABLES IN SCHEMA public FROM {name}; DROP OWNED BY {name}; DROP ROLE {name}"
+    );
+    dayfly.batch_execute(&dropped).await.unwrap();
+    session.simple_query("SELECT 1").await.unwrap();
+    let ended = connector.end(&lease, minted.handle.as_ref()).await;
+    assert_eq!(ended.unwrap(), Ended::Dead);
+    assert!(session.simple_query("SELECT 1").await.is_err());
+}
+
+/// The server says this in the middle of the making, with all of it undone.
+async fn told(server: &Server, connector: &dyn Connector, code: &str) -> ConnectorError {
+    let postgres = server.login("postgres", PASSWORD).await.unwrap();
+    let says = format!(
+        "CREATE OR REPLACE FUNCTION says() RETURNS event_trigger LANGUAGE plpgsql AS \
+         $$BEGIN RAISE EXCEPTION 'a test says so' USING ERRCODE = '{code}'; END$$; \
+         DROP EVENT TRIGGER IF EXISTS says; \
+         CREATE EVENT TRIGGER says ON ddl_command_start WHEN TAG IN ('GRANT') EXECUTE FUNCTION says()"
+    );
+    postgres.batch_execute(&says).await.unwrap();
+    let grant = on(&["select"], &["public.orders"]).build();
+    let error = connector
+        .mint(&grant, context(&draw(), MINUTE))
+        .await
+        .unwrap_err();
+    assert!(error.to_string().contains("a test says so"), "{error}");
+    error
+}
+
+#[tokio::test]
+async fn what_the_server_says_tells_whether_a_login_may_have_been_made() {
+    let Some(server) = Server::start().await else {
+        return;
+    };
+    let connector = bare(&server).await;
+    for code in ["08006", "58030", "XX000", "XX001", "57P01", "57P02"] {
+        let error = told(&server, &connector, code).await;
+        assert!(
+            matches!(error, ConnectorError::Unknown(_)),
+            "{code}: {error:?}"
+        );
+    }
+    for code in ["53300", "57014", "57P03", "40001", "55P03"] {
+        let error = told(&server, &connector, code).await;
+        assert!(
+            matches!(error, ConnectorError::Unavailable(_)),
+            "{code}: {error:?}"
+        );
+    }
+    for code in ["42501", "23505", "22023"] {
+        let error = told(&server, &connector, code).await;
+        assert!(
+            matches!(error, ConnectorError::Refused(_)),
+            "{code}: {error:?}"
+        );
+    }
 }
 
 #[tokio::test]
@@ -275,6 +365,13 @@ async fn only_the_server_on_which_a_login_was_made_says_that_it_is_dead() {
         .await
         .unwrap_err();
     assert!(matches!(error, ConnectorError::Unavailable(_)), "{error}");
+    // It has not heard of this one yet, and would call it dead.
+    let bare = bare(&server).await;
+    let unheard = bare.end(&draw(), minted.handle.as_ref()).await;
+    assert!(
+        matches!(unheard, Err(ConnectorError::Unavailable(_))),
+        "{unheard:?}"
+    );
     let primary = "ALTER ROLE dayfly RESET default_transaction_read_only";
     postgres.batch_execute(primary).await.unwrap();
 
@@ -393,18 +490,7 @@ async fn a_request_that_arrives_too_late_makes_nothing() {
     let Some(server) = Server::start().await else {
         return;
     };
-    let link = settings(&server);
-    let keyring = keyring().await;
-    let setup = Setup {
-        keyring,
-        clock: Arc::new(crate::clock::SystemClock::new()),
-        broker_url: "https://broker.example",
-        fence_view_max_age: Duration::from_secs(1),
-        call_timeout: PATIENCE,
-        resolve: &|reference| Ok(Secret::new(reference.replacen("test:", "", 1))),
-    };
-    let promises = ConnectorSettings::Postgres(link.clone()).promises(Duration::from_secs(1));
-    let postgres = Postgres::new(&link, promises, &setup).unwrap();
+    let postgres = bare(&server).await;
     let lease = draw();
     let mut late = context(&lease, MINUTE);
     late.mint_by = late.now - Duration::from_secs(1);
@@ -436,10 +522,7 @@ async fn a_check_names_what_the_brokers_role_lacks() {
     other_ca.ca = Some(format!("test:{}", other.self_signed(&key).unwrap().pem()));
     let error = connector(other_ca).await.check().await.unwrap_err();
     assert!(matches!(error, ConnectorError::Unavailable(_)), "{error}");
-    let postgres = server
-        .connect("postgres", PASSWORD, "postgres")
-        .await
-        .unwrap();
+    let postgres = server.login("postgres", PASSWORD).await.unwrap();
     for (taken, given, named) in [
         (
             "ALTER ROLE dayfly NOCREATEROLE",
@@ -451,13 +534,15 @@ async fn a_check_names_what_the_brokers_role_lacks() {
             "GRANT pg_signal_backend TO dayfly",
             "pg_signal_backend",
         ),
+        (
+            "REVOKE EXECUTE ON FUNCTION pg_control_system() FROM PUBLIC",
+            "GRANT EXECUTE ON FUNCTION pg_control_system() TO PUBLIC",
+            "pg_control_system()",
+        ),
     ] {
         postgres.batch_execute(taken).await.unwrap();
-        let error = connector(settings(&server))
-            .await
-            .check()
-            .await
-            .unwrap_err();
+        let error = connector(settings(&server)).await.check().await;
+        let error = error.expect_err(named);
         assert!(error.to_string().contains(named), "{error}");
         postgres.batch_execute(given).await.unwrap();
     }
