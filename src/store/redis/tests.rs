@@ -281,6 +281,41 @@ async fn a_lost_answer_is_unknown_and_sending_again_applies_once() {
     assert_eq!(slow, 1);
 }
 
+/// The first answer was lost; of the second sending the server says that it was not applied.
+#[tokio::test]
+async fn what_may_have_been_written_is_unknown_whatever_is_said_of_it_when_it_is_sent_again() {
+    for then in [
+        "ACL SETUSER default -evalsha",
+        "CONFIG SET min-replicas-to-write 1",
+    ] {
+        let server = server!(&[]);
+        let mut settings = settings(&server);
+        settings.response_timeout = Duration::from_millis(100);
+        settings.retry_budget = Duration::from_secs(3);
+        let store = Redis::connect(settings).await.unwrap();
+        assert!(is_applied(&store.commit(write(b"warm")).await));
+        let port = server.port();
+        let sleeping = std::thread::spawn(move || {
+            use std::io::{Read, Write};
+            let mut stream = std::net::TcpStream::connect(("127.0.0.1", port)).unwrap();
+            let sleep = format!("DEBUG SLEEP 1\r\n{then}\r\n");
+            stream.write_all(sleep.as_bytes()).unwrap();
+            let _ = stream.read(&mut [0; 16]).unwrap();
+        });
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        let outcome = store.commit(write(b"slow")).await;
+        assert!(
+            matches!(outcome, Err(StoreError::Unknown)),
+            "{then}: {outcome:?}"
+        );
+        sleeping.join().unwrap();
+        // Of what was sent once it is known.
+        let outcome = store.commit(write(b"after")).await;
+        let is_told = !matches!(outcome, Ok(_) | Err(StoreError::Unknown));
+        assert!(is_told, "{then}: {outcome:?}");
+    }
+}
+
 #[tokio::test]
 async fn a_commit_without_its_replicas_is_told_apart() {
     let server = server!(&[]);
