@@ -2,14 +2,14 @@
 
 use super::delegation::Sorted;
 use super::watched::asked_by;
-use super::{Broker, Bundle, Reason, Refusal, sightings};
+use super::{Broker, Bundle, NOT_READ, Reason, Refusal, sightings};
 use crate::agents::{AdmittedAgent, AgentError};
 use crate::connectors::{Connector, Minted, handle};
 use crate::fences::View;
 use crate::identity::{Caller, Confirmation, Facts, Person, Presented};
-use crate::ids::LeaseId;
+use crate::ids::{LeaseId, TargetId};
 use crate::intent::{Asked, Behalf, Intent};
-use crate::leases::{Issued, LeaseError};
+use crate::leases::{Issued, LeaseError, Sweeper};
 use crate::policy::Grant;
 use crate::secret::Secret;
 use crate::steps::{self, Step};
@@ -166,12 +166,7 @@ impl Broker {
         (asked_by, now): (Facts, OffsetDateTime),
     ) -> Result<(Issued, Secret<String>), Refusal> {
         let promises = connector.promises();
-        if let Some(since) = self.sweeper.backlog(grant.target())
-            && is_overdue(since, now)
-        {
-            let problem = format!("a credential that must be dead is not, since {since}");
-            return Err(Refusal::new(Reason::TargetUnavailable, problem).after(30));
-        }
+        may_mint_at(&self.sweeper, grant.target(), promises.local, now)?;
         if promises.local {
             return self.mint_here(grant, connector, (asked_by, now)).await;
         }
@@ -338,6 +333,27 @@ pub(in crate::broker) fn token_type(bound: Option<&Confirmation>) -> &'static st
     }
 }
 
+/// Whether the target does what it was told to end, as far as it must be known.
+fn may_mint_at(
+    sweeper: &Sweeper,
+    target: &TargetId,
+    local: bool,
+    now: OffsetDateTime,
+) -> Result<(), Refusal> {
+    // INVARIANT: what is not known yet is refused: others may have stopped this target long ago. What the broker
+    // makes itself waits for no target.
+    if !local && !sweeper.has_looked() {
+        return Err(Refusal::new(Reason::StoreUnavailable, NOT_READ).after(1));
+    }
+    match sweeper.backlog(target) {
+        Some(since) if is_overdue(since, now) => {
+            let problem = format!("a credential that must be dead is not, since {since}");
+            Err(Refusal::new(Reason::TargetUnavailable, problem).after(30))
+        }
+        _ => Ok(()),
+    }
+}
+
 /// A target that was not brought to end what must be dead is given nothing more to end.
 pub(in crate::broker) fn is_overdue(since: OffsetDateTime, now: OffsetDateTime) -> bool {
     now - since > OVERDUE
@@ -358,6 +374,12 @@ fn bearer(minted: &mut Minted, lease: &LeaseId) -> Secret<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::clock::{Clock, SystemClock};
+    use crate::fences::Fences;
+    use crate::leases::Leases;
+    use crate::secret::Sealer;
+    use crate::store::Store;
+    use crate::store::embedded::Embedded;
     use time::macros::datetime;
 
     #[test]
@@ -367,5 +389,26 @@ mod tests {
         assert!(!is_overdue(since, since + OVERDUE));
         assert!(is_overdue(since, since + OVERDUE + Duration::SECOND));
         assert!(!is_overdue(since, since - Duration::DAY));
+    }
+
+    #[tokio::test]
+    async fn a_replica_that_has_not_read_what_is_overdue_mints_at_no_target() {
+        let store: Arc<dyn Store> = Arc::new(Embedded::in_memory().unwrap());
+        let sealer = Sealer::new(&[Secret::new(vec![7; 32])]).unwrap();
+        let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
+        let bound = std::time::Duration::from_secs(60);
+        let fences = Fences::idle(store.clone(), sealer.clone(), clock.clone(), bound);
+        let fences = Arc::new(fences);
+        fences.follow(std::time::Duration::ZERO).await.unwrap();
+        let leases = Arc::new(Leases::new(store, sealer, clock.clone()));
+        let sweeper = Sweeper::new(leases, fences, Arc::new(|_| None));
+        let target = "orders-db".parse().unwrap();
+        let asked = |local| may_mint_at(&sweeper, &target, local, clock.now());
+        let refused = asked(false).unwrap_err();
+        assert_eq!(refused.reason, Reason::StoreUnavailable);
+        assert_eq!(refused.retry_after, Some(1));
+        asked(true).unwrap();
+        sweeper.run_once(clock.now()).await.unwrap();
+        asked(false).unwrap();
     }
 }

@@ -66,6 +66,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 const NOT_LOOKED: &str = "who has left was not looked up yet";
+const NOT_READ: &str = "what targets still have to end was not read of every shard yet";
 
 /// Everything that a reload swaps, as a whole or not at all.
 #[derive(Debug)]
@@ -240,6 +241,9 @@ impl Broker {
         }
         if !self.leavers_seen.load(Ordering::Acquire) {
             problems.push(NOT_LOOKED.to_owned());
+        }
+        if !self.sweeper.has_looked() {
+            problems.push(NOT_READ.to_owned());
         }
         problems.extend(
             self.publishing

@@ -5,7 +5,7 @@ use super::exchange::is_overdue;
 use super::{Broker, Bundle, Refusal};
 use crate::audit::{Entry, Event};
 use crate::ids::{ShardId, TargetId};
-use crate::leases::{State, Waiting};
+use crate::leases::{Backlogs, State, Waiting};
 use crate::store::{Guard, Key, Outcome, Record, Transaction, Write, settle};
 use crate::telemetry::metric;
 use std::collections::BTreeSet;
@@ -37,19 +37,20 @@ pub fn start(broker: &Arc<Broker>) {
 impl Broker {
     /// One look at every target: how many alarms were raised.
     pub async fn watch_targets(&self) -> Result<u64, Refusal> {
-        // INVARIANT: without a whole picture nothing is taken back: an alarm that stands would be raised again.
-        let Some(backlogs) = self.sweeper.backlogs() else {
-            return Ok(0);
-        };
+        let Backlogs { of, whole } = self.sweeper.backlogs();
         let now = self.clock.now();
         let bundle = self.bundle.load_full();
-        let mut targets: BTreeSet<TargetId> = backlogs.keys().cloned().collect();
+        let mut targets: BTreeSet<TargetId> = of.keys().cloned().collect();
         targets.extend(bundle.policy.targets().map(|target| target.id.clone()));
         let targets = Vec::from_iter(targets);
         let keys: Vec<_> = targets.iter().map(key).collect();
         let (mut raised, mut failed) = (0, None);
         for (target, found) in targets.iter().zip(self.store.get(&keys).await?) {
-            let waiting = backlogs.get(target);
+            let waiting = of.get(target);
+            // INVARIANT: without a whole picture nothing is taken back: an alarm that stands would be raised again.
+            if waiting.is_none() && found.is_some() && !whole {
+                continue;
+            }
             match self
                 .watch_target((&bundle, target), waiting, found, now)
                 .await

@@ -30,7 +30,7 @@ pub use rebuild::Remembered;
 pub use record::{AtRest, Lease, Record};
 pub use state::{Event, State, Why};
 pub use status::{Bits, SIZE as STATUS_LIST_SIZE};
-pub use sweep::{Backlog, Connectors, Sweeper, Swept, Waiting};
+pub use sweep::{Backlog, Backlogs, Connectors, Sweeper, Swept, Waiting};
 pub use swept::SweptTo;
 pub use watched::ReadTo;
 

@@ -1,11 +1,14 @@
 //! A replica of the store is connected and hears nothing. Whatever ends then is in force, and no door says
 //! that it is done: whoever said so says it again, until a failover would not bring it back.
 
+use crate::postgres::mission;
 use crate::support::broker::{Answer, SERVER_SECRET, form};
+use crate::support::postgres::{PASSWORD, Postgres};
 use crate::support::process::{Installation, Process, now, secret_file, until};
 use crate::support::redis::RedisServer;
 use serde_json::{Value, json};
 use std::sync::Arc;
+use std::time::Duration;
 
 const MORE: &str = r#"
 [source.runs]
@@ -32,6 +35,11 @@ struct House {
 
 impl House {
     async fn start() -> Option<Self> {
+        // Fresh for long enough that what is known is not said again for want of a view.
+        Self::with("20s", "", &[]).await
+    }
+
+    async fn with(view_age: &str, more: &str, files: &[(&str, &str)]) -> Option<Self> {
         let quick = ["--appendonly", "yes", "--repl-diskless-sync-delay", "0"];
         let primary = RedisServer::start(&quick).unwrap()?;
         let port = primary.port().to_string();
@@ -43,10 +51,13 @@ impl House {
             &installation.folder.path().join("redis.url"),
             &primary.url(),
         );
-        // Fresh for long enough that what is known is not said again for want of a view.
-        let store =
-            r#"{ redis = "file:../redis.url", min_replicas = 1, fence_view_max_age = "20s" }"#;
-        let one = installation.replica("one", store, MORE);
+        let store = format!(
+            r#"{{ redis = "file:../redis.url", min_replicas = 1, fence_view_max_age = "{view_age}" }}"#
+        );
+        let one = installation.replica("one", &store, &format!("{MORE}{more}"));
+        for (name, text) in files {
+            secret_file(&one.folder.join(name), text);
+        }
         one.edit("ttl = \"10m\"", "ttl = \"10m\"\ntether = [\"pipeline\"]");
         let process = one.serve().await;
         Some(Self {
@@ -211,7 +222,7 @@ async fn a_receipt_says_so_until_a_replica_has_it_and_then_that_it_is_confirmed(
     // Nor is it in the export: only what is replicated is sealed.
     let export = house.installation.folder.path().join("one/audit.jsonl");
     let exported = || std::fs::read_to_string(&export).unwrap_or_default();
-    tokio::time::sleep(std::time::Duration::from_millis(2500)).await;
+    tokio::time::sleep(Duration::from_millis(2500)).await;
     assert_eq!(state().await, "not_yet_replicated");
     assert!(!exported().contains("fence_raised"), "{}", exported());
     house.replica.thaw();
@@ -226,6 +237,71 @@ async fn a_receipt_says_so_until_a_replica_has_it_and_then_that_it_is_confirmed(
     assert_eq!(told[0]["agent"], "deployer");
     assert_eq!(told[0]["reason"], "confirmed");
     assert_eq!(told[0]["detail"]["leases"], json!({ "broker": 1 }));
+}
+
+/// The view is past its bound, and nothing brings it back: what its target can end is ended all the same.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_session_is_ended_while_no_replica_of_the_store_hears_anything() {
+    let Some(server) = Postgres::start().await else {
+        return;
+    };
+    let ca = std::fs::read_to_string(&server.ca).unwrap();
+    let files = [
+        ("orders-db.password", PASSWORD),
+        ("orders-db.ca", ca.as_str()),
+    ];
+    let more = mission(&server, "orders-db.ca");
+    let Some(house) = House::with("1s", &more, &files).await else {
+        return;
+    };
+    let (installation, process) = (&house.installation, &house.process);
+    let detail = json!({
+        "type": "postgres_login", "identifier": "orders-db",
+        "actions": ["select"], "locations": ["public.orders"],
+    });
+    let mut open = Vec::new();
+    for _ in 0..2 {
+        let form = installation.form_with_mission("read-orders", &detail);
+        let answer = installation.exchange(process, &form).await.unwrap();
+        assert_eq!(answer.status, 200, "{}", answer.body);
+        let field = |name: &str| answer.body["credential"][name].as_str().unwrap();
+        let session = server.login(field("username"), field("password")).await;
+        open.push((answer.body.clone(), session.unwrap()));
+    }
+    // Tokens, whose ends have to be on a replica, are no hindrance to them.
+    installation.issue(process).await;
+    house.stop_the_replica();
+    let token = installation.platform_token();
+    until("a view that is too old", || async {
+        installation.introspect(process, &token).await.status == 503
+    })
+    .await;
+    let one = json!({ "lease": open[0].0["lease_id"] });
+    for (selector, (answer, session)) in [one, json!({ "agent": "deployer" })].iter().zip(&open) {
+        session.simple_query("SELECT 1").await.unwrap();
+        let within = answer["revocation"]["within_seconds"].as_u64().unwrap();
+        let revoked = installation
+            .revoke(process, selector.clone())
+            .await
+            .unwrap();
+        assert_eq!(revoked.status, 202, "{}", revoked.body);
+        assert_eq!(revoked.body["state"], "not_yet_replicated");
+        let until = tokio::time::Instant::now() + Duration::from_secs(within);
+        while session.simple_query("SELECT 1").await.is_ok() {
+            assert!(
+                tokio::time::Instant::now() < until,
+                "{selector}\n{}",
+                process.log()
+            );
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        let told = installation.introspect(process, &token).await;
+        assert_eq!(
+            told.status, 503,
+            "the view is as old as it was: {}",
+            told.body
+        );
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -76,7 +76,8 @@ impl Sweeper {
                 Err(error) => failed = Some(error),
             }
         }
-        let put_off = astray.len();
+        let left_alone = usize::try_from(swept.left_alone).unwrap_or_default();
+        let put_off = astray.len() + left_alone;
         let put: Vec<_> = futures_util::stream::iter(astray)
             .map(|astray| self.put_off(shard, astray, now))
             .buffer_unordered(ABREAST)

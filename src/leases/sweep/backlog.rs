@@ -1,12 +1,21 @@
 //! What must be dead downstream and is not, and what may be alive that nobody was given: how much of it,
 //! and since when.
 
-use crate::ids::{LeaseId, TargetId};
-use crate::leases::keys;
+use super::{ABREAST, BACKLOG, Sweeper};
+use crate::ids::{LeaseId, SHARDS, ShardId, TargetId};
+use crate::leases::{LeaseError, keys};
 use crate::store::Ranked;
 use crate::telemetry::metric;
+use futures_util::StreamExt;
 use std::collections::BTreeMap;
+use std::sync::PoisonError;
+use std::time::Duration;
 use time::OffsetDateTime;
+
+/// Pages of a shard's index, of [`BACKLOG`] members each.
+const PAGES: usize = 16;
+/// What is younger holds nobody up yet, and neither does what lies behind it.
+const YOUNG: Duration = Duration::from_secs(1);
 
 /// What one target still has to end.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -14,26 +23,117 @@ pub struct Waiting {
     /// Of the oldest.
     pub since: OffsetDateTime,
     pub lease: LeaseId,
-    /// As far as they were counted: [`super::BACKLOG`] of each shard.
+    /// As far as they were counted: at most [`PAGES`] pages of each shard.
     pub number: u64,
 }
 
 /// Every target that has something to end.
 pub type Backlog = BTreeMap<TargetId, Waiting>;
 
-pub(super) fn of_shard(ending: &[Ranked]) -> Backlog {
-    let mut backlog = Backlog::new();
-    for ranked in ending {
-        if let Some((target, waiting)) = read(ranked) {
-            add(&mut backlog, target, waiting);
-        }
-    }
-    backlog
+/// What every shard said last.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Backlogs {
+    pub of: Backlog,
+    /// Each shard has answered in the last round: what is not here is nowhere.
+    pub whole: bool,
 }
 
-pub(super) fn join(all: &mut Backlog, more: Backlog) {
-    for (target, waiting) in more {
-        add(all, target, waiting);
+/// Each shard's own.
+///
+/// INVARIANT: what answers replaces its own, and what does not keeps what it had. One shard that is away hides no
+/// target that is overdue on another, and takes none of its own back.
+#[derive(Debug, Default)]
+pub(super) struct Picture(BTreeMap<ShardId, Told>);
+
+#[derive(Debug)]
+struct Told {
+    backlog: Backlog,
+    /// In the last round.
+    lately: bool,
+}
+
+impl Picture {
+    fn take(&mut self, shard: ShardId, told: Option<Backlog>) {
+        match told {
+            Some(backlog) => {
+                let lately = true;
+                self.0.insert(shard, Told { backlog, lately });
+            }
+            None => {
+                if let Some(old) = self.0.get_mut(&shard) {
+                    old.lately = false;
+                }
+            }
+        }
+    }
+
+    /// Whether each shard has said something, however long ago.
+    pub(super) fn is_begun(&self) -> bool {
+        self.0.len() == usize::from(SHARDS)
+    }
+
+    pub(super) fn since(&self, target: &TargetId) -> Option<OffsetDateTime> {
+        let shards = self.0.values();
+        shards
+            .filter_map(|told| Some(told.backlog.get(target)?.since))
+            .min()
+    }
+
+    pub(super) fn joined(&self) -> Backlogs {
+        let mut of = Backlog::new();
+        for told in self.0.values() {
+            for (target, waiting) in &told.backlog {
+                add(&mut of, target.clone(), waiting.clone());
+            }
+        }
+        let whole = self.is_begun() && self.0.values().all(|told| told.lately);
+        Backlogs { of, whole }
+    }
+}
+
+impl Sweeper {
+    /// Reads of every shard what is still to be ended, and does nothing about it. A start begins with it.
+    pub(in crate::leases) async fn look_everywhere(&self, now: OffsetDateTime) {
+        let looks: Vec<_> = futures_util::stream::iter(ShardId::all())
+            .map(|shard| self.look(shard, now))
+            .buffer_unordered(ABREAST)
+            .collect()
+            .await;
+        if let Some(error) = looks.into_iter().find_map(Result::err) {
+            tracing::warn!(%error, "what targets still have to end is not known of every shard; tried again");
+        }
+    }
+
+    pub(super) async fn look(&self, shard: ShardId, now: OffsetDateTime) -> Result<(), LeaseError> {
+        let told = self.ending(shard, now).await;
+        let (told, done) = match told {
+            Ok(told) => (Some(told), Ok(())),
+            Err(error) => (None, Err(error)),
+        };
+        let mut picture = self.picture.lock().unwrap_or_else(PoisonError::into_inner);
+        picture.take(shard, told);
+        done
+    }
+
+    /// Past the first page only while what lies behind may be old: one target's ends must not hide another's.
+    async fn ending(&self, shard: ShardId, now: OffsetDateTime) -> Result<Backlog, LeaseError> {
+        let index = keys::ending(shard);
+        let mut backlog = Backlog::new();
+        let mut after = None;
+        for _ in 0..PAGES {
+            let page = self.leases.members(&index, after.as_ref(), BACKLOG).await?;
+            for (target, waiting) in page.iter().filter_map(read) {
+                add(&mut backlog, target, waiting);
+            }
+            let Some(last) = page.last().filter(|_| page.len() == BACKLOG) else {
+                break;
+            };
+            if keys::moment_of(last.rank).is_some_and(|since| since + YOUNG > now) {
+                break;
+            }
+            after = Some((last.rank, last.member.clone()));
+        }
+        Ok(backlog)
     }
 }
 
@@ -65,8 +165,8 @@ fn target_of(member: &[u8]) -> Option<(LeaseId, TargetId)> {
 }
 
 /// For whoever watches. What is no longer there is shown as none.
-pub(super) fn show(before: Option<&Backlog>, backlog: &Backlog, now: OffsetDateTime) {
-    let gone = before.into_iter().flat_map(|before| before.keys());
+pub(super) fn show(before: &Backlog, backlog: &Backlog, now: OffsetDateTime) {
+    let gone = before.keys();
     for target in gone.filter(|target| !backlog.contains_key(target)) {
         gauges(target, 0, 0.0);
     }

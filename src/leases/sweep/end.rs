@@ -33,7 +33,9 @@ impl Sweeper {
         now: OffsetDateTime,
     ) -> Result<Swept, LeaseError> {
         if let Some(until) = self.silent_until(&lease.target, now) {
-            return self.postpone(lease, until).await;
+            let mut swept = self.postpone(lease, until).await?;
+            swept.left_alone = 1;
+            return Ok(swept);
         }
         // INVARIANT: the index may have been read before another sweeper's claim and the lease after
         // it: a claim on top of a claim would succeed.

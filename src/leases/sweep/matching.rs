@@ -27,6 +27,8 @@ use time::OffsetDateTime;
 
 /// A claim that was not finished by then may be taken over.
 const CLAIM: Duration = Duration::from_secs(60);
+/// Until when a claim stands that nobody holds, of a shard that has to be matched again.
+const UNFINISHED: i64 = 1;
 /// Records written in one commit.
 const MARKED: usize = 32;
 /// Fences on single leases move a shard's mark only this often.
@@ -36,8 +38,8 @@ const TRIES: usize = 8;
 
 /// How far the open leases of a shard were matched.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
-struct Claim {
-    sequence: u64,
+pub(super) struct Claim {
+    pub(super) sequence: u64,
     link: ByteArray<20>,
     by: ByteArray<16>,
     /// Milliseconds; 0: finished.
@@ -45,17 +47,40 @@ struct Claim {
 }
 
 /// A claim as stored.
-struct Found {
-    claim: Claim,
-    version: Option<CommitId>,
+pub(super) struct Found {
+    pub(super) claim: Claim,
+    pub(super) version: Option<CommitId>,
 }
 
 /// The claim of whoever matches a shard.
-struct Held {
+pub(super) struct Held {
     shard: ShardId,
     claim: Claim,
     /// As it was written last.
-    version: CommitId,
+    pub(super) version: CommitId,
+}
+
+/// What leases are matched on.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Sight<'a> {
+    pub(super) view: &'a View,
+    /// `false`: it may be old, or of a history that is no more. See `doubt.rs`.
+    pub(super) proved: bool,
+}
+
+impl<'a> Sight<'a> {
+    fn proved(view: &'a View) -> Self {
+        Self { view, proved: true }
+    }
+}
+
+/// What becomes of a shard's `swept`.
+#[derive(Debug, Clone, Copy)]
+enum Mark {
+    To(u64),
+    /// Only if it is not further already.
+    OnTo(u64),
+    Stays,
 }
 
 impl Held {
@@ -89,7 +114,7 @@ impl Claim {
         Ok(bytes.map_err(|error| StoreError::Corrupt(error.to_string()))?)
     }
 
-    fn at(&self) -> Position {
+    pub(super) fn at(&self) -> Position {
         Position {
             sequence: self.sequence,
             link: Link(self.link.into_array()),
@@ -104,8 +129,10 @@ impl Sweeper {
         now: OffsetDateTime,
     ) -> Result<u64, LeaseError> {
         let began = self.leases.clock.since_boot();
-        let view = self.fences.fresh()?;
-        let single = self.follow_single(&view, now).await;
+        let Ok(view) = self.fences.fresh() else {
+            return self.match_in_doubt(now).await;
+        };
+        let single = self.follow_single(Sight::proved(&view), now).await;
         let (mut matched, mut failed) = (single.hits, single.failed);
         let mut found = Vec::new();
         for (shard, claim) in self.claims().await {
@@ -145,8 +172,9 @@ impl Sweeper {
             } else {
                 keys::children(shard)
             };
-            match self.match_shard(shard, &index, &view, found, now).await {
-                Ok(Some(hits)) => {
+            let sight = Sight::proved(&view);
+            match self.match_shard(shard, &index, sight, found, now).await {
+                Ok(Some((hits, _))) => {
                     matched += hits;
                     if !owes {
                         self.is_matched(shard, began);
@@ -161,7 +189,7 @@ impl Sweeper {
     }
 
     /// How far each shard was matched. One that cannot be read does not keep the others waiting.
-    async fn claims(&self) -> Vec<(ShardId, Result<Found, LeaseError>)> {
+    pub(super) async fn claims(&self) -> Vec<(ShardId, Result<Found, LeaseError>)> {
         let shards: Vec<ShardId> = ShardId::all().collect();
         let places: Vec<_> = shards.iter().map(|shard| keys::claim(*shard)).collect();
         if let Ok(records) = self.leases.store.get(&places).await {
@@ -179,45 +207,48 @@ impl Sweeper {
             .await
     }
 
-    async fn match_shard(
+    /// How many were found dead, and the claim as it was written last. `None`: another replica is at it.
+    pub(super) async fn match_shard(
         &self,
         shard: ShardId,
         index: &Index,
-        view: &View,
+        sight: Sight<'_>,
         found: Found,
         now: OffsetDateTime,
-    ) -> Result<Option<u64>, LeaseError> {
-        let position = view.position();
+    ) -> Result<Option<(u64, CommitId)>, LeaseError> {
+        let position = sight.view.position();
+        let until = if sight.proved {
+            keys::rank(now + CLAIM)
+        } else {
+            UNFINISHED
+        };
         let claim = Claim {
             by: ByteArray::new(self.me),
-            until: keys::rank(now + CLAIM),
+            until,
             ..found.claim
         };
-        // INVARIANT: `swept` moves before the leases are read. The other way round, a lease could
-        // be added after the reading and before the move, and nobody would match it.
-        steps::at(Step::ShardClaiming);
-        let Some(version) = self
-            .write_claim(shard, &claim, found.version, Some(position.sequence))
-            .await?
-        else {
+        let Some(version) = self.claim(shard, &claim, found.version, sight).await? else {
             return Ok(None);
         };
-        steps::at(Step::ShardClaimed);
         let mut held = Held {
             shard,
             claim,
             version,
         };
         let whole = (index, None, MAX_RANK);
-        let mut hits = self.match_open(whole, view, now, &mut held).await?;
+        let mut hits = self.match_open(whole, sight, now, &mut held).await?;
         // INVARIANT: a lease that was reserved when `swept` moved may have been activated behind the
         // reading, from its place by `mint_by` to one before it. It has moved only that once: either it
         // was seen where it was, or it is found here. What was marked just now is due now: behind that.
         let soon = keys::last_place(now + MINT_WITHIN + TOLERANCE + TOLERANCE);
         let marked = (keys::last_place(now), vec![u8::MAX; 17]);
         let moved = (index, Some(marked), soon);
-        hits += self.match_open(moved, view, now, &mut held).await?;
+        hits += self.match_open(moved, sight, now, &mut held).await?;
         let Held { claim, version, .. } = held;
+        // INVARIANT: a claim is finished on a proved view alone. What was matched in doubt was not matched whole.
+        if !sight.proved {
+            return Ok(Some((hits, version)));
+        }
         let claim = Claim {
             sequence: position.sequence,
             link: ByteArray::new(position.link.0),
@@ -225,10 +256,40 @@ impl Sweeper {
             ..claim
         };
         steps::at(Step::ShardMatched);
-        let finished = self.write_claim(shard, &claim, Some(version), None).await?;
+        let finished = self
+            .write_claim(shard, &claim, Some(version), Mark::Stays)
+            .await?;
         steps::at(Step::ShardDone);
         // Not there any more: what was marked may be gone with it.
-        Ok(finished.map(|_| hits))
+        Ok(finished.map(|version| (hits, version)))
+    }
+
+    /// INVARIANT: `swept` moves before the leases are read. The other way round, a lease could
+    /// be added after the reading and before the move, and nobody would match it.
+    async fn claim(
+        &self,
+        shard: ShardId,
+        claim: &Claim,
+        version: Option<CommitId>,
+        sight: Sight<'_>,
+    ) -> Result<Option<CommitId>, LeaseError> {
+        let sequence = sight.view.position().sequence;
+        // INVARIANT: in doubt it only moves on. It refuses decisions, which costs no more than deciding again;
+        // moved back, it would let decisions in that a replica with a proved view has called matched.
+        let swept = if sight.proved {
+            Mark::To(sequence)
+        } else {
+            Mark::OnTo(sequence)
+        };
+        steps::at(Step::ShardClaiming);
+        let mut claimed = self.write_claim(shard, claim, version, swept).await?;
+        if claimed.is_none() && !sight.proved {
+            // Further already, perhaps, which is as good.
+            let stays = self.write_claim(shard, claim, version, Mark::Stays);
+            claimed = stays.await?;
+        }
+        steps::at(Step::ShardClaimed);
+        Ok(claimed)
     }
 
     async fn write_claim(
@@ -236,7 +297,7 @@ impl Sweeper {
         shard: ShardId,
         claim: &Claim,
         version: Option<CommitId>,
-        swept: Option<u64>,
+        swept: Mark,
     ) -> Result<Option<CommitId>, LeaseError> {
         let key = keys::claim(shard);
         let value = claim.bytes()?;
@@ -253,7 +314,11 @@ impl Sweeper {
                 value,
                 expires_at: None,
             });
-        if let Some(sequence) = swept {
+        if let Mark::OnTo(position) = swept {
+            let marker = keys::swept(shard);
+            transaction = transaction.guard(Guard::NotPast { marker, position });
+        }
+        if let Mark::To(sequence) | Mark::OnTo(sequence) = swept {
             transaction = transaction.write(Write::Put {
                 key: keys::swept(shard),
                 value: sequence.to_be_bytes().to_vec(),
@@ -272,7 +337,7 @@ impl Sweeper {
     async fn match_open(
         &self,
         (index, mut after, up_to): (&Index, Option<(i64, Vec<u8>)>, i64),
-        view: &View,
+        sight: Sight<'_>,
         now: OffsetDateTime,
         held: &mut Held,
     ) -> Result<u64, LeaseError> {
@@ -288,7 +353,7 @@ impl Sweeper {
             after = Some((last.rank, last.member.clone()));
             let mut changes: Vec<(Lease, Record)> = Vec::new();
             for (_, lease) in self.leases.leases_of(&members).await? {
-                changes.extend(doomed(view, lease, now));
+                changes.extend(doomed(sight, lease, now));
             }
             hits += changes.len() as u64;
             for batch in changes.chunks(MARKED) {
@@ -303,7 +368,7 @@ impl Sweeper {
                     Err(error) => return Err(error),
                 }
                 for (lease, _) in batch {
-                    match self.mark_one(&lease.id, view, now, held).await {
+                    match self.mark_one(&lease.id, sight, now, held).await {
                         // INVARIANT: the others are marked all the same, and the shard is not called matched.
                         Err(error) if error.is_of_one_lease() => {
                             tracing::error!(lease = %lease.id, %error, "a lease that a fence ended cannot be written");
@@ -335,13 +400,13 @@ impl Sweeper {
     async fn mark_one(
         &self,
         id: &LeaseId,
-        view: &View,
+        sight: Sight<'_>,
         now: OffsetDateTime,
         held: &mut Held,
     ) -> Result<(), LeaseError> {
         for _ in 0..TRIES {
             let lease = self.leases.get(id).await?;
-            let Some(change) = lease.and_then(|lease| doomed(view, lease, now)) else {
+            let Some(change) = lease.and_then(|lease| doomed(sight, lease, now)) else {
                 return Ok(());
             };
             steps::at(Step::Marking);
@@ -356,13 +421,13 @@ impl Sweeper {
 }
 
 /// The lease as it must be written, if the view ended it.
-fn doomed(view: &View, lease: Lease, now: OffsetDateTime) -> Option<(Lease, Record)> {
+fn doomed(sight: Sight<'_>, lease: Lease, now: OffsetDateTime) -> Option<(Lease, Record)> {
     if !matches!(lease.state, State::Reserved | State::Active) {
         return None;
     }
-    let ended = lease.ended_by(view)?;
+    let ended = lease.ended_by(sight.view)?;
     // Decided further on than this view: the next round's view will know.
-    if ended == EndedBy::Ahead {
+    if ended == EndedBy::Ahead || !sight.ends(&lease, &ended) {
         return None;
     }
     let closing = Closing::because(&ended, &lease.id, now);
@@ -374,21 +439,22 @@ fn doomed(view: &View, lease: Lease, now: OffsetDateTime) -> Option<(Lease, Reco
 }
 
 /// Whether something on the log after the claim may end leases of the shard.
-fn is_behind(view: &View, claim: &Claim) -> bool {
-    let unfinished = claim.until != 0;
-    match view.place(claim.at()) {
+pub(super) fn is_behind(view: &View, claim: &Claim) -> bool {
+    claim.until != 0 || moved_on(view, claim.at())
+}
+
+/// Whether something on the log after this place may end leases that it does not name.
+pub(super) fn moved_on(view: &View, since: Position) -> bool {
+    match view.place(since) {
         // Matched on a history that is no more: everything again.
         Place::Lost | Place::Ahead => true,
-        Place::Known => {
-            unfinished
-                || view.since(claim.sequence).is_none_or(|fences| {
-                    fences.len() as u64 >= NARROW || fences.iter().any(|fence| ends_many(fence))
-                })
-        }
+        Place::Known => view.since(since.sequence).is_none_or(|fences| {
+            fences.len() as u64 >= NARROW || fences.iter().any(|fence| ends_many(fence))
+        }),
     }
 }
 
-fn is_taken(claim: &Claim, me: [u8; 16], now: OffsetDateTime) -> bool {
+pub(super) fn is_taken(claim: &Claim, me: [u8; 16], now: OffsetDateTime) -> bool {
     claim.until > keys::rank(now) && claim.by.into_array() != me
 }
 

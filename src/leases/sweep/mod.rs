@@ -5,11 +5,12 @@
 
 mod astray;
 mod backlog;
+mod doubt;
 mod end;
 mod matching;
 mod single;
 
-pub use backlog::{Backlog, Waiting};
+pub use backlog::{Backlog, Backlogs, Waiting};
 
 use super::record::Lease;
 use super::state::{Event, State, Why};
@@ -20,11 +21,11 @@ use crate::fences::Fences;
 use crate::ids::{self, LeaseId, SHARDS, ShardId, TargetId};
 use crate::steps::{self, Step};
 use crate::store::{Index, MAX_RANK, Transaction, Write};
-use arc_swap::ArcSwapOption;
-use backlog::Unclaimed;
+use backlog::{Picture, Unclaimed};
+use doubt::Doubted;
 use futures_util::StreamExt;
 use single::Followed;
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -35,15 +36,15 @@ use tokio::sync::Notify;
 pub type Connectors = Arc<dyn Fn(&TargetId) -> Option<Arc<dyn Connector>> + Send + Sync>;
 
 /// Due leases taken from one shard in one round.
-const BATCH: usize = 128;
-/// As often in one round where what lies in front cannot be read.
+pub(in crate::leases) const BATCH: usize = 128;
+/// As often in one round where what lies in front has to be put off.
 const BATCHES: usize = 16;
 /// Shards worked on at once.
 const ABREAST: usize = 8;
 /// What has been due for so long and still is not is in the wrong place.
 const MISPLACED: Duration = Duration::from_secs(60);
-/// Entries of a shard's backlog that are looked at for the oldest of each target.
-const BACKLOG: usize = 512;
+/// Entries of a shard's index that are looked at in one go.
+pub(in crate::leases) const BACKLOG: usize = 512;
 const PATIENCE: Duration = Duration::from_secs(10);
 const ROUND: Duration = Duration::from_secs(1);
 
@@ -57,6 +58,8 @@ pub struct Sweeper {
     followed: Mutex<Followed>,
     /// For each shard, when the view was taken that all its leases are matched against.
     pub(in crate::leases) matched: Vec<Mutex<Option<Duration>>>,
+    /// Shards that were matched on a view that was not fresh.
+    doubted: Mutex<BTreeMap<ShardId, Doubted>>,
     /// How long a downstream may take to end a credential.
     pub(in crate::leases) patience: Duration,
     /// Something was marked that a downstream must end.
@@ -67,8 +70,10 @@ pub struct Sweeper {
     told: Mutex<HashSet<(ShardId, Vec<u8>)>>,
     /// Closed leases are forgotten in one shard a round.
     rounds: AtomicUsize,
-    /// What each target still has to end, as the last whole round found it.
-    backlog: ArcSwapOption<Backlog>,
+    /// What each target still has to end.
+    picture: Mutex<Picture>,
+    /// What of it the metrics show.
+    shown: Mutex<Backlog>,
     unclaimed: Mutex<Unclaimed>,
 }
 
@@ -81,6 +86,8 @@ pub struct Swept {
     pub closed: u64,
     /// Tried and still alive; tried again later.
     pub alive: u64,
+    /// Not tried, because their target did not answer just now.
+    pub left_alone: u64,
     /// Reservations that nobody came back for.
     pub stale: u64,
     /// Credentials that died of age without having been ended.
@@ -102,12 +109,14 @@ impl Sweeper {
             me: ids::random(),
             followed: Mutex::default(),
             matched: ShardId::all().map(|_| Mutex::default()).collect(),
+            doubted: Mutex::default(),
             patience: PATIENCE,
             marked: Notify::new(),
             silent: Mutex::default(),
             told: Mutex::default(),
             rounds: AtomicUsize::new(0),
-            backlog: ArcSwapOption::empty(),
+            picture: Mutex::default(),
+            shown: Mutex::default(),
             unclaimed: Mutex::default(),
         }
     }
@@ -135,6 +144,10 @@ impl Sweeper {
             }
         });
         tokio::spawn(async move {
+            if let Some(sweeper) = worker.upgrade() {
+                // Before a downstream is asked for anything, which may take long.
+                sweeper.look_everywhere(clock.now()).await;
+            }
             while let Some(sweeper) = worker.upgrade() {
                 match sweeper.do_due(clock.now()).await {
                     // As much as a round takes of a shard: there may be more, and something came of it.
@@ -163,20 +176,23 @@ impl Sweeper {
         let mut swept = Swept::default();
         let mut failed = None;
         let rounds: Vec<_> = futures_util::stream::iter(ShardId::all())
-            .map(|shard| self.work_off(shard, now))
+            .map(|shard| async move {
+                let done = self.work_off(shard, now).await;
+                // INVARIANT: whatever came of the work: a target that cannot end what it must is seen.
+                let looked = self.look(shard, now).await;
+                (done, looked)
+            })
             .buffer_unordered(ABREAST)
             .collect()
             .await;
-        let mut all = Backlog::new();
-        for round in rounds {
-            match round {
-                Ok((done, more)) => {
-                    swept.add(done);
-                    backlog::join(&mut all, more);
-                }
+        for (done, looked) in rounds {
+            match done {
+                Ok(done) => swept.add(done),
                 Err(error) => failed = Some(error),
             }
+            failed = looked.err().or(failed);
         }
+        self.show(now);
         let round = self.rounds.fetch_add(1, Ordering::Relaxed);
         if let Some(shard) = ShardId::all().nth(round % usize::from(SHARDS)) {
             let old = [
@@ -201,27 +217,34 @@ impl Sweeper {
                 Err(error) => failed = Some(error.into()),
             }
         }
-        match failed {
-            // INVARIANT: half a picture must not close a breaker; the last whole one stands.
-            Some(error) => Err(error),
-            None => {
-                let before = self.backlog.swap(Some(Arc::new(all.clone())));
-                backlog::show(before.as_deref(), &all, now);
-                Ok(swept)
-            }
-        }
+        failed.map_or(Ok(swept), Err)
+    }
+
+    fn show(&self, now: OffsetDateTime) {
+        let all = self.backlogs().of;
+        let mut shown = self.shown.lock().unwrap_or_else(PoisonError::into_inner);
+        backlog::show(&shown, &all, now);
+        *shown = all;
     }
 
     /// Since when the oldest credential of this target that must be dead is not. A target that is
     /// overdue must not mint.
     pub fn backlog(&self, target: &TargetId) -> Option<OffsetDateTime> {
-        let backlog = self.backlog.load();
-        Some(backlog.as_deref()?.get(target)?.since)
+        let picture = self.picture.lock().unwrap_or_else(PoisonError::into_inner);
+        picture.since(target)
     }
 
-    /// The same of all targets; `None`: no round has got through yet.
-    pub fn backlogs(&self) -> Option<Arc<Backlog>> {
-        self.backlog.load_full()
+    /// The same of all targets.
+    pub fn backlogs(&self) -> Backlogs {
+        let picture = self.picture.lock().unwrap_or_else(PoisonError::into_inner);
+        picture.joined()
+    }
+
+    /// Whether what must be dead was read of every shard since this replica started. Until then nobody knows here
+    /// which targets are overdue.
+    pub fn has_looked(&self) -> bool {
+        let picture = self.picture.lock().unwrap_or_else(PoisonError::into_inner);
+        picture.is_begun()
     }
 
     /// Ends a lease that must die without waiting for the next round, and says how far that got.
@@ -239,29 +262,22 @@ impl Sweeper {
         Ok(self.leases.get(id).await?.map(|lease| lease.state))
     }
 
-    async fn work_off(
-        &self,
-        shard: ShardId,
-        now: OffsetDateTime,
-    ) -> Result<(Swept, Backlog), LeaseError> {
+    async fn work_off(&self, shard: ShardId, now: OffsetDateTime) -> Result<Swept, LeaseError> {
         let mut swept = Swept::default();
-        let store = &self.leases.store;
         for _ in 0..BATCHES {
-            let due = store
-                .range(&keys::due(shard), -MAX_RANK..=keys::last_place(now), BATCH)
-                .await?;
+            let ranks = -MAX_RANK..=keys::last_place(now);
+            let due = keys::due(shard);
+            let due = self.leases.store.range(&due, ranks, BATCH).await?;
             let whole = due.len() == BATCH;
             let (done, put_off) = self.work_through(shard, due, now).await?;
             swept.add(done);
-            // INVARIANT: what lies behind that which cannot be read has its turn in the same round.
+            // INVARIANT: what lies behind that which cannot be read, or behind what a target that does not answer
+            // has to end, has its turn in the same round.
             if put_off == 0 || !whole {
                 break;
             }
         }
-        let ending = store
-            .range(&keys::ending(shard), -MAX_RANK..=MAX_RANK, BACKLOG)
-            .await?;
-        Ok((swept, backlog::of_shard(&ending)))
+        Ok(swept)
     }
 
     /// Does what is due about one lease, which it is since `since`.
@@ -401,6 +417,7 @@ impl Swept {
         self.matched += other.matched;
         self.closed += other.closed;
         self.alive += other.alive;
+        self.left_alone += other.left_alone;
         self.stale += other.stale;
         self.lapsed += other.lapsed;
     }

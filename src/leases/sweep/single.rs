@@ -4,7 +4,7 @@
 //! them. Fences on single leases are followed by each replica for itself. So one is done with when the lease's end
 //! is known to be on enough replicas, whoever wrote it; until then it is followed again with every round.
 
-use super::matching::is_single;
+use super::matching::{Sight, is_single};
 use super::{ABREAST, Sweeper};
 use crate::fences::{EndedBy, Fence, FenceKind, View};
 use crate::ids::{LeaseId, ShardId};
@@ -109,13 +109,13 @@ impl Followed {
 }
 
 impl Sweeper {
-    pub(super) async fn follow_single(&self, view: &View, now: OffsetDateTime) -> Single {
+    pub(super) async fn follow_single(&self, sight: Sight<'_>, now: OffsetDateTime) -> Single {
         let shards = {
             let mut followed = self.followed.lock().unwrap_or_else(PoisonError::into_inner);
-            followed.take_up(view)
+            followed.take_up(sight.view)
         };
         let rounds: Vec<Done> = futures_util::stream::iter(shards)
-            .map(|(shard, owed)| self.follow_on_shard(shard, owed, now))
+            .map(|(shard, owed)| self.follow_on_shard((shard, owed), sight.proved, now))
             .buffer_unordered(ABREAST)
             .collect()
             .await;
@@ -130,7 +130,7 @@ impl Sweeper {
             }
         }
         // What it was followed on may have been longer than what is there now.
-        single.handed_on = followed.handed_on.min(view.position().sequence);
+        single.handed_on = followed.handed_on.min(sight.view.position().sequence);
         single.owing = followed.owed.keys().map(LeaseId::shard).collect();
         single
     }
@@ -138,13 +138,16 @@ impl Sweeper {
     /// One shard that cannot be read, or one lease that cannot be written, keeps no other waiting.
     async fn follow_on_shard(
         &self,
-        shard: ShardId,
-        owed: Vec<(LeaseId, Owed)>,
+        (shard, owed): (ShardId, Vec<(LeaseId, Owed)>),
+        proved: bool,
         now: OffsetDateTime,
     ) -> Done {
         let mut done = Done::default();
         for page in owed.chunks(PAGE) {
-            if let Err(error) = self.follow_page(shard, page, now, &mut done).await {
+            if let Err(error) = self
+                .follow_page((shard, page), proved, now, &mut done)
+                .await
+            {
                 done.failed = Some(error);
             }
         }
@@ -153,8 +156,8 @@ impl Sweeper {
 
     async fn follow_page(
         &self,
-        shard: ShardId,
-        page: &[(LeaseId, Owed)],
+        (shard, page): (ShardId, &[(LeaseId, Owed)]),
+        proved: bool,
         now: OffsetDateTime,
         done: &mut Done,
     ) -> Result<(), LeaseError> {
@@ -180,6 +183,13 @@ impl Sweeper {
                 }
                 Found::Lease(lease) => *lease,
             };
+            if !proved && lease.ends_here() && lease.state == State::Active {
+                // INVARIANT: still owed, and whatever was handed on from it is looked for.
+                if lease.handed_on {
+                    done.handed_on = done.handed_on.max(owed.sequence);
+                }
+                continue;
+            }
             if let Some(lease) = self.ended(lease, owed, now, done).await {
                 // INVARIANT: of the record as it says that the lease is over, and can be handed on no more.
                 if lease.handed_on {

@@ -171,6 +171,16 @@ impl Bench {
         downstream: Arc<Downstream>,
         clock: Arc<Advanced>,
     ) -> Self {
+        Self::bounded(store, downstream, clock, Duration::from_secs(1_000_000)).await
+    }
+
+    /// Its view is fresh for so long.
+    pub(super) async fn bounded(
+        store: Arc<dyn Store>,
+        downstream: Arc<Downstream>,
+        clock: Arc<Advanced>,
+        bound: Duration,
+    ) -> Self {
         let line = Line::to(store);
         let store = Arc::clone(&line) as Arc<dyn Store>;
         let sealer = Sealer::new(&[Secret::new(vec![7; 32])]).unwrap();
@@ -179,7 +189,7 @@ impl Bench {
             Arc::clone(&store),
             sealer.clone(),
             Arc::clone(&time),
-            Duration::from_secs(1_000_000),
+            bound,
         ));
         fences.follow(Duration::ZERO).await.unwrap();
         let leases = Arc::new(Leases::new(store, sealer, time));

@@ -4,7 +4,7 @@ use super::bench::{Bench, Downstream};
 use crate::connectors::RevocationClass;
 use crate::fences::DimensionKind;
 use crate::fences::tests::fixture::{Advanced, heir_of};
-use crate::ids::ShardId;
+use crate::ids::{ShardId, TargetId};
 use crate::leases::{Lease, LeaseError, keys};
 use crate::policy::Grant;
 use crate::store::embedded::Embedded;
@@ -226,4 +226,108 @@ async fn an_end_is_not_called_followed_by_who_never_had_its_mark() {
     }
     assert_eq!(bench.downstream.live(), []);
     assert!(!bench.again(&lease).await.state.is_open());
+}
+
+fn target() -> TargetId {
+    "orders-api".parse().unwrap()
+}
+
+fn out_of_order(bench: &Bench, is: bool) {
+    bench.downstream.out_of_order.store(is, Ordering::SeqCst);
+}
+
+/// What must be dead is, and no alarm stands for want of an answer.
+async fn nothing_is_left(bench: &Bench) {
+    out_of_order(bench, false);
+    bench.later(400);
+    bench.sweep().await;
+    bench.sweep().await;
+    let backlogs = bench.sweeper.backlogs();
+    assert!(backlogs.of.is_empty() && backlogs.whole, "{backlogs:?}");
+}
+
+#[tokio::test]
+async fn a_shard_that_is_gone_hides_no_target_that_is_overdue_on_another() {
+    let bench = Bench::new(RevocationClass::Native, true).await;
+    let leases = scattered(&bench, 3).await;
+    bench.sweep().await;
+    lose(&bench, leases[0].id.shard());
+    out_of_order(&bench, true);
+    revoke(&bench, &leases[1]).await;
+    fails(&bench).await;
+    bench.later(130);
+    fails(&bench).await;
+    let since = bench.sweeper.backlog(&target()).unwrap();
+    assert!(bench.now() - since >= Duration::from_secs(130));
+    let backlogs = bench.sweeper.backlogs();
+    assert_eq!(backlogs.of[&target()].lease, leases[1].id);
+    assert!(
+        !backlogs.whole,
+        "an alarm may be raised, and none taken back"
+    );
+    is_back(&bench);
+    nothing_is_left(&bench).await;
+}
+
+#[tokio::test]
+async fn what_a_shard_had_to_end_before_it_was_gone_still_stops_its_target() {
+    let bench = Bench::new(RevocationClass::Native, true).await;
+    let leases = scattered(&bench, 2).await;
+    out_of_order(&bench, true);
+    revoke(&bench, &leases[0]).await;
+    bench.sweep().await;
+    let since = bench.sweeper.backlog(&target()).unwrap();
+    lose(&bench, leases[0].id.shard());
+    bench.later(130);
+    fails(&bench).await;
+    assert_eq!(bench.sweeper.backlog(&target()), Some(since));
+    is_back(&bench);
+    nothing_is_left(&bench).await;
+}
+
+/// What it cannot do about one lease keeps nobody from seeing what the shard has to end.
+#[tokio::test]
+async fn work_that_fails_in_a_shard_hides_nothing_of_it() {
+    let bench = Bench::new(RevocationClass::Native, true).await;
+    let leases = of_one_agent(&bench, 2).await;
+    out_of_order(&bench, true);
+    revoke(&bench, &leases[0]).await;
+    bench.fences.follow(Duration::ZERO).await.unwrap();
+    bench.line.lose_answers.store(i64::MAX, Ordering::SeqCst);
+    drop(bench.sweeper.run_once(bench.now()).await);
+    bench.line.lose_answers.store(0, Ordering::SeqCst);
+    assert!(bench.sweeper.backlog(&target()).is_some());
+    nothing_is_left(&bench).await;
+}
+
+#[tokio::test]
+async fn who_has_just_started_knows_no_target_before_each_shard_was_read() {
+    let one = Bench::new(RevocationClass::Native, true).await;
+    let leases = scattered(&one, 2).await;
+    out_of_order(&one, true);
+    revoke(&one, &leases[0]).await;
+    one.sweep().await;
+    one.later(130);
+    // Another process, which reads all but one shard.
+    let store = Arc::clone(&one.leases.store);
+    let two = Bench::on(store, one.downstream.clone(), one.clock.clone()).await;
+    assert!(!two.sweeper.has_looked());
+    lose(&two, leases[1].id.shard());
+    two.sweeper.look_everywhere(two.now()).await;
+    assert!(!two.sweeper.has_looked());
+    assert!(
+        two.sweeper.backlog(&target()).is_some(),
+        "as far as it was read"
+    );
+    is_back(&two);
+    two.sweeper.look_everywhere(two.now()).await;
+    assert!(two.sweeper.has_looked());
+    // It has asked nobody for anything, and one that is gone later takes nothing of that back.
+    let asked = two.downstream.ends.load(Ordering::SeqCst);
+    assert_eq!(asked, 1);
+    lose(&two, leases[1].id.shard());
+    fails(&two).await;
+    assert!(two.sweeper.has_looked());
+    is_back(&two);
+    nothing_is_left(&two).await;
 }

@@ -3,6 +3,7 @@
 mod bench;
 mod closing;
 mod crash;
+mod doubt;
 mod faults;
 mod forms;
 mod front;

@@ -5,7 +5,8 @@ use crate::fences::tests::fixture::{Advanced, Death};
 use crate::fences::{Dimension, DimensionKind, FenceKind};
 use crate::ids::TargetId;
 use crate::leases::look::PAGE;
-use crate::leases::{State, keys};
+use crate::leases::sweep::{BACKLOG, BATCH};
+use crate::leases::{Lease, State, Sweeper, keys};
 use crate::policy::{Denial, Denied, Grant};
 use crate::store::{Transaction, Write};
 use std::sync::Arc;
@@ -143,8 +144,8 @@ async fn what_must_be_dead_and_is_not_shows_in_the_metrics_until_it_is() {
     assert_eq!(shown(&handle, "dayfly_ending_backlog"), Some(3.0));
     let oldest = shown(&handle, "dayfly_ending_oldest_seconds").unwrap();
     assert!((85.0..100.0).contains(&oldest), "{oldest}");
-    let backlogs = bench.sweeper.backlogs().unwrap();
-    assert_eq!(backlogs[&target()].number, 3);
+    let backlogs = bench.sweeper.backlogs();
+    assert_eq!(backlogs.of[&target()].number, 3);
     bench.downstream.out_of_order.store(false, Ordering::SeqCst);
     bench.later(400);
     bench.sweep().await;
@@ -407,7 +408,7 @@ async fn sweeping_in_the_background_needs_no_call() {
     let connector = Arc::clone(&downstream);
     let connectors: crate::leases::Connectors =
         Arc::new(move |_| Some(Arc::clone(&connector) as Arc<dyn Connector>));
-    let sweeper = crate::leases::Sweeper::new(Arc::clone(&leases), Arc::clone(&fences), connectors);
+    let sweeper = Sweeper::new(Arc::clone(&leases), Arc::clone(&fences), connectors);
     let _sweeper = sweeper.start(Arc::clone(&clock) as Arc<dyn Clock>);
     let bench = Bench::on(
         Arc::clone(&leases.store),
@@ -525,7 +526,7 @@ async fn the_audit_keeps_the_question_and_what_was_only_observed() {
     assert!(events[0]["detail"].get("observed").is_none());
 }
 
-async fn audited(bench: &Bench, lease: &crate::leases::Lease) -> Vec<serde_json::Value> {
+async fn audited(bench: &Bench, lease: &Lease) -> Vec<serde_json::Value> {
     let log = crate::audit::log(lease.id.shard());
     let tail = bench
         .leases
@@ -541,4 +542,66 @@ async fn audited(bench: &Bench, lease: &crate::leases::Lease) -> Vec<serde_json:
         .map(|entry| serde_json::from_slice(&entry.value).unwrap())
         .filter(|event: &serde_json::Value| event["lease"] == lease.id.to_string())
         .collect()
+}
+
+/// Leases of one agent, so of one shard, at this target.
+async fn at(bench: &Bench, target: &str, number: usize) -> Vec<Lease> {
+    let mut leases = Vec::new();
+    for _ in 0..number {
+        let position = bench.fences.fresh().unwrap().position();
+        let grant = Grant::for_tests().agent("deployer").max_active(10_000);
+        let grant = grant.target(target).position(position).now(bench.now());
+        leases.push(bench.issue(&grant.build()).await.unwrap().lease);
+    }
+    leases
+}
+
+#[tokio::test]
+async fn one_targets_many_ends_do_not_hide_that_another_is_overdue() {
+    let bench = Bench::new(RevocationClass::Native, true).await;
+    at(&bench, "orders-api", BACKLOG + 1).await;
+    let hidden = at(&bench, "orders-db", 1).await;
+    bench.downstream.out_of_order.store(true, Ordering::SeqCst);
+    bench.kill(DimensionKind::Target, "orders-api").await;
+    bench.sweep().await;
+    bench.later(2);
+    bench.kill(DimensionKind::Target, "orders-db").await;
+    bench.sweep().await;
+    bench.later(130);
+    bench.sweep().await;
+    let backlogs = bench.sweeper.backlogs();
+    assert_eq!(backlogs.of[&target()].number, BACKLOG as u64 + 1);
+    let waiting = &backlogs.of[&"orders-db".parse().unwrap()];
+    assert_eq!((waiting.lease, waiting.number), (hidden[0].id, 1));
+}
+
+#[tokio::test]
+async fn what_a_target_that_hangs_has_to_end_holds_up_no_other_behind_it() {
+    let mut bench = Bench::new(RevocationClass::Native, true).await;
+    let other = Downstream::new(RevocationClass::Native, true);
+    let (hangs, works) = (Arc::clone(&bench.downstream), Arc::clone(&other));
+    let connectors = Arc::new(move |of: &TargetId| {
+        let target = if of.as_str() == "orders-api" {
+            &hangs
+        } else {
+            &works
+        };
+        Some(Arc::clone(target) as Arc<dyn Connector>)
+    });
+    bench.sweeper = Sweeper::new(bench.leases.clone(), bench.fences.clone(), connectors);
+    bench.sweeper.patience = Duration::from_millis(50);
+    at(&bench, "orders-api", 3 * BATCH).await;
+    let behind = at(&bench, "orders-db", 1).await;
+    bench.downstream.hangs.store(true, Ordering::SeqCst);
+    bench.kill(DimensionKind::Target, "orders-api").await;
+    bench.fences.follow(Duration::ZERO).await.unwrap();
+    bench.sweeper.match_fences(bench.now()).await.unwrap();
+    bench.later(1);
+    bench.kill(DimensionKind::Target, "orders-db").await;
+    let swept = bench.sweep().await;
+    assert_eq!(bench.again(&behind[0]).await.state, State::Revoked);
+    assert_eq!(other.ends.load(Ordering::SeqCst), 1);
+    let asked = bench.downstream.ends.load(Ordering::SeqCst);
+    assert_eq!(swept.left_alone + asked, 3 * BATCH as u64);
+    assert!(asked <= 8, "{asked}");
 }
