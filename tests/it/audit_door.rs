@@ -4,13 +4,13 @@ use crate::support::broker::{OPERATOR_TOKEN, SERVER_SECRET, Setup, TestBroker, f
 use crate::support::process::until;
 use crate::support::world::{World, assert_refused};
 use dayfly::broker::Reason;
+use dayfly::clock::{Clock as _, SystemClock};
 use dayfly::ids::ShardId;
 use dayfly::store::embedded::Embedded;
 use dayfly::store::{Log, Outcome, Store, Transaction, Write};
 use serde_json::{Value, json};
 use std::sync::Arc;
 use std::time::Duration;
-use time::OffsetDateTime;
 
 fn of<'a>(entries: &'a [Value], event: &str) -> Vec<&'a Value> {
     entries
@@ -150,7 +150,7 @@ async fn wait_in(store: &Arc<dyn Store>, entries: usize) {
         name: "audit",
     };
     for _ in 0..entries / 1000 {
-        let deadline = OffsetDateTime::now_utc() + Duration::from_secs(9);
+        let deadline = SystemClock::new().now() + Duration::from_secs(9);
         let mut transaction = Transaction::new(shard, deadline);
         for _ in 0..1000 {
             let (log, value) = (log.clone(), br#"{"event":"a test"}"#.to_vec());

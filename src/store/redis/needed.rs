@@ -278,10 +278,7 @@ mod tests {
         assert_eq!(of_three("a b", std::slice::from_ref(&down)), "a b");
         assert_eq!(of_three("a b", &[]), "a b");
         let up = word(true, "a b", "", "");
-        assert_eq!(
-            of_three("a", &[down.clone(), down.clone(), up.clone()]),
-            "a b"
-        );
+        assert_eq!(of_three("a", &[down.clone(), down, up.clone()]), "a b");
         assert_eq!(of_three("a", &[up]), "a b");
         // It forgot whom nobody names any more, and learns who is new.
         let other = word(true, "a c", "", "");
