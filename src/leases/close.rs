@@ -120,11 +120,6 @@ impl Record {
         self.handle.is_some() && self.was_answered() || self.named_by_lease
     }
 
-    /// The mint's answer came, and what it said is in the handle.
-    pub(super) fn was_answered(&self) -> bool {
-        self.activated_at.is_some()
-    }
-
     /// Open, or there is something left to clear away: it is not reclaimed.
     fn is_kept(&self) -> bool {
         self.state.is_open() || self.uncollected

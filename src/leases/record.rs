@@ -190,6 +190,11 @@ impl Record {
         Ok([mac.as_slice(), &common.half(), &body].concat())
     }
 
+    /// The mint's answer came, and what it said is in the handle.
+    pub(in crate::leases) fn was_answered(&self) -> bool {
+        self.activated_at.is_some()
+    }
+
     /// What it has in common with others, as it lies in the store.
     pub(in crate::leases) fn common(&self) -> Result<alike::Written, LeaseError> {
         let written = alike::Written::of(&Shared::of(self));
