@@ -66,6 +66,12 @@ impl Session {
         Ok(self.client.query_one(statement, &[]).await?.get(0))
     }
 
+    /// What its clock says, in milliseconds since 1970.
+    pub async fn clock(&self) -> Result<i64, tokio_postgres::Error> {
+        let statement = "SELECT (extract(epoch FROM clock_timestamp()) * 1000)::int8";
+        Ok(self.client.query_one(statement, &[]).await?.get(0))
+    }
+
     /// A statement that changes what others may change in the same moment: the server undoes one of the two, and it
     /// is sent again. Whatever fails is undone.
     pub async fn change(&self, statement: &str) -> Result<(), tokio_postgres::Error> {

@@ -15,6 +15,7 @@ mod settings;
 
 use super::{Connector, ConnectorError, Ended, Handle, MintContext, Minted};
 use super::{POSTGRES_LOGIN_TYPE, PostgresSettings, Promises, SettingProblem, Setup};
+use crate::clock::{Clock, SystemClock};
 use crate::ids::LeaseId;
 use crate::policy::Grant;
 use crate::secret::Secret;
@@ -99,6 +100,7 @@ impl Connector for Postgres {
         grant: &Grant,
         context: MintContext<'_>,
     ) -> Result<Minted, ConnectorError> {
+        let asked = SystemClock::new().since_boot();
         let session = self.link.open().await?;
         let server = self.link.server_of(&session).await?;
         // SECURITY: the lease says on which server to look for it, whatever becomes of our answer.
@@ -116,7 +118,7 @@ impl Connector for Postgres {
             role: context.lease.to_string(),
             password: &password,
             ends,
-            mint_by: context.mint_by,
+            mint_by: by_its_clock(&session, context.mint_by - context.now, asked).await?,
             connections: self.connections,
             comment: format!(
                 "Dayfly: agent {}, mission {}",
@@ -159,6 +161,24 @@ impl Connector for Postgres {
     async fn check(&self) -> Result<(), ConnectorError> {
         self.link.check().await
     }
+}
+
+/// When so much `time` is over, as the server's own clock tells it: that judges whether a request came too late, and may
+/// be off.
+///
+/// INVARIANT: never later than by a clock that is right. What passes until its answer is here counts as passed.
+async fn by_its_clock(
+    session: &link::Session,
+    time: time::Duration,
+    asked: std::time::Duration,
+) -> Result<OffsetDateTime, ConnectorError> {
+    let its = session.clock().await;
+    let its = its.map_err(|error| ConnectorError::Unavailable(link::said(&error)))?;
+    let left = time - SystemClock::new().since_boot().saturating_sub(asked);
+    OffsetDateTime::from_unix_timestamp_nanos(i128::from(its) * 1_000_000)
+        .ok()
+        .and_then(|its| its.checked_add(left))
+        .ok_or_else(|| ConnectorError::Unavailable("its clock tells no date".to_owned()))
 }
 
 /// Rounded down: the role's last moment is never later than the lease's.

@@ -56,7 +56,7 @@ async fn bare(server: &Server) -> Postgres {
     let keyring = keyring().await;
     let setup = Setup {
         keyring,
-        clock: Arc::new(crate::clock::SystemClock::new()),
+        clock: Arc::new(SystemClock::new()),
         broker_url: "https://broker.example",
         fence_view_max_age: Duration::from_secs(1),
         call_timeout: PATIENCE,
@@ -482,6 +482,66 @@ async fn logins_that_are_made_for_one_table_at_once_are_all_made() {
         for minted in futures_util::future::join_all(made).await {
             login(&server, &minted.unwrap()).await.unwrap();
         }
+    }
+}
+
+#[tokio::test]
+async fn a_server_that_refuses_our_own_login_is_named_and_what_lives_there_is_not_called_dead() {
+    let Some(server) = Server::start().await else {
+        return;
+    };
+    let postgres = bare(&server).await;
+    let lease = draw();
+    let grant = on(&["select"], &["public.orders"]).build();
+    let minted = postgres
+        .mint(&grant, context(&lease, MINUTE))
+        .await
+        .unwrap();
+    let session = login(&server, &minted).await.unwrap();
+    let admin = server.login("postgres", PASSWORD).await.unwrap();
+    let set = |to: &str| format!("ALTER ROLE dayfly PASSWORD '{to}'");
+    admin
+        .batch_execute(&set("somebody changed it"))
+        .await
+        .unwrap();
+    for refused in [
+        postgres.check().await.unwrap_err(),
+        postgres
+            .mint(&grant, context(&draw(), MINUTE))
+            .await
+            .unwrap_err(),
+        postgres
+            .end(&lease, minted.handle.as_ref())
+            .await
+            .unwrap_err(),
+    ] {
+        let said = refused.to_string();
+        assert!(said.contains("the broker's own login"), "{said}");
+    }
+    session.simple_query("SELECT 1").await.unwrap();
+    admin.batch_execute(&set(PASSWORD)).await.unwrap();
+    let ended = postgres.end(&lease, minted.handle.as_ref()).await;
+    assert_eq!(ended.unwrap(), Ended::Dead);
+    assert!(session.simple_query("SELECT 1").await.is_err());
+}
+
+#[tokio::test]
+async fn a_server_whose_clock_is_off_makes_what_comes_in_time_and_nothing_else() {
+    let Some(server) = Server::start().await else {
+        return;
+    };
+    let postgres = bare(&server).await;
+    let grant = on(&["select"], &["public.orders"]).build();
+    // As it looks to the server, by whose clock ours is off.
+    for off in [-1, 1].map(time::Duration::hours) {
+        let lease = draw();
+        let mut context = context(&lease, MINUTE);
+        context.now += off;
+        context.mint_by += off;
+        postgres.mint(&grant, context).await.unwrap();
+        context.mint_by = context.now;
+        let error = postgres.mint(&grant, context).await.unwrap_err();
+        assert!(error.to_string().contains("too late"), "{error}");
     }
 }
 
