@@ -22,6 +22,8 @@ use uuid::Uuid;
 
 const DEADLINE: Duration = Duration::seconds(10);
 const EVERY: std::time::Duration = std::time::Duration::from_secs(1);
+/// How long a round may take before those that are left wait for the next one.
+const ROUND: Duration = Duration::seconds(10);
 /// Receipts looked at in one round.
 const BATCH: usize = 64;
 
@@ -174,13 +176,17 @@ impl Broker {
         let swept = self.swept_to().await;
         let (mut confirmed, mut failed) = (0, None);
         for one in due {
-            match self.look_after_receipt(&one.member, swept, now).await {
+            match self.look_after_receipt(&one.member, swept).await {
                 Ok(done) => confirmed += u64::from(done),
                 // INVARIANT: what lies behind one that cannot be looked at has its turn all the same.
                 Err((refusal, version)) => {
-                    self.put_off(&one.member, version, now).await?;
+                    self.put_off(&one.member, version).await?;
                     failed = Some(refusal);
                 }
+            }
+            // Counting may take long in a large store. Who is left comes first in the next round.
+            if self.clock.now() - now > ROUND {
+                break;
             }
         }
         failed.map_or(Ok(confirmed), Err)
@@ -191,7 +197,6 @@ impl Broker {
         &self,
         member: &[u8],
         swept: Option<SweptTo>,
-        now: OffsetDateTime,
     ) -> Result<bool, (Refusal, Option<CommitId>)> {
         let unread = |refusal: Refusal| (refusal, None);
         let record = match Uuid::from_slice(member) {
@@ -204,7 +209,8 @@ impl Broker {
                 index: waiting(),
                 member: member.to_vec(),
             };
-            let transaction = Transaction::new(ShardId::INSTALLATION, now + DEADLINE)
+            let deadline = self.clock.now() + DEADLINE;
+            let transaction = Transaction::new(ShardId::INSTALLATION, deadline)
                 .local()
                 .revoking()
                 .write(forget);
@@ -223,18 +229,14 @@ impl Broker {
             metrics::counter!(metric::ALARMS, "kind" => "record_unreadable").increment(1);
             of_this(refusal)
         })?;
-        self.look_at(recorded, version, (swept, now))
+        self.look_at(recorded, version, swept)
             .await
             .map_err(of_this)
     }
 
     /// Behind the others.
-    async fn put_off(
-        &self,
-        member: &[u8],
-        version: Option<CommitId>,
-        now: OffsetDateTime,
-    ) -> Result<(), Refusal> {
+    async fn put_off(&self, member: &[u8], version: Option<CommitId>) -> Result<(), Refusal> {
+        let now = self.clock.now();
         let mut transaction = Transaction::new(ShardId::INSTALLATION, now + DEADLINE)
             .local()
             .revoking()
@@ -257,12 +259,16 @@ impl Broker {
         &self,
         mut recorded: Recorded,
         version: CommitId,
-        (swept, now): (Option<SweptTo>, OffsetDateTime),
+        swept: Option<SweptTo>,
     ) -> Result<bool, Refusal> {
         if !recorded.replicated {
             recorded.replicated = self.outlives_a_failover(&mut recorded).await;
         }
-        let coverage = self.covered(&recorded.fence.dimension, now).await?;
+        let coverage = self
+            .covered(&recorded.fence.dimension, self.clock.now())
+            .await?;
+        // INVARIANT: read behind the counting, which may take longer than a commit may.
+        let now = self.clock.now();
         recorded.counts(&coverage);
         let state = self.state(&recorded, Some(&coverage), swept);
         let done = is_done(state);

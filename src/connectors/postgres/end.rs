@@ -17,14 +17,14 @@ pub(super) async fn end(
     made: Option<&Made>,
 ) -> Result<Ended, ConnectorError> {
     let server = made.and_then(|made| made.server.as_deref());
-    if server.is_some_and(|server| link.is_gone(server)) {
-        return Ok(Ended::Dead);
-    }
     let session = link.open().await?;
-    if let Some(server) = server {
+    // SECURITY: of a server that is gone, whoever took its place is asked all the same: an upgrade in place has another
+    // identifier, and the roles came along, under other numbers.
+    let is_gone = server.is_some_and(|server| link.is_gone(server));
+    if let Some(server) = server.filter(|_| !is_gone) {
         is_there(&session, link, server).await?;
     }
-    let known = made.and_then(|made| made.oid);
+    let known = made.and_then(|made| made.oid).filter(|_| !is_gone);
     let found = session
         .query_opt("SELECT oid FROM pg_roles WHERE rolname = $1", &[&role])
         .await

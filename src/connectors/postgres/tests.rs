@@ -379,6 +379,15 @@ async fn only_the_server_on_which_a_login_was_made_says_that_it_is_dead() {
     let mut given_up = settings(&other);
     given_up.gone = vec![identifier];
     let given_up = patient(given_up, PATIENCE).await;
+    // An upgrade in place: another identifier, and the roles came along.
+    let admin = other.login("postgres", PASSWORD).await.unwrap();
+    let came_along =
+        format!("CREATE ROLE {lease} LOGIN; GRANT {lease} TO dayfly WITH ADMIN OPTION");
+    admin.batch_execute(&came_along).await.unwrap();
+    let ended = given_up.end(&lease, minted.handle.as_ref()).await;
+    assert_eq!(ended.unwrap(), Ended::Dead);
+    let left = format!("SELECT count(*) FROM pg_roles WHERE rolname = '{lease}'");
+    assert_eq!(other.ask(&left).await, 0);
     let ended = given_up.end(&lease, minted.handle.as_ref()).await;
     assert_eq!(ended.unwrap(), Ended::Dead);
     login(&server, &minted).await.unwrap();
