@@ -145,6 +145,14 @@ fn judge(before: &Said, replicas: &[Said], after: &Said) -> Option<Told> {
         said.get("flags").is_some_and(|flags| flags == "master")
             && said.get("runid").is_some_and(|run| !run.is_empty())
     };
+    // SECURITY: whom it counts and does not name (`replica-announced no`, a name that leads nowhere) may be promoted all the
+    // same: by this list nobody knows who may be.
+    let counted = |said: &Said| said.get("num-slaves").and_then(|count| count.parse().ok());
+    let counted = counted(before).min(counted(after)).unwrap_or(0);
+    let named = replicas.iter().filter(|said| place(said).is_some());
+    if named.count() < counted.max(replicas.len()) {
+        return Some(Told::Primary(primary, None));
+    }
     let mut word = Word::new(is_sound(before) && is_sound(after));
     for said in replicas {
         let replica = place(said)?;
@@ -242,6 +250,18 @@ mod tests {
             down: [at(6)].into(),
         };
         assert_eq!(word(PRIMARY, &list, PRIMARY), Ok(expected));
+    }
+
+    #[test]
+    fn a_list_that_leaves_out_whom_the_sentinel_counts_says_nothing() {
+        let list = ["port=2 flags=slave"];
+        let counts = |count: usize| format!("{PRIMARY} num-slaves={count}");
+        for (before, after, known) in [(1, 1, true), (2, 2, false), (1, 2, true), (2, 1, true)] {
+            let word = word(&counts(before), &list, &counts(after));
+            assert_eq!(word.is_ok(), known, "{before} {after}");
+        }
+        let nameless = ["port=2 flags=slave", "port=3 flags=slave ip="];
+        assert_eq!(word(PRIMARY, &nameless, PRIMARY), Err(at(1)));
     }
 
     #[test]
