@@ -125,7 +125,7 @@ impl Broker {
 
     async fn counted(&self, recorded: &Recorded, now: OffsetDateTime) -> Result<Coverage, Refusal> {
         let on = &recorded.fence.dimension;
-        let counted = self.covered(on, now).await;
+        let counted = self.covered(on, Some(recorded.position), now).await;
         counted.inspect_err(|refusal| {
             let why = refusal.detail.as_str();
             tracing::warn!(why, "what a revocation covers cannot be counted now");
@@ -159,6 +159,11 @@ impl Broker {
             None
         };
         let counted = self.counted(&recorded, self.clock.now()).await.ok();
+        // INVARIANT: behind the counting. What a store says that was replaced meanwhile is true of nothing any more.
+        let swept = match swept {
+            Some(swept) if self.fences.all_replicated().await => Some(swept),
+            _ => None,
+        };
         Ok(self.finished(Some(id), recorded, counted, swept))
     }
 
@@ -265,13 +270,17 @@ impl Broker {
             recorded.replicated = self.outlives_a_failover(&mut recorded).await;
         }
         let coverage = self
-            .covered(&recorded.fence.dimension, self.clock.now())
+            .covered(
+                &recorded.fence.dimension,
+                Some(recorded.position),
+                self.clock.now(),
+            )
             .await?;
         // INVARIANT: read behind the counting, which may take longer than a commit may.
         let now = self.clock.now();
         recorded.counts(&coverage);
         let state = self.state(&recorded, Some(&coverage), swept);
-        let done = is_done(state);
+        let done = is_done(state) && self.fences.all_replicated().await;
         recorded.looked = recorded.looked.saturating_add(1);
         let tells = done && recorded.tells();
         let writes = if tells {

@@ -19,6 +19,8 @@ use time::OffsetDateTime;
 /// Open leases that a fence covers.
 #[derive(Debug, Default)]
 pub(in crate::broker) struct Coverage {
+    /// Where the fence lies on the log, once it does: what was decided behind it, it does not cover.
+    pub fence: Option<u64>,
     pub live: u64,
     /// Must be dead downstream and are not confirmed yet.
     pub outstanding: u64,
@@ -49,6 +51,11 @@ pub(in crate::broker) enum ToCome {
 
 impl Coverage {
     fn add(&mut self, lease: &Lease, view: &View, now: OffsetDateTime) {
+        let decided = lease.position();
+        let is_behind = self.fence.is_some_and(|fence| decided.sequence >= fence);
+        if is_behind && view.knows(decided) {
+            return;
+        }
         let live = Leases::standing(lease, view, now) == Standing::Live;
         self.live += u64::from(live);
         // INVARIANT: a lease that a fence covers is owed an end from the fence on, not only once
@@ -90,7 +97,7 @@ impl Broker {
             return Err(Refusal::new(Reason::MalformedRequest, why).exact().at(at));
         }
         if dry_run {
-            let coverage = self.covered(&dimension, now).await?;
+            let coverage = self.covered(&dimension, None, now).await?;
             let state = RevocationState::DryRun;
             return Ok(receipt(
                 (None, None),
@@ -182,11 +189,15 @@ impl Broker {
     pub(in crate::broker) async fn covered(
         &self,
         dimension: &Dimension,
+        fence: Option<u64>,
         now: OffsetDateTime,
     ) -> Result<Coverage, Refusal> {
         // Shown, never decided on: whoever revokes while the view is stale is told what was done.
         let view = self.fences.last();
-        let mut coverage = Coverage::default();
+        let mut coverage = Coverage {
+            fence,
+            ..Coverage::default()
+        };
         let mut filter = Filter {
             dimension: Some(dimension.hash()),
             ..Filter::default()

@@ -5,6 +5,7 @@ use crate::cli::dayfly;
 use crate::postgres::World;
 use crate::support::broker::{OPERATOR_TOKEN, Setup, TestBroker};
 use crate::support::gate::Gate;
+use crate::support::postgres::PASSWORD;
 use crate::support::process::until;
 use crate::support::time::Manual;
 use dayfly::broker::Reason;
@@ -243,4 +244,37 @@ async fn what_is_in_force_and_has_no_receipt_is_not_called_undone() {
     let waited = dayfly(&arguments, &environment, "").await;
     waited.is(6);
     assert!(waited.err.contains("it is in force"), "{waited:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_decided_behind_a_revocation_that_only_kills_is_none_of_its_own() {
+    let Some(world) = World::with(Setup::default()).await else {
+        return;
+    };
+    let broker = &world.broker;
+    let selector = json!({ "mission": "read-orders" });
+    let body = json!({ "selector": selector, "reason": "a leak", "kill_only": true });
+    let receipt = broker.admin("POST", "/revocations", Some(body)).await.body;
+    until_confirmed(broker, &receipt).await;
+    // Somebody is at the table's privileges: the next login is on its way for a while.
+    let owner = world.server.login("shop", PASSWORD).await.unwrap();
+    let busy = "BEGIN; GRANT SELECT ON orders TO pg_monitor";
+    owner.batch_execute(busy).await.unwrap();
+    let looking = async {
+        until("it is on its way", || async {
+            let leases = broker.admin("GET", "/leases", None).await.body;
+            leases["items"][0]["state"] == "reserved"
+        })
+        .await;
+        let seen = asked(broker, &receipt).await;
+        owner.batch_execute("ROLLBACK").await.unwrap();
+        seen
+    };
+    let (answer, seen) = tokio::join!(world.ask("public.orders"), looking);
+    assert_eq!(answer.status, 200, "{}", answer.body);
+    assert_eq!(
+        (&seen["state"], &seen["outstanding"]),
+        (&json!("confirmed"), &json!(0)),
+        "{seen}"
+    );
 }
