@@ -14,6 +14,8 @@ async fn without_any_sentinel_the_primary_that_is_known_is_used_and_no_other_is_
     let brokers = on(&installation, &watched.url(), 1).await;
     let load = Load::start(installation, brokers);
     load.until_minted(20).await;
+    // Whoever ends has connections of its own: both brokers have some by then.
+    load.until_ended_elsewhere(20).await;
     for sentinel in &mut watched.sentinels {
         sentinel.kill();
     }
