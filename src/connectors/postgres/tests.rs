@@ -204,6 +204,13 @@ async fn owns_elsewhere<'a>(server: &Server, minted: &'a Minted) -> (&'a str, Cl
     (name, elsewhere)
 }
 
+/// A login of this lease, which may read the orders.
+async fn orders(connector: &dyn Connector, lease: &LeaseId) -> Minted {
+    let grant = on(&["select"], &["public.orders"]).build();
+    let minted = connector.mint(&grant, context(lease, MINUTE)).await;
+    minted.unwrap()
+}
+
 #[tokio::test]
 async fn a_login_that_cannot_be_dropped_is_dead_all_the_same() {
     let Some(server) = Server::start().await else {
@@ -211,11 +218,7 @@ async fn a_login_that_cannot_be_dropped_is_dead_all_the_same() {
     };
     let connector = connector(settings(&server)).await;
     let lease = draw();
-    let grant = on(&["select"], &["public.orders"]).build();
-    let minted = connector
-        .mint(&grant, context(&lease, MINUTE))
-        .await
-        .unwrap();
+    let minted = orders(connector.as_ref(), &lease).await;
     let (name, elsewhere) = owns_elsewhere(&server, &minted).await;
     let session = login(&server, &minted).await.unwrap();
     for _ in 0..2 {
@@ -312,11 +315,7 @@ async fn a_login_that_keeps_its_privileges_is_not_called_dead() {
     };
     let connector = patient(settings(&server), Duration::from_secs(10)).await;
     let lease = draw();
-    let grant = on(&["select"], &["public.orders"]).build();
-    let minted = connector
-        .mint(&grant, context(&lease, MINUTE))
-        .await
-        .unwrap();
+    let minted = orders(connector.as_ref(), &lease).await;
     let _elsewhere = owns_elsewhere(&server, &minted).await;
     // Somebody is at the table's privileges for longer than a statement waits, and not for as long as two do.
     let owner = server.login("shop", PASSWORD).await.unwrap();
@@ -343,11 +342,7 @@ async fn only_the_server_on_which_a_login_was_made_says_that_it_is_dead() {
     let moved = connector(settings(&other)).await;
     let connector = connector(settings(&server)).await;
     let lease = draw();
-    let grant = on(&["select"], &["public.orders"]).build();
-    let minted = connector
-        .mint(&grant, context(&lease, MINUTE))
-        .await
-        .unwrap();
+    let minted = orders(connector.as_ref(), &lease).await;
     let identifier = server
         .ask("SELECT system_identifier FROM pg_control_system()")
         .await
