@@ -4,7 +4,7 @@ use super::entry::{self, Author};
 use super::{Fence, FenceError, View, fork, log, snapshot};
 use crate::clock::Clock;
 use crate::secret::Sealer;
-use crate::store::{LogEntry, Position, Store, Tail};
+use crate::store::{LogEntry, Position, Store, StoreError, Tail};
 use crate::telemetry::metric;
 use arc_swap::ArcSwap;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
@@ -240,7 +240,7 @@ impl Fences {
             self.load().await?;
             return Ok(());
         }
-        match self.store.tail(&log(), view.position(), PAGE, wait).await? {
+        match self.tail(view.position(), wait).await? {
             Tail::Entries {
                 entries,
                 head,
@@ -248,8 +248,7 @@ impl Fences {
             } => {
                 self.absorb(&entries)?;
                 self.note_time(store_now);
-                self.prove(sent, head);
-                Ok(())
+                self.prove(sent, head)
             }
             Tail::Forked { head } => {
                 self.doubt();
@@ -268,7 +267,7 @@ impl Fences {
         let sent = self.clock.since_boot();
         let mut after = self.view.load().position();
         loop {
-            match self.store.tail(&log(), after, PAGE, Duration::ZERO).await? {
+            match self.tail(after, Duration::ZERO).await? {
                 Tail::Entries {
                     entries,
                     head,
@@ -278,17 +277,25 @@ impl Fences {
                     self.note_time(store_now);
                     after = self.view.load().position();
                     if after.sequence >= head.sequence {
-                        if let Some(sealed) = self.lacking() {
-                            return Err(FenceError::LostForGood(sealed.sequence));
-                        }
-                        self.prove(sent, head);
-                        return Ok(());
+                        return self.prove(sent, head);
                     }
                 }
                 Tail::Forked { head } => return Err(FenceError::LostForGood(head.sequence)),
                 Tail::Trimmed { oldest } => return Err(FenceError::LostForGood(oldest.sequence)),
             }
         }
+    }
+
+    /// What lies behind a place.
+    ///
+    /// Entries that too few replicas acknowledged are folded all the same: whoever wrote them was told that they are in
+    /// force, and what a failover loses of them is put back by whoever read them. They prove nothing.
+    async fn tail(&self, after: Position, wait: Duration) -> Result<Tail, FenceError> {
+        let tail = self.store.tail(&log(), after, PAGE, wait).await;
+        if let Err(StoreError::Unproved { entries, .. }) = &tail {
+            self.absorb(entries)?;
+        }
+        Ok(tail?)
     }
 
     /// INVARIANT: a view never goes back. Somebody else may have loaded the same and read on since, and an
@@ -369,15 +376,19 @@ impl Fences {
         Ok(())
     }
 
-    fn prove(&self, sent: Duration, head: Position) {
+    fn prove(&self, sent: Duration, head: Position) -> Result<(), FenceError> {
         // A view that went further meanwhile holds fences raised here; the head read is on its chain.
-        if self.view.load().knows(head) && self.lacking().is_none() {
+        if self.view.load().knows(head) {
+            if let Some(sealed) = self.lacking() {
+                return Err(FenceError::LostForGood(sealed.sequence));
+            }
             self.replicated.store(head.sequence, Ordering::Relaxed);
             let micros = u64::try_from(sent.as_micros()).unwrap_or(NEVER);
             self.proven.store(micros, Ordering::Release);
             self.cycles
                 .send_modify(|count| *count = count.wrapping_add(1));
         }
+        Ok(())
     }
 
     /// What is sealed and was not found; asked for until it was found once.

@@ -122,7 +122,9 @@ impl Fences {
             if self.view.load().knows(position) {
                 return;
             }
-            if let Err(error) = self.follow(Duration::ZERO).await {
+            if let Err(error) = self.follow(Duration::ZERO).await
+                && !self.view.load().knows(position)
+            {
                 tracing::error!(%error, "a fence was raised and cannot be read back; nothing is issued until it can");
                 break;
             }

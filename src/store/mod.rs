@@ -357,6 +357,10 @@ pub enum Outcome {
 pub enum StoreError {
     #[error("the store cannot be reached: {0}")]
     Unavailable(String),
+    /// The log was read, and too few replicas acknowledged the heartbeat behind it: a failover may take back what was
+    /// read, and more may be there.
+    #[error("the store cannot be reached: {why}")]
+    Unproved { why: String, entries: Vec<LogEntry> },
     #[error("the store did not answer in time; whether it applied the commit is unknown")]
     Unknown,
     #[error(
@@ -399,7 +403,8 @@ pub trait Store: fmt::Debug + Send + Sync {
     ) -> Result<Vec<Ranked>, StoreError>;
 
     /// Entries after a position; waits up to `wait` when there are none. The answer proves
-    /// freshness: it follows a heartbeat acknowledged by `min_replicas`.
+    /// freshness: it follows a heartbeat acknowledged by whoever must. What was read and not acknowledged comes with
+    /// [`StoreError::Unproved`].
     async fn tail(
         &self,
         log: &Log,

@@ -9,6 +9,7 @@ use crate::support::redis::RedisServer;
 use serde_json::{Value, json};
 use std::sync::Arc;
 use std::time::Duration;
+use tokio_postgres::Client;
 
 const MORE: &str = r#"
 [source.runs]
@@ -25,6 +26,25 @@ ends = ["acme.example"]
 [facts.freeze]
 webhook = { hmac = "file:server.secret", max_age = "15m", pointers = { "freeze.state" = "/state" } }
 "#;
+
+/// A broker on the store of the installation.
+async fn serve(
+    installation: &Arc<Installation>,
+    name: &str,
+    view_age: &str,
+    more: &str,
+    files: &[(&str, &str)],
+) -> Process {
+    let store = format!(
+        r#"{{ redis = "file:../redis.url", min_replicas = 1, fence_view_max_age = "{view_age}" }}"#
+    );
+    let broker = installation.replica(name, &store, &format!("{MORE}{more}"));
+    for (name, text) in files {
+        secret_file(&broker.folder.join(name), text);
+    }
+    broker.edit("ttl = \"10m\"", "ttl = \"10m\"\ntether = [\"pipeline\"]");
+    broker.serve().await
+}
 
 struct House {
     installation: Arc<Installation>,
@@ -51,15 +71,7 @@ impl House {
             &installation.folder.path().join("redis.url"),
             &primary.url(),
         );
-        let store = format!(
-            r#"{{ redis = "file:../redis.url", min_replicas = 1, fence_view_max_age = "{view_age}" }}"#
-        );
-        let one = installation.replica("one", &store, &format!("{MORE}{more}"));
-        for (name, text) in files {
-            secret_file(&one.folder.join(name), text);
-        }
-        one.edit("ttl = \"10m\"", "ttl = \"10m\"\ntether = [\"pipeline\"]");
-        let process = one.serve().await;
+        let process = serve(&installation, "one", view_age, more, files).await;
         Some(Self {
             installation,
             process,
@@ -239,6 +251,38 @@ async fn a_receipt_says_so_until_a_replica_has_it_and_then_that_it_is_confirmed(
     assert_eq!(told[0]["detail"]["leases"], json!({ "broker": 1 }));
 }
 
+/// What two exchanges answered, each with an open session of its login.
+async fn two_sessions(house: &House, server: &Postgres) -> Vec<(Value, Client)> {
+    let detail = json!({
+        "type": "postgres_login", "identifier": "orders-db",
+        "actions": ["select"], "locations": ["public.orders"],
+    });
+    let mut open = Vec::new();
+    for _ in 0..2 {
+        let form = house.installation.form_with_mission("read-orders", &detail);
+        let answer = house.installation.exchange(&house.process, &form).await;
+        let body = answer.unwrap().body;
+        let field = |name: &str| body["credential"][name].as_str().unwrap();
+        let session = server.login(field("username"), field("password")).await;
+        open.push((body.clone(), session.unwrap()));
+    }
+    open
+}
+
+/// The session is closed within the time that the answer names.
+async fn dies((answer, session): &(Value, Client), why: &str, broker: &Process) {
+    let within = answer["revocation"]["within_seconds"].as_u64().unwrap();
+    let until = tokio::time::Instant::now() + Duration::from_secs(within);
+    while session.simple_query("SELECT 1").await.is_ok() {
+        assert!(
+            tokio::time::Instant::now() < until,
+            "{why}\n{}",
+            broker.log()
+        );
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
 /// The view is past its bound, and nothing brings it back: what its target can end is ended all the same.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_session_is_ended_while_no_replica_of_the_store_hears_anything() {
@@ -255,19 +299,7 @@ async fn a_session_is_ended_while_no_replica_of_the_store_hears_anything() {
         return;
     };
     let (installation, process) = (&house.installation, &house.process);
-    let detail = json!({
-        "type": "postgres_login", "identifier": "orders-db",
-        "actions": ["select"], "locations": ["public.orders"],
-    });
-    let mut open = Vec::new();
-    for _ in 0..2 {
-        let form = installation.form_with_mission("read-orders", &detail);
-        let answer = installation.exchange(process, &form).await.unwrap();
-        assert_eq!(answer.status, 200, "{}", answer.body);
-        let field = |name: &str| answer.body["credential"][name].as_str().unwrap();
-        let session = server.login(field("username"), field("password")).await;
-        open.push((answer.body.clone(), session.unwrap()));
-    }
+    let open = two_sessions(&house, &server).await;
     // Tokens, whose ends have to be on a replica, are no hindrance to them.
     installation.issue(process).await;
     house.stop_the_replica();
@@ -277,24 +309,15 @@ async fn a_session_is_ended_while_no_replica_of_the_store_hears_anything() {
     })
     .await;
     let one = json!({ "lease": open[0].0["lease_id"] });
-    for (selector, (answer, session)) in [one, json!({ "agent": "deployer" })].iter().zip(&open) {
-        session.simple_query("SELECT 1").await.unwrap();
-        let within = answer["revocation"]["within_seconds"].as_u64().unwrap();
+    for (selector, open) in [one, json!({ "agent": "deployer" })].iter().zip(&open) {
+        open.1.simple_query("SELECT 1").await.unwrap();
         let revoked = installation
             .revoke(process, selector.clone())
             .await
             .unwrap();
         assert_eq!(revoked.status, 202, "{}", revoked.body);
         assert_eq!(revoked.body["state"], "not_yet_replicated");
-        let until = tokio::time::Instant::now() + Duration::from_secs(within);
-        while session.simple_query("SELECT 1").await.is_ok() {
-            assert!(
-                tokio::time::Instant::now() < until,
-                "{selector}\n{}",
-                process.log()
-            );
-            tokio::time::sleep(Duration::from_millis(50)).await;
-        }
+        dies(open, &selector.to_string(), process).await;
         let told = installation.introspect(process, &token).await;
         assert_eq!(
             told.status, 503,
@@ -302,6 +325,46 @@ async fn a_session_is_ended_while_no_replica_of_the_store_hears_anything() {
             told.body
         );
     }
+}
+
+/// The broker that raised a fence dies. Another one raises the next behind it, and can prove neither.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_one_revokes_while_no_replica_hears_is_ended_by_another_one() {
+    let Some(server) = Postgres::start().await else {
+        return;
+    };
+    let ca = std::fs::read_to_string(&server.ca).unwrap();
+    let files = [
+        ("orders-db.password", PASSWORD),
+        ("orders-db.ca", ca.as_str()),
+    ];
+    let more = mission(&server, "orders-db.ca");
+    let Some(house) = House::with("1s", &more, &files).await else {
+        return;
+    };
+    let installation = Arc::clone(&house.installation);
+    let other = serve(&installation, "two", "1s", &more, &files).await;
+    let open = two_sessions(&house, &server).await;
+    house.stop_the_replica();
+    let token = installation.platform_token();
+    for process in [&house.process, &other] {
+        until("a view that is too old", || async {
+            installation.introspect(process, &token).await.status == 503
+        })
+        .await;
+    }
+    let one = json!({ "lease": open[0].0["lease_id"] });
+    let revoked = installation.revoke(&house.process, one).await.unwrap();
+    assert_eq!(revoked.status, 202, "{}", revoked.body);
+    house.process.kill();
+    let all = json!({ "agent": "deployer" });
+    let revoked = installation.revoke(&other, all).await.unwrap();
+    assert_eq!(revoked.status, 202, "{}", revoked.body);
+    for open in &open {
+        dies(open, "what either had revoked", &other).await;
+    }
+    let told = installation.introspect(&other, &token).await;
+    assert_eq!(told.status, 503, "nothing was proved: {}", told.body);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -8,6 +8,7 @@ use crate::fences::{EndedBy, FenceError, FenceKind, Fences, again, log};
 use crate::ids::ShardId;
 use crate::store::{Key, Position, Store, Tail, Transaction, Write};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 use time::OffsetDateTime;
 
@@ -186,6 +187,28 @@ async fn a_log_without_what_is_sealed_is_not_started_on() {
     let fences = of(&rest).sealed_at(Some(places[2]));
     follow(&fences).await;
     assert!(fences.fresh().is_ok());
+}
+
+/// What it read first nobody acknowledged.
+#[tokio::test]
+async fn a_log_without_what_is_sealed_is_not_gone_on_with_either() {
+    let (whole, places) = six().await;
+    let rest = cut(whole.as_ref(), 2).await;
+    put(rest.as_ref(), Write::Delete(snapshot())).await;
+    let line = Line::to(rest);
+    let fences = of(&(Arc::clone(&line) as Arc<dyn Store>)).sealed_at(Some(places[5]));
+    line.unproved.store(true, Ordering::SeqCst);
+    fences.follow(Duration::ZERO).await.unwrap_err();
+    assert_eq!(fences.last().position().sequence, 2);
+    line.unproved.store(false, Ordering::SeqCst);
+    for _ in 0..3 {
+        let found = fences.follow(Duration::ZERO).await;
+        assert!(
+            matches!(found, Err(FenceError::LostForGood(5))),
+            "{found:?}"
+        );
+        assert!(fences.fresh().is_err());
+    }
 }
 
 /// What the audit says of everything here.

@@ -69,6 +69,8 @@ pub(crate) struct Line {
     dead: AtomicBool,
     /// Answers that come but say that replicas did not acknowledge.
     pub(crate) unreplicated: AtomicI64,
+    /// No replica acknowledges what is read of logs.
+    pub(crate) unproved: AtomicBool,
     /// Answers to commits that are lost although the commit was applied.
     pub(crate) lose_answers: AtomicI64,
     /// Members of indexes that were read.
@@ -94,6 +96,7 @@ impl Line {
             after: AtomicI64::new(0),
             dead: AtomicBool::new(false),
             unreplicated: AtomicI64::new(0),
+            unproved: AtomicBool::new(false),
             lose_answers: AtomicI64::new(0),
             members: AtomicU64::new(0),
             ahead_ms: AtomicI64::new(0),
@@ -264,6 +267,13 @@ impl Store for Line {
         let mut tail = store.tail(log, after, limit, wait).await?;
         if let Tail::Entries { store_now, .. } = &mut tail {
             *store_now += time::Duration::milliseconds(self.ahead_ms.load(Ordering::SeqCst));
+        }
+        if self.unproved.load(Ordering::SeqCst) {
+            let why = "0 of 1 replicas acknowledged in time".to_owned();
+            return Err(match tail {
+                Tail::Entries { entries, .. } => StoreError::Unproved { why, entries },
+                Tail::Forked { .. } | Tail::Trimmed { .. } => StoreError::Unavailable(why),
+            });
         }
         Ok(tail)
     }

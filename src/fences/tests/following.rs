@@ -83,6 +83,46 @@ async fn past_the_bound_there_is_no_view_until_the_store_answers_again() {
     assert!(fences.fresh().is_ok());
 }
 
+/// Too few replicas of the store acknowledge: a failover may take back what is read now.
+#[tokio::test]
+async fn what_nobody_acknowledged_is_in_force_and_proves_nothing() {
+    let line = Line::to(store());
+    let clock = Advanced::new();
+    let replica = || {
+        let store = Arc::clone(&line) as Arc<dyn Store>;
+        let clock = Arc::clone(&clock) as Arc<dyn Clock>;
+        Fences::idle(store, sealer(), clock, Duration::from_secs(60))
+    };
+    let (one, two, fresh) = (replica(), replica(), replica());
+    follow(&one).await;
+    follow(&two).await;
+    clock.advance(Duration::from_secs(50));
+    line.unproved.store(true, Ordering::SeqCst);
+    let raise = async |fences: &Fences, name: &str| {
+        let kill = new(FenceKind::Kill, agent(name));
+        fences.raise(kill, now()).await.unwrap().position
+    };
+    let first = raise(&one, "a").await;
+    // Behind one that it has not read.
+    let second = raise(&two, "b").await;
+    assert!(two.last().knows(first) && two.last().knows(second));
+    assert!(one.follow(Duration::ZERO).await.is_err());
+    assert!(one.last().knows(second));
+    // One that starts now, too.
+    assert!(fresh.follow(Duration::ZERO).await.is_err());
+    assert!(fresh.last().knows(second));
+    assert_eq!(fresh.fresh().unwrap_err(), Stale);
+    // What was proved before is as old as it was.
+    clock.advance(Duration::from_secs(11));
+    assert_eq!(one.fresh().unwrap_err(), Stale);
+    assert_eq!(two.fresh().unwrap_err(), Stale);
+    line.unproved.store(false, Ordering::SeqCst);
+    for fences in [&one, &two, &fresh] {
+        follow(fences).await;
+        assert_eq!(fences.fresh().unwrap().position(), second);
+    }
+}
+
 #[tokio::test]
 async fn who_has_not_read_to_the_head_proves_nothing() {
     let line = Line::to(store());

@@ -125,9 +125,11 @@ impl Sweeper {
         at: Duration,
     ) -> (u64, bool) {
         let doubted = self.doubted.lock().unwrap_or_else(PoisonError::into_inner);
-        let here = doubted
-            .get(&shard)
-            .filter(|here| found.version == Some(here.version) || at < here.at + AGAIN);
+        let here = doubted.get(&shard).filter(|here| {
+            // INVARIANT: a claim that does not go as far is of before a failover, which lost the marks, too.
+            let is_kept = found.claim.furthest() >= here.position.sequence;
+            found.version == Some(here.version) || is_kept && at < here.at + AGAIN
+        });
         if let Some(here) = here {
             return (here.position.sequence, moved_on(view, here.position));
         }

@@ -44,6 +44,13 @@ pub(super) struct Claim {
     by: ByteArray<16>,
     /// Milliseconds; 0: finished.
     until: i64,
+    /// How far somebody in doubt has moved `swept`; 0: no further than the sequence.
+    #[serde(default, skip_serializing_if = "is_nothing")]
+    doubted: u64,
+}
+
+fn is_nothing(sequence: &u64) -> bool {
+    *sequence == 0
 }
 
 /// A claim as stored.
@@ -114,6 +121,11 @@ impl Claim {
         Ok(bytes.map_err(|error| StoreError::Corrupt(error.to_string()))?)
     }
 
+    /// Up to where somebody has read the log who was here.
+    pub(super) fn furthest(&self) -> u64 {
+        self.sequence.max(self.doubted)
+    }
+
     pub(super) fn at(&self) -> Position {
         Position {
             sequence: self.sequence,
@@ -141,7 +153,9 @@ impl Sweeper {
                 Err(error) => failed = Some(error),
             }
         }
-        let furthest = found.iter().map(|(_, found)| found.claim.sequence).max();
+        // INVARIANT: whoever moved a mark in doubt counts, too: a receipt may lean on that mark, and to move it back takes
+        // a proof that the log is shorter.
+        let furthest = found.iter().map(|(_, found)| found.claim.furthest()).max();
         let view = match furthest {
             // Another replica has read further, or the log became shorter: waiting tells which.
             Some(furthest) if furthest > view.position().sequence => {
@@ -217,14 +231,15 @@ impl Sweeper {
         now: OffsetDateTime,
     ) -> Result<Option<(u64, CommitId)>, LeaseError> {
         let position = sight.view.position();
-        let until = if sight.proved {
-            keys::rank(now + CLAIM)
+        let (until, doubted) = if sight.proved {
+            (keys::rank(now + CLAIM), 0)
         } else {
-            UNFINISHED
+            (UNFINISHED, found.claim.doubted.max(position.sequence))
         };
         let claim = Claim {
             by: ByteArray::new(self.me),
             until,
+            doubted,
             ..found.claim
         };
         let Some(version) = self.claim(shard, &claim, found.version, sight).await? else {

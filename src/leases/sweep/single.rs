@@ -171,6 +171,8 @@ impl Sweeper {
         let (mut ended, mut until) = (Vec::new(), Vec::new());
         for ((id, owed), found) in page.iter().zip(found) {
             let lease = match found {
+                // INVARIANT: a store that proves nothing may have been replaced by one that has it.
+                Found::Nothing if !proved => continue,
                 Found::Nothing => {
                     done.done.push((*id, owed.sequence));
                     continue;

@@ -198,6 +198,85 @@ async fn in_doubt_the_mark_of_a_shard_only_moves_on() {
     assert_eq!(one.again(&lease).await.state, State::Revoked);
 }
 
+/// A receipt may lean on the mark. Whoever has a proved view that is a little older waits for a newer one.
+#[tokio::test]
+async fn a_mark_that_was_moved_in_doubt_is_moved_back_on_a_proof_alone() {
+    let shared = store();
+    let downstream = Downstream::new(RevocationClass::Native, true);
+    let clock = Advanced::new();
+    let on = || Bench::bounded(shared.clone(), downstream.clone(), clock.clone(), BOUND);
+    let (one, two) = (on().await, on().await);
+    let lease = one.issued().await;
+    one.sweep().await;
+    goes_stale(&one);
+    two.fences.follow(Duration::ZERO).await.unwrap();
+    one.kill(DimensionKind::Agent, "deployer").await;
+    assert_eq!(round(&one).await.matched, 1);
+    let furthest = one.fences.last().position().sequence;
+    assert_eq!(swept(&one, lease.id.shard()).await, furthest);
+    assert!(two.fences.fresh().unwrap().position().sequence < furthest);
+    let follows = async {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        for shard in ShardId::all() {
+            assert_eq!(swept(&one, shard).await, furthest);
+        }
+        two.fences.follow(Duration::ZERO).await.unwrap();
+    };
+    let (swept_by_two, ()) = tokio::join!(two.sweeper.run_once(two.now()), follows);
+    swept_by_two.unwrap();
+    for shard in ShardId::all() {
+        assert_eq!(swept(&one, shard).await, furthest);
+    }
+}
+
+/// The fence, the marks and the claims that say so are lost together.
+#[tokio::test]
+async fn marks_that_a_failover_loses_are_written_again_at_once() {
+    for one_lease in [false, true] {
+        let folder = tempfile::tempdir().unwrap();
+        let (file, copy) = (folder.path().join("store"), folder.path().join("heir"));
+        let downstream = Downstream::new(RevocationClass::Native, true);
+        let store = Arc::new(Embedded::open(&file).unwrap()) as Arc<dyn Store>;
+        let bench = Bench::bounded(store, downstream, Advanced::new(), BOUND).await;
+        let lease = bench.issued().await;
+        bench.sweep().await;
+        std::fs::copy(&file, &copy).unwrap();
+        goes_stale(&bench);
+        if one_lease {
+            revoke(&bench, &lease).await;
+        }
+        bench.kill(DimensionKind::Agent, "deployer").await;
+        round(&bench).await;
+        assert_eq!(bench.again(&lease).await.state, State::Revoked);
+        let heir = Arc::new(Embedded::open(&copy).unwrap()) as Arc<dyn Store>;
+        bench.line.point_to(heir);
+        assert_eq!(bench.again(&lease).await.state, State::Active);
+        round(&bench).await;
+        assert_eq!(bench.again(&lease).await.state, State::Revoked);
+    }
+}
+
+/// It was reserved at whoever has taken over, and what is asked still is the one that was there before.
+#[tokio::test]
+async fn a_lease_that_an_unproved_store_does_not_have_stays_owed_its_end() {
+    let folder = tempfile::tempdir().unwrap();
+    let (file, copy) = (folder.path().join("store"), folder.path().join("old"));
+    let downstream = Downstream::new(RevocationClass::Native, true);
+    let store = Arc::new(Embedded::open(&file).unwrap()) as Arc<dyn Store>;
+    let bench = Bench::bounded(Arc::clone(&store), downstream, Advanced::new(), BOUND).await;
+    std::fs::copy(&file, &copy).unwrap();
+    let lease = bench.issued().await;
+    bench.sweep().await;
+    goes_stale(&bench);
+    revoke(&bench, &lease).await;
+    let old = Arc::new(Embedded::open(&copy).unwrap()) as Arc<dyn Store>;
+    bench.line.point_to(old);
+    assert_eq!(round(&bench).await.matched, 0);
+    bench.line.point_to(store);
+    assert_eq!(round(&bench).await.matched, 1);
+    assert_eq!(bench.downstream.live(), []);
+}
+
 /// Nothing is known: nothing is ended, and nothing is written.
 #[tokio::test]
 async fn who_has_read_no_fence_yet_ends_nothing() {

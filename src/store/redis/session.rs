@@ -203,10 +203,12 @@ impl Inner {
             let (answer, acknowledged) =
                 run_and_wait(connection, &needed, script, self.patience()).await?;
             if acknowledged < needed.count() {
-                return Err(Queried::Store(StoreError::Unavailable(format!(
+                let why = format!(
                     "{acknowledged} of {} replicas acknowledged in time",
                     needed.count()
-                ))));
+                );
+                let read = script::read_tail(answer, log.shard)?.judge(after)?;
+                return Err(Queried::Store(unproved(read, why)));
             }
             answer
         };
@@ -414,6 +416,14 @@ pub(super) async fn run(
             script.load_async(connection).await?;
             connection.send_packed_command(call).await?.extract_error()
         }
+    }
+}
+
+/// INVARIANT: of another history than the reader's nothing is told before it is proved: it may be the one that is lost.
+fn unproved(read: Tail, why: String) -> StoreError {
+    match read {
+        Tail::Entries { entries, .. } => StoreError::Unproved { why, entries },
+        Tail::Forked { .. } | Tail::Trimmed { .. } => StoreError::Unavailable(why),
     }
 }
 

@@ -174,7 +174,7 @@ async fn a_replica_takes_over_the_shards_of_a_lost_node_with_what_was_acknowledg
     let tail = store
         .tail(&log(), Position::ORIGIN, 9, Duration::ZERO)
         .await;
-    assert!(matches!(tail, Err(StoreError::Unavailable(_))), "{tail:?}");
+    assert!(matches!(tail, Err(StoreError::Unproved { .. })), "{tail:?}");
     let found = store.get(&acknowledged).await.unwrap();
     assert!(found.iter().all(Option::is_some), "{found:?}");
     // Whoever was lost comes back and follows.

@@ -96,7 +96,7 @@ async fn a_look_at_a_log_that_a_connected_replica_has_not_heard_proves_nothing()
         let told = store
             .tail(&log(), Position::ORIGIN, 9, Duration::ZERO)
             .await;
-        assert!(matches!(told, Err(StoreError::Unavailable(_))), "{told:?}");
+        assert!(matches!(told, Err(StoreError::Unproved { .. })), "{told:?}");
     }
     pair.replica.thaw();
     let told = other
