@@ -150,6 +150,19 @@ impl Fences {
         }
     }
 
+    /// A fresh view of which nothing can be lost: no entry on it that too few replicas acknowledged.
+    pub fn proved(&self) -> Result<Arc<View>, Stale> {
+        let view = self.fresh()?;
+        if self.is_replicated_to(view.position().sequence) {
+            return Ok(view);
+        }
+        Err(Stale)
+    }
+
+    pub(super) fn is_replicated_to(&self, sequence: u64) -> bool {
+        sequence <= self.replicated.load(Ordering::Acquire)
+    }
+
     /// Time since the last tail cycle that reached the head was *sent*. `None`: there was none.
     pub fn age(&self) -> Option<Duration> {
         let proven = self.proven.load(Ordering::Acquire);
@@ -240,13 +253,21 @@ impl Fences {
             self.load().await?;
             return Ok(());
         }
-        match self.tail(view.position(), wait).await? {
+        let read = self.tail(view.position(), wait).await;
+        if let Err(FenceError::Store(StoreError::Unproved { read, .. })) = &read
+            && let Tail::Forked { head } = **read
+        {
+            // Whoever has taken over has nobody who acknowledges. What is raised there has to be in force all the same.
+            self.doubt();
+            fork::mend(self, &view, head).await?;
+        }
+        match read? {
             Tail::Entries {
                 entries,
                 head,
                 store_now,
             } => {
-                self.absorb(&entries)?;
+                self.absorb(&entries, true)?;
                 self.note_time(store_now);
                 self.prove(sent, head)
             }
@@ -273,7 +294,7 @@ impl Fences {
                     head,
                     store_now,
                 } => {
-                    self.absorb(&entries)?;
+                    self.absorb(&entries, true)?;
                     self.note_time(store_now);
                     after = self.view.load().position();
                     if after.sequence >= head.sequence {
@@ -292,8 +313,10 @@ impl Fences {
     /// force, and what a failover loses of them is put back by whoever read them. They prove nothing.
     async fn tail(&self, after: Position, wait: Duration) -> Result<Tail, FenceError> {
         let tail = self.store.tail(&log(), after, PAGE, wait).await;
-        if let Err(StoreError::Unproved { entries, .. }) = &tail {
-            self.absorb(entries)?;
+        if let Err(StoreError::Unproved { read, .. }) = &tail
+            && let Tail::Entries { entries, .. } = &**read
+        {
+            self.absorb(entries, false)?;
         }
         Ok(tail?)
     }
@@ -307,11 +330,16 @@ impl Fences {
         })
     }
 
-    /// Folds entries that follow the view; what it has folded already must be the same entry.
-    pub(super) fn absorb(&self, entries: &[LogEntry]) -> Result<(), FenceError> {
-        if entries.is_empty() {
+    /// Folds entries that follow the view; what it has folded already must be the same entry. `acknowledged`: they, and
+    /// all before them, are on enough replicas.
+    pub(super) fn absorb(
+        &self,
+        entries: &[LogEntry],
+        acknowledged: bool,
+    ) -> Result<(), FenceError> {
+        let Some(last) = entries.last() else {
             return Ok(());
-        }
+        };
         self.replace(|mut view| {
             for entry in entries {
                 let sequence = entry.position.sequence;
@@ -323,6 +351,11 @@ impl Fences {
                 } else if view.link_at(sequence) != Some(entry.position.link) {
                     return Err(FenceError::Broken(sequence));
                 }
+            }
+            // INVARIANT: before the view is there. Whoever is woken by it finds that it is proved.
+            if acknowledged {
+                let through = last.position.sequence;
+                self.replicated.fetch_max(through, Ordering::AcqRel);
             }
             Ok(view)
         })
@@ -382,7 +415,7 @@ impl Fences {
             if let Some(sealed) = self.lacking() {
                 return Err(FenceError::LostForGood(sealed.sequence));
             }
-            self.replicated.store(head.sequence, Ordering::Relaxed);
+            self.replicated.fetch_max(head.sequence, Ordering::AcqRel);
             let micros = u64::try_from(sent.as_micros()).unwrap_or(NEVER);
             self.proven.store(micros, Ordering::Release);
             self.cycles
@@ -399,7 +432,7 @@ impl Fences {
     }
 
     pub(super) fn doubt(&self) {
-        self.replicated.store(0, Ordering::Relaxed);
+        self.replicated.store(0, Ordering::Release);
         self.proven.store(NEVER, Ordering::Release);
     }
 

@@ -70,12 +70,22 @@ async fn common_position(
     position_at(view, on)
 }
 
+/// INVARIANT: proved or not. What is put back on a log that is lost is lost with it and is put back on the next one; and
+/// nothing is decided on a view of it.
+async fn look(fences: &Fences, after: Position, limit: usize) -> Result<Tail, StoreError> {
+    match fences
+        .store
+        .tail(&log(), after, limit, Duration::ZERO)
+        .await
+    {
+        Err(StoreError::Unproved { read, .. }) => Ok(*read),
+        read => read,
+    }
+}
+
 async fn is_on_log(fences: &Fences, view: &View, sequence: u64) -> Result<bool, FenceError> {
     let position = position_at(view, sequence)?;
-    let tail = fences
-        .store
-        .tail(&log(), position, 1, Duration::ZERO)
-        .await?;
+    let tail = look(fences, position, 1).await?;
     Ok(!matches!(tail, Tail::Forked { .. }))
 }
 
@@ -94,11 +104,7 @@ async fn read_on(
     let mut all: Vec<LogEntry> = Vec::new();
     loop {
         let after = all.last().map_or(common, |entry| entry.position);
-        let tail = fences
-            .store
-            .tail(&log(), after, PAGE, Duration::ZERO)
-            .await?;
-        match tail {
+        match look(fences, after, PAGE).await? {
             Tail::Entries { entries, head, .. } => {
                 all.extend(entries);
                 let reached = all.last().map_or(common, |entry| entry.position);

@@ -95,7 +95,7 @@ impl Fences {
             .first()
             .copied()
             .ok_or_else(|| StoreError::Corrupt("an append without a position".to_owned()))?;
-        self.enforce(LogEntry { position, value }).await;
+        self.enforce(LogEntry { position, value }, replicated).await;
         steps::at(Step::InForce);
         Ok(Some(Raised {
             fence,
@@ -110,10 +110,10 @@ impl Fences {
     }
 
     /// Takes this replica's own entry into its view before anything is answered.
-    async fn enforce(&self, entry: LogEntry) {
+    async fn enforce(&self, entry: LogEntry, replicated: bool) {
         let position = entry.position;
         let next = self.view.load().position().sequence + 1 == position.sequence;
-        if next && self.absorb(&[entry]).is_ok() {
+        if next && self.absorb(&[entry], replicated).is_ok() {
             return;
         }
         // INVARIANT: asked by position, not by number: after a failover this view may be further

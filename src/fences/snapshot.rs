@@ -85,8 +85,13 @@ pub(super) fn record(fences: &Fences, view: &View) -> Result<Write, FenceError> 
 }
 
 /// Whether enough was folded since the last snapshot; the caller then spawns [`keep`].
+///
+/// INVARIANT: not of what nobody has acknowledged. The snapshot might outlive it, and whoever starts on it would miss it.
 pub(super) fn is_due(fences: &Fences) -> bool {
     let view = fences.last();
+    if !fences.is_replicated_to(view.position().sequence) {
+        return false;
+    }
     let last = *fences
         .snapshot
         .lock()

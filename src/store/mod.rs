@@ -360,7 +360,7 @@ pub enum StoreError {
     /// The log was read, and too few replicas acknowledged the heartbeat behind it: a failover may take back what was
     /// read, and more may be there.
     #[error("the store cannot be reached: {why}")]
-    Unproved { why: String, entries: Vec<LogEntry> },
+    Unproved { why: String, read: Box<Tail> },
     #[error("the store did not answer in time; whether it applied the commit is unknown")]
     Unknown,
     #[error(

@@ -270,10 +270,8 @@ impl Store for Line {
         }
         if self.unproved.load(Ordering::SeqCst) {
             let why = "0 of 1 replicas acknowledged in time".to_owned();
-            return Err(match tail {
-                Tail::Entries { entries, .. } => StoreError::Unproved { why, entries },
-                Tail::Forked { .. } | Tail::Trimmed { .. } => StoreError::Unavailable(why),
-            });
+            let read = Box::new(tail);
+            return Err(StoreError::Unproved { why, read });
         }
         Ok(tail)
     }

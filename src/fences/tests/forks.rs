@@ -275,3 +275,64 @@ async fn a_log_that_was_trimmed_past_the_fork_is_not_mended_by_guessing() {
     }
     assert_eq!(written().await, before, "nothing may be put behind it");
 }
+
+/// The new primary has no replica yet, so nothing that it says is proved.
+#[tokio::test]
+async fn what_is_raised_at_a_successor_that_nobody_acknowledges_is_in_force_beside_what_it_lost() {
+    let old = store();
+    let line = Line::to(Arc::clone(&old));
+    let (one, two) = (replica(&line), replica(&line));
+    follow(&one).await;
+    follow(&two).await;
+    line.unproved
+        .store(true, std::sync::atomic::Ordering::SeqCst);
+    raise(&one, FenceKind::Hold, "lost").await;
+    two.follow(Duration::ZERO).await.unwrap_err();
+    let heir = survivor(old.as_ref(), 0).await;
+    line.point_to(heir);
+    let raised = raise(&two, FenceKind::Kill, "b").await;
+    assert!(two.last().knows(raised));
+    assert!(two.last().held(&[agent("lost").hash()]).is_some());
+    assert!(two.fresh().is_err(), "nothing is proved");
+    assert!(two.proved().is_err());
+    one.follow(Duration::ZERO).await.unwrap_err();
+    one.follow(Duration::ZERO).await.unwrap_err();
+    assert!(one.last().knows(raised));
+    line.unproved
+        .store(false, std::sync::atomic::Ordering::SeqCst);
+    for fences in [&one, &two] {
+        follow(fences).await;
+        let view = fences.proved().unwrap();
+        assert!(view.held(&[agent("lost").hash()]).is_some());
+        assert!(view.knows(raised));
+    }
+    assert_eq!(one.last().position(), two.last().position());
+}
+
+/// Fresh, and what is on top of it may be lost.
+#[tokio::test]
+async fn a_fresh_view_is_not_proved_while_nobody_acknowledged_its_end() {
+    let line = Line::to(store());
+    let (one, two) = (replica(&line), replica(&line));
+    follow(&one).await;
+    follow(&two).await;
+    raise(&one, FenceKind::Hold, "a").await;
+    assert!(one.proved().is_ok(), "its commit was acknowledged");
+    follow(&two).await;
+    line.unproved
+        .store(true, std::sync::atomic::Ordering::SeqCst);
+    line.unreplicated
+        .store(1, std::sync::atomic::Ordering::SeqCst);
+    raise(&one, FenceKind::Hold, "b").await;
+    assert!(one.fresh().is_ok());
+    assert!(one.proved().is_err());
+    two.follow(Duration::ZERO).await.unwrap_err();
+    assert_eq!(two.fresh().unwrap().position().sequence, 2);
+    assert!(two.proved().is_err());
+    line.unproved
+        .store(false, std::sync::atomic::Ordering::SeqCst);
+    for fences in [&one, &two] {
+        follow(fences).await;
+        assert!(fences.proved().is_ok());
+    }
+}

@@ -33,6 +33,8 @@ pub(super) struct Doubted {
     position: Position,
     /// The claim as it was left. A failover that loses a mark loses this.
     version: CommitId,
+    /// The claim as it was found.
+    over: Option<CommitId>,
     /// By the time since boot.
     at: Duration,
 }
@@ -99,6 +101,7 @@ impl Sweeper {
         } else {
             keys::children(shard)
         };
+        let over = found.version;
         let matched = self.match_shard(shard, &index, sight, found, now).await?;
         let Some((hits, version)) = matched else {
             return Ok(0);
@@ -110,6 +113,7 @@ impl Sweeper {
             Doubted {
                 position,
                 version,
+                over,
                 at,
             },
         );
@@ -126,9 +130,10 @@ impl Sweeper {
     ) -> (u64, bool) {
         let doubted = self.doubted.lock().unwrap_or_else(PoisonError::into_inner);
         let here = doubted.get(&shard).filter(|here| {
-            // INVARIANT: a claim that does not go as far is of before a failover, which lost the marks, too.
-            let is_kept = found.claim.furthest() >= here.position.sequence;
-            found.version == Some(here.version) || is_kept && at < here.at + AGAIN
+            // INVARIANT: what was there before, or is an earlier one of ours, is what a failover left; the marks behind it
+            // are lost. What somebody else wrote is not: two who disagree would write over each other all the time.
+            let is_lost = found.version == here.over || found.claim.is_of(self.me);
+            found.version == Some(here.version) || !is_lost && at < here.at + AGAIN
         });
         if let Some(here) = here {
             return (here.position.sequence, moved_on(view, here.position));

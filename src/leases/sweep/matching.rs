@@ -122,8 +122,12 @@ impl Claim {
     }
 
     /// Up to where somebody has read the log who was here.
-    pub(super) fn furthest(&self) -> u64 {
+    fn furthest(&self) -> u64 {
         self.sequence.max(self.doubted)
+    }
+
+    pub(super) fn is_of(&self, broker: [u8; 16]) -> bool {
+        self.by.into_array() == broker
     }
 
     pub(super) fn at(&self) -> Position {
@@ -141,7 +145,7 @@ impl Sweeper {
         now: OffsetDateTime,
     ) -> Result<u64, LeaseError> {
         let began = self.leases.clock.since_boot();
-        let Ok(view) = self.fences.fresh() else {
+        let Ok(view) = self.fences.proved() else {
             return self.match_in_doubt(now).await;
         };
         let single = self.follow_single(Sight::proved(&view), now).await;
@@ -159,10 +163,9 @@ impl Sweeper {
         let view = match furthest {
             // Another replica has read further, or the log became shorter: waiting tells which.
             Some(furthest) if furthest > view.position().sequence => {
-                match self.fences.reach(furthest).await {
-                    Ok(view) => view,
-                    Err(_) => self.fences.fresh()?,
-                }
+                // Whether it came or not, this is what there is by now.
+                drop(self.fences.reach(furthest).await);
+                self.fences.proved()?
             }
             _ => view,
         };
@@ -470,7 +473,7 @@ pub(super) fn moved_on(view: &View, since: Position) -> bool {
 }
 
 pub(super) fn is_taken(claim: &Claim, me: [u8; 16], now: OffsetDateTime) -> bool {
-    claim.until > keys::rank(now) && claim.by.into_array() != me
+    claim.until > keys::rank(now) && !claim.is_of(me)
 }
 
 /// Whether leases that it does not name may be ended by it.

@@ -229,6 +229,55 @@ async fn a_mark_that_was_moved_in_doubt_is_moved_back_on_a_proof_alone() {
     }
 }
 
+/// One holds a fence that the log of the other one has lost, and cannot read that log.
+#[tokio::test]
+async fn who_is_in_doubt_and_who_is_not_do_not_write_over_each_other_all_the_time() {
+    let folder = tempfile::tempdir().unwrap();
+    let (file, copy) = (folder.path().join("store"), folder.path().join("heir"));
+    let downstream = Downstream::new(RevocationClass::Native, true);
+    let clock = Advanced::new();
+    let on = |store| {
+        Bench::bounded(
+            store,
+            downstream.clone(),
+            clock.clone(),
+            Duration::from_secs(3),
+        )
+    };
+    let one = on(Arc::new(Embedded::open(&file).unwrap()) as Arc<dyn Store>).await;
+    let lease = one.issued().await;
+    one.sweep().await;
+    std::fs::copy(&file, &copy).unwrap();
+    one.kill(DimensionKind::Agent, "deployer").await;
+    let heir = Arc::new(Embedded::open(&copy).unwrap()) as Arc<dyn Store>;
+    let two = on(Arc::clone(&heir)).await;
+    one.line.point_to(heir);
+    one.later(4);
+    let before = one.line.commits();
+    for _ in 0..3 {
+        round(&one).await;
+        let follows = async {
+            loop {
+                two.fences.follow(Duration::ZERO).await.unwrap();
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+        };
+        tokio::select! {
+            matched = two.sweeper.match_fences(two.now()) => drop(matched.unwrap()),
+            () = follows => {}
+        }
+    }
+    assert_eq!(one.again(&lease).await.state, State::Revoked);
+    // Each shard once, and the lease.
+    let written = one.line.commits() - before;
+    assert!(written <= 2 * 65, "{written}");
+    // And once more where so much time has gone by.
+    one.later(61);
+    let before = one.line.commits();
+    round(&one).await;
+    assert!(one.line.commits() - before >= 64);
+}
+
 /// The fence, the marks and the claims that say so are lost together.
 #[tokio::test]
 async fn marks_that_a_failover_loses_are_written_again_at_once() {

@@ -207,8 +207,15 @@ impl Inner {
                     "{acknowledged} of {} replicas acknowledged in time",
                     needed.count()
                 );
-                let read = script::read_tail(answer, log.shard)?.judge(after)?;
-                return Err(Queried::Store(unproved(read, why)));
+                let read = script::read_tail(answer, log.shard).and_then(|read| read.judge(after));
+                return Err(Queried::Store(match read {
+                    Ok(read) => StoreError::Unproved {
+                        why,
+                        read: Box::new(read),
+                    },
+                    // That something is lost is not said by who may be lost itself.
+                    Err(_) => StoreError::Unavailable(why),
+                }));
             }
             answer
         };
@@ -416,14 +423,6 @@ pub(super) async fn run(
             script.load_async(connection).await?;
             connection.send_packed_command(call).await?.extract_error()
         }
-    }
-}
-
-/// INVARIANT: of another history than the reader's nothing is told before it is proved: it may be the one that is lost.
-fn unproved(read: Tail, why: String) -> StoreError {
-    match read {
-        Tail::Entries { entries, .. } => StoreError::Unproved { why, entries },
-        Tail::Forked { .. } | Tail::Trimmed { .. } => StoreError::Unavailable(why),
     }
 }
 

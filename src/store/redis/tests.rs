@@ -331,10 +331,10 @@ async fn a_commit_without_its_replicas_is_told_apart() {
     let tail = store
         .tail(&log(), Position::ORIGIN, 9, Duration::ZERO)
         .await;
-    assert!(
-        matches!(&tail, Err(StoreError::Unproved { entries, .. }) if entries.len() == 2),
-        "{tail:?}"
-    );
+    let Err(StoreError::Unproved { read, .. }) = tail else {
+        panic!("{tail:?}");
+    };
+    assert!(matches!(*read, Tail::Entries { entries, .. } if entries.len() == 2));
     let problems = unfit(&store).await;
     assert!(problems.iter().any(|p| p.contains("min_replicas")));
     assert!(problems.iter().any(|p| p.contains("appendonly yes")));
