@@ -159,6 +159,7 @@ impl From<ConnectorError> for Refusal {
         match error {
             ConnectorError::Refused(_) => Self::new(Reason::TargetRefused, detail),
             ConnectorError::Inexpressible(_) => Self::new(Reason::TargetInexpressible, detail),
+            ConnectorError::Replaced(_) => Self::new(Reason::TargetUnavailable, detail).after(1),
             // The answer was lost: the lease stays open until whatever was made must be dead.
             ConnectorError::Unavailable(_) | ConnectorError::Unknown(_) => {
                 Self::new(Reason::TargetUnavailable, detail).after(5)

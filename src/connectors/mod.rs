@@ -128,6 +128,9 @@ pub enum ConnectorError {
     /// Nothing was made; later may go better.
     #[error("the target cannot be reached: {0}")]
     Unavailable(String),
+    /// Nothing was made: it answered, and is another one than the lease was reserved for. Asked again, it is known.
+    #[error("the target was replaced: {0}")]
+    Replaced(String),
     /// The answer was lost: a credential may exist that nobody holds.
     #[error("the target's answer was lost: {0}")]
     Unknown(String),

@@ -229,9 +229,12 @@ impl Guarded {
             Err(ConnectorError::Unavailable(_) | ConnectorError::Unknown(_)) => {
                 pass.failed(self.clock.since_boot());
             }
-            Ok(_) | Err(ConnectorError::Refused(_) | ConnectorError::Inexpressible(_)) => {
-                pass.answered();
-            }
+            Ok(_)
+            | Err(
+                ConnectorError::Refused(_)
+                | ConnectorError::Inexpressible(_)
+                | ConnectorError::Replaced(_),
+            ) => pass.answered(),
         }
         self.show_breaker();
         answer

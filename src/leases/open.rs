@@ -341,6 +341,7 @@ impl Leases {
         let nothing_made = match error {
             ConnectorError::Refused(_)
             | ConnectorError::Unavailable(_)
+            | ConnectorError::Replaced(_)
             | ConnectorError::Inexpressible(_) => true,
             ConnectorError::Unknown(_) => false,
         };

@@ -375,6 +375,7 @@ async fn a_plain_no_leaves_nothing_behind() {
                 ConnectorError::Unavailable(_) => "unavailable",
                 ConnectorError::Unknown(_) => "unknown",
                 ConnectorError::Inexpressible(_) => "inexpressible",
+                ConnectorError::Replaced(_) => "replaced",
             };
             assert_eq!(got, expected, "{script:?}");
             assert_eq!(asked.requests.len(), 1);

@@ -107,7 +107,7 @@ impl Connector for Postgres {
         if let Some(reserved) = Made::of(context.beforehand).and_then(|made| made.server)
             && reserved != server
         {
-            return Err(ConnectorError::Unavailable(format!(
+            return Err(ConnectorError::Replaced(format!(
                 "it is server {server} now, and the lease was reserved for {reserved}: ask again"
             )));
         }

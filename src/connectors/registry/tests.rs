@@ -20,6 +20,7 @@ enum Answer {
     Unavailable,
     Unknown,
     Refused,
+    Replaced,
     Good,
     OutlivesItsLease,
 }
@@ -60,6 +61,7 @@ impl Connector for Arc<Scripted> {
             Answer::Unavailable => return Err(ConnectorError::Unavailable(said())),
             Answer::Unknown => return Err(ConnectorError::Unknown(said())),
             Answer::Refused => return Err(ConnectorError::Refused(said())),
+            Answer::Replaced => return Err(ConnectorError::Replaced(said())),
             Answer::Good => context.expires_at,
             Answer::OutlivesItsLease => context.expires_at + Duration::from_micros(1),
         };
@@ -237,6 +239,20 @@ async fn a_target_that_refuses_is_there() {
     answers.push(Good);
     let world = world(&answers);
     for _ in 0..9 {
+        assert!(world.mint().await.is_err());
+    }
+    assert!(world.mint().await.is_ok());
+}
+
+#[tokio::test]
+async fn a_target_that_was_replaced_is_there() {
+    use Answer::{Good, Replaced, Unavailable};
+    let mut answers = vec![Unavailable; 4];
+    answers.extend([Replaced; 6]);
+    answers.extend([Unavailable; 4]);
+    answers.push(Good);
+    let world = world(&answers);
+    for _ in 0..14 {
         assert!(world.mint().await.is_err());
     }
     assert!(world.mint().await.is_ok());

@@ -551,6 +551,7 @@ async fn a_failed_mint_says_which_failures_can_have_made_something() {
             ConnectorError::Unavailable(String::new()),
             State::NeverMinted,
         ),
+        (ConnectorError::Replaced(String::new()), State::NeverMinted),
         (
             ConnectorError::Inexpressible(String::new()),
             State::NeverMinted,
