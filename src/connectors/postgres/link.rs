@@ -1,19 +1,19 @@
 //! One session with the server, as the broker's own role: opened for one mint or one end.
 
 use super::super::{ConnectorError, PostgresSettings, Setup};
+use super::hosts::Hosts;
 use super::settings::is_loopback;
 use crate::ids;
 use crate::secret::Secret;
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
 use std::fmt;
-use std::io::ErrorKind;
 use std::ops::Deref;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 use tokio_postgres::config::{SslMode, TargetSessionAttrs};
 use tokio_postgres::error::SqlState;
-use tokio_postgres::{Client, Config, NoTls};
+use tokio_postgres::{Client, Config};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
 /// PostgreSQL 14 is the first whose `pg_terminate_backend` may be believed for members of a role
@@ -27,8 +27,7 @@ const MOST_PAUSE: Duration = Duration::from_millis(100);
 
 /// Where the server is and who we are there.
 pub(super) struct Link {
-    config: Config,
-    tls: Option<MakeRustlsConnect>,
+    hosts: Hosts,
     host: String,
     port: u16,
     database: String,
@@ -117,11 +116,7 @@ impl Link {
             None => return Err("`ca` is missing".to_owned()),
         };
         let patience = setup.call_timeout.max(Duration::from_secs(1));
-        let hosts = settings.hosts().count();
         let mut config = Config::new();
-        for host in settings.hosts() {
-            config.host(host);
-        }
         config
             .port(settings.port)
             .dbname(&settings.database)
@@ -130,8 +125,6 @@ impl Link {
             .application_name("dayfly")
             // SECURITY: a standby may not have heard yet of a login that lives on its primary.
             .target_session_attrs(TargetSessionAttrs::ReadWrite)
-            // Each of them may take it all, and time must be left for what was to be done.
-            .connect_timeout(patience / u32::try_from(hosts.saturating_add(1)).unwrap_or(u32::MAX))
             // Names in statements mean the catalog's own functions, whatever a database defines.
             .options(format!(
                 "-c search_path=pg_catalog -c statement_timeout={0} -c lock_timeout={0} -c idle_in_transaction_session_timeout={0}",
@@ -139,8 +132,7 @@ impl Link {
             ))
             .ssl_mode(if tls.is_some() { SslMode::Require } else { SslMode::Disable });
         Ok(Self {
-            config,
-            tls,
+            hosts: Hosts::new(settings, &config, tls, patience),
             host: settings.host.clone(),
             port: settings.port,
             database: settings.database.clone(),
@@ -168,31 +160,8 @@ impl Link {
 
     /// Nothing has been made when this fails.
     pub async fn open(&self) -> Result<Session, ConnectorError> {
-        let opened = match &self.tls {
-            Some(tls) => self
-                .config
-                .connect(tls.clone())
-                .await
-                .map(|(client, connection)| (client, tokio::spawn(run(connection)))),
-            None => self
-                .config
-                .connect(NoTls)
-                .await
-                .map(|(client, connection)| (client, tokio::spawn(run(connection)))),
-        };
-        opened
-            .map(|(client, connection)| Session { client, connection })
-            .map_err(|error| match error.code() {
-                Some(code) if is_refusal(code) => {
-                    ConnectorError::Refused(format!("the broker's own login: {}", said(&error)))
-                }
-                _ if takes_no_writes(&error) => ConnectorError::Unavailable(format!(
-                    "{}:{} takes no writes: it is a standby, or set to read only; name the primary, or in `host` \
-                     every server that may be it",
-                    self.host, self.port
-                )),
-                _ => ConnectorError::Unavailable(said(&error)),
-            })
+        let (client, connection) = self.hosts.open().await?;
+        Ok(Session { client, connection })
     }
 
     /// Which server was reached last, if any was.
@@ -249,15 +218,6 @@ impl Link {
     }
 }
 
-async fn run<S, T>(connection: tokio_postgres::Connection<S, T>)
-where
-    S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin,
-    T: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin,
-{
-    // What goes wrong here is told to whoever waits for an answer.
-    drop(connection.await);
-}
-
 fn client_config(pem: &Secret<String>) -> Result<rustls::ClientConfig, String> {
     let mut roots = rustls::RootCertStore::empty();
     for certificate in CertificateDer::pem_slice_iter(pem.expose().as_bytes()) {
@@ -276,17 +236,6 @@ fn client_config(pem: &Secret<String>) -> Result<rustls::ClientConfig, String> {
         .with_root_certificates(roots)
         .with_no_client_auth();
     Ok(config)
-}
-
-/// What the driver finds where it looks for a primary.
-fn takes_no_writes(error: &tokio_postgres::Error) -> bool {
-    let cause = std::error::Error::source(error).and_then(|cause| cause.downcast_ref());
-    cause.is_some_and(|cause: &std::io::Error| cause.kind() == ErrorKind::PermissionDenied)
-}
-
-fn is_refusal(code: &SqlState) -> bool {
-    // Class 28 and "no such database": the next try will be told the same.
-    code.code().starts_with("28") || *code == SqlState::INVALID_CATALOG_NAME
 }
 
 /// What the server said, without what was sent to it.

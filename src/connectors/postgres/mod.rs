@@ -9,6 +9,7 @@
 //! no login, no privilege, no session, no role, in this order (class `native`).
 
 mod end;
+mod hosts;
 mod link;
 mod mint;
 mod settings;

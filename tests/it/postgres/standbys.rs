@@ -42,6 +42,19 @@ impl World {
         Some((Self { broker, server }, network, clock))
     }
 
+    /// With a standby at 127.0.0.2; the target names both of them.
+    async fn with_standby(hosts: &str) -> Option<(Self, Postgres)> {
+        let server = Postgres::start().await?;
+        let standby = server.standby(("127.0.0.2", server.port)).await;
+        let named = format!("host = \"{hosts}\"");
+        let more = mission(&server, "orders-db.ca").replace("host = \"127.0.0.1\"", &named);
+        let setup = Setup {
+            more,
+            ..Setup::default()
+        };
+        Some((Self::over(server, setup).await, standby))
+    }
+
     /// As an agent does it: on a busy machine, and right after a failover, it may be told to ask later.
     async fn granted_at_last(&self) -> Value {
         for _ in 0..20 {
@@ -153,17 +166,9 @@ async fn a_standby_that_took_over_ends_what_was_made_before() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn of_several_servers_the_one_that_takes_writes_is_found() {
-    let Some(server) = Postgres::start().await else {
+    let Some((mut world, standby)) = World::with_standby("127.0.0.2,127.0.0.1").await else {
         return;
     };
-    let standby = server.standby(("127.0.0.2", server.port)).await;
-    let hosts = "host = \"127.0.0.2,127.0.0.1\"";
-    let more = mission(&server, "orders-db.ca").replace("host = \"127.0.0.1\"", hosts);
-    let setup = Setup {
-        more,
-        ..Setup::default()
-    };
-    let mut world = World::over(server, setup).await;
     let answer = world.granted_at_last().await;
     assert_eq!(answer["credential"]["host"], "127.0.0.2,127.0.0.1");
     let session = world.login(&answer).await.unwrap();
@@ -182,6 +187,24 @@ async fn of_several_servers_the_one_that_takes_writes_is_found() {
     assert!(!is_open(&session).await);
     assert_eq!(standby.ask(MADE).await, 0);
     world.granted_at_last().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_primary_that_hangs_holds_up_nothing_where_another_one_took_its_place() {
+    let Some((world, standby)) = World::with_standby("127.0.0.1,127.0.0.2").await else {
+        return;
+    };
+    let answer = world.granted_at_last().await;
+    standby.until_it_has_heard(&world.server).await;
+    world.server.hang();
+    standby.promote().await;
+    let session = login(&standby, &answer).await.unwrap();
+    world.revoke(&answer).await;
+    world.until(&answer, "revoked").await;
+    assert!(!is_open(&session).await);
+    assert_eq!(standby.ask(MADE).await, 0);
+    world.granted_at_last().await;
+    assert_eq!(standby.ask(MADE).await, 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -183,8 +183,9 @@ impl Drop for Postgres {
         if !matches!(self.child.try_wait(), Ok(None)) {
             return;
         }
-        // At once, without waiting for sessions: it ends its own processes.
+        // At once, without waiting for sessions: it ends its own processes. One that hangs hears it once it goes on.
         let _ = kill_process(Pid::from_child(&self.child), Signal::INT);
+        let _ = kill_process(Pid::from_child(&self.child), Signal::CONT);
         let _ = self.child.wait();
     }
 }

@@ -62,6 +62,11 @@ impl Postgres {
         .await;
     }
 
+    /// It takes connections and says nothing on them, until it is dropped.
+    pub fn hang(&self) {
+        kill_process(Pid::from_child(&self.child), Signal::STOP).unwrap();
+    }
+
     /// Without a word to anybody.
     pub fn stop(&mut self) {
         kill_process(Pid::from_child(&self.child), Signal::INT).unwrap();
