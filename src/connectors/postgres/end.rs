@@ -139,8 +139,11 @@ async fn no_session(session: &Session, oid: u32) -> Result<(), ConnectorError> {
 
 async fn no_role(session: &Session, role: &str) -> Result<(), tokio_postgres::Error> {
     let role = name(role);
-    // One message is one transaction, and undone whole.
-    let statement = format!("DROP OWNED BY {role} CASCADE; DROP ROLE {role}");
+    // What it came to own can only be dropped by one who is a member of it. Not before: the server reads the list of all
+    // that we are a member of, each with each, wherever it asks what we may grant. One message is one transaction, and
+    // undone whole.
+    let statement =
+        format!("GRANT {role} TO CURRENT_USER; DROP OWNED BY {role} CASCADE; DROP ROLE {role}");
     match session.change(&statement).await {
         Err(error) if is_gone(&error) => Ok(()),
         done => done,

@@ -223,8 +223,6 @@ fn statement(making: &Making<'_>) -> Result<Secret<String>, ConnectorError> {
         "COMMENT ON ROLE {role} IS {}",
         literal(&making.comment)
     ));
-    // What it comes to own can only be dropped by one who is a member of it.
-    say(format_args!("GRANT {role} TO CURRENT_USER"));
     let schemas: BTreeSet<&String> = making
         .tables
         .iter()

@@ -7,7 +7,9 @@ use crate::authority::{Authority, Permission};
 use crate::policy::GrantBuilder;
 use server::{PASSWORD, Postgres as Server};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
+use tokio::net::TcpListener;
 use tokio_postgres::Client;
 
 #[path = "../../../tests/it/support/postgres.rs"]
@@ -85,6 +87,9 @@ async fn code(client: &Client, statement: &str) -> String {
 
 const NOT_ALLOWED: &str = "42501";
 
+/// Logins that are there.
+const MADE: &str = "SELECT count(*) FROM pg_roles WHERE rolname LIKE 'dfl%'";
+
 #[tokio::test]
 async fn a_login_keeps_what_connectors_promise_on_a_real_server() {
     let Some(server) = Server::start().await else {
@@ -103,12 +108,7 @@ async fn a_login_keeps_what_connectors_promise_on_a_real_server() {
         client.query("SELECT item FROM orders", &[]).await.is_ok()
     })
     .await;
-    assert_eq!(
-        server
-            .ask("SELECT count(*) FROM pg_roles WHERE rolname LIKE 'dfl%'")
-            .await,
-        0
-    );
+    assert_eq!(server.ask(MADE).await, 0);
 }
 
 #[tokio::test]
@@ -186,12 +186,7 @@ async fn an_open_session_dies_with_its_lease_whatever_it_is_doing() {
             .await,
         0
     );
-    assert_eq!(
-        server
-            .ask("SELECT count(*) FROM pg_roles WHERE rolname LIKE 'dfl%'")
-            .await,
-        0
-    );
+    assert_eq!(server.ask(MADE).await, 0);
 }
 
 /// It owns something in another database, where nobody can drop it from here.
@@ -242,16 +237,13 @@ async fn a_session_of_a_login_that_somebody_dropped_by_hand_dies_with_its_lease(
     };
     let connector = connector(settings(&server)).await;
     let lease = draw();
-    let grant = on(&["select"], &["public.orders"]).build();
-    let minted = connector
-        .mint(&grant, context(&lease, MINUTE))
-        .await
-        .unwrap();
+    let minted = orders(connector.as_ref(), &lease).await;
     let session = login(&server, &minted).await.unwrap();
     let name = &minted.names[0];
     let dayfly = server.login("dayfly", PASSWORD).await.unwrap();
     let dropped = format!(
-        "REVOKE ALL ON ALL TABLES IN SCHEMA public FROM {name}; DROP OWNED BY {name}; DROP ROLE {name}"
+        "REVOKE ALL ON ALL TABLES IN SCHEMA public FROM {name}; \
+         GRANT {name} TO dayfly; DROP OWNED BY {name}; DROP ROLE {name}"
     );
     dayfly.batch_execute(&dropped).await.unwrap();
     session.simple_query("SELECT 1").await.unwrap();
@@ -410,10 +402,19 @@ async fn what_is_known_beforehand_names_the_server_and_only_it_is_believed() {
         ..context(&lease, MINUTE)
     };
     let grant = on(&["select"], &["public.orders"]).build();
-    let error = moved.mint(&grant, asked).await.unwrap_err();
-    assert!(matches!(error, ConnectorError::Unavailable(_)), "{error}");
-    let made = "SELECT count(*) FROM pg_roles WHERE rolname LIKE 'dfl%'";
-    assert_eq!(other.ask(made).await, 0);
+    // All that were under way when it was replaced are told so, and nobody after them.
+    for _ in 0..6 {
+        let error = moved.mint(&grant, asked).await.unwrap_err();
+        assert!(matches!(error, ConnectorError::Replaced(_)), "{error}");
+    }
+    assert_eq!(other.ask(MADE).await, 0);
+    let known_now = moved.beforehand().await.unwrap();
+    let next = draw();
+    let asked_now = MintContext {
+        beforehand: known_now.as_ref(),
+        ..context(&next, MINUTE)
+    };
+    moved.mint(&grant, asked_now).await.unwrap();
 
     // Nobody heard of the login that was made.
     let minted = connector.mint(&grant, asked).await.unwrap();
@@ -426,6 +427,130 @@ async fn what_is_known_beforehand_names_the_server_and_only_it_is_believed() {
     // And where none was made there is none.
     let ended = connector.end(&draw(), known.as_ref()).await;
     assert_eq!(ended.unwrap(), Ended::Dead);
+}
+
+/// Takes connections at this address, and says nothing on them.
+async fn hanging(host: &str, port: u16) -> Arc<AtomicUsize> {
+    let listener = TcpListener::bind((host, port)).await.unwrap();
+    let taken = Arc::new(AtomicUsize::new(0));
+    let counted = taken.clone();
+    tokio::spawn(async move {
+        let mut held = Vec::new();
+        while let Ok((connection, _)) = listener.accept().await {
+            held.push(connection);
+            counted.fetch_add(1, Ordering::SeqCst);
+        }
+    });
+    taken
+}
+
+#[tokio::test]
+async fn a_server_that_takes_connections_and_says_nothing_keeps_nobody_from_the_next_one() {
+    let Some(server) = Server::start().await else {
+        return;
+    };
+    let taken = hanging("127.0.0.2", server.port).await;
+    let mut several = settings(&server);
+    several.host = "127.0.0.2,127.0.0.1".to_owned();
+    let connector = patient(several.clone(), PATIENCE).await;
+    let lease = draw();
+    let minted = orders(connector.as_ref(), &lease).await;
+    let session = login(&server, &minted).await.unwrap();
+    assert_eq!(taken.load(Ordering::SeqCst), 1);
+    let ended = connector.end(&lease, minted.handle.as_ref()).await;
+    assert_eq!(ended.unwrap(), Ended::Dead);
+    assert!(session.simple_query("SELECT 1").await.is_err());
+    orders(connector.as_ref(), &draw()).await;
+    assert_eq!(
+        taken.load(Ordering::SeqCst),
+        1,
+        "who takes writes is asked first"
+    );
+    // Nobody has found the other one yet, and it is ended there all the same.
+    let connector = patient(several, PATIENCE).await;
+    let ended = connector.end(&lease, minted.handle.as_ref()).await;
+    assert_eq!(ended.unwrap(), Ended::Dead);
+    assert_eq!(taken.load(Ordering::SeqCst), 2);
+}
+
+#[tokio::test]
+async fn where_all_servers_hang_it_is_said_in_time_that_nothing_was_sent() {
+    let Some(server) = Server::start().await else {
+        return;
+    };
+    hanging("127.0.0.2", server.port).await;
+    hanging("127.0.0.3", server.port).await;
+    let mut several = settings(&server);
+    several.host = "127.0.0.2,127.0.0.3".to_owned();
+    let connector = patient(several, Duration::from_secs(3)).await;
+    let grant = on(&["select"], &["public.orders"]).build();
+    let lease = draw();
+    for error in [
+        connector
+            .mint(&grant, context(&lease, MINUTE))
+            .await
+            .unwrap_err(),
+        connector.end(&lease, None).await.unwrap_err(),
+        connector.beforehand().await.unwrap_err(),
+        connector.check().await.unwrap_err(),
+    ] {
+        let ConnectorError::Unavailable(said) = error else {
+            panic!("{error:?}");
+        };
+        for host in ["127.0.0.2", "127.0.0.3"] {
+            let told = format!("{host}:{}: no answer in ", server.port);
+            assert!(said.contains(&told), "{said}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn each_server_is_named_with_what_it_said_and_no_secret_is() {
+    let Some(server) = Server::start().await else {
+        return;
+    };
+    hanging("127.0.0.2", server.port).await;
+    let mut several = settings(&server);
+    several.host = "127.0.0.2,127.0.0.1".to_owned();
+    several.password = "test:what nobody may see".to_owned();
+    let connector = patient(several.clone(), Duration::from_secs(12)).await;
+    let error = connector.check().await.unwrap_err();
+    // The one that hangs may be the one that takes writes.
+    let ConnectorError::Unavailable(said) = error else {
+        panic!("{error:?}");
+    };
+    assert!(said.contains("127.0.0.2:"), "{said}");
+    assert!(said.contains("no answer in"), "{said}");
+    let refuses = format!("127.0.0.1:{}: the broker's own login: ", server.port);
+    assert!(said.contains(&refuses), "{said}");
+    assert!(!said.contains("what nobody may see"), "{said}");
+
+    several.host = "127.0.0.1,127.0.0.1".to_owned();
+    let connector = patient(several, PATIENCE).await;
+    let error = connector.check().await.unwrap_err();
+    assert!(matches!(error, ConnectorError::Refused(_)), "{error}");
+}
+
+/// Where there are many, asking what it may grant takes the server longer with each that it is a member of.
+#[tokio::test]
+async fn the_brokers_role_is_a_member_of_no_login_that_lives() {
+    let Some(server) = Server::start().await else {
+        return;
+    };
+    let connector = connector(settings(&server)).await;
+    let lease = draw();
+    let minted = orders(connector.as_ref(), &lease).await;
+    let of = "SELECT count(*) FROM pg_auth_members m JOIN pg_roles r ON r.oid = m.roleid \
+              WHERE r.rolname LIKE 'dfl%' AND pg_has_role(m.member, m.roleid, 'USAGE')";
+    assert_eq!(server.ask(of).await, 0);
+    // What it has made goes with it all the same.
+    let session = login(&server, &minted).await.unwrap();
+    session.batch_execute("SELECT lo_create(0)").await.unwrap();
+    let ended = connector.end(&lease, minted.handle.as_ref()).await;
+    assert_eq!(ended.unwrap(), Ended::Dead);
+    assert_eq!(server.ask(MADE).await, 0);
+    let left = "SELECT count(*) FROM pg_largeobject_metadata";
+    assert_eq!(server.ask(left).await, 0);
 }
 
 #[tokio::test]
@@ -462,12 +587,7 @@ async fn what_cannot_be_granted_whole_is_not_made_at_all() {
         .await
         .unwrap_err();
     assert!(matches!(error, ConnectorError::Refused(_)), "{error}");
-    assert_eq!(
-        server
-            .ask("SELECT count(*) FROM pg_roles WHERE rolname LIKE 'dfl%'")
-            .await,
-        0
-    );
+    assert_eq!(server.ask(MADE).await, 0);
 }
 
 #[tokio::test]
@@ -562,12 +682,7 @@ async fn a_request_that_arrives_too_late_makes_nothing() {
     // Past every check of ours: the server itself says that it is too late.
     let error = postgres.mint(&grant, late).await.unwrap_err();
     assert!(error.to_string().contains("too late"), "{error}");
-    assert_eq!(
-        server
-            .ask("SELECT count(*) FROM pg_roles WHERE rolname LIKE 'dfl%'")
-            .await,
-        0
-    );
+    assert_eq!(server.ask(MADE).await, 0);
 }
 
 #[tokio::test]
