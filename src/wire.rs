@@ -268,6 +268,25 @@ pub enum RestrictionState {
     Lifted,
 }
 
+/// `POST /admin/v1/leases/{id}/give-up`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct GiveUpRequest {
+    /// Where somebody looked for the credential, and what was found.
+    pub reason: String,
+}
+
+/// Its answer: what stands, and who said it first.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct LeaseGivenUp {
+    pub lease: LeaseId,
+    pub by: String,
+    pub reason: String,
+    #[serde(with = "time::serde::rfc3339")]
+    #[schemars(with = "String", extend("format" = "date-time"))]
+    pub at: OffsetDateTime,
+}
+
 /// `POST /admin/v1/find`. In a body, because it may be a credential.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
@@ -305,6 +324,9 @@ pub struct Covered {
     /// confirmed.
     #[serde(default)]
     pub unreadable: u64,
+    /// More of the same, of which an operator has said that nobody waits for them any more.
+    #[serde(default)]
+    pub given_up: u64,
     pub agents: Vec<AgentId>,
     pub targets: Vec<TargetId>,
 }

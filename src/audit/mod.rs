@@ -150,6 +150,8 @@ pub enum Event {
     RevocationConfirmed,
     /// An alarm: a credential that must be dead is not confirmed dead within its target's bound.
     RevocationOverdue,
+    /// An operator looked for what a record stands for that cannot be read, and nobody waits for it any more.
+    LeaseGivenUp,
     /// What a lease was tethered to has ended.
     ContextEnded,
     OperatorAction,
@@ -228,6 +230,7 @@ impl Event {
             Self::FenceLifted => "fence_lifted",
             Self::RevocationConfirmed => "revocation_confirmed",
             Self::RevocationOverdue => "revocation_overdue",
+            Self::LeaseGivenUp => "lease_given_up",
             Self::ContextEnded => "context_ended",
             Self::OperatorAction => "operator_action",
             Self::KeyRotated => "key_rotated",

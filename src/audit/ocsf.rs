@@ -53,6 +53,8 @@ pub(super) fn class(event: Event) -> Class {
         Event::FenceLifted => class(USER_ACCESS_MANAGEMENT, 1, 1, 3),
         // Update.
         Event::OperatorAction | Event::KeyRotated => class(ENTITY_MANAGEMENT, 3, 1, 3),
+        // By somebody's word alone.
+        Event::LeaseGivenUp => class(ENTITY_MANAGEMENT, 3, 1, 4),
         // Create.
         Event::KeyEnrolled | Event::AgentRegistered => class(ENTITY_MANAGEMENT, 1, 1, 3),
         // Delete.

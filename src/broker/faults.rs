@@ -195,6 +195,7 @@ impl From<LeaseError> for Refusal {
             | LeaseError::Unreplicated
             | LeaseError::TooLate
             | LeaseError::Contended(_) => Self::new(Reason::StoreUnavailable, detail).after(1),
+            LeaseError::Readable(_) => Self::new(Reason::LeaseReadable, detail).exact(),
             LeaseError::Forged(_)
             | LeaseError::Unwritable(..)
             | LeaseError::NotLocal(_)

@@ -14,6 +14,7 @@ pub mod exchange;
 pub mod explain;
 pub mod facts;
 mod faults;
+mod give_up;
 mod govern;
 mod heard;
 pub mod introspect;
@@ -124,6 +125,8 @@ pub struct Broker {
     pub(in crate::broker) held: ArcSwapOption<registered::Held>,
     /// Whoever left before this start is held.
     pub(in crate::broker) leavers_seen: AtomicBool,
+    /// Since when how much of the fence log is read.
+    pub(in crate::broker) read_to: receipts::ReadTo,
 }
 
 /// How clients show certificates, for the metadata: set up when the listeners are.
@@ -188,6 +191,7 @@ impl Broker {
             joining: tokio::sync::Mutex::default(),
             held: ArcSwapOption::empty(),
             leavers_seen: AtomicBool::new(false),
+            read_to: receipts::ReadTo::default(),
         }
     }
 
@@ -242,9 +246,8 @@ impl Broker {
         if !self.leavers_seen.load(Ordering::Acquire) {
             problems.push(NOT_LOOKED.to_owned());
         }
-        if !self.sweeper.has_looked() {
-            problems.push(NOT_READ.to_owned());
-        }
+        // With the shard and the index: somebody may have to see to it.
+        problems.extend(self.sweeper.not_looked());
         problems.extend(
             self.publishing
                 .as_ref()

@@ -71,6 +71,7 @@ impl Operator {
 const GIVES: &[&str] = &[
     "lift",
     "liftRestriction",
+    "giveUpLease",
     "review",
     "invite",
     "rotateKey",

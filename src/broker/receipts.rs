@@ -5,17 +5,22 @@
 //! wait for. Whoever's guarded commit is written says so.
 
 mod recorded;
+mod state;
+mod written;
 
-use super::revoke::{Coverage, ToCome};
+pub(in crate::broker) use state::{ReadTo, receipt};
+
+use super::revoke::Coverage;
 use super::{Broker, Reason, Refusal};
-use crate::fences::{FenceKind, Raised};
+use crate::fences::Raised;
 use crate::ids::ShardId;
 use crate::leases::SweptTo;
 use crate::steps::{self, Step};
-use crate::store::{CommitId, Guard, MAX_RANK, Outcome, Record, Transaction, Write, settle};
+use crate::store::{CommitId, MAX_RANK, Transaction, Write};
 use crate::telemetry::metric;
-use crate::wire::{Covered, RevocationReceipt, RevocationState, Selector};
-use recorded::{LONGEST, Recorded, key, milliseconds, read, waiting};
+use crate::wire::{RevocationReceipt, RevocationState, Selector};
+use recorded::{Recorded, milliseconds, read, waiting};
+use state::is_done;
 use std::sync::Arc;
 use time::{Duration, OffsetDateTime};
 use uuid::Uuid;
@@ -59,6 +64,7 @@ impl Broker {
         selector: Selector,
     ) -> RevocationReceipt {
         let mut recorded = Recorded::of(raised, selector);
+        self.read_to();
         let written = self.write_down(&recorded).await;
         let written = written.inspect_err(|refusal| {
             let why = refusal.detail.as_str();
@@ -69,53 +75,23 @@ impl Broker {
         if let Some(coverage) = &counted {
             recorded.counts_first(coverage);
         }
+        let mut kept = false;
         if let Ok(version) = written {
             let done = is_done(self.state(&recorded, counted.as_ref(), None));
-            if let Err(refusal) = self.write_again(&recorded, version, done).await {
+            let again = self.write_again(&mut recorded, version, done).await;
+            kept = again.unwrap_or_else(|refusal| {
                 let why = refusal.detail;
                 tracing::warn!(why, "what a revocation covers is counted once more, later");
-            }
+                false
+            });
         }
         let id = written.is_ok().then_some(recorded.fence.id);
-        self.finished(id, recorded, counted, None)
-    }
-
-    async fn write_down(&self, recorded: &Recorded) -> Result<CommitId, Refusal> {
-        let now = self.clock.now();
-        let mut transaction = Transaction::new(ShardId::INSTALLATION, now + DEADLINE)
-            .local()
-            .revoking()
-            .guard(Guard::Absent(key(recorded.fence.id)))
-            .write(recorded.put()?);
-        if recorded.ends() {
-            transaction = transaction.write(recorded.next(now));
+        let mut receipt = self.finished(id, recorded, counted, None);
+        // INVARIANT: what a failover would lose cannot be asked later, and nobody is told that it could.
+        if receipt.id.is_some() && !kept {
+            receipt.state = RevocationState::NotYetReplicated;
         }
-        let version = transaction.id;
-        steps::at(Step::ReceiptWriting);
-        let outcome = settle(self.store.as_ref(), transaction).await?;
-        steps::at(Step::ReceiptWritten);
-        match outcome {
-            Outcome::Applied { .. } | Outcome::Unreplicated { .. } => Ok(version),
-            refused => Err(Refusal::new(Reason::StoreUnavailable, format!("{refused:?}")).after(1)),
-        }
-    }
-
-    /// Somebody may have looked at it meanwhile: what they wrote stands.
-    async fn write_again(
-        &self,
-        recorded: &Recorded,
-        version: CommitId,
-        done: bool,
-    ) -> Result<(), Refusal> {
-        // Counting may have taken longer than a commit may.
-        let mut transaction = self.again(recorded, version, self.clock.now())?;
-        if done && !recorded.tells() {
-            transaction = transaction.write(recorded.forget());
-        }
-        steps::at(Step::ReceiptWriting);
-        settle(self.store.as_ref(), transaction).await?;
-        steps::at(Step::ReceiptWritten);
-        Ok(())
+        receipt
     }
 
     /// What ended by itself, or beside something else, is followed to its end as what somebody revoked.
@@ -169,6 +145,8 @@ impl Broker {
 
     /// One round over the receipts that are due: how many revocations were found to be done.
     pub async fn look_after_receipts(&self) -> Result<u64, Refusal> {
+        // However long nobody asks: what was read is noted in time.
+        self.read_to();
         let now = self.clock.now();
         let due = self
             .store
@@ -239,27 +217,6 @@ impl Broker {
             .map_err(of_this)
     }
 
-    /// Behind the others.
-    async fn put_off(&self, member: &[u8], version: Option<CommitId>) -> Result<(), Refusal> {
-        let now = self.clock.now();
-        let mut transaction = Transaction::new(ShardId::INSTALLATION, now + DEADLINE)
-            .local()
-            .revoking()
-            .write(Write::Rank {
-                index: waiting(),
-                member: member.to_vec(),
-                rank: milliseconds(now + LONGEST),
-            });
-        // Whoever wrote it meanwhile may have been done with it.
-        if let (Some(version), Ok(id)) = (version, Uuid::from_slice(member)) {
-            transaction = transaction.guard(Guard::Unchanged(key(id), version));
-        }
-        steps::at(Step::ReceiptWriting);
-        self.store.commit(transaction).await?;
-        steps::at(Step::ReceiptWritten);
-        Ok(())
-    }
-
     async fn look_at(
         &self,
         mut recorded: Recorded,
@@ -281,7 +238,7 @@ impl Broker {
         recorded.counts(&coverage);
         let state = self.state(&recorded, Some(&coverage), swept);
         let done = is_done(state) && self.fences.all_replicated().await;
-        recorded.looked = recorded.looked.saturating_add(1);
+        recorded.is_looked_at(self.waits_for_somebody(&recorded, &coverage, swept));
         let tells = done && recorded.tells();
         let writes = if tells {
             let entry = recorded.confirmed(state, &coverage, now);
@@ -289,53 +246,10 @@ impl Broker {
         } else if done {
             vec![recorded.forget()]
         } else {
-            vec![recorded.next(now)]
+            vec![recorded.next(now, self.fences.max_age())]
         };
         let written = self.keep(&recorded, version, (writes, now)).await?;
         Ok(written && tells)
-    }
-
-    async fn recorded(&self, id: Uuid) -> Result<Option<(Recorded, CommitId)>, Refusal> {
-        let Some(record) = self.stored(id).await? else {
-            return Ok(None);
-        };
-        Ok(Some((read(&record)?, record.version)))
-    }
-
-    async fn stored(&self, id: Uuid) -> Result<Option<Record>, Refusal> {
-        let found = self.store.get(&[key(id)]).await?.into_iter().next();
-        Ok(found.flatten())
-    }
-
-    /// `false`: somebody else was faster, and nothing was written.
-    async fn keep(
-        &self,
-        recorded: &Recorded,
-        version: CommitId,
-        (writes, now): (Vec<Write>, OffsetDateTime),
-    ) -> Result<bool, Refusal> {
-        let mut transaction = self.again(recorded, version, now)?;
-        transaction.writes.extend(writes);
-        steps::at(Step::ReceiptWriting);
-        let outcome = settle(self.store.as_ref(), transaction).await?;
-        steps::at(Step::ReceiptWritten);
-        Ok(matches!(
-            outcome,
-            Outcome::Applied { .. } | Outcome::Unreplicated { .. }
-        ))
-    }
-
-    fn again(
-        &self,
-        recorded: &Recorded,
-        version: CommitId,
-        now: OffsetDateTime,
-    ) -> Result<Transaction, Refusal> {
-        let transaction = Transaction::new(ShardId::INSTALLATION, now + DEADLINE)
-            .revoking()
-            .guard(Guard::Unchanged(key(recorded.fence.id), version))
-            .write(recorded.put()?);
-        Ok(transaction)
     }
 
     /// A fence that was not on enough replicas when it was raised: whether it is by now.
@@ -370,87 +284,4 @@ impl Broker {
         let why = "it is in force here, and not yet on enough replicas of the store";
         Err(Refusal::new(Reason::StoreUnavailable, why).after(1))
     }
-
-    /// INVARIANT: `swept` was read before `counted`. A lease that was decided before the fence is there when it is
-    /// counted, or its shard was not swept yet.
-    fn state(
-        &self,
-        recorded: &Recorded,
-        counted: Option<&Coverage>,
-        swept: Option<SweptTo>,
-    ) -> RevocationState {
-        let log = self.fences.last().position().sequence;
-        // What this replica has not read yet it cannot count for ended.
-        let is_read = log >= recorded.position;
-        let is_past = swept.is_some_and(|swept| swept.is_past(recorded.position, log));
-        let comes = |counted: &Coverage| match counted.to_come {
-            ToCome::Anything => !is_past,
-            ToCome::Handing => true,
-            ToCome::Nothing => false,
-        };
-        if !recorded.replicated {
-            return RevocationState::NotYetReplicated;
-        }
-        if recorded.fence.kind == FenceKind::Lift {
-            return RevocationState::Lifted;
-        }
-        let Some(counted) = counted.filter(|_| is_read) else {
-            return RevocationState::Revoking;
-        };
-        let waits = recorded.ends() && (comes(counted) || !counted.unreadable.is_empty());
-        if counted.outstanding > 0 || waits {
-            RevocationState::Revoking
-        } else if counted.until_expiry > 0 {
-            RevocationState::ConfirmedExceptExpiry
-        } else {
-            RevocationState::Confirmed
-        }
-    }
-
-    fn finished(
-        &self,
-        id: Option<Uuid>,
-        recorded: Recorded,
-        counted: Option<Coverage>,
-        swept: Option<SweptTo>,
-    ) -> RevocationReceipt {
-        let state = self.state(&recorded, counted.as_ref(), swept);
-        let holds = match recorded.fence.kind {
-            FenceKind::Hold => true,
-            // Somebody else's hold may stand on it still.
-            FenceKind::Lift => self.view().map_or(true, |view| {
-                !view.holds_on(&recorded.fence.dimension).is_empty()
-            }),
-            _ => false,
-        };
-        let position = Some(recorded.position);
-        receipt((id, position), recorded.selector, state, (holds, counted))
-    }
-}
-
-pub(in crate::broker) fn receipt(
-    (id, position): (Option<Uuid>, Option<u64>),
-    selector: Selector,
-    state: RevocationState,
-    (holds, counted): (bool, Option<Coverage>),
-) -> RevocationReceipt {
-    RevocationReceipt {
-        id,
-        selector,
-        position,
-        state,
-        holds,
-        covered: counted.map(|coverage| Covered {
-            leases: coverage.by_class,
-            outstanding: coverage.outstanding,
-            unreadable: coverage.unreadable.len() as u64,
-            agents: coverage.agents.into_iter().collect(),
-            targets: coverage.targets.into_iter().collect(),
-        }),
-    }
-}
-
-fn is_done(state: RevocationState) -> bool {
-    use RevocationState::{Confirmed, ConfirmedExceptExpiry};
-    matches!(state, Confirmed | ConfirmedExceptExpiry)
 }

@@ -184,6 +184,8 @@ reasons! {
     NotPermitted = "not_permitted", Never;
     /// There is nothing under this name.
     NotFound = "not_found", Never;
+    /// The lease can be read, so nobody gives it up: revoke it, and it is ended.
+    LeaseReadable = "lease_readable", Never;
     /// The configuration was not published: `problems` says what is wrong with it, as `dayfly check` does.
     ConfigurationRefused = "configuration_refused", Never;
     /// Somebody else published a configuration meanwhile: look at it, and publish again.

@@ -11,7 +11,7 @@ use crate::fences::{
 };
 use crate::ids::{AgentId, LeaseId, TargetId};
 use crate::intent::Principal;
-use crate::leases::{Filter, Lease, Leases, Standing, State};
+use crate::leases::{Filter, Lease, Leases, LookedUp, Standing, State};
 use crate::wire::{RevocationReceipt, RevocationRequest, RevocationState, Selector, Subject};
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use time::OffsetDateTime;
@@ -33,6 +33,8 @@ pub(in crate::broker) struct Coverage {
     pub targets: BTreeSet<TargetId>,
     /// Nobody can say whether it covers these.
     pub unreadable: BTreeSet<LeaseId>,
+    /// The same, but an operator has said that nobody waits for them any more.
+    pub given_up: BTreeSet<LeaseId>,
     /// What else may come of what was decided before the fence.
     pub to_come: ToCome,
 }
@@ -205,6 +207,11 @@ impl Broker {
         match dimension.kind {
             DimensionKind::Lease => {
                 let Some(lease) = self.only_lease(dimension, &mut coverage).await? else {
+                    // INVARIANT: one that cannot be read may have been handed on.
+                    if coverage.to_come == ToCome::Anything {
+                        filter.children = true;
+                        self.cover(&filter, &mut coverage, &view, now).await?;
+                    }
                     return Ok(coverage);
                 };
                 // INVARIANT: ids are drawn anew, so a fence on a lease can only hit one that is there, and what it
@@ -246,15 +253,14 @@ impl Broker {
         let Ok(id) = dimension.value.parse::<LeaseId>() else {
             return Ok(None);
         };
-        match self.leases.get(&id).await {
-            Ok(lease) => Ok(lease),
-            Err(error) if error.is_of_one_lease() => {
-                tracing::error!(lease = %id, %error, "left out");
-                coverage.unreadable.insert(id);
-                Ok(None)
-            }
-            Err(error) => Err(error.into()),
-        }
+        match self.leases.look_up(&id).await? {
+            LookedUp::Nothing => return Ok(None),
+            LookedUp::Lease(lease) => return Ok(Some(*lease)),
+            LookedUp::Unreadable => coverage.unreadable.insert(id),
+            LookedUp::GivenUp => coverage.given_up.insert(id),
+        };
+        coverage.to_come = ToCome::Anything;
+        Ok(None)
     }
 
     /// A delegation goes by any of its leases, and is ended from its root on.
@@ -286,12 +292,13 @@ impl Broker {
                     coverage.add(lease, view, now);
                 }
                 coverage.unreadable.extend(page.unreadable);
+                coverage.given_up.extend(page.given_up);
                 next = page.next;
                 if next.is_none() {
                     break;
                 }
             }
-            if coverage.outstanding > 0 {
+            if coverage.outstanding > 0 || !coverage.unreadable.is_empty() {
                 break;
             }
         }

@@ -204,7 +204,7 @@ enum Command {
     /// What agents ask people for: list, show, approve, deny.
     #[command(subcommand)]
     Approval(approval::ApprovalCommand),
-    /// Leases: list, show, narrowed.
+    /// Leases: list, show, give-up, narrowed.
     #[command(subcommand)]
     Lease(operator_side::LeaseCommand),
     /// End leases, by anything they have in common.

@@ -11,8 +11,8 @@ use crate::ids::{AgentId, LeaseId, MissionId, TargetId};
 use crate::intent::Principal;
 use crate::secret::Secret;
 use crate::wire::{
-    Covered, LeaseView, LiftRequest, Page, RevocationReceipt, RevocationState, RotateAnswer,
-    RotateRequest,
+    Covered, GiveUpRequest, LeaseGivenUp, LeaseView, LiftRequest, Page, RevocationReceipt,
+    RevocationState, RotateAnswer, RotateRequest,
 };
 use clap::{Args, Subcommand};
 use reqwest::Method;
@@ -63,6 +63,23 @@ pub enum LeaseCommand {
     Show {
         /// The lease id.
         id: LeaseId,
+        #[command(flatten)]
+        operator: OperatorArgs,
+    },
+    /// Stop waiting for one whose record cannot be read.
+    ///
+    /// For when you looked for its credential downstream, by the lease's id, and it is dead. Alarms about it end, and
+    /// revocations that only waited for it are confirmed; the audit has your name and your reason. The record
+    /// stays, and nothing of it is accepted. A lease that can be read is refused: revoke it.
+    #[command(
+        after_help = "Example:\n  dayfly lease give-up dflbd5z2gkzcy54xpowzhlhdfybaj --reason 'INC-4711: no such login at orders-db'"
+    )]
+    GiveUp {
+        /// The lease id, from the alarm.
+        id: LeaseId,
+        /// Where you looked, and what you found.
+        #[arg(long)]
+        reason: String,
         #[command(flatten)]
         operator: OperatorArgs,
     },
@@ -125,6 +142,21 @@ pub async fn find(args: FindArgs, output: &Output) -> Result<u8, Failure> {
 pub async fn lease(command: LeaseCommand, output: &Output) -> Result<u8, Failure> {
     match command {
         LeaseCommand::Narrowed(args) => return narrowed(args, output).await,
+        LeaseCommand::GiveUp {
+            id,
+            reason,
+            operator,
+        } => {
+            let request = GiveUpRequest { reason };
+            let path = format!("/leases/{id}/give-up");
+            let given_up: LeaseGivenUp = client(&operator)?
+                .admin(Method::POST, &path, Some(&request))
+                .await?;
+            output.show(&given_up, |given_up| {
+                let (lease, by, reason) = (given_up.lease, &given_up.by, &given_up.reason);
+                format!("nobody waits for {lease} any more: {reason} ({by})")
+            })?;
+        }
         LeaseCommand::Show { id, operator } => {
             let lease: LeaseView = get(&operator, &format!("/leases/{id}")).await?;
             output.show(&lease, describe)?;
@@ -321,6 +353,7 @@ pub fn told(receipt: &RevocationReceipt) -> String {
     for (name, number) in [
         ("outstanding", number(|covered| covered.outstanding)),
         ("unreadable", number(|covered| covered.unreadable)),
+        ("given up", number(|covered| covered.given_up)),
     ] {
         if number > 0 {
             lines.push((name, number.to_string()));

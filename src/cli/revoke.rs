@@ -4,7 +4,7 @@ use super::OperatorArgs;
 use super::operator_side::{client, post_revocation, told};
 use super::output::{Failure, Output};
 use super::selector::SelectorArgs;
-use crate::client::Client;
+use crate::client::{Client, ClientError};
 use crate::wire::{RevocationReceipt, RevocationRequest, RevocationState};
 use clap::Args;
 use reqwest::Method;
@@ -54,15 +54,29 @@ pub async fn revoke(args: RevokeArgs, output: &Output) -> Result<u8, Failure> {
     };
     let client = client(&args.operator)?;
     let receipt = client.admin(Method::POST, path, Some(&request)).await?;
-    let receipt = confirmed(&client, receipt, Duration::from_secs(seconds.into())).await?;
+    let (receipt, known) = confirmed(&client, receipt, Duration::from_secs(seconds.into())).await?;
     output.show(&receipt, told)?;
     if is_done(&receipt) {
         return Ok(0);
     }
+    let why = match known {
+        Known::Still => "it is in force, and not everything is confirmed dead yet",
+        Known::Lost => {
+            "it was revoked, and its receipt is not known any more: the store may have lost it in a failover. What became \
+             of it cannot be asked; look at what lives with `dayfly lease list --alive`, or revoke once more"
+        }
+    };
     Err(Failure {
         code: 6,
-        ..Failure::failed("it is in force, and not everything is confirmed dead yet")
+        ..Failure::failed(why)
     })
+}
+
+/// Whether the broker knows of the receipt.
+#[derive(Debug, Clone, Copy)]
+enum Known {
+    Still,
+    Lost,
 }
 
 fn is_done(receipt: &RevocationReceipt) -> bool {
@@ -75,7 +89,7 @@ async fn confirmed(
     client: &Client,
     mut receipt: RevocationReceipt,
     patience: Duration,
-) -> Result<RevocationReceipt, Failure> {
+) -> Result<(RevocationReceipt, Known), Failure> {
     let until = tokio::time::Instant::now() + patience;
     while !is_done(&receipt) && tokio::time::Instant::now() < until {
         tokio::time::sleep(LOOK_EVERY).await;
@@ -85,8 +99,10 @@ async fn confirmed(
             Ok(now) => receipt = now,
             // It was revoked; that it cannot be looked at now does not take that back.
             Err(error) if error.is_passing() => {}
+            // Nor does that it is not known any more.
+            Err(ClientError::Refused { status: 404, .. }) => return Ok((receipt, Known::Lost)),
             Err(error) => return Err(error.into()),
         }
     }
-    Ok(receipt)
+    Ok((receipt, Known::Still))
 }

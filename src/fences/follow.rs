@@ -140,6 +140,11 @@ impl Fences {
         }
     }
 
+    /// How old a view may be that is vouched for: so much later each replica has read a fence, or refuses.
+    pub fn max_age(&self) -> Duration {
+        self.max_age
+    }
+
     /// The view to decide on, or nothing: the bound is hard.
     pub fn fresh(&self) -> Result<Arc<View>, Stale> {
         // INVARIANT: freshness is read before the view. The other way round, a view could be read,

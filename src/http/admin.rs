@@ -98,6 +98,23 @@ pub(super) async fn lease(State(doors): State<Doors>, Path(id): Path<String>) ->
     Ok(shown(&doors.broker.lease(id).await?))
 }
 
+pub(super) async fn give_up(
+    State(doors): State<Doors>,
+    Extension(by): Extension<Operator>,
+    Path(id): Path<String>,
+    headers: HeaderMap,
+    body: Body,
+) -> Answer {
+    // What is no request has one face at every door, whatever its path names.
+    let request: wire::GiveUpRequest = form::read_json(&headers, body).await?;
+    let id: LeaseId = id.parse().map_err(|_| nothing())?;
+    let broker = doors.broker.clone();
+    let reason = request.reason;
+    let (answer, replicated) =
+        to_its_end(async move { broker.give_up_lease(&by, id, &reason).await }).await?;
+    Ok(accepted_unless(replicated, shown(&answer)))
+}
+
 /// By credential, handle, access key, session name, lease id.
 pub(super) async fn find(State(doors): State<Doors>, headers: HeaderMap, body: Body) -> Answer {
     let request: wire::FindRequest = form::read_json(&headers, body).await?;

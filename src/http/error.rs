@@ -145,7 +145,7 @@ fn code(reason: Reason) -> (StatusCode, &'static str, Shown) {
         Reason::ConfigurationRefused | Reason::AgentRefused => {
             (StatusCode::UNPROCESSABLE_ENTITY, REQUEST, Always)
         }
-        Reason::PublishedMeanwhile | Reason::RegisteredMeanwhile => {
+        Reason::PublishedMeanwhile | Reason::RegisteredMeanwhile | Reason::LeaseReadable => {
             (StatusCode::CONFLICT, REQUEST, Always)
         }
     }
@@ -264,6 +264,9 @@ fn description(reason: Reason) -> &'static str {
         Reason::NotAuthenticated => "Authentication is missing or was not accepted.",
         Reason::NotPermitted => "The caller may not do this.",
         Reason::NotFound => "There is nothing under this name.",
+        Reason::LeaseReadable => {
+            "The lease can be read, so nobody gives it up: revoke it, and it is ended."
+        }
         Reason::ConfigurationRefused => "The configuration was not published: see problems.",
         Reason::AgentRefused => "The agent was not registered: see problems.",
         Reason::RegisteredMeanwhile => {

@@ -123,6 +123,7 @@ table! {
     POST "/admin/v1/restrictions/{id}/lift", Who::Operator(Operator), true, Public, restrictions::lift, about::LIFT_RESTRICTION;
     GET "/admin/v1/leases", Who::Operator(Viewer), false, Public, admin::leases, about::LEASES;
     GET "/admin/v1/leases/{id}", Who::Operator(Viewer), false, Public, admin::lease, about::A_LEASE_BY_ID;
+    POST "/admin/v1/leases/{id}/give-up", Who::Operator(Operator), true, Public, admin::give_up, about::GIVE_UP_LEASE;
     POST "/admin/v1/find", Who::Operator(Viewer), false, Public, admin::find, about::FIND;
     GET "/admin/v1/agents", Who::Operator(Viewer), false, Public, admin::agents, about::AGENTS;
     POST "/admin/v1/agents/{id}/invitations", Who::Operator(Admin), true, Public, admin::invite, about::INVITE;

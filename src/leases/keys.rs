@@ -21,6 +21,11 @@ pub(super) fn lease(id: &LeaseId) -> Key {
     key(id.shard(), b"lease/", id.as_bytes())
 }
 
+/// That nobody waits for a lease any more whose record cannot be read.
+pub(super) fn given_up(id: &LeaseId) -> Key {
+    key(id.shard(), b"lease-given-up/", id.as_bytes())
+}
+
 pub(super) fn replay(shard: ShardId, mark: &ReplayMark) -> Key {
     key(shard, b"replay/", &mark.hash)
 }

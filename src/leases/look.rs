@@ -6,6 +6,7 @@ use super::{LeaseError, Leases, keys};
 use crate::fences::{Dimension, DimensionHash, DimensionKind};
 use crate::ids::{AgentId, LeaseId, MissionId, ShardId, TargetId};
 use crate::store::{self, CommitId, Index, Key, MAX_RANK, Ranked, Store, StoreError};
+use ring::digest::{SHA256, digest};
 use std::collections::{BTreeMap, HashSet};
 use std::fmt;
 use std::str::FromStr;
@@ -47,6 +48,8 @@ pub struct Page {
     /// Records that were to be looked at and could not be read: whether they fit the filter, nobody knows. The next
     /// page may name them again.
     pub unreadable: Vec<LeaseId>,
+    /// The same, but an operator has said that nobody waits for them any more.
+    pub given_up: Vec<LeaseId>,
     /// `None`: that was all. A page may be empty and have a next one.
     pub next: Option<Cursor>,
 }
@@ -56,8 +59,33 @@ pub struct Page {
 pub(super) enum Found {
     Nothing,
     Lease(Box<Lease>),
-    /// Why, and the commit that wrote it, as far as that can be told.
-    Unreadable(LeaseError, Option<CommitId>),
+    /// Why, and what it was, as far as that can be told.
+    Unreadable(LeaseError, Option<Seen>),
+}
+
+/// What an id leads to, for whoever goes on where it cannot be read.
+#[derive(Debug)]
+pub enum LookedUp {
+    Nothing,
+    Lease(Box<Lease>),
+    Unreadable,
+    /// It cannot be read either, and an operator has said that nobody waits for it.
+    GivenUp,
+}
+
+/// A record that was read and says nothing.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Seen {
+    /// The commit that wrote it.
+    pub version: CommitId,
+    pub sha256: [u8; 32],
+}
+
+/// Members of an index that lead to no lease that can be read.
+#[derive(Debug, Default)]
+struct LeftOut {
+    unreadable: Vec<LeaseId>,
+    given_up: Vec<LeaseId>,
 }
 
 /// What a fence would hit.
@@ -147,8 +175,9 @@ impl Leases {
                 let is_last = members.len() < PAGE;
                 after = Some((last.rank, last.member.clone()));
                 looked_at += members.len();
-                let (leases, unreadable) = self.readable(&members).await?;
-                page.unreadable.extend(unreadable);
+                let (leases, left_out) = self.readable(&members).await?;
+                page.unreadable.extend(left_out.unreadable);
+                page.given_up.extend(left_out.given_up);
                 for (rank, lease) in leases {
                     if !filter.fits(&lease) || !told.insert(lease.id) {
                         continue;
@@ -173,6 +202,20 @@ impl Leases {
             }
         }
         Ok(page)
+    }
+
+    /// What lies under one id.
+    pub async fn look_up(&self, id: &LeaseId) -> Result<LookedUp, LeaseError> {
+        let found = self.read(&[*id]).await?.pop();
+        Ok(match found.unwrap_or(Found::Nothing) {
+            Found::Nothing => LookedUp::Nothing,
+            Found::Lease(lease) => LookedUp::Lease(lease),
+            Found::Unreadable(_, seen) if self.is_given_up(id, seen).await? => LookedUp::GivenUp,
+            Found::Unreadable(error, _) => {
+                tracing::error!(lease = %id, %error, "left out");
+                LookedUp::Unreadable
+            }
+        })
     }
 
     /// How many open leases a fence on this dimension would end, and whose.
@@ -268,19 +311,28 @@ impl Leases {
     async fn readable(
         &self,
         members: &[Ranked],
-    ) -> Result<(Vec<(i64, Lease)>, Vec<LeaseId>), LeaseError> {
+    ) -> Result<(Vec<(i64, Lease)>, LeftOut), LeaseError> {
         let mut leases = Vec::with_capacity(members.len());
-        let mut left_out = Vec::new();
+        let mut wrong = Vec::new();
         for (ranked, found) in members.iter().zip(self.behind(members).await?) {
             match found {
                 Found::Lease(lease) => leases.push((ranked.rank, *lease)),
-                Found::Unreadable(error, _) => {
+                Found::Unreadable(error, seen) => {
                     let lease = keys::split_member(&ranked.member).map(|(id, _)| id);
-                    let name = lease.map(|id| id.to_string());
-                    tracing::error!(lease = name, %error, "left out");
-                    left_out.extend(lease);
+                    wrong.extend(lease.map(|id| (id, seen, error)));
                 }
                 Found::Nothing => {}
+            }
+        }
+        let seen: Vec<_> = wrong.iter().map(|(id, seen, _)| (*id, *seen)).collect();
+        let given_up = self.given_up(&seen).await?;
+        let mut left_out = LeftOut::default();
+        for (lease, _, error) in wrong {
+            if given_up.contains(&lease) {
+                left_out.given_up.push(lease);
+            } else {
+                tracing::error!(%lease, %error, "left out");
+                left_out.unreadable.push(lease);
             }
         }
         Ok((leases, left_out))
@@ -317,11 +369,22 @@ impl Leases {
             Ok(None) => Found::Nothing,
             Ok(Some(record)) => match open(id, &record) {
                 Ok(lease) => Found::Lease(Box::new(lease)),
-                Err(error) => Found::Unreadable(error, Some(record.version)),
+                Err(error) => Found::Unreadable(error, Some(Seen::of(&record))),
             },
             Err(error) => Found::Unreadable(error.into(), None),
         });
         Ok(found.collect())
+    }
+}
+
+impl Seen {
+    fn of(record: &store::Record) -> Self {
+        let mut sha256 = [0; 32];
+        sha256.copy_from_slice(digest(&SHA256, &record.value).as_ref());
+        Self {
+            version: record.version,
+            sha256,
+        }
     }
 }
 

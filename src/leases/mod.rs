@@ -6,6 +6,7 @@
 
 mod close;
 mod alike;
+mod given_up;
 mod hand_on;
 mod keys;
 mod look;
@@ -24,7 +25,8 @@ mod watched;
 mod tests;
 
 pub use close::Closing;
-pub use look::{Blast, Cursor, Filter, Page};
+pub use given_up::GivenUp;
+pub use look::{Blast, Cursor, Filter, LookedUp, Page};
 pub use open::{Draft, Issued, Reserved};
 pub use rebuild::Remembered;
 pub use record::{AtRest, Lease, Record};
@@ -110,6 +112,8 @@ pub enum LeaseError {
     Contended(LeaseId),
     #[error("the record of lease {0} was not written by this installation, or was changed since")]
     Forged(LeaseId),
+    #[error("lease {0} can be read: revoke it, and it is ended")]
+    Readable(LeaseId),
     #[error("the record of lease {0} does not fit in the store: {1}")]
     Unwritable(LeaseId, String),
     #[error("the target `{0}` does not mint locally: reserve first")]

@@ -57,6 +57,7 @@ fn shown(reason: Reason) -> Shown {
         Reason::Held => In("contexts.rs"),
         Reason::NotAuthenticated | Reason::NotPermitted => In("every_route.rs"),
         Reason::NotFound => In("discovery.rs"),
+        Reason::LeaseReadable => In("revocations/given_up.rs"),
         Reason::StaleConfiguration => In("publish.rs"),
         Reason::AgentRefused | Reason::RegisteredMeanwhile => In("registered.rs"),
         Reason::ConfigurationRefused | Reason::PublishedMeanwhile => In("publish/refused.rs"),

@@ -133,6 +133,12 @@ async fn good(house: &House, route: &Route) -> (String, Option<Value>) {
             let id = lease().await;
             (path.replace("{id}", id.as_str().unwrap()), None)
         }
+        "/admin/v1/leases/{id}/give-up" => {
+            let store = house.world.broker.composed.store.clone();
+            let id = crate::revocations::given_up::damaged(store.as_ref()).await;
+            let path = path.replace("{id}", &id.to_string());
+            (path, Some(json!({ "reason": reason })))
+        }
         "/admin/v1/agents/{id}" => registered(house, route).await,
         "/admin/v1/agents/{id}/invitations" => {
             let body = json!({ "note": "every route" });

@@ -1,5 +1,6 @@
 //! One write ends whatever it covers, and nothing else; who may make it; what the holder may do.
 
+pub mod given_up;
 mod operators;
 mod receipts;
 mod release;

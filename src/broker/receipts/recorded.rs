@@ -18,6 +18,8 @@ const KEPT: Duration = Duration::days(90);
 /// Until a receipt is looked at for the first time, and at most between two looks.
 const FIRST: Duration = Duration::SECOND;
 pub(super) const LONGEST: Duration = Duration::seconds(30);
+/// At most between two looks where only somebody who looks downstream brings it any further.
+const LONGEST_FOR_SOMEBODY: Duration = Duration::HOUR;
 
 /// What a receipt is rebuilt from.
 #[derive(Debug, Serialize, Deserialize)]
@@ -38,6 +40,9 @@ pub(super) struct Recorded {
     /// How often it was looked at.
     #[serde(default)]
     pub(super) looked: u32,
+    /// How often, last, nothing was in the way but what cannot be read.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    stuck: u32,
 }
 
 impl Recorded {
@@ -51,6 +56,7 @@ impl Recorded {
             covered: None,
             late: false,
             looked: 0,
+            stuck: 0,
         };
         recorded.moves_to(raised.position);
         recorded
@@ -93,6 +99,28 @@ impl Recorded {
         }
     }
 
+    /// Somebody looked at it while that was counted, and wrote this.
+    pub(super) fn covered_at_first(&mut self, first: &Self) {
+        let Some(first) = &first.covered else { return };
+        let covered = self.covered.get_or_insert_default();
+        for (class, number) in first {
+            let most = covered.entry(class.clone()).or_default();
+            *most = (*most).max(*number);
+        }
+        self.late = false;
+    }
+
+    /// It was looked at, and is not done. `stuck`: somebody has to look at what cannot be read.
+    pub(super) fn is_looked_at(&mut self, stuck: bool) {
+        self.looked = self.looked.saturating_add(1);
+        // At first it may be mended in a moment.
+        let is_new = FIRST * 2_i32.saturating_pow(self.looked.min(16)) <= LONGEST;
+        self.stuck = match stuck && !is_new {
+            true => self.stuck.saturating_add(1),
+            false => 0,
+        };
+    }
+
     /// Whether somebody is to hear that it is done. Of what was counted late nobody knows that it ended nothing.
     pub(super) fn tells(&self) -> bool {
         self.late || self.covered.as_ref().is_some_and(|all| !all.is_empty())
@@ -108,13 +136,22 @@ impl Recorded {
         })
     }
 
-    /// When it is looked at next.
-    pub(super) fn next(&self, now: OffsetDateTime) -> Write {
-        let pause = FIRST * 2_i32.saturating_pow(self.looked.min(16));
+    /// When it is looked at next; the first time, when each replica has read it (`read`).
+    pub(super) fn next(&self, now: OffsetDateTime, read: std::time::Duration) -> Write {
+        let doubled = |pause: Duration, times: u32| pause * 2_i32.saturating_pow(times.min(16));
+        let pause = match (self.looked, self.stuck) {
+            (0, _) => FIRST.max(Duration::try_from(read).unwrap_or(LONGEST)),
+            (looked, 0) => doubled(FIRST, looked).min(LONGEST),
+            (_, stuck) => doubled(LONGEST, stuck).min(LONGEST_FOR_SOMEBODY),
+        };
+        self.ranked(now + pause)
+    }
+
+    pub(super) fn ranked(&self, at: OffsetDateTime) -> Write {
         Write::Rank {
             index: waiting(),
             member: self.fence.id.as_bytes().to_vec(),
-            rank: milliseconds(now + pause.min(LONGEST)),
+            rank: milliseconds(at),
         }
     }
 
@@ -154,6 +191,12 @@ impl Recorded {
                 format!("all credentials of {kind} {value} are dead: {all} {when}"),
             ),
         };
+        let why = match left.given_up.len() {
+            0 => why,
+            given_up => format!(
+                "{why}; {given_up} that may be of them cannot be read, and operators gave them up"
+            ),
+        };
         let mut entry = Entry::new(Event::RevocationConfirmed, now)
             .reason(code)
             .with("fence", fence.id.to_string())
@@ -161,6 +204,7 @@ impl Recorded {
             .with("value", value)
             .with("leases", serde_json::json!(covered))
             .with("until_expiry", left.until_expiry)
+            .with("given_up", left.given_up.len())
             .with("seconds", (now - fence.at).whole_seconds())
             .with("why", why);
         entry = match on.kind {
@@ -175,6 +219,10 @@ impl Recorded {
             None => entry.operator(fence.author.as_str()),
         }
     }
+}
+
+fn is_zero(number: &u32) -> bool {
+    *number == 0
 }
 
 pub(super) fn read(record: &Record) -> Result<Recorded, Refusal> {

@@ -24,6 +24,8 @@ struct Astray {
     /// The record that was read, if it can be named.
     version: Option<CommitId>,
     why: String,
+    /// Somebody has looked, and it is an alarm no more.
+    given_up: bool,
 }
 
 impl Sweeper {
@@ -38,19 +40,27 @@ impl Sweeper {
         let (mut leases, mut astray) = (Vec::new(), Vec::new());
         let behind = self.leases.behind(&due).await?;
         for (ranked, found) in due.into_iter().zip(behind) {
-            let (version, why) = match found {
+            let (version, why, given_up) = match found {
                 Found::Lease(lease) if lease.id.shard() == shard => {
                     leases.push((ranked, lease));
                     continue;
                 }
-                Found::Lease(_) => (None, "it is on another shard".to_owned()),
-                Found::Nothing => (None, "there is no record".to_owned()),
-                Found::Unreadable(error, version) => (version, error.to_string()),
+                Found::Lease(_) => (None, "it is on another shard".to_owned(), false),
+                Found::Nothing => (None, "there is no record".to_owned(), false),
+                Found::Unreadable(error, seen) => {
+                    let id = keys::split_member(&ranked.member).map(|(id, _)| id);
+                    let given_up = match id {
+                        Some(id) => self.leases.is_given_up(&id, seen).await?,
+                        None => false,
+                    };
+                    (seen.map(|seen| seen.version), error.to_string(), given_up)
+                }
             };
             astray.push(Astray {
                 member: ranked.member,
                 version,
                 why,
+                given_up,
             });
         }
         let works: Vec<_> = futures_util::stream::iter(leases)
@@ -71,6 +81,7 @@ impl Sweeper {
                         member: ranked.member,
                         version: Some(lease.version()),
                         why: error.to_string(),
+                        given_up: false,
                     });
                 }
                 Err(error) => failed = Some(error),
@@ -87,7 +98,8 @@ impl Sweeper {
         failed.map_or(Ok((swept, put_off)), Err)
     }
 
-    /// Later in the index, and an alarm each time; in the audit once.
+    /// Later in the index, and an alarm each time; in the audit once. What was given up is put off, too: it may be
+    /// read again.
     async fn put_off(
         &self,
         shard: ShardId,
@@ -113,24 +125,26 @@ impl Sweeper {
         if let (Some(version), Some(id)) = (astray.version, here) {
             transaction = transaction.guard(Guard::Unchanged(keys::lease(&id), version));
         }
-        if self.tells_first(shard, &astray.member) {
-            let entry = Entry::new(Event::RecordUnreadable, now)
-                .reason("lease")
-                .with("why", astray.why.as_str());
-            let entry = if lease.is_empty() {
-                entry
-            } else {
-                entry.lease(lease.as_str())
-            };
-            transaction = transaction.write(entry.append(shard));
+        if !astray.given_up {
+            if self.tells_first(shard, &astray.member) {
+                let entry = Entry::new(Event::RecordUnreadable, now)
+                    .reason("lease")
+                    .with("why", astray.why.as_str());
+                let entry = if lease.is_empty() {
+                    entry
+                } else {
+                    entry.lease(lease.as_str())
+                };
+                transaction = transaction.write(entry.append(shard));
+            }
+            tracing::error!(
+                lease,
+                shard = shard.number(),
+                why = astray.why,
+                "ALARM: a lease that is due cannot be read, and what it stands for may be alive; it is put off"
+            );
+            metrics::counter!(metric::ALARMS, "kind" => "record_unreadable").increment(1);
         }
-        tracing::error!(
-            lease,
-            shard = shard.number(),
-            why = astray.why,
-            "ALARM: a lease that is due cannot be read, and what it stands for may be alive; it is put off"
-        );
-        metrics::counter!(metric::ALARMS, "kind" => "record_unreadable").increment(1);
         settle(self.leases.store.as_ref(), transaction).await?;
         Ok(())
     }

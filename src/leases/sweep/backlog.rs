@@ -43,7 +43,11 @@ pub struct Backlogs {
 /// INVARIANT: what answers replaces its own, and what does not keeps what it had. One shard that is away hides no
 /// target that is overdue on another, and takes none of its own back.
 #[derive(Debug, Default)]
-pub(super) struct Picture(BTreeMap<ShardId, Told>);
+pub(super) struct Picture {
+    told: BTreeMap<ShardId, Told>,
+    /// Why a shard that never said anything did not.
+    failed: BTreeMap<ShardId, String>,
+}
 
 #[derive(Debug)]
 struct Told {
@@ -53,27 +57,46 @@ struct Told {
 }
 
 impl Picture {
-    fn take(&mut self, shard: ShardId, told: Option<Backlog>) {
+    fn take(&mut self, shard: ShardId, told: Result<Backlog, String>) {
         match told {
-            Some(backlog) => {
+            Ok(backlog) => {
                 let lately = true;
-                self.0.insert(shard, Told { backlog, lately });
+                self.told.insert(shard, Told { backlog, lately });
+                self.failed.remove(&shard);
             }
-            None => {
-                if let Some(old) = self.0.get_mut(&shard) {
-                    old.lately = false;
-                }
-            }
+            Err(why) => match self.told.get_mut(&shard) {
+                Some(old) => old.lately = false,
+                None => drop(self.failed.insert(shard, why)),
+            },
         }
     }
 
     /// Whether each shard has said something, however long ago.
     pub(super) fn is_begun(&self) -> bool {
-        self.0.len() == usize::from(SHARDS)
+        self.told.len() == usize::from(SHARDS)
+    }
+
+    /// What has not, for whoever has to see to it.
+    pub(super) fn missing(&self) -> Option<String> {
+        if self.is_begun() {
+            return None;
+        }
+        let shards: Vec<_> = self.failed.iter().collect();
+        let mut why = "what targets still have to end was not read of every shard yet".to_owned();
+        if let Some((shard, error)) = shards.first() {
+            let index = keys::ending(**shard).name;
+            let (shard, more) = (shard.number(), shards.len() - 1);
+            why.push_str(&format!(": index `{index}` of shard {shard}: {error}"));
+            if more > 0 {
+                why.push_str(&format!(" (and {more} more)"));
+            }
+            why.push_str("; see \"An index that cannot be read\" in docs/leases.md");
+        }
+        Some(why)
     }
 
     pub(super) fn since(&self, target: &TargetId) -> Option<OffsetDateTime> {
-        let shards = self.0.values();
+        let shards = self.told.values();
         shards
             .filter_map(|told| Some(told.backlog.get(target)?.since))
             .min()
@@ -81,12 +104,12 @@ impl Picture {
 
     pub(super) fn joined(&self) -> Backlogs {
         let mut of = Backlog::new();
-        for told in self.0.values() {
+        for told in self.told.values() {
             for (target, waiting) in &told.backlog {
                 add(&mut of, target.clone(), waiting.clone());
             }
         }
-        let whole = self.is_begun() && self.0.values().all(|told| told.lately);
+        let whole = self.is_begun() && self.told.values().all(|told| told.lately);
         Backlogs { of, whole }
     }
 }
@@ -107,8 +130,8 @@ impl Sweeper {
     pub(super) async fn look(&self, shard: ShardId, now: OffsetDateTime) -> Result<(), LeaseError> {
         let told = self.ending(shard, now).await;
         let (told, done) = match told {
-            Ok(told) => (Some(told), Ok(())),
-            Err(error) => (None, Err(error)),
+            Ok(told) => (Ok(told), Ok(())),
+            Err(error) => (Err(error.to_string()), Err(error)),
         };
         let mut picture = self.picture.lock().unwrap_or_else(PoisonError::into_inner);
         picture.take(shard, told);

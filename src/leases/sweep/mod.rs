@@ -247,6 +247,12 @@ impl Sweeper {
         picture.is_begun()
     }
 
+    /// If not, what is missing, and why.
+    pub fn not_looked(&self) -> Option<String> {
+        let picture = self.picture.lock().unwrap_or_else(PoisonError::into_inner);
+        picture.missing()
+    }
+
     /// Ends a lease that must die without waiting for the next round, and says how far that got.
     pub async fn end_now(
         &self,

@@ -12,11 +12,11 @@ use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::Duration;
 
-fn store() -> Arc<dyn Store> {
+pub fn store() -> Arc<dyn Store> {
     Arc::new(Embedded::in_memory().unwrap())
 }
 
-async fn over(store: Arc<dyn Store>) -> TestBroker {
+pub async fn over(store: Arc<dyn Store>) -> TestBroker {
     let setup = Setup {
         store: Some(store),
         ..Setup::default()
@@ -25,7 +25,7 @@ async fn over(store: Arc<dyn Store>) -> TestBroker {
 }
 
 /// A record that says nothing, and its place in an index.
-async fn write(store: &dyn Store, name: Vec<u8>, (index, member): (Index, Vec<u8>), rank: i64) {
+pub async fn write(store: &dyn Store, name: Vec<u8>, (index, member): (Index, Vec<u8>), rank: i64) {
     let (shard, key) = (
         index.shard,
         Key {

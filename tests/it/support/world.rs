@@ -217,6 +217,7 @@ fn wire(reason: Reason) -> (u16, &'static str, &'static str) {
         Reason::NotPermitted => (403, "access_denied", "never"),
         Reason::NotFound => (404, "not_found", "never"),
         Reason::AgentRefused | Reason::ConfigurationRefused => (422, "invalid_request", "never"),
+        Reason::LeaseReadable => (409, "invalid_request", "never"),
         Reason::RegisteredMeanwhile => (409, "invalid_request", "never"),
         other => panic!("what the wire says of {other} is for this table to say"),
     }

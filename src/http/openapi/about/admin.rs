@@ -20,7 +20,7 @@ const READ: About = About {
     refuses: NO_MORE,
 };
 
-const RECEIPT: &str = r#"{"id":"01a1fdb2-4457-751c-9e33-b36b87ea0c65","selector":{"agent":"checkout-deployer"},"position":41,"state":"revoking","leases":{"broker":2,"expiry":1},"holds":true,"outstanding":1,"unreadable":0,"agents":["checkout-deployer"],"targets":["aws-prod","deploy-api"]}"#;
+const RECEIPT: &str = r#"{"id":"01a1fdb2-4457-751c-9e33-b36b87ea0c65","selector":{"agent":"checkout-deployer"},"position":41,"state":"revoking","leases":{"broker":2,"expiry":1},"holds":true,"outstanding":1,"unreadable":0,"given_up":0,"agents":["checkout-deployer"],"targets":["aws-prod","deploy-api"]}"#;
 const RECEIVED: Body = body::<wire::RevocationReceipt>(RECEIPT);
 const NOT_YET: Gives = Gives {
     status: 202,
@@ -171,6 +171,30 @@ pub const A_LEASE_BY_ID: About = About {
     text: "By its id.",
     params: &[path("id", LEASE, "`dfl` and 26 characters.")],
     gives: &[ok("The lease.", A_LEASE)],
+    ..READ
+};
+
+const GIVEN_UP: Body = body::<wire::LeaseGivenUp>(
+    r#"{"lease":"dfla6jwgyzy3e7dqmx5yqfzvbtmcq","by":"octavia@acme.example","reason":"INC-4711: no such login at orders-db","at":"2026-11-21T12:00:00Z"}"#,
+);
+
+pub const GIVE_UP_LEASE: About = About {
+    id: "giveUpLease",
+    summary: "Stop waiting for a lease that cannot be read",
+    text: "Somebody has looked for its credential downstream, by the lease's id. It ends alarms, and that revocations are not confirmed for it; the record stays, and nothing of it is accepted. Said again it is the same. 409 for one that can be read. Not by break-glass token.",
+    params: &[path("id", LEASE, "`dfl` and 26 characters.")],
+    takes: Takes::Json(body::<wire::GiveUpRequest>(
+        r#"{"reason":"INC-4711: no such login at orders-db"}"#,
+    )),
+    gives: &[
+        ok("Nobody waits for it.", GIVEN_UP),
+        Gives {
+            status: 202,
+            text: "The same, and not yet acknowledged by enough replicas of the store: say it again.",
+            content: Content::Json(GIVEN_UP),
+        },
+    ],
+    refuses: Refuses::These(&[Reason::NotFound, Reason::LeaseReadable]),
     ..READ
 };
 
