@@ -273,6 +273,7 @@ pub enum RestrictionState {
 #[serde(deny_unknown_fields)]
 pub struct GiveUpRequest {
     /// Where somebody looked for the credential, and what was found.
+    #[schemars(extend("pattern" = r"\S"))]
     pub reason: String,
 }
 

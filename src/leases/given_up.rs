@@ -4,6 +4,7 @@
 //! what cannot be read nobody is vouched for. See `docs/decisions/0047`.
 
 use super::look::{Found, PAGE, Seen, each};
+use super::open::whole_milliseconds;
 use super::{DEADLINE, LeaseError, Leases, keys};
 use crate::audit::{Entry, Event};
 use crate::ids::LeaseId;
@@ -64,7 +65,7 @@ impl Leases {
                 lease: *id,
                 by: by.to_owned(),
                 reason: reason.to_owned(),
-                at: now,
+                at: whole_milliseconds(now),
                 of,
             });
             let mut transaction = Transaction::new(id.shard(), self.clock.now() + DEADLINE)

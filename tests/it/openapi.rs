@@ -148,10 +148,12 @@ async fn things(world: &World) -> Value {
     });
     let registered = broker.admin("PUT", "/agents/night-worker", Some(registration.clone()));
     assert_eq!(registered.await.status, 200);
+    let unreadable = crate::revocations::given_up::damaged(broker.composed.store.as_ref()).await;
     json!({
         "hook": "hook-secret",
         "paths": {
             "/admin/v1/leases/{id}": lease,
+            "/admin/v1/leases/{id}/give-up": unreadable,
             "/admin/v1/revocations/{id}": receipt.body["id"],
             "/admin/v1/restrictions/{id}/lift": restricted["id"],
             "/admin/v1/agents/{id}": "night-worker",

@@ -313,8 +313,13 @@ async fn who_has_just_started_knows_no_target_before_each_shard_was_read() {
     let two = Bench::on(store, one.downstream.clone(), one.clock.clone()).await;
     assert!(!two.sweeper.has_looked());
     lose(&two, leases[1].id.shard());
+    assert!(two.sweeper.not_looked().is_some());
     two.sweeper.look_everywhere(two.now()).await;
     assert!(!two.sweeper.has_looked());
+    let why = two.sweeper.not_looked().unwrap();
+    let shard = leases[1].id.shard().number();
+    let named = format!("index `lease-ending` of shard {shard}: ");
+    assert!(why.contains(&named), "{why}");
     assert!(
         two.sweeper.backlog(&target()).is_some(),
         "as far as it was read"
@@ -322,6 +327,7 @@ async fn who_has_just_started_knows_no_target_before_each_shard_was_read() {
     is_back(&two);
     two.sweeper.look_everywhere(two.now()).await;
     assert!(two.sweeper.has_looked());
+    assert_eq!(two.sweeper.not_looked(), None);
     // It has asked nobody for anything, and one that is gone later takes nothing of that back.
     let asked = two.downstream.ends.load(Ordering::SeqCst);
     assert_eq!(asked, 1);

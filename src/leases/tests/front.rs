@@ -252,3 +252,24 @@ async fn an_end_by_a_clock_that_is_ahead_is_due_by_the_stores() {
     assert!(keys::moment_of(found[0].rank).unwrap() < theirs);
     assert!(stored.closing.as_ref().unwrap().since < theirs);
 }
+
+#[tokio::test]
+async fn an_index_of_the_wrong_kind_is_named_until_it_is_moved_aside() {
+    let Some(server) = RedisServer::start(&[]).unwrap() else {
+        return;
+    };
+    let settings = RedisSettings::new(Secret::new(server.url()));
+    let redis: Arc<dyn Store> = Arc::new(Redis::connect(settings).await.unwrap());
+    let bench = on(&redis).await;
+    let index = "\"{d7}ilease-ending\"";
+    let wrong = server.command(&format!("SET {index} nothing")).unwrap();
+    assert_eq!(wrong, "+OK\r\n");
+    bench.sweeper.look_everywhere(bench.now()).await;
+    assert!(!bench.sweeper.has_looked());
+    let why = bench.sweeper.not_looked().unwrap();
+    assert!(why.contains("index `lease-ending` of shard 7: "), "{why}");
+    assert!(why.contains("docs/leases.md"), "{why}");
+    server.command(&format!("RENAME {index} aside")).unwrap();
+    bench.sweeper.look_everywhere(bench.now()).await;
+    assert_eq!(bench.sweeper.not_looked(), None);
+}

@@ -9,10 +9,12 @@ use crate::support::postgres::PASSWORD;
 use crate::support::process::until;
 use crate::support::time::Manual;
 use dayfly::broker::Reason;
+use dayfly::clock::{Clock, SystemClock};
 use dayfly::ids::{LeaseId, ShardId};
-use dayfly::store::Store;
 use dayfly::store::embedded::Embedded;
+use dayfly::store::{Index, Key, MAX_RANK, Ranked, Store, Transaction, Write};
 use serde_json::{Value, json};
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -277,4 +279,164 @@ async fn what_is_decided_behind_a_revocation_that_only_kills_is_none_of_its_own(
         (&json!("confirmed"), &json!(0)),
         "{seen}"
     );
+}
+
+/// Receipts that are looked after, by when.
+fn waiting() -> Index {
+    Index {
+        shard: ShardId::INSTALLATION,
+        name: Cow::Borrowed("revocations"),
+    }
+}
+
+async fn next_looks(store: &dyn Store) -> Vec<Ranked> {
+    let all = -MAX_RANK..=MAX_RANK;
+    store.range(&waiting(), all, 10).await.unwrap()
+}
+
+async fn write(store: &dyn Store, write: Write) {
+    let deadline = SystemClock::new().now() + Duration::from_secs(10);
+    let transaction = Transaction::new(ShardId::INSTALLATION, deadline).write(write);
+    store.commit(transaction).await.unwrap();
+}
+
+/// One that takes as much longer as there are leases; somebody else looks meanwhile.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_covered_is_told_however_long_it_takes_to_count_it() {
+    let store: Arc<dyn Store> = Arc::new(Embedded::in_memory().unwrap());
+    let ((gate, setup), (others, other)) = (gated(&store), gated(&store));
+    let one = TestBroker::with(setup).await;
+    let issuer = Some(one.issuer.clone());
+    let _two = TestBroker::with(Setup { issuer, ..other }).await;
+    one.issue().await;
+    // Nothing is confirmed yet, and its own leases are counted before those that were handed on.
+    for gate in [&gate, &others] {
+        gate.hold_writes("lease-swept");
+    }
+    gate.hold_ranges("lease-children");
+    let looking = async {
+        until("there is a receipt", || async {
+            !next_looks(store.as_ref()).await.is_empty()
+        })
+        .await;
+        let first = next_looks(store.as_ref()).await.remove(0);
+        let now = SystemClock::new().now().unix_timestamp() * 1000;
+        let is_late = first.rank > now + 20_000;
+        assert!(is_late, "it is looked at while it is counted");
+        // Somebody looks all the same.
+        let (index, member) = (waiting(), first.member);
+        let rank = 0;
+        write(
+            store.as_ref(),
+            Write::Rank {
+                index,
+                member,
+                rank,
+            },
+        )
+        .await;
+        until("it was looked at", || async {
+            next_looks(store.as_ref()).await[0].rank > 0
+        })
+        .await;
+        gate.open();
+        gate.hold_writes("lease-swept");
+    };
+    let (receipt, ()) = tokio::join!(revoked(&one, json!({ "agent": "deployer" })), looking);
+    assert_eq!(receipt["leases"], json!({ "broker": 1 }), "{receipt}");
+    gate.open();
+    others.open();
+    until_confirmed(&one, &receipt).await;
+    until("it is told", || async {
+        !one.audited("revocation_confirmed").await.is_empty()
+    })
+    .await;
+    let told = one.audited("revocation_confirmed").await;
+    assert_eq!(told[0]["detail"]["leases"], json!({ "broker": 1 }));
+    let why = told[0]["detail"]["why"].as_str().unwrap();
+    assert!(why.ends_with("1 when it was revoked"), "{why}");
+}
+
+/// A replica that has not read it vouches for what it covers for as long as its view is fresh.
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_is_confirmed_before_every_replica_has_read_it_or_refuses() {
+    let view_age = "4s";
+    let broker = TestBroker::with(Setup {
+        view_age,
+        ..Setup::default()
+    })
+    .await;
+    broker.issue().await;
+    let begun = tokio::time::Instant::now();
+    let receipt = revoked(&broker, json!({ "agent": "deployer" })).await;
+    assert_eq!(receipt["state"], "revoking", "{receipt}");
+    until_confirmed(&broker, &receipt).await;
+    assert!(begun.elapsed() >= Duration::from_secs(4));
+    // And it is not looked at in vain before.
+    broker.is_confirmed("agent", "deployer", 1).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_failover_would_lose_of_a_receipt_is_not_promised() {
+    let (gate, setup) = gate();
+    let broker = TestBroker::with(setup).await;
+    let issued = broker.issue().await;
+    gate.replicate_nothing("revocation/");
+    let answer = broker.revoke(json!({ "mission": "deploy-checkout" })).await;
+    assert_eq!(answer.status, 202, "{}", answer.body);
+    assert_eq!(answer.body["state"], "not_yet_replicated");
+    assert_eq!(answer.body["leases"], json!({ "broker": 1 }));
+    let token = issued["access_token"].as_str().unwrap();
+    assert!(!broker.is_active(token).await);
+    // It is there, for as long as it is.
+    gate.open();
+    until_confirmed(&broker, &answer.body).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_waits_for_a_receipt_that_was_lost_is_told_that_it_was_revoked() {
+    let store: Arc<dyn Store> = Arc::new(Embedded::in_memory().unwrap());
+    let (gate, setup) = gated(&store);
+    let broker = TestBroker::with(setup).await;
+    gate.hold_writes("lease-swept");
+    let token = broker.folder.path().join("operator.token");
+    std::fs::write(&token, format!("{OPERATOR_TOKEN}\n")).unwrap();
+    let environment = [
+        ("DAYFLY_URL", broker.url.as_str()),
+        ("DAYFLY_OPERATOR_TOKEN_FILE", token.to_str().unwrap()),
+    ];
+    let losing = async {
+        until("there is a receipt", || async {
+            !next_looks(store.as_ref()).await.is_empty()
+        })
+        .await;
+        // Whoever raised it is answered first.
+        tokio::time::sleep(Duration::from_millis(700)).await;
+        let id = next_looks(store.as_ref()).await.remove(0).member;
+        let key = Key {
+            shard: ShardId::INSTALLATION,
+            name: [b"revocation/".as_slice(), &id].concat(),
+        };
+        write(store.as_ref(), Write::Delete(key)).await;
+    };
+    let arguments = ["revoke", "--agent", "deployer", "--wait", "60"];
+    let (waited, ()) = tokio::join!(dayfly(&arguments, &environment, ""), losing);
+    waited.is(6);
+    assert!(waited.err.contains("it was revoked"), "{waited:?}");
+    assert!(waited.err.contains("not known any more"), "{waited:?}");
+    gate.open();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_is_not_ready_for_an_index_that_cannot_be_read_names_it() {
+    let (gate, setup) = gate();
+    let lost = ShardId::all().nth(7).unwrap();
+    gate.lose(lost);
+    let named = format!("index `lease-ending` of shard {}:", lost.number());
+    // It is never ready, and the test's own broker says why.
+    let starts = tokio::spawn(TestBroker::with(setup)).await;
+    let why = starts.err().unwrap().into_panic();
+    let why = why.downcast::<String>().unwrap();
+    assert!(why.contains(&named), "{why}");
+    gate.open();
 }

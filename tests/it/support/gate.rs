@@ -20,6 +20,8 @@ struct Rules {
     refused: Option<&'static str>,
     /// No record is written whose key begins so.
     unwritten: Option<&'static str>,
+    /// What is written of a record whose key begins so is on no replica.
+    unreplicated: Option<&'static str>,
     /// Nothing on this shard can be read or written.
     lost: Option<ShardId>,
     /// Records whose key begins so are not written yet.
@@ -76,6 +78,10 @@ impl Gate {
 
     pub fn refuse_records(&self, of: &'static str) {
         self.rules.lock().unwrap().unwritten = Some(of);
+    }
+
+    pub fn replicate_nothing(&self, of: &'static str) {
+        self.rules.lock().unwrap().unreplicated = Some(of);
     }
 
     /// A part of the store does not answer.
@@ -240,6 +246,13 @@ impl dayfly::store::Over for Gate {
         }
         let outcome = self.store.commit(transaction).await;
         self.late(false, written.iter()).await;
+        let unreplicated = self.rules.lock().unwrap().unreplicated;
+        if let Ok(Outcome::Applied { appended }) = outcome {
+            return Ok(match unreplicated.as_ref().is_some_and(begins) {
+                true => Outcome::Unreplicated { appended },
+                false => Outcome::Applied { appended },
+            });
+        }
         outcome
     }
 
