@@ -8,6 +8,7 @@
 
 mod dead;
 mod hands;
+mod over;
 mod run;
 mod scenes;
 
@@ -17,6 +18,7 @@ use dayfly::clock::{Clock, SystemClock};
 use dayfly::steps::{self, Step};
 use dayfly::store::Store;
 use futures_util::StreamExt as _;
+use over::Teller;
 use run::{Kind, Over, Run, Site};
 use rustix::process::{Signal, getpid, kill_process};
 use scenes::Scene;
@@ -208,22 +210,107 @@ fn is_on_redis_too(step: Step, kind: Kind) -> bool {
     }
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn no_credential_is_orphaned_and_no_revocation_lost_at_whatever_step_a_broker_dies() {
-    let Some(site) = Site::start().await else {
-        return;
+/// Where whoever says that something is over passes, and what of it ends.
+fn cases_of_ends(step: Step) -> Vec<(Kind, Scene)> {
+    use Kind::{Local, Postgres};
+    let by = |kinds: &[Kind], tellers: &[Teller]| {
+        let pairs = kinds.iter().flat_map(|kind| {
+            let scenes = tellers.iter().map(|teller| Scene::Over(*teller));
+            scenes.map(|scene| (*kind, scene))
+        });
+        pairs.collect()
     };
-    // One part of them, while something is looked into: `DAYFLY_TEST_STEP=sweep-`.
+    let each = [Teller::Run, Teller::Leaver, Teller::Rule];
+    match step {
+        Step::Raising | Step::Raised | Step::InForce => {
+            let all = [Teller::Run, Teller::Job, Teller::Leaver, Teller::Rule];
+            by(&[Local, Postgres], &all)
+        }
+        Step::ReceiptWriting | Step::ReceiptWritten => by(&[Local, Postgres], &each),
+        Step::ShardClaiming
+        | Step::ShardClaimed
+        | Step::BatchMarking
+        | Step::BatchMarked
+        | Step::ShardMatched
+        | Step::ShardDone
+        | Step::EndClaiming
+        | Step::EndClaimed
+        | Step::Ending
+        | Step::Ended
+        | Step::EndRecording
+        | Step::EndRecorded => by(&[Postgres], &each),
+        Step::LoginTaken | Step::PrivilegesTaken | Step::SessionsEnded | Step::RoleDropped => {
+            by(&[Postgres], &[Teller::Job])
+        }
+        // Nobody who says that something is over passes there.
+        Step::Decided
+        | Step::ParentMarking
+        | Step::ParentMarked
+        | Step::Reserving
+        | Step::Reserved
+        | Step::Minting
+        | Step::Minted
+        | Step::MintFailed
+        | Step::Abandoned
+        | Step::Activating
+        | Step::Activated
+        | Step::Answering
+        | Step::Marking
+        | Step::Marked
+        | Step::GivingUp
+        | Step::GivenUp
+        | Step::Expiring
+        | Step::Expired
+        | Step::Lapsing
+        | Step::Lapsed
+        | Step::Forgetting
+        | Step::Forgotten
+        | Step::RoleMaking
+        | Step::RoleMade
+        | Step::SealClaiming
+        | Step::SealClaimed
+        | Step::Exporting
+        | Step::Exported
+        | Step::Sealed
+        | Step::Trimming
+        | Step::Trimmed
+        | Step::TurningOver
+        | Step::TurnedOver => Vec::new(),
+    }
+}
+
+/// Of those, where it is half done in the store that two share.
+fn cases_of_two(step: Step) -> Vec<(Kind, Scene)> {
+    use Kind::{Local, Postgres};
+    let one = |kind, teller| vec![(kind, Scene::Over(teller))];
+    match step {
+        Step::Raising => one(Local, Teller::Run),
+        Step::Raised => vec![
+            (Postgres, Scene::Over(Teller::Run)),
+            (Local, Scene::Over(Teller::Leaver)),
+            (Local, Scene::Over(Teller::Rule)),
+        ],
+        Step::InForce => one(Postgres, Teller::Rule),
+        Step::ReceiptWritten => one(Postgres, Teller::Leaver),
+        Step::ShardClaimed => one(Postgres, Teller::Job),
+        Step::BatchMarked => one(Postgres, Teller::Leaver),
+        Step::ShardMatched | Step::EndClaimed => one(Postgres, Teller::Run),
+        Step::Ended => one(Postgres, Teller::Rule),
+        _ => Vec::new(),
+    }
+}
+
+/// One part of them, while something is looked into: `DAYFLY_TEST_STEP=sweep-`.
+fn wanted() -> impl Iterator<Item = Step> {
     let part = told("DAYFLY_TEST_STEP").map(|part| part.to_string_lossy().into_owned());
     let part = part.unwrap_or_default();
-    let wanted = Step::ALL.iter().filter(|step| step.name().contains(&part));
-    let cases = wanted.flat_map(|step| {
-        cases(*step).into_iter().flat_map(move |(kind, scene)| {
-            let redis = is_on_redis_too(*step, kind).then_some(Over::Redis);
-            let over = [Some(Over::File), redis].into_iter().flatten();
-            over.map(move |over| (*step, kind, over, scene))
-        })
-    });
+    let all = Step::ALL.iter().copied();
+    all.filter(move |step| step.name().contains(&part))
+}
+
+type Case = (Step, Kind, Over, Scene);
+
+async fn all_hold(site: Arc<Site>, cases: impl Iterator<Item = Case>, abreast: usize) {
     let runs = cases
         .enumerate()
         .map(|(number, (step, kind, over, scene))| {
@@ -239,7 +326,7 @@ async fn no_credential_is_orphaned_and_no_revocation_lost_at_whatever_step_a_bro
             }
         });
     let failed: Vec<_> = futures_util::stream::iter(runs)
-        .buffer_unordered(ABREAST)
+        .buffer_unordered(abreast)
         .filter_map(async |failed| failed)
         .collect()
         .await;
@@ -249,4 +336,45 @@ async fn no_credential_is_orphaned_and_no_revocation_lost_at_whatever_step_a_bro
         failed.len(),
         failed.join("\n")
     );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_credential_is_orphaned_and_no_revocation_lost_at_whatever_step_a_broker_dies() {
+    let Some(site) = Site::start().await else {
+        return;
+    };
+    let cases = wanted().flat_map(|step| {
+        cases(step).into_iter().flat_map(move |(kind, scene)| {
+            let redis = is_on_redis_too(step, kind).then_some(Over::Redis);
+            let over = [Some(Over::File), redis].into_iter().flatten();
+            over.map(move |over| (step, kind, over, scene))
+        })
+    });
+    all_hold(site, cases, ABREAST).await;
+}
+
+/// A message of a pipeline's platform, one about somebody who has left, and a rule that reads the audit.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_said_to_be_over_is_ended_once_at_whatever_step_a_broker_dies() {
+    let Some(site) = Site::without_aws().await else {
+        return;
+    };
+    let cases = wanted().flat_map(|step| {
+        let cases = cases_of_ends(step).into_iter();
+        cases.map(move |(kind, scene)| (step, kind, Over::File, scene))
+    });
+    all_hold(site, cases, ABREAST).await;
+}
+
+/// Nobody starts the dead one again.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_broker_that_died_had_begun_to_end_another_one_ends() {
+    let Some(site) = Site::without_aws().await else {
+        return;
+    };
+    let cases = wanted().flat_map(|step| {
+        let cases = cases_of_two(step).into_iter();
+        cases.map(move |(kind, scene)| (step, kind, Over::Two, scene))
+    });
+    all_hold(site, cases, ABREAST).await;
 }

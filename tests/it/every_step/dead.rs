@@ -67,7 +67,7 @@ impl Run {
         if self.kind.is_of_aws() {
             return self.outlives_none(process).await;
         }
-        until("everything of its mission is closed", || async {
+        self.until("everything of its mission is closed", || async {
             self.open_of_its_mission(&process).await.is_empty()
         })
         .await;
@@ -112,7 +112,7 @@ impl Run {
         let uri = reference["uri"].as_str().unwrap();
         let path = uri.strip_prefix(installation.url.as_str()).unwrap();
         let url = format!("{}{path}", at.base);
-        until("the status list says so", || async {
+        self.until("the status list says so", || async {
             let answer = installation.http.get(&url).send().await.unwrap();
             answer.status() == 200 && is_over(&answer.text().await.unwrap(), index)
         })

@@ -1,18 +1,21 @@
 //! One broker that dies once, with what it made downstream, and what must hold of it afterwards.
 
 use super::hands;
+use super::over::Teller;
 use crate::crash::Session;
 use crate::support::broker::Answer;
 use crate::support::moto::Moto;
 use crate::support::network::Network;
 use crate::support::postgres::{PASSWORD, Postgres};
-use crate::support::process::{Installation, PATIENCE, Process, Replica, now, secret_file, until};
+use crate::support::process::{
+    Installation, PATIENCE, Process, Replica, now, secret_file, until_within,
+};
 use crate::support::proxy::Proxy;
 use crate::support::redis::RedisServer;
 use dayfly::steps::Step;
 use rustix::process::Signal;
 use serde_json::{Value, json};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::os::unix::process::ExitStatusExt as _;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -23,10 +26,15 @@ const DURABLE: [&str; 4] = ["--appendonly", "yes", "--appendfsync", "always"];
 /// What is shared by all runs.
 pub struct Site {
     pub installation: Arc<Installation>,
+    /// Where sessions of AWS are made.
+    aws: Option<Clouds>,
+    pub postgres: Postgres,
+}
+
+struct Clouds {
     moto: Moto,
     /// Enforces nothing: the other one knows no web identity.
-    open_moto: Moto,
-    pub postgres: Postgres,
+    open: Moto,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -59,6 +67,8 @@ pub enum Over {
     File,
     /// Of this run alone.
     Redis,
+    /// With a second broker, which lives on.
+    Two,
 }
 
 pub struct Run {
@@ -66,12 +76,16 @@ pub struct Run {
     pub step: Step,
     pub kind: Kind,
     pub replica: Replica,
+    /// On the same store, and never killed.
+    pub other: Option<Replica>,
     /// In front of STS.
     pub proxy: Option<Proxy>,
     /// In front of PostgreSQL.
     pub network: Option<Network>,
     /// Of this run alone: what it made in PostgreSQL is told by it.
     pub mission: String,
+    /// Who says that it is over.
+    pub teller: Option<Teller>,
     more: String,
     /// Outlives the broker.
     _redis: Option<RedisServer>,
@@ -93,20 +107,38 @@ pub enum Again {
     Revoke,
     Release,
     Remove,
+    /// Whoever it is that says that something is over.
+    Over(Teller),
 }
 
 impl Site {
     pub async fn start() -> Option<Arc<Self>> {
-        let (moto, open_moto) = tokio::join!(Moto::start(true), Moto::start(false));
+        let (moto, open) = tokio::join!(Moto::start(true), Moto::start(false));
+        let aws = Clouds {
+            moto: moto?,
+            open: open?,
+        };
+        Self::with(Some(aws)).await
+    }
+
+    /// Nothing is made at AWS.
+    pub async fn without_aws() -> Option<Arc<Self>> {
+        Self::with(None).await
+    }
+
+    async fn with(aws: Option<Clouds>) -> Option<Arc<Self>> {
         let postgres = Postgres::start().await;
         // Each run that is on one has its own.
         drop(RedisServer::start(&DURABLE).unwrap()?);
         Some(Arc::new(Self {
             installation: Installation::start().await,
-            moto: moto?,
-            open_moto: open_moto?,
+            aws,
             postgres: postgres?,
         }))
+    }
+
+    fn moto(&self) -> &Moto {
+        &self.aws.as_ref().unwrap().moto
     }
 }
 
@@ -119,17 +151,20 @@ impl Run {
     ) -> Self {
         let mission = format!("run-{number}");
         let proxy = match kind {
-            Kind::Aws => Some(Proxy::before(&site.moto.url).await),
-            Kind::Federated => Some(Proxy::before(&site.open_moto.url).await),
+            Kind::Aws => Some(Proxy::before(&site.moto().url).await),
+            Kind::Federated => {
+                let open = &site.aws.as_ref().unwrap().open;
+                Some(Proxy::before(&open.url).await)
+            }
             _ => None,
         };
         let network = match kind {
             Kind::Postgres => Some(Network::to(site.postgres.port).await),
             _ => None,
         };
-        let redis = (over == Over::Redis).then(|| RedisServer::start(&DURABLE).unwrap().unwrap());
+        let redis = (over != Over::File).then(|| RedisServer::start(&DURABLE).unwrap().unwrap());
         let (allow, target) = match (&proxy, &network, kind) {
-            (Some(proxy), ..) => aws(&site.moto, proxy, kind),
+            (Some(proxy), ..) => aws(site.moto(), proxy, kind),
             (None, Some(network), _) => postgres(&site.postgres, network),
             (None, None, Kind::ApiKey) => api_key(),
             (None, None, _) => (
@@ -138,7 +173,7 @@ impl Run {
             ),
         };
         let more = format!(
-            "[mission.{mission}]\nagents = [\"deployer\"]\nowner = \"sre@acme.example\"\n\
+            "[mission.{mission}]\nagents = [\"deployer\"]\nowner = \"leaver@acme.example\"\n\
              purpose = \"What is interrupted\"\nttl = \"15m\"\nallow = [{{ {allow} }}]\n{target}"
         );
         // How fresh the view is, is for others to show: many run at once here.
@@ -146,46 +181,78 @@ impl Run {
             Some(_) => r#"{ redis = "file:redis.url", fence_view_max_age = "20s" }"#,
             None => r#"{ embedded = "dayfly.redb", fence_view_max_age = "20s" }"#,
         };
-        let replica = site.installation.replica(&mission, store, &more);
-        if let Some(redis) = &redis {
-            secret_file(&replica.folder.join("redis.url"), &redis.url());
-        }
-        if kind.is_ours() {
-            hands::tell(&replica.folder);
-        }
-        if kind == Kind::Local {
-            let token = "kind = \"access_token\"";
-            replica.edit(token, &format!("{token}\nstatus_list = true"));
-        }
-        if kind == Kind::ApiKey {
-            let asked = "audiences = [\"deploy-api\"";
-            replica.edit(asked, &format!("{asked}, \"metrics-key\""));
-        }
-        if kind == Kind::Aws {
-            secret_file(&replica.folder.join("aws.id"), &site.moto.access_key_id);
-            let secret = &site.moto.secret_access_key;
-            secret_file(&replica.folder.join("aws.secret"), secret);
-        }
-        if kind == Kind::Postgres {
-            secret_file(&replica.folder.join("orders-db.password"), PASSWORD);
-        }
-        Self {
-            site,
+        let one = |name: &str| site.installation.replica(name, store, &more);
+        let run = Self {
+            replica: one(&mission),
+            other: (over == Over::Two).then(|| one(&format!("{mission}-other"))),
             step,
             kind,
-            replica,
             proxy,
             network,
             mission,
+            teller: None,
             more,
             _redis: redis,
+            site,
+        };
+        run.lay_out();
+        run
+    }
+
+    /// The files that its configuration names.
+    fn lay_out(&self) {
+        if let Some(redis) = &self._redis {
+            self.secret("redis.url", &redis.url());
+        }
+        if self.kind.is_ours() {
+            hands::tell(&self.replica.folder);
+        }
+        if self.kind == Kind::Local {
+            let token = "kind = \"access_token\"";
+            self.edit(token, &format!("{token}\nstatus_list = true"));
+        }
+        if self.kind == Kind::ApiKey {
+            let asked = "audiences = [\"deploy-api\"";
+            self.edit(asked, &format!("{asked}, \"metrics-key\""));
+        }
+        if self.kind == Kind::Aws {
+            self.secret("aws.id", &self.site.moto().access_key_id);
+            self.secret("aws.secret", &self.site.moto().secret_access_key);
+        }
+        if self.kind == Kind::Postgres {
+            self.secret("orders-db.password", PASSWORD);
+        }
+    }
+
+    fn replicas(&self) -> impl Iterator<Item = &Replica> {
+        std::iter::once(&self.replica).chain(&self.other)
+    }
+
+    pub fn secret(&self, name: &str, text: &str) {
+        for replica in self.replicas() {
+            secret_file(&replica.folder.join(name), text);
+        }
+    }
+
+    pub fn edit(&self, from: &str, to: &str) {
+        for replica in self.replicas() {
+            replica.edit(from, to);
         }
     }
 
     /// Adds to its configuration.
     pub fn configure(&self, text: &str) {
-        let path = self.replica.folder.join("more.toml");
-        std::fs::write(path, format!("{}{text}", self.more)).unwrap();
+        for replica in self.replicas() {
+            let path = replica.folder.join("more.toml");
+            std::fs::write(path, format!("{}{text}", self.more)).unwrap();
+        }
+    }
+
+    /// The same, where its mission hangs on a run of a pipeline and on a job of it.
+    pub fn tether(&mut self) {
+        let lives = "ttl = \"15m\"";
+        let tethered = format!("{lives}\ntether = [\"pipeline\", \"pipeline.job_id\"]");
+        self.more = self.more.replace(lives, &tethered);
     }
 
     fn die_at(&self) -> PathBuf {
@@ -323,7 +390,7 @@ impl Run {
         }
     }
 
-    async fn open(&self, at: &Process, alive: bool) -> BTreeSet<String> {
+    pub async fn open(&self, at: &Process, alive: bool) -> BTreeSet<String> {
         let leases = self.site.installation.open_leases(at, self.target()).await;
         let wanted = leases
             .iter()
@@ -336,6 +403,11 @@ impl Run {
     /// It is started again, and everything must hold.
     pub async fn holds(self, ahead: i64, promised: &Promised) {
         let process = self.serve(ahead).await;
+        self.holds_at(process, promised).await;
+    }
+
+    /// Everything holds at whoever lives.
+    pub async fn holds_at(self, process: Process, promised: &Promised) {
         let (made, open) = (self.made().await, self.open(&process, false).await);
         let lapsed = self.lapsed(&process, &made).await;
         let on_record = open.union(&lapsed).cloned().collect();
@@ -346,13 +418,14 @@ impl Run {
         assert!(orphans.is_empty(), "{orphans:?}\n{}", process.log());
         self.say_again(&process, promised).await;
         self.promises_hold(&process, promised).await;
+        self.stays_over(&process).await;
         let unheard = self.unheard(promised);
         for credential in &unheard {
             self.is_on_record(&process, credential).await;
         }
         // What nobody was given, or was told is dead, is ended where it can be.
         if self.kind == Kind::Postgres {
-            until("no login works that nobody holds", || async {
+            self.until("no login works that nobody holds", || async {
                 let alive = self.open(&process, true).await;
                 self.made().await.is_subset(&alive)
             })
@@ -374,6 +447,9 @@ impl Run {
                 status => status,
             },
             (Some(Again::Release), Some(issued)) => self.release(at, issued).await.unwrap(),
+            (Some(Again::Over(teller)), _) => {
+                return self.is_told_again(at, teller, promised).await;
+            }
             _ => return,
         };
         assert_eq!(status, 200, "{}", at.log());
@@ -415,20 +491,34 @@ impl Run {
     /// Stopped in order, the whole export verifies, and each thing stands in it once.
     async fn audit_is_sound(&self, mut process: Process) {
         let open = self.open(&process, false).await;
+        if self.other.is_some() {
+            // Whoever died may have the sealing in its hands for a while.
+            self.until("all of it is exported and sealed", || async {
+                let report = dayfly::audit::verify(&self.gathered(), &|_| true).unwrap();
+                let all = self.exported();
+                let told: BTreeSet<_> =
+                    all.iter().filter_map(|one| one["lease"].as_str()).collect();
+                // The last that was done.
+                let mission = self.mission.as_str();
+                let ended = all
+                    .iter()
+                    .any(|one| one["operator"].is_string() && one["detail"]["value"] == mission);
+                report.unsealed == 0
+                    && ended
+                    && open.iter().all(|lease| told.contains(lease.as_str()))
+            })
+            .await;
+        }
         process.signal(Signal::TERM);
         let status = process.ended().await;
         assert!(status.success(), "{status}\n{}", process.log());
-        let export = self.replica.folder.join("audit.jsonl");
-        let report = dayfly::audit::verify(&export, &|_| true).unwrap();
+        let report = dayfly::audit::verify(&self.gathered(), &|_| true).unwrap();
         assert!(report.is_sound(), "{report:?}");
         assert_eq!((report.unsealed, report.breaks.len()), (0, 0), "{report:?}");
         let (mut seen, mut issued) = (BTreeSet::new(), BTreeSet::new());
-        for line in self.exported().lines() {
-            let line: Value = serde_json::from_str(line).unwrap();
-            let (Some(lease), Some(event)) = (
-                line["entry"]["lease"].as_str(),
-                line["entry"]["event"].as_str(),
-            ) else {
+        for entry in self.exported() {
+            let (Some(lease), Some(event)) = (entry["lease"].as_str(), entry["event"].as_str())
+            else {
                 continue;
             };
             assert!(
@@ -440,19 +530,62 @@ impl Run {
             }
         }
         assert!(open.is_subset(&issued), "{open:?}");
+        self.is_ended_once();
     }
 
-    /// With what was turned over and lies beside.
-    fn exported(&self) -> String {
-        let files = std::fs::read_dir(&self.replica.folder).unwrap();
-        let files = files.map(|file| file.unwrap().path());
-        let exports = files.filter(|file| {
+    /// The export; of two, both of them in one folder.
+    fn gathered(&self) -> PathBuf {
+        let Some(other) = &self.other else {
+            return self.replica.folder.join("audit.jsonl");
+        };
+        let folder = self.replica.folder.join("exports");
+        std::fs::create_dir_all(&folder).unwrap();
+        for (replica, name) in [(&self.replica, "one.jsonl"), (other, "other.jsonl")] {
+            let export = replica.folder.join("audit.jsonl");
+            if export.exists() {
+                std::fs::copy(export, folder.join(name)).unwrap();
+            }
+        }
+        folder
+    }
+
+    /// Every entry once, with what was turned over and lies beside. What the dead one had exported and not
+    /// sealed, whoever came after it exported again.
+    pub fn exported(&self) -> Vec<Value> {
+        let folders = self.replicas().map(|replica| &replica.folder);
+        let files = folders.flat_map(|folder| std::fs::read_dir(folder).unwrap());
+        let exports = files.map(|file| file.unwrap().path()).filter(|file| {
             let name = file.file_name().unwrap().to_string_lossy();
             name.starts_with("audit") && name.ends_with(".jsonl")
         });
-        exports
-            .map(|file| std::fs::read_to_string(file).unwrap())
-            .collect()
+        let mut known = BTreeMap::new();
+        let mut all = Vec::new();
+        for export in exports {
+            for line in std::fs::read_to_string(&export).unwrap().lines() {
+                let mut line: Value = serde_json::from_str(line).unwrap();
+                let entry = line["entry"].take();
+                if entry.is_null() {
+                    continue;
+                }
+                let id = entry["id"].as_str().unwrap().to_owned();
+                let folder = export.parent().unwrap().to_owned();
+                let by = known.entry(id).or_insert_with(|| folder.clone());
+                // Twice at one broker is twice.
+                if *by == folder {
+                    all.push(entry);
+                }
+            }
+        }
+        all
+    }
+
+    /// Waits for whatever the dead one had claimed, too.
+    pub async fn until<F: Future<Output = bool>>(&self, what: &str, holds: impl Fn() -> F) {
+        let patience = match self.other {
+            Some(_) => 3 * PATIENCE,
+            None => PATIENCE,
+        };
+        until_within(patience, what, holds).await;
     }
 }
 

@@ -1,8 +1,9 @@
 //! What leads to a step.
 
+use super::over::{self, Teller};
 use super::run::{Again, Kind, Promised, Run};
 use crate::support::held_back::HeldBack;
-use crate::support::process::{secret_file, until};
+use crate::support::process::until;
 use crate::support::proxy::Point;
 use crate::support::world::{inline_keys, key};
 use dayfly::audit::{Entry, Event};
@@ -17,7 +18,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 /// Seconds after which no mint can be on its way any more.
-const SETTLED: i64 = (MINT_WITHIN.as_secs() + TOLERANCE.as_secs() + 5).cast_signed();
+pub const SETTLED: i64 = (MINT_WITHIN.as_secs() + TOLERANCE.as_secs() + 5).cast_signed();
 /// Seconds after which everything issued here has run out.
 const RUN_OUT: i64 = 15 * 60 + 5;
 
@@ -46,6 +47,8 @@ pub enum Scene {
     Seal,
     ManyEntries,
     LargeEntries,
+    /// Somebody, or a rule, says that it is over.
+    Over(Teller),
 }
 
 pub async fn play(run: impl Future<Output = Run>, scene: Scene) {
@@ -67,6 +70,7 @@ pub async fn play(run: impl Future<Output = Run>, scene: Scene) {
         Scene::Seal => seal(run).await,
         Scene::ManyEntries => entries(run, 600, 1).await,
         Scene::LargeEntries => entries(run, 70, 1 << 20).await,
+        Scene::Over(teller) => over::play(run, teller).await,
     }
 }
 
@@ -152,10 +156,7 @@ async fn refused_mint(run: Run) {
     if run.kind == Kind::Postgres {
         detail["locations"] = json!(["public.nothing"]);
     } else {
-        secret_file(
-            &run.replica.folder.join("aws.secret"),
-            "no key of this user",
-        );
+        run.secret("aws.secret", "no key of this user");
     }
     let mut process = run.serve(0).await;
     run.arm(run.step);

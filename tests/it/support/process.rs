@@ -122,7 +122,7 @@ impl Installation {
             "iss": self.issuer.url, "sub": "repo:acme/checkout:ref:refs/heads/main",
             "aud": self.url, "iat": now, "nbf": now, "exp": now + 300, "jti": unique(),
             "repository": "acme/checkout", "repository_id": "1234", "environment": "production",
-            "run_id": "77", "run_attempt": "1",
+            "run_id": "77", "run_attempt": "1", "check_run_id": "555",
         })
     }
 
@@ -535,7 +535,15 @@ pub fn free_port() -> u16 {
 
 /// Waits until this holds.
 pub async fn until<F: Future<Output = bool>>(what: &str, holds: impl Fn() -> F) {
-    let until = tokio::time::Instant::now() + PATIENCE;
+    until_within(PATIENCE, what, holds).await;
+}
+
+pub async fn until_within<F: Future<Output = bool>>(
+    patience: Duration,
+    what: &str,
+    holds: impl Fn() -> F,
+) {
+    let until = tokio::time::Instant::now() + patience;
     while !holds().await {
         assert!(
             tokio::time::Instant::now() < until,
