@@ -224,3 +224,59 @@ impl Unclaimed {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use time::macros::datetime;
+
+    const NOON: OffsetDateTime = datetime!(2026-11-21 12:00 UTC);
+
+    fn told(shard: ShardId, target: &TargetId, seconds: u64) -> Backlog {
+        let waiting = Waiting {
+            since: NOON - Duration::from_secs(seconds),
+            lease: LeaseId::draw(shard),
+            number: 1,
+        };
+        Backlog::from([(target.clone(), waiting)])
+    }
+
+    #[test]
+    fn what_is_to_be_ended_is_known_once_each_shard_has_said_it_and_is_whole_while_each_does() {
+        let target: TargetId = "orders-db".parse().unwrap();
+        let mut picture = Picture::default();
+        for (shard, seconds) in ShardId::all().zip(1..) {
+            let joined = picture.joined();
+            assert!(!picture.is_begun() && !joined.whole, "{joined:?}");
+            picture.take(shard, Some(told(shard, &target, seconds)));
+        }
+        assert!(picture.is_begun() && picture.joined().whole);
+        let all = u64::from(SHARDS);
+        let oldest = NOON - Duration::from_secs(all);
+        let waiting = picture.joined().of.remove(&target).unwrap();
+        assert_eq!((waiting.number, waiting.since), (all, oldest));
+        assert_eq!(picture.since(&target), Some(oldest));
+        // What the one that is away said last stays, and nobody takes it for the last word.
+        let last = ShardId::all().last().unwrap();
+        picture.take(last, None);
+        assert!(picture.is_begun() && !picture.joined().whole);
+        assert_eq!(picture.since(&target), Some(oldest));
+        assert_eq!(picture.joined().of[&target].number, all);
+        picture.take(last, Some(Backlog::new()));
+        assert!(picture.joined().whole);
+        assert_eq!(picture.joined().of[&target].number, all - 1);
+        assert_eq!(
+            picture.since(&target),
+            Some(oldest + Duration::from_secs(1))
+        );
+    }
+
+    #[test]
+    fn a_shard_that_never_answered_has_said_nothing() {
+        let mut picture = Picture::default();
+        for shard in ShardId::all() {
+            picture.take(shard, None);
+        }
+        assert!(!picture.is_begun() && !picture.joined().whole);
+    }
+}

@@ -686,6 +686,9 @@ impl World {
         };
         primary.kill();
         primary.run().unwrap();
+        // Whoever took over once was started as a follower of somebody who is no more.
+        let alone = primary.command("REPLICAOF NO ONE").unwrap();
+        assert!(alone.starts_with("+OK"), "{alone}");
         if !self.apart {
             until_online(primary).await;
         }
