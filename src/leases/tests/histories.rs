@@ -1026,7 +1026,7 @@ fn what() -> impl Strategy<Value = (RevocationClass, bool)> {
 }
 
 proptest! {
-    #![proptest_config(cases(64))]
+    #![proptest_config(cases(48))]
     #[test]
     fn whatever_happens_every_replica_says_what_is_alive(
         what in what(),
