@@ -110,8 +110,10 @@ impl Broker {
         if let Some(refusal) = granted.as_ref().err().filter(|refusal| !waits(refusal)) {
             *audited = true;
             let id = &agent.agent().id;
+            // A target may have taken as long as an entry may.
+            let late = self.clock.now();
             self.record
-                .refused(id, &caller, &intent, refusal, (bundle, now))
+                .refused(id, &caller, &intent, refusal, (bundle, late))
                 .await;
             self.watch_drift(bundle, id, refusal, now).await;
         }

@@ -108,9 +108,8 @@ async fn good(house: &House, route: &Route) -> (String, Option<Value>) {
     match route.path {
         "/admin/v1/revocations" => (path, Some(task)),
         "/admin/v1/lifts" => {
-            house
-                .world
-                .broker
+            let broker = &house.world.broker;
+            broker
                 .admin("POST", "/revocations", Some(task.clone()))
                 .await;
             (path, Some(task))
@@ -121,11 +120,8 @@ async fn good(house: &House, route: &Route) -> (String, Option<Value>) {
             (path, Some(json!({ "reason": reason })))
         }
         "/admin/v1/revocations/{id}" => {
-            let done = house
-                .world
-                .broker
-                .admin("POST", "/revocations", Some(task))
-                .await;
+            let broker = &house.world.broker;
+            let done = broker.admin("POST", "/revocations", Some(task)).await;
             let id = done.body["id"].as_str().unwrap().to_owned();
             (path.replace("{id}", &id), None)
         }
@@ -163,11 +159,8 @@ async fn good(house: &House, route: &Route) -> (String, Option<Value>) {
             let broker = &house.world.broker;
             let mut claims = broker.platform_claims();
             claims["sub"] = json!("nobody");
-            let form = with(
-                broker.good_form(),
-                "subject_token",
-                &broker.issuer.sign(&claims),
-            );
+            let token = broker.issuer.sign(&claims);
+            let form = with(broker.good_form(), "subject_token", &token);
             assert_eq!(broker.exchange(&form).await.status, 400);
             let id = crate::agents::sighted(broker, "nobody").await["id"].clone();
             (path.replace("{id}", id.as_str().unwrap()), None)

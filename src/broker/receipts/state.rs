@@ -58,10 +58,15 @@ impl Broker {
         read.is_some_and(|read| recorded.position <= read)
     }
 
+    /// INVARIANT: what nobody acknowledged may be lost, and read by nobody else.
+    fn proved_to(&self) -> u64 {
+        let proved = self.fences.proved();
+        proved.map_or(0, |view| view.position().sequence)
+    }
+
     /// How far every replica has read the log, as far as it is known here.
     pub(super) fn read_to(&self) -> Option<u64> {
-        let log = self.fences.last().position().sequence;
-        let now = (self.clock.since_boot(), log);
+        let now = (self.clock.since_boot(), self.proved_to());
         self.read_to.long_ago(now, self.fences.max_age())
     }
 
@@ -73,7 +78,7 @@ impl Broker {
         counted: Option<&Coverage>,
         swept: Option<SweptTo>,
     ) -> InTheWay {
-        let log = self.fences.last().position().sequence;
+        let log = self.proved_to();
         // What this replica has not read yet it cannot count for ended.
         let is_read = log >= recorded.position;
         let Some(counted) = counted.filter(|_| is_read) else {

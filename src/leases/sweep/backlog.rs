@@ -248,7 +248,7 @@ mod tests {
         for (shard, seconds) in ShardId::all().zip(1..) {
             let joined = picture.joined();
             assert!(!picture.is_begun() && !joined.whole, "{joined:?}");
-            picture.take(shard, Some(told(shard, &target, seconds)));
+            picture.take(shard, Ok(told(shard, &target, seconds)));
         }
         assert!(picture.is_begun() && picture.joined().whole);
         let all = u64::from(SHARDS);
@@ -258,11 +258,11 @@ mod tests {
         assert_eq!(picture.since(&target), Some(oldest));
         // What the one that is away said last stays, and nobody takes it for the last word.
         let last = ShardId::all().last().unwrap();
-        picture.take(last, None);
+        picture.take(last, Err("its node is gone".to_owned()));
         assert!(picture.is_begun() && !picture.joined().whole);
         assert_eq!(picture.since(&target), Some(oldest));
         assert_eq!(picture.joined().of[&target].number, all);
-        picture.take(last, Some(Backlog::new()));
+        picture.take(last, Ok(Backlog::new()));
         assert!(picture.joined().whole);
         assert_eq!(picture.joined().of[&target].number, all - 1);
         assert_eq!(
@@ -275,7 +275,7 @@ mod tests {
     fn a_shard_that_never_answered_has_said_nothing() {
         let mut picture = Picture::default();
         for shard in ShardId::all() {
-            picture.take(shard, None);
+            picture.take(shard, Err("its node is gone".to_owned()));
         }
         assert!(!picture.is_begun() && !picture.joined().whole);
     }

@@ -16,6 +16,8 @@ pub(super) const LONGEST_PAUSE: Duration = Duration::from_secs(300);
 /// How long a target that did not answer is left alone, so that others have their turn.
 const SILENCE: Duration = Duration::from_secs(5);
 
+const LATE: &str = "no answer in time";
+
 /// How an attempt went.
 enum Attempt {
     Dead,
@@ -100,13 +102,15 @@ impl Sweeper {
             Err(error) => return Attempt::Failed(error.to_string()),
         };
         steps::at(Step::Ending);
+        let asked = self.leases.clock.since_boot();
         let ending = connector.end(&lease.record().id, handle.as_ref());
-        let ended = tokio::time::timeout(self.patience, ending)
-            .await
-            .unwrap_or_else(|_| {
-                self.note_silence(&lease.target, now);
-                Err(ConnectorError::Unknown("no answer in time".to_owned()))
-            });
+        let ended = tokio::time::timeout(self.patience, ending).await;
+        let ended = ended.unwrap_or_else(|_| Err(ConnectorError::Unknown(LATE.to_owned())));
+        let waited = self.leases.clock.since_boot().saturating_sub(asked);
+        // A connector may have given up sooner, by its own bound.
+        if ended.is_err() && waited >= self.patience / 2 {
+            self.note_silence(&lease.target, now + waited);
+        }
         steps::at(Step::Ended);
         // INVARIANT: without the mint's answer, "there is nothing of that name" says something only once no
         // mint can still be on its way.
@@ -130,8 +134,7 @@ impl Sweeper {
     fn note_silence(&self, target: &TargetId, now: OffsetDateTime) {
         let mut silent = self.silent.lock().unwrap_or_else(PoisonError::into_inner);
         silent.retain(|_, until| now < *until);
-        // Counted from the end of the wait, which began at `now`.
-        silent.insert(target.clone(), now + self.patience + SILENCE);
+        silent.insert(target.clone(), now + SILENCE);
     }
 
     async fn record(

@@ -30,6 +30,8 @@ pub(super) struct Downstream {
     pub(super) leaves_rubbish: AtomicBool,
     pub(super) cannot_end: AtomicBool,
     pub(super) hangs: AtomicBool,
+    /// How long whoever asks it waits while it hangs. `None`: for ever.
+    pub(super) gives_up: Mutex<Option<Duration>>,
     pub(super) ends: AtomicU64,
 }
 
@@ -53,6 +55,7 @@ impl Downstream {
             leaves_rubbish: AtomicBool::new(false),
             cannot_end: AtomicBool::new(false),
             hangs: AtomicBool::new(false),
+            gives_up: Mutex::default(),
             ends: AtomicU64::new(0),
         })
     }
@@ -117,7 +120,9 @@ impl Connector for Downstream {
     async fn end(&self, lease: &LeaseId, handle: Option<&Handle>) -> Result<Ended, ConnectorError> {
         self.ends.fetch_add(1, Ordering::SeqCst);
         if self.hangs.load(Ordering::SeqCst) {
-            std::future::pending::<()>().await;
+            let gives_up = *self.gives_up.lock().unwrap();
+            tokio::time::sleep(gives_up.unwrap_or(Duration::MAX)).await;
+            return Err(ConnectorError::Unavailable("no answer in time".to_owned()));
         }
         if self.out_of_order.load(Ordering::SeqCst) {
             return Err(ConnectorError::Unavailable("closed today".to_owned()));

@@ -577,6 +577,17 @@ async fn one_targets_many_ends_do_not_hide_that_another_is_overdue() {
 
 #[tokio::test]
 async fn what_a_target_that_hangs_has_to_end_holds_up_no_other_behind_it() {
+    holds_up_nobody(Duration::from_millis(50), None).await;
+}
+
+/// As those that are configured do, whose bound is shorter than the sweeper's.
+#[tokio::test]
+async fn a_target_whose_connector_gives_up_first_holds_up_no_other_either() {
+    let gives_up = Duration::from_millis(60);
+    holds_up_nobody(Duration::from_millis(100), Some(gives_up)).await;
+}
+
+async fn holds_up_nobody(patience: Duration, gives_up: Option<Duration>) {
     let mut bench = Bench::new(RevocationClass::Native, true).await;
     let other = Downstream::new(RevocationClass::Native, true);
     let (hangs, works) = (Arc::clone(&bench.downstream), Arc::clone(&other));
@@ -589,10 +600,11 @@ async fn what_a_target_that_hangs_has_to_end_holds_up_no_other_behind_it() {
         Some(Arc::clone(target) as Arc<dyn Connector>)
     });
     bench.sweeper = Sweeper::new(bench.leases.clone(), bench.fences.clone(), connectors);
-    bench.sweeper.patience = Duration::from_millis(50);
+    bench.sweeper.patience = patience;
     at(&bench, "orders-api", 3 * BATCH).await;
     let behind = at(&bench, "orders-db", 1).await;
     bench.downstream.hangs.store(true, Ordering::SeqCst);
+    *bench.downstream.gives_up.lock().unwrap() = gives_up;
     bench.kill(DimensionKind::Target, "orders-api").await;
     bench.fences.follow(Duration::ZERO).await.unwrap();
     bench.sweeper.match_fences(bench.now()).await.unwrap();

@@ -14,6 +14,12 @@ use crate::store::Position;
 use std::time::Duration;
 use uuid::Uuid;
 
+/// What the store took in: all of it, or the place of what is yet to be made.
+enum Taken {
+    Issued(Box<Lease>),
+    Reserved(Box<Reserved>),
+}
+
 enum Stage {
     Decided,
     Reserved(Box<Reserved>),
@@ -119,10 +125,14 @@ impl World {
             let context = draft.context(bench.now());
             let minted = self.downstream.mint(&one.grant, context).await.unwrap();
             let issued = bench.leases.issue(draft, &one.grant, minted, bench.now());
-            issued.await.map(|issued| Err(issued.lease))
+            issued
+                .await
+                .map(|issued| Taken::Issued(Box::new(issued.lease)))
         } else {
             let reserved = bench.leases.reserve(draft, &one.grant, bench.now());
-            reserved.await.map(Ok)
+            reserved
+                .await
+                .map(|reserved| Taken::Reserved(Box::new(reserved)))
         };
         let decided = one.grant.position();
         match taken {
@@ -132,8 +142,8 @@ impl World {
                 let broken = words.any(|word| word.is_of(&one.hashes, decided));
                 assert!(!broken, "taken in behind the word that nothing comes");
                 match taken {
-                    Ok(reserved) => return Some(Stage::Reserved(Box::new(reserved))),
-                    Err(lease) => self.answers(one, lease).await,
+                    Taken::Reserved(reserved) => return Some(Stage::Reserved(reserved)),
+                    Taken::Issued(lease) => self.answers(one, *lease).await,
                 }
             }
             // It is decided again, by whoever asks again.
@@ -267,7 +277,7 @@ impl World {
     pub(super) fn words_hold(&self) {
         for word in &self.words {
             for known in &self.known {
-                let is_of = word.is_of(&known.lease.hashes(), known.lease.position());
+                let is_of = word.is_of(known.lease.hashes(), known.lease.position());
                 assert!(!(is_of && known.alive), "{}", known.lease.id);
             }
             if !word.confirmed || self.lives_on {
@@ -275,7 +285,7 @@ impl World {
             }
             let works = self.works();
             for known in &self.known {
-                let is_of = word.is_of(&known.lease.hashes(), known.lease.position());
+                let is_of = word.is_of(known.lease.hashes(), known.lease.position());
                 assert!(!is_of || !works.contains(&known.lease.id));
             }
             for one in &self.under_way {
