@@ -256,6 +256,7 @@ async fn who_is_in_doubt_and_who_is_not_do_not_write_over_each_other_all_the_tim
     let before = one.line.commits();
     for _ in 0..3 {
         round(&one).await;
+        two.fences.follow(Duration::ZERO).await.unwrap();
         let follows = async {
             loop {
                 two.fences.follow(Duration::ZERO).await.unwrap();
