@@ -1,7 +1,7 @@
 use super::fixture::Line;
 use super::{agent, fence, follow, new, replica, store};
 use crate::clock::{Clock, SystemClock};
-use crate::fences::{EndedBy, Fence, FenceError, FenceKind, Fences, entry, log};
+use crate::fences::{EndedBy, Fence, FenceError, FenceKind, Fences, entry, log, snapshot};
 use crate::ids::ShardId;
 use crate::secret::{Sealer, Secret};
 use crate::store::{Position, Store, Tail, Transaction, Write};
@@ -326,6 +326,9 @@ async fn a_fresh_view_is_not_proved_while_nobody_acknowledged_its_end() {
     raise(&one, FenceKind::Hold, "b").await;
     assert!(one.fresh().is_ok());
     assert!(one.proved().is_err());
+    // Nor is it what the next one starts from.
+    one.renew();
+    assert!(!snapshot::is_due(&one));
     two.follow(Duration::ZERO).await.unwrap_err();
     assert_eq!(two.fresh().unwrap().position().sequence, 2);
     assert!(two.proved().is_err());
@@ -335,4 +338,5 @@ async fn a_fresh_view_is_not_proved_while_nobody_acknowledged_its_end() {
         follow(fences).await;
         assert!(fences.proved().is_ok());
     }
+    assert!(snapshot::is_due(&one));
 }

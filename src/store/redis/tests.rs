@@ -338,6 +338,12 @@ async fn a_commit_without_its_replicas_is_told_apart() {
     let problems = unfit(&store).await;
     assert!(problems.iter().any(|p| p.contains("min_replicas")));
     assert!(problems.iter().any(|p| p.contains("appendonly yes")));
+    // Nor is it believed that everything is lost: it may be this server that is.
+    server.command("FLUSHALL").unwrap();
+    let tail = store
+        .tail(&log(), Position::ORIGIN, 9, Duration::ZERO)
+        .await;
+    assert!(matches!(tail, Err(StoreError::Unavailable(_))), "{tail:?}");
 }
 
 #[tokio::test]
