@@ -10,6 +10,8 @@ use tokio_postgres::error::SqlState;
 /// How often sessions are told to end before we say that they live.
 const ROUNDS: u32 = 40;
 const PAUSE: Duration = Duration::from_millis(50);
+/// What the logins of leases are called.
+const OF_A_LEASE: &str = "^dfl[a-z2-7]{26}$";
 
 pub(super) async fn end(
     link: &Link,
@@ -44,7 +46,7 @@ pub(super) async fn end(
     steps::at(Step::PrivilegesTaken);
     no_session(&session, oid).await?;
     steps::at(Step::SessionsEnded);
-    let dropped = no_role(&session, role).await;
+    let dropped = no_role(&session, role, oid).await;
     steps::at(Step::RoleDropped);
     // A login that had passed its check before the first step shows up only now.
     no_session(&session, oid).await?;
@@ -88,7 +90,8 @@ async fn no_login(session: &Session, role: &str) -> Result<(), ConnectorError> {
     }
 }
 
-/// From every table and sequence that its privileges are on. Asked of where the server keeps what each role has:
+/// From every table and sequence that its privileges are on, but for what another lease's login made and gave it: we
+/// may not take that, and it goes with the role. Asked of where the server keeps what each role has:
 /// looked for in the tables' own lists it takes longer with every other login.
 async fn no_privilege(
     session: &Session,
@@ -100,10 +103,11 @@ async fn no_privilege(
             "SELECT DISTINCT format('%I.%I', n.nspname, c.relname), c.relkind = 'S' \
              FROM pg_shdepend d JOIN pg_class c ON c.oid = d.objid \
              JOIN pg_namespace n ON n.oid = c.relnamespace \
+             JOIN pg_roles o ON o.oid = c.relowner AND o.rolname !~ $2 \
              WHERE d.refclassid = 'pg_authid'::regclass AND d.refobjid = $1 AND d.deptype = 'a' \
                AND d.classid = 'pg_class'::regclass \
                AND d.dbid = (SELECT oid FROM pg_database WHERE datname = current_database())",
-            &[&oid],
+            &[&oid, &OF_A_LEASE],
         )
         .await?;
     let role = name(role);
@@ -137,13 +141,56 @@ async fn no_session(session: &Session, oid: u32) -> Result<(), ConnectorError> {
     ))
 }
 
-async fn no_role(session: &Session, role: &str) -> Result<(), tokio_postgres::Error> {
+async fn no_role(session: &Session, role: &str, oid: u32) -> Result<(), tokio_postgres::Error> {
+    let dropped = drop_it(session, role, &[]).await;
+    let Err(Some(&SqlState::DEPENDENT_OBJECTS_STILL_EXIST)) =
+        dropped.as_ref().map_err(|e| e.code())
+    else {
+        return dropped;
+    };
+    // SECURITY: what a login grants of its own nobody else can take back. It must not keep another one alive by that.
+    let grantors = grantors(session, oid).await?;
+    if grantors.is_empty() {
+        return dropped;
+    }
+    drop_it(session, role, &grantors).await
+}
+
+/// Logins of other leases that own what this one has privileges on.
+async fn grantors(session: &Session, oid: u32) -> Result<Vec<String>, tokio_postgres::Error> {
+    let rows = session
+        .query(
+            "SELECT DISTINCT r.rolname::text FROM pg_shdepend d \
+             JOIN pg_shdepend o ON (o.dbid, o.classid, o.objid) = (d.dbid, d.classid, d.objid) \
+               AND o.refclassid = d.refclassid AND o.deptype = 'o' \
+             JOIN pg_roles r ON r.oid = o.refobjid AND r.rolname ~ $2 \
+             WHERE d.refclassid = 'pg_authid'::regclass AND d.refobjid = $1 AND d.deptype = 'a' \
+               AND r.oid <> d.refobjid",
+            &[&oid, &OF_A_LEASE],
+        )
+        .await?;
+    Ok(rows.iter().map(|row| row.get(0)).collect())
+}
+
+async fn drop_it(
+    session: &Session,
+    role: &str,
+    grantors: &[String],
+) -> Result<(), tokio_postgres::Error> {
     let role = name(role);
     // What it came to own can only be dropped by one who is a member of it. Not before: the server reads the list of all
     // that we are a member of, each with each, wherever it asks what we may grant. One message is one transaction, and
     // undone whole.
-    let statement =
-        format!("GRANT {role} TO CURRENT_USER; DROP OWNED BY {role} CASCADE; DROP ROLE {role}");
+    let mut statement = format!("GRANT {role} TO CURRENT_USER; ");
+    let (mut join, mut leave) = (String::new(), String::new());
+    for grantor in grantors {
+        let grantor = name(grantor);
+        join.push_str(&format!("GRANT {grantor} TO CURRENT_USER; "));
+        leave.push_str(&format!("; REVOKE {grantor} FROM CURRENT_USER"));
+    }
+    statement.push_str(&join);
+    statement.push_str(&format!("DROP OWNED BY {role} CASCADE; DROP ROLE {role}"));
+    statement.push_str(&leave);
     match session.change(&statement).await {
         Err(error) if is_gone(&error) => Ok(()),
         done => done,

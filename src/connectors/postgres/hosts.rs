@@ -157,14 +157,13 @@ impl fmt::Display for Not {
 
 /// None of them is the one: what each of them said.
 fn none(all: &[(&Host, Not)]) -> ConnectorError {
-    let any = |is: fn(&Not) -> bool| all.iter().any(|(_, not)| is(not));
     let text = told(all);
-    if any(|not| matches!(not, Not::Silent(_))) {
-        return ConnectorError::Unavailable(text);
-    }
-    // The one that takes writes can only be one of those that refuse.
-    if any(|not| matches!(not, Not::Refused(_))) {
+    // One that takes no writes may be made the primary the next moment.
+    if all.iter().all(|(_, not)| matches!(not, Not::Refused(_))) {
         return ConnectorError::Refused(text);
+    }
+    if all.iter().any(|(_, not)| matches!(not, Not::Silent(_))) {
+        return ConnectorError::Unavailable(text);
     }
     ConnectorError::Unavailable(format!(
         "{text}; name the primary, or in `host` every server that may be it"
@@ -215,12 +214,8 @@ mod tests {
     }
 
     #[test]
-    fn it_is_refused_where_only_one_that_refuses_can_be_the_primary() {
-        for all in [
-            vec![refused()],
-            vec![refused(), Not::TakesNoWrites],
-            vec![Not::TakesNoWrites, refused()],
-        ] {
+    fn it_is_refused_where_all_refuse() {
+        for all in [vec![refused()], vec![refused(), refused()]] {
             let error = where_they_say(all);
             assert!(matches!(error, ConnectorError::Refused(_)), "{error}");
         }
@@ -233,8 +228,13 @@ mod tests {
             assert!(matches!(error, ConnectorError::Unavailable(_)), "{error}");
             assert!(!error.to_string().contains("name the primary"), "{error}");
         }
-        let error = where_they_say(vec![Not::TakesNoWrites, Not::TakesNoWrites]);
-        assert!(matches!(error, ConnectorError::Unavailable(_)), "{error}");
-        assert!(error.to_string().contains("name the primary"), "{error}");
+        for all in [
+            vec![Not::TakesNoWrites, Not::TakesNoWrites],
+            vec![refused(), Not::TakesNoWrites],
+        ] {
+            let error = where_they_say(all);
+            assert!(matches!(error, ConnectorError::Unavailable(_)), "{error}");
+            assert!(error.to_string().contains("name the primary"), "{error}");
+        }
     }
 }

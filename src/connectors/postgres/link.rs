@@ -186,7 +186,7 @@ impl Link {
             .query_one(
                 "SELECT current_setting('server_version_num')::int4, r.rolsuper, \
                  r.rolsuper OR r.rolcreaterole, \
-                 r.rolsuper OR pg_has_role(r.oid, 'pg_signal_backend', 'MEMBER') \
+                 r.rolsuper OR pg_has_role(r.oid, 'pg_signal_backend', 'USAGE') \
                  FROM pg_roles r WHERE r.rolname = current_user",
                 &[],
             )

@@ -216,6 +216,11 @@ async fn a_login_that_cannot_be_dropped_is_dead_all_the_same() {
     let minted = orders(connector.as_ref(), &lease).await;
     let (name, elsewhere) = owns_elsewhere(&server, &minted).await;
     let session = login(&server, &minted).await.unwrap();
+    // Of what another login gives it nobody has to take anything.
+    let other = orders(connector.as_ref(), &draw()).await;
+    let other = login(&server, &other).await.unwrap();
+    let gives = format!("CREATE TEMP TABLE passing (id int); GRANT SELECT ON passing TO {name}");
+    other.batch_execute(&gives).await.unwrap();
     for _ in 0..2 {
         let ended = connector.end(&lease, minted.handle.as_ref()).await.unwrap();
         assert_eq!(ended, Ended::DeadUncollected);
@@ -529,6 +534,46 @@ async fn each_server_is_named_with_what_it_said_and_no_secret_is() {
     let connector = patient(several, PATIENCE).await;
     let error = connector.check().await.unwrap_err();
     assert!(matches!(error, ConnectorError::Refused(_)), "{error}");
+}
+
+/// A login may make temporary tables wherever PostgreSQL is as it comes, and who else there is can be read.
+#[tokio::test]
+async fn what_a_login_gives_another_one_keeps_neither_alive() {
+    let Some(server) = Server::start().await else {
+        return;
+    };
+    let admin = server.connect("postgres", PASSWORD, "orders").await;
+    let lax = "GRANT CREATE ON SCHEMA public TO PUBLIC";
+    admin.unwrap().batch_execute(lax).await.unwrap();
+    let connector = connector(settings(&server)).await;
+    let (one, two) = (draw(), draw());
+    let a = orders(connector.as_ref(), &one).await;
+    let b = orders(connector.as_ref(), &two).await;
+    let of_a = login(&server, &a).await.unwrap();
+    let of_b = login(&server, &b).await.unwrap();
+    let gives = |table: &str, to: &Minted| {
+        let to = &to.names[0];
+        format!(
+            "CREATE TEMP TABLE passing (id int); GRANT SELECT ON passing TO {to}; \
+             CREATE TABLE {table} (id int); GRANT ALL ON {table} TO {to}; \
+             DO $$BEGIN EXECUTE format('GRANT SELECT ON LARGE OBJECT %s TO {to}', lo_create(0)); END$$"
+        )
+    };
+    of_b.batch_execute(&gives("of_b", &a)).await.unwrap();
+    of_a.batch_execute(&gives("of_a", &b)).await.unwrap();
+    let ended = connector.end(&one, a.handle.as_ref()).await;
+    assert_eq!(ended.unwrap(), Ended::Dead);
+    assert!(of_a.simple_query("SELECT 1").await.is_err());
+    // The other one lives, with what it has.
+    of_b.batch_execute("SELECT * FROM orders, passing, of_b")
+        .await
+        .unwrap();
+    let members = "SELECT count(*) FROM pg_auth_members m JOIN pg_roles r ON r.oid = m.roleid \
+                   WHERE r.rolname LIKE 'dfl%' AND pg_has_role(m.member, m.roleid, 'USAGE')";
+    assert_eq!(server.ask(members).await, 0);
+    let ended = connector.end(&two, b.handle.as_ref()).await;
+    assert_eq!(ended.unwrap(), Ended::Dead);
+    assert_eq!(server.ask(MADE).await, 0);
 }
 
 /// Where there are many, asking what it may grant takes the server longer with each that it is a member of.
