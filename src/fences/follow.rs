@@ -164,6 +164,12 @@ impl Fences {
         Err(Stale)
     }
 
+    /// Up to here nothing of this view can be lost. Nothing in doubt.
+    pub fn replicated_to(&self) -> u64 {
+        let replicated = self.replicated.load(Ordering::Acquire);
+        self.view.load().position().sequence.min(replicated)
+    }
+
     pub(super) fn is_replicated_to(&self, sequence: u64) -> bool {
         sequence <= self.replicated.load(Ordering::Acquire)
     }

@@ -129,6 +129,8 @@ fn missing(
     theirs: &[LogEntry],
 ) -> Result<Vec<[Write; 2]>, FenceError> {
     let mut there = HashSet::new();
+    // What is not ours has no id that counts: it is there if the same bytes are.
+    let same: HashSet<&[u8]> = theirs.iter().map(|entry| entry.value.as_slice()).collect();
     for entry in theirs {
         if let (fence, Author::Ours | Author::OursOnce) = fences.read(entry)? {
             there.insert(fence.id);
@@ -139,7 +141,7 @@ fn missing(
         let entry = view
             .entry_at(sequence)
             .ok_or(FenceError::LostForGood(sequence))?;
-        if !there.contains(&entry.fence.id) {
+        if !there.contains(&entry.fence.id) && !same.contains(entry.raw.as_slice()) {
             let value = entry.raw.clone();
             let told = told_again(&entry.fence).append(ShardId::INSTALLATION);
             missing.push([Write::Append { log: log(), value }, told]);

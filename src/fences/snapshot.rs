@@ -106,9 +106,14 @@ pub(super) fn is_due(fences: &Fences) -> bool {
 
 /// Stores the fold and trims the log behind it. Whoever comes second leaves it at that.
 pub(super) async fn keep(fences: &Fences) -> Result<(), FenceError> {
+    let view = fences.last();
+    let attempted = view.position().sequence;
+    // It may have gone on since it was found due.
+    if !fences.is_replicated_to(attempted) {
+        return Ok(());
+    }
     remember(fences, |last| last.writing = true);
-    let attempted = fences.last().position().sequence;
-    let written = write(fences).await;
+    let written = write(fences, &view).await;
     remember(fences, |last| {
         last.writing = false;
         // After a failure too, the next attempt comes with the next few thousand entries.
@@ -118,8 +123,7 @@ pub(super) async fn keep(fences: &Fences) -> Result<(), FenceError> {
 }
 
 /// The sequence that a stored snapshot stands at afterwards, whoever wrote it.
-async fn write(fences: &Fences) -> Result<u64, FenceError> {
-    let view = fences.last();
+async fn write(fences: &Fences, view: &View) -> Result<u64, FenceError> {
     let record = read(fences).await?;
     if let Some(record) = &record {
         let (sequence, own) = (
@@ -131,7 +135,7 @@ async fn write(fences: &Fences) -> Result<u64, FenceError> {
             return Ok(sequence);
         }
     }
-    let put = self::record(fences, &view)?;
+    let put = self::record(fences, view)?;
     let transaction = Transaction::new(ShardId::INSTALLATION, fences.clock.now() + DEADLINE)
         .revoking()
         .guard(unchanged(record.map(|record| record.version)))

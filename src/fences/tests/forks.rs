@@ -194,7 +194,7 @@ async fn a_fence_that_no_replica_holds_any_more_is_never_passed_over() {
     let old = store();
     let line = Line::to(Arc::clone(&old));
     let (fences, _) = six_fences(&line).await;
-    crate::fences::snapshot::keep(&fences).await.unwrap();
+    snapshot::keep(&fences).await.unwrap();
     // Started from the snapshot: it knows what stands, but not the bytes to put back.
     let started = replica(&line);
     follow(&started).await;
@@ -339,4 +339,32 @@ async fn a_fresh_view_is_not_proved_while_nobody_acknowledged_its_end() {
         assert!(fences.proved().is_ok());
     }
     assert!(snapshot::is_due(&one));
+}
+
+#[tokio::test]
+async fn what_nobody_of_ours_has_written_is_put_back_once_too() {
+    let old = store();
+    let line = Line::to(Arc::clone(&old));
+    let (one, two) = (replica(&line), replica(&line));
+    let stranger = Sealer::new(&[Secret::new(vec![9; 32])]).unwrap();
+    let forged = entry::wrap(&stranger, &fence(FenceKind::Kill, agent("a"))).unwrap();
+    let deadline = now() + Duration::from_secs(10);
+    let write = Write::Append {
+        log: log(),
+        value: forged.clone(),
+    };
+    let transaction = Transaction::new(ShardId::INSTALLATION, deadline).write(write);
+    old.commit(transaction).await.unwrap();
+    follow(&one).await;
+    follow(&two).await;
+    let heir = survivor(old.as_ref(), 0).await;
+    line.point_to(Arc::clone(&heir));
+    let third = replica(&line);
+    follow(&third).await;
+    raise(&third, FenceKind::Hold, "b").await;
+    for fences in [&one, &two, &third] {
+        follow(fences).await;
+    }
+    let there = entries(heir.as_ref()).await;
+    assert_eq!(there.iter().filter(|entry| **entry == forged).count(), 1);
 }
