@@ -123,7 +123,9 @@ impl Broker {
         let found = self.recorded(id).await?;
         let (mut recorded, version) = found
             .ok_or_else(|| Refusal::new(Reason::NotFound, format!("no revocation {id}")).exact())?;
-        if !recorded.replicated && self.outlives_a_failover(&mut recorded).await {
+        let mut is_news = !recorded.replicated && self.outlives_a_failover(&mut recorded).await;
+        is_news |= self.notes_read(&mut recorded);
+        if is_news {
             // Once is enough; where it cannot be written down it is asked again.
             let now = self.clock.now();
             let kept = self.keep(&recorded, version, (Vec::new(), now)).await;
@@ -226,6 +228,7 @@ impl Broker {
         if !recorded.replicated {
             recorded.replicated = self.outlives_a_failover(&mut recorded).await;
         }
+        self.notes_read(&mut recorded);
         let coverage = self
             .covered(
                 &recorded.fence.dimension,

@@ -30,6 +30,9 @@ pub(super) struct Recorded {
     #[serde(default)]
     link: Option<ByteArray<20>>,
     pub(super) replicated: bool,
+    /// Every replica has read it, as one of them has seen: what was said by that stays said, by all of them.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub(super) read: bool,
     pub(super) selector: Selector,
     /// What it was found to cover, by how it can die. `None`: it was not counted yet.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -52,6 +55,7 @@ impl Recorded {
             position: 0,
             link: None,
             replicated: raised.replicated,
+            read: false,
             selector,
             covered: None,
             late: false,
@@ -70,6 +74,7 @@ impl Recorded {
     }
 
     pub(super) fn moves_to(&mut self, place: Position) {
+        self.read = false;
         self.position = place.sequence;
         self.link = Some(ByteArray::new(place.link.0));
     }

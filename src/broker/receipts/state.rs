@@ -55,18 +55,23 @@ impl Broker {
     /// SECURITY: nothing is called dead before. Where the fence is not read yet its credentials are vouched for.
     fn is_read_everywhere(&self, recorded: &Recorded) -> bool {
         let read = self.read_to();
-        read.is_some_and(|read| recorded.position <= read)
+        recorded.read || read.is_some_and(|read| recorded.position <= read)
     }
 
-    /// INVARIANT: what nobody acknowledged may be lost, and read by nobody else.
-    fn proved_to(&self) -> u64 {
-        let proved = self.fences.proved();
-        proved.map_or(0, |view| view.position().sequence)
+    /// Whether it is only found now that every replica has read it.
+    pub(super) fn notes_read(&self, recorded: &mut Recorded) -> bool {
+        let is_new = recorded.replicated
+            && recorded.ends()
+            && !recorded.read
+            && self.is_read_everywhere(recorded);
+        recorded.read |= is_new;
+        is_new
     }
 
     /// How far every replica has read the log, as far as it is known here.
     pub(super) fn read_to(&self) -> Option<u64> {
-        let now = (self.clock.since_boot(), self.proved_to());
+        // INVARIANT: what nobody acknowledged may be lost, and read by nobody else.
+        let now = (self.clock.since_boot(), self.fences.replicated_to());
         self.read_to.long_ago(now, self.fences.max_age())
     }
 
@@ -78,7 +83,7 @@ impl Broker {
         counted: Option<&Coverage>,
         swept: Option<SweptTo>,
     ) -> InTheWay {
-        let log = self.proved_to();
+        let log = self.fences.replicated_to();
         // What this replica has not read yet it cannot count for ended.
         let is_read = log >= recorded.position;
         let Some(counted) = counted.filter(|_| is_read) else {
