@@ -7,8 +7,8 @@ use super::end::LONGEST_PAUSE;
 use super::{ABREAST, Sweeper, Swept};
 use crate::audit::{Entry, Event};
 use crate::ids::ShardId;
-use crate::leases::look::Found;
-use crate::leases::{DEADLINE, LeaseError, keys};
+use crate::leases::look::{Found, Seen};
+use crate::leases::{DEADLINE, Lease, LeaseError, keys};
 use crate::store::{CommitId, Guard, Ranked, Transaction, Write, settle};
 use crate::telemetry::metric;
 use futures_util::StreamExt;
@@ -48,12 +48,8 @@ impl Sweeper {
                 Found::Lease(_) => (None, "it is on another shard".to_owned(), false),
                 Found::Nothing => (None, "there is no record".to_owned(), false),
                 Found::Unreadable(error, seen) => {
-                    let id = keys::split_member(&ranked.member).map(|(id, _)| id);
-                    let given_up = match id {
-                        Some(id) => self.leases.is_given_up(&id, seen).await?,
-                        None => false,
-                    };
-                    (seen.map(|seen| seen.version), error.to_string(), given_up)
+                    astray.push(self.unreadable(ranked, &error, seen).await?);
+                    continue;
                 }
             };
             astray.push(Astray {
@@ -96,6 +92,51 @@ impl Sweeper {
             .await;
         put.into_iter().collect::<Result<(), _>>()?;
         failed.map_or(Ok((swept, put_off)), Err)
+    }
+
+    async fn unreadable(
+        &self,
+        ranked: Ranked,
+        error: &LeaseError,
+        seen: Option<Seen>,
+    ) -> Result<Astray, LeaseError> {
+        let id = keys::split_member(&ranked.member).map(|(id, _)| id);
+        let given_up = match id {
+            Some(id) => self.leases.is_given_up(&id, seen).await?,
+            None => false,
+        };
+        Ok(Astray {
+            member: ranked.member,
+            version: seen.map(|seen| seen.version),
+            why: error.to_string(),
+            given_up,
+        })
+    }
+
+    /// The leases behind these members of an index of open ones. What cannot be read is due soon.
+    ///
+    /// SECURITY: a fence that covers it is matched without it. Whoever can read it, another broker or this one once it
+    /// has the key again, holds it against the fences then ([`Self::is_doomed`]).
+    pub(super) async fn readable(
+        &self,
+        shard: ShardId,
+        members: Vec<Ranked>,
+        now: OffsetDateTime,
+    ) -> Result<Vec<Lease>, LeaseError> {
+        let soon = keys::last_place(now + LONGEST_PAUSE);
+        let mut leases = Vec::with_capacity(members.len());
+        let behind = self.leases.behind(&members).await?;
+        for (ranked, found) in members.into_iter().zip(behind) {
+            match found {
+                Found::Lease(lease) => leases.push(*lease),
+                Found::Unreadable(error, seen) if ranked.rank > soon => {
+                    let astray = self.unreadable(ranked, &error, seen).await?;
+                    self.put_off(shard, astray, now).await?;
+                }
+                Found::Unreadable(..) | Found::Nothing => {}
+            }
+        }
+        Ok(leases)
     }
 
     /// Later in the index, and an alarm each time; in the audit once. What was given up is put off, too: it may be

@@ -18,6 +18,35 @@ const SILENCE: Duration = Duration::from_secs(5);
 
 const LATE: &str = "no answer in time";
 
+/// What was heard of a target, by the time since boot.
+#[derive(Debug, Default)]
+pub(super) struct Heard {
+    answered: Option<Duration>,
+    silent_until: Duration,
+}
+
+impl Heard {
+    fn answered(&mut self, at: Duration) {
+        *self = Self {
+            answered: Some(at),
+            silent_until: Duration::ZERO,
+        };
+    }
+
+    /// Not if it has answered somebody else meanwhile: then it is one lease that takes long.
+    fn was_silent(&mut self, asked: Duration, at: Duration) {
+        if self.answered.is_none_or(|answered| answered < asked) {
+            self.silent_until = at + SILENCE;
+        }
+    }
+
+    fn silent_for(&self, at: Duration) -> Option<Duration> {
+        self.silent_until
+            .checked_sub(at)
+            .filter(|left| !left.is_zero())
+    }
+}
+
 /// How an attempt went.
 enum Attempt {
     Dead,
@@ -34,8 +63,8 @@ impl Sweeper {
         lease: &Lease,
         now: OffsetDateTime,
     ) -> Result<Swept, LeaseError> {
-        if let Some(until) = self.silent_until(&lease.target, now) {
-            let mut swept = self.postpone(lease, until).await?;
+        if let Some(left) = self.silent_for(&lease.target) {
+            let mut swept = self.postpone(lease, now + left).await?;
             swept.left_alone = 1;
             return Ok(swept);
         }
@@ -106,11 +135,7 @@ impl Sweeper {
         let ending = connector.end(&lease.record().id, handle.as_ref());
         let ended = tokio::time::timeout(self.patience, ending).await;
         let ended = ended.unwrap_or_else(|_| Err(ConnectorError::Unknown(LATE.to_owned())));
-        let waited = self.leases.clock.since_boot().saturating_sub(asked);
-        // A connector may have given up sooner, by its own bound.
-        if ended.is_err() && waited >= self.patience / 2 {
-            self.note_silence(&lease.target, now + waited);
-        }
+        self.note(&lease.target, asked, ended.is_ok());
         steps::at(Step::Ended);
         // INVARIANT: without the mint's answer, "there is nothing of that name" says something only once no
         // mint can still be on its way.
@@ -126,15 +151,23 @@ impl Sweeper {
         }
     }
 
-    fn silent_until(&self, target: &TargetId, now: OffsetDateTime) -> Option<OffsetDateTime> {
-        let silent = self.silent.lock().unwrap_or_else(PoisonError::into_inner);
-        silent.get(target).copied().filter(|until| now < *until)
+    /// Who was asked at this moment has answered, or has not.
+    fn note(&self, target: &TargetId, asked: Duration, answered: bool) {
+        let at = self.leases.clock.since_boot();
+        let mut heard = self.heard.lock().unwrap_or_else(PoisonError::into_inner);
+        let heard = heard.entry(target.clone()).or_default();
+        if answered {
+            heard.answered(at);
+        } else if at.saturating_sub(asked) >= self.patience / 2 {
+            // A connector may have given up sooner than we do, by its own bound.
+            heard.was_silent(asked, at);
+        }
     }
 
-    fn note_silence(&self, target: &TargetId, now: OffsetDateTime) {
-        let mut silent = self.silent.lock().unwrap_or_else(PoisonError::into_inner);
-        silent.retain(|_, until| now < *until);
-        silent.insert(target.clone(), now + SILENCE);
+    fn silent_for(&self, target: &TargetId) -> Option<Duration> {
+        let at = self.leases.clock.since_boot();
+        let heard = self.heard.lock().unwrap_or_else(PoisonError::into_inner);
+        heard.get(target)?.silent_for(at)
     }
 
     async fn record(
@@ -192,4 +225,27 @@ fn pause(attempts: u32) -> Duration {
     let doubled = FIRST_PAUSE.saturating_mul(1_u32.checked_shl(attempts.min(16)).unwrap_or(1));
     let base = doubled.min(LONGEST_PAUSE);
     ids::between(base * 3 / 4, base * 5 / 4)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Heard, SILENCE};
+    use std::time::Duration;
+
+    #[test]
+    fn a_target_that_answers_somebody_is_not_left_alone_for_one_that_takes_long() {
+        let at = Duration::from_secs;
+        let mut heard = Heard::default();
+        heard.was_silent(at(10), at(20));
+        assert_eq!(heard.silent_for(at(21)), Some(SILENCE - at(1)));
+        assert_eq!(heard.silent_for(at(25)), None);
+        heard.was_silent(at(30), at(40));
+        heard.answered(at(41));
+        assert_eq!(heard.silent_for(at(42)), None);
+        // Asked before, and given up after it.
+        heard.was_silent(at(35), at(45));
+        assert_eq!(heard.silent_for(at(46)), None);
+        heard.was_silent(at(42), at(52));
+        assert!(heard.silent_for(at(53)).is_some());
+    }
 }

@@ -370,7 +370,7 @@ impl Sweeper {
             };
             after = Some((last.rank, last.member.clone()));
             let mut changes: Vec<(Lease, Record)> = Vec::new();
-            for (_, lease) in self.leases.leases_of(&members).await? {
+            for lease in self.readable(index.shard, members, now).await? {
                 changes.extend(doomed(sight, lease, now));
             }
             hits += changes.len() as u64;
@@ -397,6 +397,13 @@ impl Sweeper {
                 }
             }
         }
+    }
+
+    /// Why an open lease must die, where a fence was matched without it.
+    pub(super) fn is_doomed(&self, lease: &Lease, now: OffsetDateTime) -> Option<Closing> {
+        let view = self.fences.proved().ok()?;
+        let ended = lease.ended_by(&view)?;
+        (ended != EndedBy::Ahead).then(|| Closing::because(&ended, &lease.id, now))
     }
 
     /// `false`: one of them, or the claim, is not what it was.

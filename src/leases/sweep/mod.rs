@@ -23,6 +23,7 @@ use crate::steps::{self, Step};
 use crate::store::{Index, MAX_RANK, Transaction, Write};
 use backlog::{Picture, Unclaimed};
 use doubt::Doubted;
+use end::Heard;
 use futures_util::StreamExt;
 use single::Followed;
 use std::collections::{BTreeMap, HashMap, HashSet};
@@ -65,7 +66,7 @@ pub struct Sweeper {
     /// Something was marked that a downstream must end.
     marked: Notify,
     /// Targets that did not answer, and until when they are left alone.
-    silent: Mutex<HashMap<TargetId, OffsetDateTime>>,
+    heard: Mutex<HashMap<TargetId, Heard>>,
     /// Members of `lease-due` that cannot be read and that the audit has heard of from here.
     told: Mutex<HashSet<(ShardId, Vec<u8>)>>,
     /// Closed leases are forgotten in one shard a round.
@@ -112,7 +113,7 @@ impl Sweeper {
             doubted: Mutex::default(),
             patience: PATIENCE,
             marked: Notify::new(),
-            silent: Mutex::default(),
+            heard: Mutex::default(),
             told: Mutex::default(),
             rounds: AtomicUsize::new(0),
             picture: Mutex::default(),
@@ -318,6 +319,12 @@ impl Sweeper {
             }
             State::Unclaimed if now >= lease.lives_until + TOLERANCE => {
                 swept.lapsed += u64::from(self.lapse(lease, now).await?);
+            }
+            State::Reserved | State::Active if self.is_doomed(lease, now).is_some() => {
+                if let Some(closing) = self.is_doomed(lease, now) {
+                    let marked = self.leases.mark(&lease.id, closing, now).await?;
+                    swept.matched += u64::from(marked.is_some());
+                }
             }
             _ if lease.uncollected => swept.add(self.end(lease, now).await?),
             // To where its record says that it belongs, or out.

@@ -388,6 +388,53 @@ async fn a_forged_record_does_not_hide_the_leases_beside_it() {
     assert_eq!(bench.again(&honest).await.state, State::Revoked);
 }
 
+/// A sealing key that was taken away too early and is brought back; or another broker that has it.
+#[tokio::test]
+async fn what_could_not_be_read_when_its_fence_was_matched_is_ended_once_it_can_be() {
+    for is_covered in [true, false] {
+        let shared = store();
+        let downstream = Downstream::new(RevocationClass::Native, true);
+        let bench = Bench::on(Arc::clone(&shared), downstream, Advanced::new()).await;
+        let lease = bench.issued().await;
+        bench.sweep().await;
+        let key = keys::lease(&lease.id);
+        let whole = shared.get(std::slice::from_ref(&key)).await.unwrap();
+        let whole = whole.into_iter().next().flatten().unwrap().value;
+        let put = async |value: Vec<u8>| {
+            let deadline = bench.now() + Duration::from_secs(10);
+            let transaction = Transaction::new(key.shard, deadline).write(Write::Put {
+                key: key.clone(),
+                value,
+                expires_at: None,
+            });
+            shared.commit(transaction).await.unwrap();
+        };
+        put(b"nonsense".to_vec()).await;
+        let agent = if is_covered { "deployer" } else { "another" };
+        bench.kill(DimensionKind::Agent, agent).await;
+        bench.sweep().await;
+        bench.sweep().await;
+        put(whole).await;
+        bench.sweep().await;
+        assert_eq!(bench.again(&lease).await.state, State::Active);
+        bench.later(301);
+        bench.sweep().await;
+        bench.sweep().await;
+        let (state, live) = match is_covered {
+            true => (State::Revoked, 0),
+            false => (State::Active, 1),
+        };
+        assert_eq!(bench.again(&lease).await.state, state);
+        assert_eq!(bench.downstream.live().len(), live);
+        // What lives on goes back to its place.
+        bench.later(61);
+        bench.sweep().await;
+        let now = keys::last_place(bench.now());
+        let due = shared.range(&keys::due(key.shard), i64::MIN..=now, 9).await;
+        assert_eq!(due.unwrap(), []);
+    }
+}
+
 #[tokio::test]
 async fn sweeping_in_the_background_needs_no_call() {
     let Bench {
