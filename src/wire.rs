@@ -286,6 +286,8 @@ pub struct LeaseGivenUp {
     #[serde(with = "time::serde::rfc3339")]
     #[schemars(with = "String", extend("format" = "date-time"))]
     pub at: OffsetDateTime,
+    /// Whether it outlives a failover of the store. If not, it is to be said again.
+    pub replicated: bool,
 }
 
 /// `POST /admin/v1/find`. In a body, because it may be a credential.

@@ -5,13 +5,13 @@ use crate::ids::LeaseId;
 use crate::wire::LeaseGivenUp;
 
 impl Broker {
-    /// `POST /admin/v1/leases/{id}/give-up`. Also answers whether enough replicas have it.
+    /// `POST /admin/v1/leases/{id}/give-up`.
     pub async fn give_up_lease(
         &self,
         by: &Operator,
         id: LeaseId,
         reason: &str,
-    ) -> Result<(LeaseGivenUp, bool), Refusal> {
+    ) -> Result<LeaseGivenUp, Refusal> {
         if by.break_glass {
             let why = "break-glass ends, it never calls anything dead";
             return Err(Refusal::new(Reason::NotPermitted, why).exact());
@@ -29,7 +29,8 @@ impl Broker {
             by: given_up.by,
             reason: given_up.reason,
             at: given_up.at,
+            replicated,
         };
-        Ok((answer, replicated))
+        Ok(answer)
     }
 }

@@ -52,6 +52,9 @@ pub fn start(broker: &Arc<Broker>) {
     });
 }
 
+/// How often somebody else may be faster.
+const TRIES: usize = 8;
+
 impl Broker {
     /// What is told of a fence that stands, now and later. It is in force, whatever goes wrong here.
     ///
@@ -118,19 +121,38 @@ impl Broker {
             .ok()
     }
 
+    /// The record of a revocation, with what is found of it now.
+    ///
+    /// INVARIANT: that everybody has read it is written down before it is leant on. What one replica has called
+    /// confirmed stays so at every other one, and after a restart.
+    async fn up_to_date(&self, id: Uuid) -> Result<Recorded, Refusal> {
+        for _ in 0..TRIES {
+            let found = self.recorded(id).await?;
+            let (mut recorded, version) = found.ok_or_else(|| {
+                Refusal::new(Reason::NotFound, format!("no revocation {id}")).exact()
+            })?;
+            let mut is_news = !recorded.replicated && self.outlives_a_failover(&mut recorded).await;
+            is_news |= self.notes_read(&mut recorded);
+            if !is_news {
+                return Ok(recorded);
+            }
+            let now = self.clock.now();
+            match self.keep(&recorded, version, (Vec::new(), now)).await {
+                Ok(true) => return Ok(recorded),
+                // Somebody else wrote it meanwhile.
+                Ok(false) => {}
+                Err(_) => {
+                    recorded.read = false;
+                    return Ok(recorded);
+                }
+            }
+        }
+        Err(Refusal::new(Reason::StoreUnavailable, "it is being written just now").after(1))
+    }
+
     /// `GET /admin/v1/revocations/{id}`: how far it is, downstream included.
     pub async fn receipt(&self, id: Uuid) -> Result<RevocationReceipt, Refusal> {
-        let found = self.recorded(id).await?;
-        let (mut recorded, version) = found
-            .ok_or_else(|| Refusal::new(Reason::NotFound, format!("no revocation {id}")).exact())?;
-        let mut is_news = !recorded.replicated && self.outlives_a_failover(&mut recorded).await;
-        is_news |= self.notes_read(&mut recorded);
-        if is_news {
-            // Once is enough; where it cannot be written down it is asked again.
-            let now = self.clock.now();
-            let kept = self.keep(&recorded, version, (Vec::new(), now)).await;
-            drop(kept);
-        }
+        let recorded = self.up_to_date(id).await?;
         let swept = if recorded.ends() {
             self.swept_to().await
         } else {
@@ -138,11 +160,13 @@ impl Broker {
         };
         let counted = self.counted(&recorded, self.clock.now()).await.ok();
         // INVARIANT: behind the counting. What a store says that was replaced meanwhile is true of nothing any more.
-        let swept = match swept {
-            Some(swept) if self.fences.all_replicated().await => Some(swept),
-            _ => None,
-        };
-        Ok(self.finished(Some(id), recorded, counted, swept))
+        let ends = recorded.ends();
+        let is_replaced = ends && !self.fences.all_replicated().await;
+        let mut receipt = self.finished(Some(id), recorded, counted, swept);
+        if is_replaced && is_done(receipt.state) {
+            receipt.state = RevocationState::Revoking;
+        }
+        Ok(receipt)
     }
 
     /// One round over the receipts that are due: how many revocations were found to be done.

@@ -154,8 +154,20 @@ pub async fn lease(command: LeaseCommand, output: &Output) -> Result<u8, Failure
                 .await?;
             output.show(&given_up, |given_up| {
                 let (lease, by, reason) = (given_up.lease, &given_up.by, &given_up.reason);
-                format!("nobody waits for {lease} any more: {reason} ({by})")
+                let yet = if given_up.replicated {
+                    ""
+                } else {
+                    "; not yet replicated"
+                };
+                format!("nobody waits for {lease} any more: {reason} ({by}{yet})")
             })?;
+            if !given_up.replicated {
+                let why = "a failover of the store would lose it: say it again";
+                return Err(Failure {
+                    code: 6,
+                    ..Failure::failed(why)
+                });
+            }
         }
         LeaseCommand::Show { id, operator } => {
             let lease: LeaseView = get(&operator, &format!("/leases/{id}")).await?;

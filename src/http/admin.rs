@@ -110,9 +110,8 @@ pub(super) async fn give_up(
     let id: LeaseId = id.parse().map_err(|_| nothing())?;
     let broker = doors.broker.clone();
     let reason = request.reason;
-    let (answer, replicated) =
-        to_its_end(async move { broker.give_up_lease(&by, id, &reason).await }).await?;
-    Ok(accepted_unless(replicated, shown(&answer)))
+    let answer = to_its_end(async move { broker.give_up_lease(&by, id, &reason).await }).await?;
+    Ok(accepted_unless(answer.replicated, shown(&answer)))
 }
 
 /// By credential, handle, access key, session name, lease id.

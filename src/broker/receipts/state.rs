@@ -50,20 +50,15 @@ enum InTheWay {
 }
 
 impl Broker {
-    /// Whether every replica has read this fence, or refuses whatever it is asked.
+    /// Whether it is found now that every replica has read this fence, or refuses whatever it is asked.
     ///
     /// SECURITY: nothing is called dead before. Where the fence is not read yet its credentials are vouched for.
-    fn is_read_everywhere(&self, recorded: &Recorded) -> bool {
-        let read = self.read_to();
-        recorded.read || read.is_some_and(|read| recorded.position <= read)
-    }
-
-    /// Whether it is only found now that every replica has read it.
     pub(super) fn notes_read(&self, recorded: &mut Recorded) -> bool {
+        let read = self.read_to();
         let is_new = recorded.replicated
             && recorded.ends()
             && !recorded.read
-            && self.is_read_everywhere(recorded);
+            && read.is_some_and(|read| recorded.position <= read);
         recorded.read |= is_new;
         is_new
     }
@@ -101,7 +96,7 @@ impl Broker {
         if !recorded.ends() {
             return InTheWay::Nothing;
         }
-        if comes || !self.is_read_everywhere(recorded) {
+        if comes || !recorded.read {
             return InTheWay::More;
         }
         match counted.unreadable.is_empty() {

@@ -175,7 +175,7 @@ pub const A_LEASE_BY_ID: About = About {
 };
 
 const GIVEN_UP: Body = body::<wire::LeaseGivenUp>(
-    r#"{"lease":"dfla6jwgyzy3e7dqmx5yqfzvbtmcq","by":"octavia@acme.example","reason":"INC-4711: no such login at orders-db","at":"2026-11-21T12:00:00Z"}"#,
+    r#"{"lease":"dfla6jwgyzy3e7dqmx5yqfzvbtmcq","by":"octavia@acme.example","reason":"INC-4711: no such login at orders-db","at":"2026-11-21T12:00:00Z","replicated":true}"#,
 );
 
 pub const GIVE_UP_LEASE: About = About {
